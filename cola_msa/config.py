@@ -1,0 +1,209 @@
+"""Configuration: frozen dataclasses, presets, JSON round trip and hash.
+
+Flags live in the command modules; they are parsed once into one `Config`, and
+library functions take the part that they need. The `Config` that ran is written
+into the run directory, so that every later command reads it back.
+"""
+
+import dataclasses
+import hashlib
+import json
+from typing import Any
+
+SOURCES = ("vocals", "drums", "bass", "other")
+
+
+@dataclasses.dataclass(frozen=True)
+class FrontendConfig:
+    """Waveform to log-mel windows. Source: COLA section 3; DESIGN of this project.
+
+    Attributes:
+        sample_rate_hz: Rate of every waveform that enters the front end.
+        window_samples: STFT window, in samples (25 ms).
+        hop_samples: STFT hop, in samples (10 ms).
+        fft_size: FFT length, in samples.
+        num_mels: Mel bands.
+        low_hz: Lower edge of the lowest band.
+        high_hz: Upper edge of the highest band.
+        log_floor: Mel magnitudes are clipped from below before the logarithm.
+        log_ceiling: Mel magnitudes are clipped from above before the logarithm.
+        window_frames: Frames that the encoder sees (about 1 s).
+        segment_frames: Frames that a record stores (3.92 s, four windows).
+        level: `rms` (independent of length) or `l2` (the authors' rule).
+    """
+
+    sample_rate_hz: int = 16000
+    window_samples: int = 400
+    hop_samples: int = 160
+    fft_size: int = 1024
+    num_mels: int = 64
+    low_hz: float = 60.0
+    high_hz: float = 7800.0
+    log_floor: float = 1e-5
+    log_ceiling: float = 1e8
+    window_frames: int = 98
+    segment_frames: int = 392
+    level: str = "rms"
+
+    def num_frames(self, num_samples: int) -> int:
+        """Frames of a waveform of `num_samples`; 0 below one STFT window."""
+        if num_samples < self.window_samples:
+            return 0
+        return 1 + (num_samples - self.window_samples) // self.hop_samples
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Encoder, projection head and loss.
+
+    Attributes:
+        backbone: `efficientnetb0`, or `tiny` (a few layers, for tests).
+        projection_dim: Width of the projection.
+        drop_connect_rate: Stochastic depth of the backbone's last block.
+        fused_batch_norm: Use TensorFlow's fused operation (same function, faster).
+        input_normalization: `dataset` (mean and deviation of the training log-mels
+            go into the backbone's own Normalization layer) or `none`.
+        similarity: `bilinear` or `cosine`.
+        temperature: Divides the similarities.
+        kernel_init: `identity` or `normal`: the bilinear kernel's initial value.
+        kernel_scale: Factor of the identity, or the normal's deviation.
+        silence: Positive window of a silent source: `zeros`, `floor` (the log-mel
+            floor), `mean` (the training data's mean), or `learned` (a learned
+            projection; such positives do not pass through the network).
+    """
+
+    backbone: str = "efficientnetb0"
+    projection_dim: int = 512
+    drop_connect_rate: float = 0.2
+    fused_batch_norm: bool = True
+    input_normalization: str = "dataset"
+    similarity: str = "bilinear"
+    temperature: float = 0.2
+    kernel_init: str = "identity"
+    kernel_scale: float = 0.005
+    silence: str = "zeros"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Pairs, schedule and stop of the pretext task.
+
+    An update is one optimizer update; a step is `updates_per_step` updates.
+
+    Attributes:
+        source: `multi`, one source, a comma list of sources, or `none` (COLA).
+        batches: `mixed`, `active`, `uniform` or `active_any`.
+        augment: `none` or the name of an augmentation.
+        batch_size: Pairs a mini-batch and replica.
+        steps: Length of the run, in steps.
+        updates_per_step: Updates a step.
+        learning_rate: Adam's rate.
+        warmup_updates: Updates over which the rate rises linearly from 0.
+        halve_at_step: The rate is halved from this step on; 0 means never.
+        kernel_rate: The similarity kernel's rate, as a multiple of the network's.
+        validate_every_steps: Distance of pretext validations; 0 means never.
+        patience_steps: Window of the running average of the validation loss, in
+            steps; training stops when the average no longer improves.
+        statistics_batches: Training batches over which batch-norm statistics are
+            re-estimated for validation, kept checkpoints and export.
+        statistics_inputs: `anchors` (mixtures alone) or `pairs` (whole batches).
+        checkpoint_every_steps: Distance of the checkpoints that a resumed run
+            starts from.
+        max_to_keep: How many of those are kept.
+        keep_steps: Steps whose encoder is kept for ever.
+        seed: Seed of initial weights, pairs and stochastic depth.
+        distribution: `mirrored` (all local devices).
+        deterministic: Deterministic kernels, at a cost.
+    """
+
+    source: str = "multi"
+    batches: str = "mixed"
+    augment: str = "none"
+    batch_size: int = 128
+    steps: int = 10000
+    updates_per_step: int = 64
+    learning_rate: float = 1e-3
+    warmup_updates: int = 0
+    halve_at_step: int = 5000
+    kernel_rate: float = 1.0
+    validate_every_steps: int = 10
+    patience_steps: int = 1000
+    statistics_batches: int = 32
+    statistics_inputs: str = "anchors"
+    checkpoint_every_steps: int = 10
+    max_to_keep: int = 3
+    keep_steps: tuple[int, ...] = (100, 300, *range(1000, 10001, 1000))
+    seed: int = 0
+    distribution: str = "mirrored"
+    deterministic: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything that decides a run's result, but for the data."""
+
+    preset: str = "default"
+    frontend: FrontendConfig = FrontendConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Turns a (nested) configuration into plain JSON types."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def config_hash(config: Any) -> str:
+    """Returns 16 hexadecimal digits that stand for every field's value."""
+    text = json.dumps(dataclasses.asdict(config), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def from_dict(cls: type, values: dict[str, Any]) -> Any:
+    """Rebuilds a configuration from `to_dict`'s result.
+
+    Args:
+        cls: `Config` or one of its parts.
+        values: Field names and values; missing fields take their default.
+
+    Returns:
+        An instance of `cls`.
+
+    Raises:
+        ValueError: If `values` names a field that this version does not know.
+    """
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    unknown = sorted(set(values) - set(fields))
+    if unknown:
+        raise ValueError(
+            f"{cls.__name__} has no field {', '.join(unknown)}: the configuration was "
+            "written by another version of cola_msa"
+        )
+    kwargs = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            value = from_dict(type(fields[name].default), value)
+        elif isinstance(value, list):
+            value = tuple(value)
+        kwargs[name] = value
+    return cls(**kwargs)
+
+
+def differing_fields(first: Any, second: Any) -> list[str]:
+    """Lists `part.field: a != b` for the fields in which two configurations differ."""
+
+    def flatten(config: Any) -> dict[str, Any]:
+        flat = {}
+        for name, value in to_dict(config).items():
+            if isinstance(value, dict):
+                flat.update({f"{name}.{key}": item for key, item in value.items()})
+            else:
+                flat[name] = value
+        return flat
+
+    a, b = flatten(first), flatten(second)
+    return [
+        f"{name}: {a.get(name)} != {b.get(name)}"
+        for name in sorted(a.keys() | b.keys())
+        if a.get(name) != b.get(name)
+    ]

@@ -1,0 +1,46 @@
+"""The built-in music, generated and prepared where it is missing.
+
+Learning never imports preparation: the commands that a user would type run as
+processes of their own.
+"""
+
+import pathlib
+import subprocess
+import sys
+
+from absl import logging
+
+ROOT = pathlib.Path("demo_data")
+TASKS = ("mtat", "nsynth", "fma")
+
+
+def ensure(task: str, root: pathlib.Path = ROOT) -> pathlib.Path:
+    """Returns a prepared folder of the built-in music, made if it is missing.
+
+    Args:
+        task: `mtat` (also what pre-training uses), `nsynth` or `fma`.
+        root: Where the music and its records lie.
+
+    Returns:
+        The prepared folder.
+
+    Raises:
+        ValueError: If the task is unknown.
+        RuntimeError: If generation or preparation failed.
+    """
+    if task not in TASKS:
+        raise ValueError(f"the built-in music has {', '.join(TASKS)}, not {task}")
+    music, prepared = root / "music", root / "prepared" / task
+    _run("data_prep.demo", f"--output_dir={music}")
+    arguments = [f"--dataset_dir={music / task}", f"--output_dir={prepared}"]
+    if task == "mtat":
+        arguments.append(f"--stems_dir={music / 'mtat_stems'}")
+    _run(f"data_prep.{task}", *arguments)
+    return prepared
+
+
+def _run(module: str, *arguments: str) -> None:
+    command = [sys.executable, "-m", module, *arguments]
+    logging.info("%s", " ".join(["python", *command[1:]]))
+    if subprocess.run(command, check=False).returncode:
+        raise RuntimeError(f"{module} failed; its message stands above")

@@ -1,0 +1,119 @@
+"""Waveform to level to log-mel to windows, in TensorFlow operations alone.
+
+The same functions run eagerly, inside `tf.data`, and in an exported SavedModel.
+"""
+
+import functools
+
+import numpy as np
+import tensorflow as tf
+
+from cola_msa.config import FrontendConfig
+
+# The level rule `rms` equals the authors' `l2` rule on a clip of this length.
+_REFERENCE_SAMPLES = 16000 * 30
+
+
+def normalize_level(
+    waveform: tf.Tensor, level: str = "rms", num_samples: tf.Tensor | None = None
+) -> tf.Tensor:
+    """Scales each waveform to a level that does not depend on the recording's gain.
+
+    Args:
+        waveform: float32 [..., samples], mono. Digital silence stays silence.
+        level: `rms` divides by RMS x sqrt(16000 x 30), whatever the length; `l2`
+            divides by the L2 norm, as the authors do, so that the level falls with
+            the length. Both are equal on 30 s at 16 kHz.
+        num_samples: int [...], each waveform's length where it is padded with zeros
+            at its end; padding does not count. None: no padding.
+
+    Returns:
+        float32 [..., samples].
+
+    Raises:
+        ValueError: If `level` is neither `rms` nor `l2`.
+
+    Source: the authors' preparation (`l2`); differs: `rms` is our default.
+    """
+    waveform = tf.convert_to_tensor(waveform, tf.float32)
+    norm = tf.sqrt(tf.reduce_sum(tf.square(waveform), axis=-1, keepdims=True))
+    if level == "l2":
+        return tf.math.divide_no_nan(waveform, norm)
+    if level != "rms":
+        raise ValueError(f"level must be 'rms' or 'l2', not {level!r}")
+    if num_samples is None:
+        length = tf.cast(tf.shape(waveform)[-1], tf.float32)
+    else:
+        length = tf.cast(num_samples, tf.float32)[..., tf.newaxis]
+    scale = tf.sqrt(length / float(_REFERENCE_SAMPLES))
+    return tf.math.divide_no_nan(waveform, norm) * scale
+
+
+@functools.lru_cache(maxsize=8)
+def _mel_matrix(config: FrontendConfig) -> np.ndarray:
+    """The [fft_size // 2 + 1, num_mels] float32 matrix, computed once a process."""
+    with tf.init_scope():
+        matrix = tf.signal.linear_to_mel_weight_matrix(
+            num_mel_bins=config.num_mels,
+            num_spectrogram_bins=config.fft_size // 2 + 1,
+            sample_rate=config.sample_rate_hz,
+            lower_edge_hertz=config.low_hz,
+            upper_edge_hertz=config.high_hz,
+        )
+        return matrix.numpy()
+
+
+def log_mel(
+    waveform: tf.Tensor, config: FrontendConfig = FrontendConfig()
+) -> tf.Tensor:
+    """Computes natural-log mel magnitudes.
+
+    Args:
+        waveform: float32 [..., samples], mono, at config.sample_rate_hz.
+        config: FrontendConfig; window and hop in samples, band edges in Hz.
+
+    Returns:
+        float32 [..., frames, num_mels]; frames = 1 + (samples - window) // hop.
+
+    Raises:
+        ValueError: If the waveform is shorter than one window (where the length is
+            known when the graph is built).
+
+    Source: COLA (Saeed et al. 2021), section 3; differs: none.
+    """
+    waveform = tf.convert_to_tensor(waveform, tf.float32)
+    num_samples = waveform.shape[-1]
+    if num_samples is not None and num_samples < config.window_samples:
+        raise ValueError(
+            f"waveform has {num_samples} samples, fewer than one STFT window of "
+            f"{config.window_samples}; pad it first"
+        )
+    magnitude = tf.abs(
+        tf.signal.stft(
+            waveform,
+            frame_length=config.window_samples,
+            frame_step=config.hop_samples,
+            fft_length=config.fft_size,
+            window_fn=tf.signal.hann_window,
+            pad_end=False,
+        )
+    )
+    mel = tf.matmul(magnitude, tf.constant(_mel_matrix(config)))
+    return tf.math.log(tf.clip_by_value(mel, config.log_floor, config.log_ceiling))
+
+
+def split_windows(
+    mel: tf.Tensor, config: FrontendConfig = FrontendConfig()
+) -> tf.Tensor:
+    """Cuts a log-mel into the windows that the encoder sees, from frame 0 on.
+
+    Args:
+        mel: float32 [frames, num_mels], at least one window long.
+        config: FrontendConfig.
+
+    Returns:
+        float32 [frames // window_frames, window_frames, num_mels, 1].
+    """
+    num_windows = tf.shape(mel)[0] // config.window_frames
+    used = mel[: num_windows * config.window_frames]
+    return tf.reshape(used, [-1, config.window_frames, config.num_mels, 1])

@@ -1,0 +1,318 @@
+"""The contrastive model: an ordinary Keras model with its own train_step."""
+
+import dataclasses
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from cola_msa import losses
+from cola_msa.config import FrontendConfig, ModelConfig, from_dict, to_dict
+from cola_msa.encoder import (
+    FusedBatchNormalization,
+    build_encoder,
+    build_projector,
+    collect_batch_statistics,
+)
+
+Batch = dict[str, tf.Tensor]
+
+
+@keras.saving.register_keras_serializable(package="cola_msa")
+class _SilentProjection(keras.layers.Layer):
+    """One learned projection that stands for every silent positive."""
+
+    def __init__(self, dim: int, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.dim = dim
+        self.vector = self.add_weight(name="vector", shape=(dim,), initializer="zeros")
+        self.built = True
+
+    def call(self, positive: tf.Tensor, is_active: tf.Tensor) -> tf.Tensor:
+        return tf.where(is_active[:, tf.newaxis], positive, tf.tanh(self.vector))
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "dim": self.dim}
+
+
+@keras.saving.register_keras_serializable(package="cola_msa")
+class ContrastiveModel(keras.Model):
+    """Encoder, projection head and similarity, trained on pairs of windows.
+
+    Attributes:
+        encoder: keras.Model, [batch, frames, num_mels, 1] -> [batch, 1280].
+        projector: keras.Model, [batch, 1280] -> [batch, 512].
+        similarity: Layer, (anchors [B, 512], candidates [C, 512]) -> [B, C].
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig | dict[str, Any] | None = None,
+        frontend: FrontendConfig | dict[str, Any] | None = None,
+        log_mel_mean: float = 0.0,
+        log_mel_std: float = 1.0,
+        seed: int = 0,
+        **kwargs: Any,
+    ):
+        """Builds the network with fresh weights.
+
+        Args:
+            config: ModelConfig, or its `to_dict`.
+            frontend: FrontendConfig, or its `to_dict`.
+            log_mel_mean: Mean of the training data's log-mels.
+            log_mel_std: Their standard deviation.
+            seed: Seed of initial weights and of stochastic depth.
+            **kwargs: Keras's own.
+        """
+        super().__init__(**kwargs)
+        if not isinstance(config, ModelConfig):
+            config = from_dict(ModelConfig, config or {})
+        if not isinstance(frontend, FrontendConfig):
+            frontend = from_dict(FrontendConfig, frontend or {})
+        self.config = config
+        self.frontend = frontend
+        self._arguments = {
+            "log_mel_mean": log_mel_mean,
+            "log_mel_std": log_mel_std,
+            "seed": seed,
+        }
+        self.encoder = build_encoder(config, frontend, log_mel_mean, log_mel_std, seed)
+        self.projector = build_projector(
+            self.encoder.output_shape[-1], config.projection_dim, seed
+        )
+        if config.similarity == "bilinear":
+            self.similarity: keras.layers.Layer = losses.BilinearSimilarity(
+                config.projection_dim,
+                config.kernel_init,
+                config.kernel_scale,
+                seed,
+                name="similarity",
+            )
+        elif config.similarity == "cosine":
+            self.similarity = losses.CosineSimilarity(name="similarity")
+        else:
+            raise ValueError(
+                f"similarity must be 'bilinear' or 'cosine', not {config.similarity!r}"
+            )
+        self.silent_projection = None
+        if config.silence == "learned":
+            self.silent_projection = _SilentProjection(
+                config.projection_dim, name="silent_projection"
+            )
+        self.built = True
+
+    def get_config(self) -> dict[str, Any]:
+        """Keras's configuration of the model."""
+        return {
+            **super().get_config(),
+            "config": to_dict(self.config),
+            "frontend": to_dict(self.frontend),
+            **self._arguments,
+        }
+
+    def build(self, input_shape: Any = None) -> None:
+        """Nothing is left to build: every weight exists from the start."""
+        self.built = True
+
+    def call(self, windows: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Projects windows.
+
+        Args:
+            windows: float32 [batch, frames, num_mels, 1].
+            training: Whether to use batch statistics and stochastic depth.
+
+        Returns:
+            float32 [batch, projection_dim].
+        """
+        return self.projector(
+            self.encoder(windows, training=training), training=training
+        )
+
+    def project_pairs(
+        self, batch: Batch, training: bool = False
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Projects anchors and positives in one pass through the network.
+
+        Args:
+            batch: `anchor` and `positive` float32 [B, frames, num_mels, 1],
+                `is_active` bool [B].
+            training: As in `call`.
+
+        Returns:
+            Anchors' and positives' projections, float32 [B, projection_dim] each.
+        """
+        anchor, positive = batch["anchor"], batch["positive"]
+        if self.silent_projection is not None:
+            # Silent rows still need an input of the batch's shape; the anchor's window
+            # leaves the batch statistics those of music, and its output is not used.
+            is_active = batch["is_active"][:, tf.newaxis, tf.newaxis, tf.newaxis]
+            positive = tf.where(is_active, positive, anchor)
+        projections = self(tf.concat([anchor, positive], axis=0), training=training)
+        anchor, positive = tf.split(projections, 2, axis=0)
+        if self.silent_projection is not None:
+            positive = self.silent_projection(positive, batch["is_active"])
+        return anchor, positive
+
+    def score_pairs(self, batch: Batch, training: bool = False) -> Batch:
+        """Loss and measures of one batch.
+
+        Args:
+            batch: As `project_pairs`.
+            training: As in `call`.
+
+        Returns:
+            `loss` scalar; `row_loss` [B]; `is_correct` bool [B]; `columns` scalar, how
+            many candidates each row chooses from; `deviation` scalar, the standard
+            deviation of the projections over the batch, mean over dimensions: near 0
+            it has collapsed.
+        """
+        anchor, positive = self.project_pairs(batch, training)
+        is_active = batch["is_active"]
+        logits, labels = losses.silent_centroid_logits(
+            anchor, positive, is_active, self.similarity, self.config.temperature
+        )
+        row_loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+        num_active = tf.reduce_sum(tf.cast(is_active, tf.float32))
+        has_silent = tf.cast(tf.logical_not(tf.reduce_all(is_active)), tf.float32)
+        predicted = tf.argmax(logits, axis=-1, output_type=tf.int32)
+        return {
+            "loss": tf.reduce_mean(row_loss),
+            "row_loss": row_loss,
+            "is_correct": tf.equal(predicted, labels),
+            "columns": num_active + has_silent,
+            "deviation": tf.reduce_mean(tf.math.reduce_std(anchor, axis=0)),
+        }
+
+    def _summarize(self, batch: Batch, scores: Batch) -> Batch:
+        is_active = tf.cast(batch["is_active"], tf.float32)
+        is_correct = tf.cast(scores["is_correct"], tf.float32)
+        return {
+            "loss": scores["loss"],
+            "loss_above_chance": scores["loss"]
+            - tf.math.log(tf.maximum(scores["columns"], 1.0)),
+            "accuracy": tf.reduce_mean(is_correct),
+            "active_accuracy": tf.math.divide_no_nan(
+                tf.reduce_sum(is_correct * is_active), tf.reduce_sum(is_active)
+            ),
+            "active_share": tf.reduce_mean(is_active),
+            "deviation": scores["deviation"],
+        }
+
+    def train_step(self, data: Batch) -> Batch:
+        """One optimizer update on one mini-batch a replica.
+
+        Args:
+            data: `anchor`, `positive`, `is_active` and `source`, see `pairs`.
+
+        Returns:
+            Scalars of this replica: `loss`, `loss_above_chance` (loss minus the
+            logarithm of the number of columns), `accuracy`, `active_accuracy`,
+            `active_share`, `deviation`.
+        """
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        with tf.GradientTape() as tape:
+            scores = self.score_pairs(data, training=True)
+            # Gradients are summed over replicas: scaled, the sum is their mean.
+            scaled_loss = scores["loss"] / replicas
+        variables = self.trainable_variables
+        gradients = tape.gradient(scaled_loss, [v.value for v in variables])
+        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        return self._summarize(data, scores)
+
+    def test_step(self, data: Batch) -> Batch:
+        """Scores one mini-batch in inference mode; returns what `train_step` does."""
+        return self._summarize(data, self.score_pairs(data, training=False))
+
+    def batch_norm_layers(self) -> list[keras.layers.BatchNormalization]:
+        """The encoder's batch normalization layers, in order."""
+        return [
+            layer
+            for layer in self.encoder.layers
+            if isinstance(layer, keras.layers.BatchNormalization)
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchStatistics:
+    """Means and variances for every batch normalization layer, in order."""
+
+    means: tuple[np.ndarray, ...]
+    variances: tuple[np.ndarray, ...]
+
+    def assign_to(self, model: ContrastiveModel) -> None:
+        """Makes the model's inference mode use these statistics."""
+        layers = model.batch_norm_layers()
+        for layer, mean, variance in zip(
+            layers, self.means, self.variances, strict=True
+        ):
+            layer.moving_mean.assign(mean)
+            layer.moving_variance.assign(variance)
+
+    @classmethod
+    def of(cls, model: ContrastiveModel) -> "BatchStatistics":
+        """The model's moving statistics as they are."""
+        layers = model.batch_norm_layers()
+        return cls(
+            tuple(np.array(layer.moving_mean) for layer in layers),
+            tuple(np.array(layer.moving_variance) for layer in layers),
+        )
+
+
+class StatisticsEstimator:
+    """Re-estimates batch-norm statistics as exact averages over batches.
+
+    Moving statistics with a momentum of 0.99 lag behind the weights for hundreds of
+    updates, so that inference mode computes another function than training did.
+    """
+
+    def __init__(self, model: ContrastiveModel):
+        """Traces nothing yet; the first `estimate` does.
+
+        Raises:
+            ValueError: If the model was built without fused batch normalization.
+        """
+        layers = model.batch_norm_layers()
+        if not all(isinstance(layer, FusedBatchNormalization) for layer in layers):
+            raise ValueError("re-estimation needs fused_batch_norm=True")
+        self._model = model
+        frontend = model.frontend
+        self._function = tf.function(
+            self._collect,
+            input_signature=[
+                tf.TensorSpec([None, None, frontend.num_mels, 1], tf.float32)
+            ],
+        )
+
+    def _collect(self, windows: tf.Tensor) -> list[tuple[tf.Tensor, tf.Tensor]]:
+        with collect_batch_statistics() as found:
+            self._model.encoder(windows, training=False)
+        return list(found)
+
+    def estimate(self, batches: Any) -> BatchStatistics:
+        """Averages over batches of windows.
+
+        Args:
+            batches: Iterable of float32 [batch, frames, num_mels, 1], equal in size.
+
+        Returns:
+            BatchStatistics: mean of means, and the variance about it.
+
+        Raises:
+            ValueError: If there is no batch.
+        """
+        found = [
+            [(mean.numpy(), variance.numpy()) for mean, variance in self._function(b)]
+            for b in batches
+        ]
+        if not found:
+            raise ValueError("no batch to estimate batch-norm statistics from")
+        means, variances = [], []
+        for layer in zip(*found, strict=True):
+            batch_means = np.stack([mean for mean, _ in layer]).astype(np.float64)
+            batch_variances = np.stack([v for _, v in layer]).astype(np.float64)
+            means.append(batch_means.mean(0).astype(np.float32))
+            # Law of total variance: within batches plus between their means.
+            total = batch_variances.mean(0) + batch_means.var(0)
+            variances.append(total.astype(np.float32))
+        return BatchStatistics(tuple(means), tuple(variances))

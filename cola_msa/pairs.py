@@ -1,0 +1,353 @@
+"""Prepared data to pair batches: the pretext task's input.
+
+The pairs of update n are a pure function of (seed, n, replica): a counter-based
+generator draws source, mode, segments and window starts, and just those windows are
+read from memory-mapped shards. So a resumed run sees what an uninterrupted one would.
+
+Source: section 3.1 of the paper; DESIGN section 7 for the batch compositions.
+"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from cola_msa.config import TrainConfig
+from cola_msa.records import PreparedData
+
+COLA = -1  # `source` of a pair whose positive is a window of the mixture
+BATCHES = ("mixed", "active", "uniform", "active_any")
+SILENCES = ("zeros", "floor", "mean", "learned")
+_VALIDATION_STREAM = 1
+_TRAIN_STREAM = 0
+
+
+class PairError(ValueError):
+    """The data cannot give the batches that were asked for."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Draw:
+    """One mini-batch, drawn but not read. B pairs.
+
+    Attributes:
+        mode: `active`, `uniform`, `active_any` or `cola`.
+        rows: int64 [B], rows of the split's index.
+        source: int32 [B], the positive's source, or COLA.
+        anchor_start: int64 [B], the anchor window's first frame in its segment.
+        positive_start: int64 [B], the same for the positive window.
+    """
+
+    mode: str
+    rows: np.ndarray
+    source: np.ndarray
+    anchor_start: np.ndarray
+    positive_start: np.ndarray
+
+
+def parse_source(source: str, available: tuple[str, ...]) -> tuple[int, ...]:
+    """Turns `--source` into numbers of sources.
+
+    Args:
+        source: `multi` (all), `none` (COLA), or names with commas between them.
+        available: The prepared data's sources, in order.
+
+    Returns:
+        Numbers into `available`; () for COLA.
+
+    Raises:
+        PairError: If a name is not among the data's sources.
+    """
+    if source == "none":
+        return ()
+    if source == "multi":
+        if not available:
+            raise PairError(
+                "--source=multi needs stems, and this data was prepared without any: "
+                "prepare it with --stems_dir or --separator, or use --source=none"
+            )
+        return tuple(range(len(available)))
+    names = [name.strip() for name in source.split(",") if name.strip()]
+    unknown = [name for name in names if name not in available]
+    if unknown or not names:
+        raise PairError(
+            f"--source={source}: the data has no source {', '.join(unknown) or 'named'}"
+            f"; it has {', '.join(available) or 'none'} (or say multi, or none)"
+        )
+    return tuple(available.index(name) for name in names)
+
+
+def silence_value(silence: str, log_floor: float, log_mel_mean: float) -> float:
+    """The constant log-mel that stands in a silent source's window.
+
+    Raises:
+        ValueError: If `silence` is not one of SILENCES.
+    """
+    if silence not in SILENCES:
+        raise ValueError(f"silence must be one of {SILENCES}, not {silence!r}")
+    if silence == "floor":
+        return float(np.log(log_floor))
+    return log_mel_mean if silence == "mean" else 0.0
+
+
+def _generator(seed: int, stream: int, update: int, replica: int) -> np.random.Generator:
+    """A generator that depends on its arguments alone."""
+    # The first counter word is the one that moves while numbers are drawn.
+    bits = np.random.Philox(key=[seed, stream], counter=[0, update, replica, 0])
+    return np.random.Generator(bits)
+
+
+class PairSampler:
+    """Draws and reads mini-batches of one split."""
+
+    def __init__(
+        self,
+        data: PreparedData,
+        config: TrainConfig,
+        split: str = "train",
+        silent_value: float = 0.0,
+    ):
+        """Finds out which segments are eligible.
+
+        Args:
+            data: The prepared data.
+            config: Source, batches, batch_size and seed are used.
+            split: Which split to draw from.
+            silent_value: What a silent source's window is filled with.
+
+        Raises:
+            PairError: If the source is unknown, or (in `train`) fewer segments are
+                eligible than a batch holds.
+        """
+        if config.batches not in BATCHES:
+            raise PairError(
+                f"--batches={config.batches}: must be one of {', '.join(BATCHES)}"
+            )
+        self.data = data
+        self.split = split
+        self.batch_size = config.batch_size
+        self.seed = config.seed
+        self.silent_value = silent_value
+        self.index = data.index(split)
+        self.window_frames = data.frontend.window_frames
+        self.num_mels = data.frontend.num_mels
+        self.sources = parse_source(config.source, data.sources)
+        usable = ~self.index.is_tail & (self.index.num_frames >= self.window_frames)
+        self._uniform = [
+            np.flatnonzero(usable & self.index.has_stem[:, k]) for k in self.sources
+        ]
+        self._active = [
+            np.flatnonzero(usable & self.index.is_active[:, k]) for k in self.sources
+        ]
+        self._usable = np.flatnonzero(usable)
+        # Ablation 3 draws from all (segment, source) combinations that are active.
+        self._active_any = np.concatenate(
+            [
+                np.stack([rows, np.full_like(rows, k)], axis=1)
+                for k, rows in zip(self.sources, self._active, strict=True)
+            ]
+            or [np.zeros((0, 2), np.int64)]
+        )
+        self.modes: tuple[str, ...] = (config.batches,)
+        if not self.sources:
+            self.modes = ("cola",)
+        elif config.batches == "mixed":
+            self.modes = ("active", "uniform")
+        if split == "train":
+            self._check_counts()
+
+    def _eligible(self, mode: str, position: int) -> np.ndarray:
+        """Rows for a mode and the position of a source within self.sources."""
+        if mode == "cola":
+            return self._usable
+        if mode == "active_any":
+            return self._active_any
+        return (self._active if mode == "active" else self._uniform)[position]
+
+    def _check_counts(self) -> None:
+        for mode in self.modes:
+            for position in range(max(len(self.sources), 1)):
+                count = len(self._eligible(mode, position))
+                if mode == "active_any":
+                    count = len(np.unique(self._active_any[:, 0]))
+                if count >= self.batch_size:
+                    continue
+                name = "mixture"
+                if mode in ("active", "uniform"):
+                    name = self.data.sources[self.sources[position]]
+                raise PairError(
+                    f"{self.data.data_dir}: source {name} has {count} eligible "
+                    f"segments for {mode} batches in {self.split}, fewer than "
+                    f"--batch_size={self.batch_size}; lower --batch_size, add clips, "
+                    "or leave this source out of --source"
+                )
+
+    def draw(self, update: int, replica: int = 0) -> Draw:
+        """Draws mini-batch `update` of `replica`; equal arguments, equal draw.
+
+        Returns:
+            Draw of batch_size pairs.
+        """
+        random = _generator(self.seed, _TRAIN_STREAM, update, replica)
+        mode = self.modes[random.integers(len(self.modes))]
+        position = int(random.integers(max(len(self.sources), 1)))
+        eligible = self._eligible(mode, position)
+        if mode == "active_any":
+            picked = self._distinct_active_any(random)
+            return self._with_starts(mode, picked[:, 0], picked[:, 1], random)
+        rows = random.choice(eligible, self.batch_size, replace=False)
+        source = COLA if mode == "cola" else self.sources[position]
+        return self._with_starts(mode, rows, np.full(len(rows), source), random)
+
+    def _distinct_active_any(self, random: np.random.Generator) -> np.ndarray:
+        """Pairs of (row, source), uniform over active ones, no row twice."""
+        order = random.permutation(len(self._active_any))
+        picked = self._active_any[order]
+        _, first = np.unique(picked[:, 0], return_index=True)
+        return picked[np.sort(first)[: self.batch_size]]
+
+    def _with_starts(
+        self, mode: str, rows: np.ndarray, source: Any, random: np.random.Generator
+    ) -> Draw:
+        num_starts = self.index.num_frames[rows].astype(np.int64)
+        num_starts -= self.window_frames - 1
+        return Draw(
+            mode=mode,
+            rows=rows,
+            source=np.asarray(source, np.int32),
+            anchor_start=random.integers(0, num_starts),
+            positive_start=random.integers(0, num_starts),
+        )
+
+    def validation_draws(self) -> list[Draw]:
+        """The fixed batches of a validation: the same for every run and seed.
+
+        Every combination of source and mode takes an equal share of the split's
+        segments (at least one batch, or all that are eligible), without repeats.
+
+        Returns:
+            Draws of at most batch_size pairs; the last of a combination is shorter.
+        """
+        combinations = [
+            (mode, position)
+            for mode in self.modes
+            for position in range(1 if mode in ("cola", "active_any") else
+                                  len(self.sources))
+        ]
+        share = -(-len(self._usable) // max(len(combinations), 1))
+        draws = []
+        for number, (mode, position) in enumerate(combinations):
+            random = _generator(0, _VALIDATION_STREAM, number, 0)
+            eligible = random.permutation(self._eligible(mode, position))
+            eligible = eligible[: max(share, self.batch_size)]
+            for start in range(0, len(eligible), self.batch_size):
+                part = eligible[start : start + self.batch_size]
+                if len(part) < 2:
+                    continue
+                if mode == "active_any":
+                    rows, source = part[:, 0], part[:, 1]
+                else:
+                    rows = part
+                    name = COLA if mode == "cola" else self.sources[position]
+                    source = np.full(len(rows), name)
+                draws.append(self._with_starts(mode, rows, source, random))
+        if not draws:
+            raise PairError(
+                f"{self.data.data_dir}: split {self.split} has no segment to validate "
+                "on; prepare more clips, or use --validate_every_steps=0"
+            )
+        return draws
+
+    def read(self, draw: Draw) -> dict[str, np.ndarray]:
+        """Reads a draw's windows.
+
+        Returns:
+            `anchor` and `positive` float16 [B, window_frames, num_mels, 1],
+            `is_active` bool [B], `source` int32 [B].
+        """
+        shape = (len(draw.rows), self.window_frames, self.num_mels)
+        anchor = np.empty(shape, np.float16)
+        positive = np.empty(shape, np.float16)
+        is_active = np.ones(len(draw.rows), bool)
+        frame_bytes = self.num_mels * 2
+        index = self.index
+        for i, row in enumerate(draw.rows):
+            shard, offset = index.shard[row], index.mixture_offset[row]
+            anchor[i] = self.data.read(
+                self.split,
+                shard,
+                offset + draw.anchor_start[i] * frame_bytes,
+                self.window_frames,
+            )
+            if draw.source[i] != COLA:
+                is_active[i] = index.is_active[row, draw.source[i]]
+                offset = index.stem_offset[row, draw.source[i]]
+            if is_active[i]:
+                positive[i] = self.data.read(
+                    self.split,
+                    shard,
+                    offset + draw.positive_start[i] * frame_bytes,
+                    self.window_frames,
+                )
+            else:
+                positive[i] = self.silent_value
+        return {
+            "anchor": anchor[..., np.newaxis],
+            "positive": positive[..., np.newaxis],
+            "is_active": is_active,
+            "source": draw.source,
+        }
+
+    def batch(self, update: int, replica: int = 0) -> dict[str, np.ndarray]:
+        """Draws and reads one mini-batch; see `draw` and `read`."""
+        return self.read(self.draw(update, replica))
+
+    def dataset(
+        self,
+        first_update: int = 0,
+        num_updates: int | None = None,
+        num_replicas: int = 1,
+    ) -> tf.data.Dataset:
+        """Makes a dataset of mini-batches, replica by replica within each update.
+
+        Args:
+            first_update: Where to begin.
+            num_updates: How many updates; None goes on without an end.
+            num_replicas: How many elements each update has.
+
+        Returns:
+            tf.data.Dataset of what `read` returns, log-mels as float32.
+        """
+        start = first_update * num_replicas
+        stop = np.iinfo(np.int64).max
+        if num_updates is not None:
+            stop = start + num_updates * num_replicas
+
+        def load(number: np.ndarray) -> tuple[np.ndarray, ...]:
+            update, replica = divmod(int(number), num_replicas)
+            return tuple(self.batch(update, replica).values())
+
+        def parse(number: tf.Tensor) -> dict[str, tf.Tensor]:
+            anchor, positive, is_active, source = tf.numpy_function(
+                load, [number], [tf.float16, tf.float16, tf.bool, tf.int32]
+            )
+            shape = [self.batch_size, self.window_frames, self.num_mels, 1]
+            return {
+                "anchor": tf.cast(tf.ensure_shape(anchor, shape), tf.float32),
+                "positive": tf.cast(tf.ensure_shape(positive, shape), tf.float32),
+                "is_active": tf.ensure_shape(is_active, shape[:1]),
+                "source": tf.ensure_shape(source, shape[:1]),
+            }
+
+        options = tf.data.Options()
+        # Elements are whole mini-batches already, in the order of the replicas.
+        options.experimental_distribute.auto_shard_policy = (
+            tf.data.experimental.AutoShardPolicy.OFF
+        )
+        return (
+            tf.data.Dataset.range(start, stop)
+            .map(parse, num_parallel_calls=2, deterministic=True)
+            .prefetch(2 * num_replicas)
+            .with_options(options)
+        )

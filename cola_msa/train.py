@@ -1,0 +1,185 @@
+"""Pre-trains an encoder: python -m cola_msa.train --source=multi --data_dir=...
+
+Without --data_dir the built-in music is used, with the preset `demo`. Ctrl-C stops;
+the same command goes on.
+"""
+
+import dataclasses
+import pathlib
+import sys
+import time
+from typing import Any
+
+import tensorflow as tf
+from absl import app, flags, logging
+
+from cola_msa import checkpoints, demo_data
+from cola_msa.config import Config
+from cola_msa.console import run_command
+from cola_msa.pairs import BATCHES, SILENCES
+from cola_msa.presets import PRESETS, get_preset
+from cola_msa.records import PreparedData
+from cola_msa.training import Trainer, resumable_run
+
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Prepared data; without it the built-in music."
+)
+_RUN_DIR = flags.DEFINE_string(
+    "run_dir", None, "Run directory; default runs/<source>-<time>."
+)
+_PRESET = flags.DEFINE_enum(
+    "preset", None, list(PRESETS), "Configuration to start from; see cola_msa.presets."
+)
+_CPU_DEVICES = flags.DEFINE_integer(
+    "cpu_devices", 1, "Logical CPUs to train on where there is no GPU.", lower_bound=1
+)
+_THREADS = flags.DEFINE_integer(
+    "threads", 0, "Threads of one operation; 0 lets TensorFlow choose.", lower_bound=0
+)
+_TRAIN_FLAGS = {
+    "source": flags.DEFINE_string(
+        "source", None, "multi, one source, a,b or none (COLA)."
+    ),
+    "batches": flags.DEFINE_enum("batches", None, BATCHES, "Composition of batches."),
+    "augment": flags.DEFINE_enum("augment", None, ["none"], "Augmentation."),
+    "batch_size": flags.DEFINE_integer(
+        "batch_size", None, "Pairs a mini-batch and replica.", lower_bound=2
+    ),
+    "steps": flags.DEFINE_integer("steps", None, "Length in steps.", lower_bound=1),
+    "updates_per_step": flags.DEFINE_integer(
+        "updates_per_step", None, "Updates a step.", lower_bound=1
+    ),
+    "learning_rate": flags.DEFINE_float("learning_rate", None, "Adam's rate."),
+    "warmup_updates": flags.DEFINE_integer(
+        "warmup_updates", None, "Updates of linear warm-up.", lower_bound=0
+    ),
+    "halve_at_step": flags.DEFINE_integer(
+        "halve_at_step", None, "Step from which the rate is halved; 0: never."
+    ),
+    "kernel_rate": flags.DEFINE_float(
+        "kernel_rate", None, "The similarity kernel's rate, as a multiple."
+    ),
+    "validate_every_steps": flags.DEFINE_integer(
+        "validate_every_steps", None, "Distance of validations; 0: none.", lower_bound=0
+    ),
+    "patience_steps": flags.DEFINE_integer(
+        "patience_steps", None, "Window of early stopping, in steps; 0: none."
+    ),
+    "statistics_batches": flags.DEFINE_integer(
+        "statistics_batches",
+        None,
+        "Batches that batch-norm statistics are re-estimated from.",
+        lower_bound=1,
+    ),
+    "statistics_inputs": flags.DEFINE_enum(
+        "statistics_inputs", None, ["anchors", "pairs"], "What those batches hold."
+    ),
+    "checkpoint_every_steps": flags.DEFINE_integer(
+        "checkpoint_every_steps", None, "Distance of checkpoints.", lower_bound=1
+    ),
+    "max_to_keep": flags.DEFINE_integer(
+        "max_to_keep", None, "Checkpoints to resume from that stay.", lower_bound=1
+    ),
+    "keep_steps": flags.DEFINE_list(
+        "keep_steps", None, "Steps whose encoder is kept for ever."
+    ),
+    "seed": flags.DEFINE_integer("seed", None, "Seed.", lower_bound=0),
+    "distribution": flags.DEFINE_enum(
+        "distribution", None, ["mirrored"], "TensorFlow's distribution."
+    ),
+    "deterministic": flags.DEFINE_bool(
+        "deterministic", None, "Deterministic operations (slower)."
+    ),
+}
+_MODEL_FLAGS = {
+    "similarity": flags.DEFINE_enum(
+        "similarity", None, ["bilinear", "cosine"], "Similarity of projections."
+    ),
+    "temperature": flags.DEFINE_float("temperature", None, "Divides similarities."),
+    "kernel_init": flags.DEFINE_enum(
+        "kernel_init", None, ["identity", "normal"], "The kernel's initial value."
+    ),
+    "kernel_scale": flags.DEFINE_float(
+        "kernel_scale", None, "Factor of the identity, or the normal's deviation."
+    ),
+    "drop_connect_rate": flags.DEFINE_float(
+        "drop_connect_rate", None, "Stochastic depth."
+    ),
+    "input_normalization": flags.DEFINE_enum(
+        "input_normalization", None, ["dataset", "none"], "Of the log-mels."
+    ),
+    "silence": flags.DEFINE_enum(
+        "silence", None, SILENCES, "Positive window of a silent source."
+    ),
+    "backbone": flags.DEFINE_enum(
+        "backbone", None, ["efficientnetb0", "tiny"], "Network; tiny is for tests."
+    ),
+}
+
+
+def config_from_flags() -> Config:
+    """The preset with every flag that was given."""
+    preset = _PRESET.value or ("default" if _DATA_DIR.value else "demo")
+    config = get_preset(preset)
+
+    def given(group: dict[str, Any]) -> dict[str, Any]:
+        values = {name: f.value for name, f in group.items() if f.value is not None}
+        if "keep_steps" in values:
+            values["keep_steps"] = tuple(int(step) for step in values["keep_steps"])
+        return values
+
+    return dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, **given(_MODEL_FLAGS)),
+        train=dataclasses.replace(config.train, **given(_TRAIN_FLAGS)),
+    )
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown argument {argv[1]}; flags begin with --")
+    config = config_from_flags()
+    if _CPU_DEVICES.value > 1:
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(
+            cpu, [tf.config.LogicalDeviceConfiguration()] * _CPU_DEVICES.value
+        )
+    if _THREADS.value:
+        tf.config.threading.set_intra_op_parallelism_threads(_THREADS.value)
+        tf.config.threading.set_inter_op_parallelism_threads(_THREADS.value)
+    data_dir = _DATA_DIR.value
+    if data_dir is None:
+        data_dir = demo_data.ensure("mtat")
+        logging.info(
+            "no --data_dir: the built-in music in %s, preset %s", data_dir, config.preset
+        )
+    data = PreparedData(data_dir, config.frontend)
+    run_dir = _RUN_DIR.value
+    if run_dir is None:
+        run_dir = resumable_run("runs", config, data)
+        if run_dir is not None:
+            logging.info("no --run_dir: going on with the unfinished run %s", run_dir)
+    if run_dir is None:
+        source = config.train.source.replace(",", "-")
+        run_dir = pathlib.Path("runs") / f"{source}-{time.strftime('%Y%m%d-%H%M%S')}"
+    logging.info("run directory: %s", run_dir)
+    trainer = Trainer(config, data, run_dir)
+    outcome = trainer.run()
+    if outcome == "interrupted":
+        logging.info(
+            "stopped at update %d of %d; the same command goes on",
+            trainer.update,
+            trainer.num_updates,
+        )
+        sys.exit(130)
+    last = checkpoints.kept_path(run_dir)
+    logging.info("%s at update %d; encoder: %s", outcome, trainer.update, last)
+    print(
+        f"{outcome}: {trainer.update} updates, run in {run_dir}\n"
+        f"next: python -m cola_msa.eval --task=mtat --run_dir={run_dir}"
+    )
+
+
+if __name__ == "__main__":
+    app.run(run_command(main))

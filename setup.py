@@ -1,0 +1,47 @@
+"""Packaging of cola_msa; BUILD.md gives the reason for every bound."""
+
+import pathlib
+
+from setuptools import find_packages, setup
+
+_ROOT = pathlib.Path(__file__).parent
+
+SEPARATION = ["openunmix>=1.3.0", "torch>=2.13.0", "torchaudio>=2.11.0"]
+AUGMENT = ["tensorflow-io>=0.37.1", "keras-cv>=0.9.0"]
+DEV = ["pytest>=8", "pytest-timeout", "ruff>=0.9", "mypy>=1.14", "build"]
+
+setup(
+    name="cola_msa",
+    version="0.1.0",
+    description="Music representations without labels, by musical source association",
+    long_description=(_ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=find_packages(include=["cola_msa", "cola_msa.*", "data_prep", "data_prep.*"]),
+    package_data={"cola_msa": ["py.typed"], "data_prep": ["py.typed"]},
+    install_requires=[
+        "tensorflow>=2.21,<2.22",
+        "keras>=3.15,<4",
+        "numpy>=2.0",
+        "scipy>=1.11",
+        "absl-py>=2.1",
+        "scikit-learn>=1.5",
+        "soundfile>=0.13",
+        "soxr>=0.5",
+        "tqdm>=4.66",
+        "matplotlib>=3.9",
+    ],
+    extras_require={
+        "separation": SEPARATION,
+        "augment": AUGMENT,
+        "dev": DEV,
+        "all": SEPARATION + AUGMENT,
+    },
+    classifiers=[
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Multimedia :: Sound/Audio :: Analysis",
+    ],
+)

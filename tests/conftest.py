@@ -1,0 +1,114 @@
+"""Fixtures that several test modules share."""
+
+import os
+import pathlib
+
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+import pytest
+
+from cola_msa import records
+from cola_msa.config import SOURCES, FrontendConfig, config_hash, to_dict
+
+ROOT = pathlib.Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared_reference() -> pathlib.Path:
+    path = SHARED / "reference"
+    if not path.exists():
+        pytest.skip("no ../shared/reference beside the checkout")
+    return path
+
+
+def fake_clip(clip: int, num_segments: int, seed: int = 0) -> list[records.Segment]:
+    """Segments whose mixture says where it was cut: value = frame number / 1000.
+
+    Frames count through the clip; the stem of source k adds k + 1, and the last mel
+    band holds the clip's number, so that a test can tell what a window is.
+    """
+    random = np.random.default_rng([seed, clip])
+    segments = []
+    for number in range(num_segments + 1):
+        is_tail = number == num_segments
+        num_frames = 150 if is_tail else 392
+        frames = np.arange(num_frames)[:, np.newaxis] / 1000 + number
+        mixture = np.broadcast_to(frames, (num_frames, 64)).astype(np.float16).copy()
+        mixture[:, -1] = clip
+        is_active = tuple(bool(v) for v in random.random(4) < 0.7)
+        stems = {
+            source: (mixture + 10 * (k + 1)).astype(np.float16)
+            for k, source in enumerate(SOURCES)
+            if is_active[k]
+        }
+        segments.append(
+            records.Segment(
+                clip_id=f"clip{clip:03d}",
+                group=f"song{clip // 2}",
+                segment=number,
+                is_tail=is_tail,
+                labels=(clip % 3,),
+                mixture=mixture,
+                stems=stems,
+                is_active=is_active,
+                has_stem=(True,) * 4,
+            )
+        )
+    return segments
+
+
+def write_prepared(
+    data_dir: pathlib.Path, splits: dict[str, int], num_segments: int = 4
+) -> pathlib.Path:
+    """Writes a prepared folder of fake clips; `splits` gives clips a split."""
+    frontend = FrontendConfig()
+    frontend_hash = config_hash(frontend)
+    data_dir.mkdir(parents=True, exist_ok=True)
+    manifest_splits = {}
+    first = 0
+    for split, num_clips in splits.items():
+        parts, names = [], []
+        for shard, clips in enumerate(
+            np.array_split(np.arange(first, first + num_clips), 2)
+        ):
+            name = f"{split}-{shard:05d}-of-00002.tfrecord"
+            segments = [s for c in clips for s in fake_clip(int(c), num_segments)]
+            parts.append(
+                records.write_shard(data_dir / name, segments, SOURCES, frontend_hash)
+            )
+            names.append(name)
+        records.merge_indices(parts, SOURCES).save(data_dir / f"index-{split}.npz")
+        manifest_splits[split] = {"shards": names, "num_clips": num_clips}
+        first += num_clips
+    records.write_manifest(
+        data_dir,
+        {
+            "schema_version": records.SCHEMA_VERSION,
+            "dataset": "mtat",
+            "task_type": "multilabel",
+            "frontend": to_dict(frontend),
+            "frontend_hash": frontend_hash,
+            "sources": list(SOURCES),
+            "class_names": ["a", "b", "c"],
+            "splits": manifest_splits,
+            "log_mel_mean": 2.0,
+            "log_mel_std": 1.5,
+        },
+    )
+    return data_dir
+
+
+@pytest.fixture(scope="session")
+def prepared_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    path = tmp_path_factory.mktemp("prepared") / "data"
+    return write_prepared(
+        path, {"train": 16, "validation": 6, "test": 4, "train_extra": 2}
+    )
+
+
+@pytest.fixture(scope="session")
+def prepared(prepared_dir: pathlib.Path) -> records.PreparedData:
+    return records.PreparedData(prepared_dir)
