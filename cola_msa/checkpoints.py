@@ -1,12 +1,12 @@
 """The run directory: what ran, checkpoints to resume from, encoders to keep.
 
-    config.json              the Config, package versions, git commit, data
-    checkpoints/step-*.npz   every variable of model and optimizer, and the state of
-                             the loop: what a resumed run starts from
-    kept/step-*.npz          the model's variables and re-estimated batch-norm
-                             statistics at kept steps; step 0 is the untrained network
-    kept/best.npz            the same at the lowest validation loss
-    metrics.jsonl, logs/     losses as lines of JSON and as TensorBoard scalars
+config.json              the Config, package versions, git commit, data
+checkpoints/step-*.npz   every variable of model and optimizer, and the state of
+                         the loop: what a resumed run starts from
+kept/step-*.npz          the model's variables and re-estimated batch-norm
+                         statistics at kept steps; step 0 is the untrained network
+kept/best.npz            the same at the lowest validation loss
+metrics.jsonl, logs/     losses as lines of JSON and as TensorBoard scalars
 """
 
 import hashlib
@@ -14,6 +14,7 @@ import importlib.metadata
 import json
 import os
 import pathlib
+import re
 import subprocess
 import zipfile
 from typing import Any
@@ -92,6 +93,36 @@ def newest_run(root: str | os.PathLike = "runs") -> pathlib.Path | None:
     return max(runs, key=lambda path: path.stat().st_mtime).parent if runs else None
 
 
+def choose_run(given: str | None) -> pathlib.Path:
+    """The run that a command was given, or the newest one.
+
+    Raises:
+        RunError: If there is none.
+    """
+    run_dir = pathlib.Path(given) if given else newest_run()
+    if run_dir is None:
+        raise RunError(
+            "there is no run under runs/: train one by python -m cola_msa.train, or "
+            "name one by --run_dir"
+        )
+    if not given:
+        logging.info("no --run_dir: the newest run, %s", run_dir)
+    return run_dir
+
+
+def parse_step(given: str | None) -> int | str | None:
+    """Turns `--checkpoint_step` into a kept step.
+
+    Raises:
+        RunError: If it is neither a number nor `best`.
+    """
+    if given is None or given == "best":
+        return given
+    if not given.isdigit():
+        raise RunError(f"--checkpoint_step must be a number or best, not {given!r}")
+    return int(given)
+
+
 def _write_npz(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
@@ -111,8 +142,11 @@ def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _variable_arrays(prefix: str, variables: list) -> dict[str, np.ndarray]:
+    # Keras counts seed generators up within a process: their number says nothing.
     return {
-        f"{prefix}/{number:04d}/{variable.path}": np.array(variable)
+        f"{prefix}/{number:04d}/" + re.sub(r"_\d+/", "/", variable.path): np.array(
+            variable
+        )
         for number, variable in enumerate(variables)
     }
 
@@ -235,7 +269,9 @@ def kept_steps(run_dir: str | os.PathLike) -> list[int]:
     return sorted(int(path.stem.split("-")[1]) for path in folder.glob("step-*.npz"))
 
 
-def kept_path(run_dir: str | os.PathLike, step: int | str | None = None) -> pathlib.Path:
+def kept_path(
+    run_dir: str | os.PathLike, step: int | str | None = None
+) -> pathlib.Path:
     """The kept checkpoint of a step; None means the last, `best` the best.
 
     Raises:
@@ -293,9 +329,7 @@ def load_model(
     return model
 
 
-def load_encoder(
-    path: str | os.PathLike, step: int | str | None = None
-) -> keras.Model:
+def load_encoder(path: str | os.PathLike, step: int | str | None = None) -> keras.Model:
     """Loads a run's encoder for inference.
 
     Args:

@@ -10,6 +10,11 @@ import sys
 
 from absl import logging
 
+
+class DemoDataError(RuntimeError):
+    """The built-in music could not be made."""
+
+
 ROOT = pathlib.Path("demo_data")
 TASKS = ("mtat", "nsynth", "fma")
 
@@ -25,11 +30,10 @@ def ensure(task: str, root: pathlib.Path = ROOT) -> pathlib.Path:
         The prepared folder.
 
     Raises:
-        ValueError: If the task is unknown.
-        RuntimeError: If generation or preparation failed.
+        DemoDataError: If the task is unknown, or generation or preparation failed.
     """
     if task not in TASKS:
-        raise ValueError(f"the built-in music has {', '.join(TASKS)}, not {task}")
+        raise DemoDataError(f"the built-in music has {', '.join(TASKS)}, not {task}")
     music, prepared = root / "music", root / "prepared" / task
     _run("data_prep.demo", f"--output_dir={music}")
     arguments = [f"--dataset_dir={music / task}", f"--output_dir={prepared}"]
@@ -43,4 +47,4 @@ def _run(module: str, *arguments: str) -> None:
     command = [sys.executable, "-m", module, *arguments]
     logging.info("%s", " ".join(["python", *command[1:]]))
     if subprocess.run(command, check=False).returncode:
-        raise RuntimeError(f"{module} failed; its message stands above")
+        raise DemoDataError(f"{module} failed; its message stands above")

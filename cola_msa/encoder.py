@@ -146,6 +146,11 @@ def build_encoder(
     def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
         layer_number[0] += 1
         values = layer.get_config()
+        # Keras counts these up within a process; checkpoints want fixed names.
+        if isinstance(layer, keras.layers.Normalization):
+            values["name"] = "normalization"
+        elif isinstance(layer, keras.layers.Rescaling):
+            values["name"] = "rescaling"
         if isinstance(layer, keras.layers.BatchNormalization):
             if config.fused_batch_norm:
                 return FusedBatchNormalization.from_config(values)

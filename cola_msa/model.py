@@ -7,7 +7,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from cola_msa import losses
+# Importing `optimizers` registers it: a .keras file that was compiled with it reloads.
+from cola_msa import losses, optimizers  # noqa: F401
 from cola_msa.config import FrontendConfig, ModelConfig, from_dict, to_dict
 from cola_msa.encoder import (
     FusedBatchNormalization,
@@ -231,6 +232,15 @@ class ContrastiveModel(keras.Model):
             for layer in self.encoder.layers
             if isinstance(layer, keras.layers.BatchNormalization)
         ]
+
+
+def project_function(model: ContrastiveModel) -> Any:
+    """One graph for [N, frames, num_mels, 1] -> projections, in inference mode."""
+    mels = model.frontend.num_mels
+    return tf.function(
+        lambda windows: model(windows, training=False),
+        input_signature=[tf.TensorSpec([None, None, mels, 1], tf.float32)],
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -91,7 +91,9 @@ def silence_value(silence: str, log_floor: float, log_mel_mean: float) -> float:
     return log_mel_mean if silence == "mean" else 0.0
 
 
-def _generator(seed: int, stream: int, update: int, replica: int) -> np.random.Generator:
+def _generator(
+    seed: int, stream: int, update: int, replica: int
+) -> np.random.Generator:
     """A generator that depends on its arguments alone."""
     # The first counter word is the one that moves while numbers are drawn.
     bits = np.random.Philox(key=[seed, stream], counter=[0, update, replica, 0])
@@ -232,8 +234,9 @@ class PairSampler:
         combinations = [
             (mode, position)
             for mode in self.modes
-            for position in range(1 if mode in ("cola", "active_any") else
-                                  len(self.sources))
+            for position in range(
+                1 if mode in ("cola", "active_any") else len(self.sources)
+            )
         ]
         share = -(-len(self._usable) // max(len(combinations), 1))
         draws = []

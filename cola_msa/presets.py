@@ -77,7 +77,6 @@ def get_preset(name: str) -> Config:
     """
     if name not in PRESETS:
         raise ValueError(
-            f"--preset={name}: there is no such preset; there are "
-            f"{', '.join(PRESETS)}"
+            f"--preset={name}: there is no such preset; there are {', '.join(PRESETS)}"
         )
     return PRESETS[name]

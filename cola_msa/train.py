@@ -152,7 +152,9 @@ def main(argv: list[str]) -> None:
     if data_dir is None:
         data_dir = demo_data.ensure("mtat")
         logging.info(
-            "no --data_dir: the built-in music in %s, preset %s", data_dir, config.preset
+            "no --data_dir: the built-in music in %s, preset %s",
+            data_dir,
+            config.preset,
         )
     data = PreparedData(data_dir, config.frontend)
     run_dir = _RUN_DIR.value

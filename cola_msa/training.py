@@ -17,7 +17,12 @@ from tqdm import tqdm
 
 from cola_msa import checkpoints, retrieval
 from cola_msa.config import Config, differing_fields, from_dict
-from cola_msa.model import BatchStatistics, ContrastiveModel, StatisticsEstimator
+from cola_msa.model import (
+    BatchStatistics,
+    ContrastiveModel,
+    StatisticsEstimator,
+    project_function,
+)
 from cola_msa.optimizers import build_optimizer
 from cola_msa.pairs import PairSampler, silence_value
 from cola_msa.records import PreparedData, manifest_hash
@@ -81,7 +86,7 @@ class Trainer:
         }
         self._estimator = StatisticsEstimator(self.model)
         self._update = tf.function(self._distributed_update)
-        self._project = tf.function(lambda windows: self.model(windows, training=False))
+        self._project = project_function(self.model)
         self._test = tf.function(self.model.test_step, reduce_retracing=True)
         self._stop_signal: int | None = None
         if state:
@@ -109,11 +114,11 @@ class Trainer:
         found = checkpoints.load_run(self.run_dir)
         fields = differing_fields(from_dict(Config, found["config"]), self.config)
         if found["data"]["manifest_hash"] != description["data"]["manifest_hash"]:
-            fields.append(f"data: {found['data']['data_dir']} has changed or is another")
-        if found["num_replicas"] != self.num_replicas:
             fields.append(
-                f"devices: {found['num_replicas']} != {self.num_replicas}"
+                f"data: {found['data']['data_dir']} has changed or is another"
             )
+        if found["num_replicas"] != self.num_replicas:
+            fields.append(f"devices: {found['num_replicas']} != {self.num_replicas}")
         if fields:
             raise checkpoints.RunError(
                 f"{self.run_dir} holds a run with another configuration: "
@@ -149,7 +154,9 @@ class Trainer:
             for name, value in per_replica.items()
         }
 
-    def run(self, on_step: Callable[[int, dict[str, float]], None] | None = None) -> str:
+    def run(
+        self, on_step: Callable[[int, dict[str, float]], None] | None = None
+    ) -> str:
         """Trains to the end, to early stopping, or until a signal asks for a stop.
 
         Args:
@@ -312,9 +319,7 @@ class Trainer:
                 checkpoints.save_kept(
                     self.run_dir, self.model, statistics, step, "best"
                 )
-            is_over = has_stalled(
-                self.state["validation"], train.patience_steps
-            )
+            is_over = has_stalled(self.state["validation"], train.patience_steps)
         if step in train.keep_steps:
             self._keep(step, statistics)
         if step % train.checkpoint_every_steps == 0:
@@ -432,9 +437,9 @@ def default_strategy() -> tf.distribute.Strategy:
     raise RuntimeError("TensorFlow found no device")
 
 
-def resumable_run(root: str | os.PathLike, config: Config, data: PreparedData) -> (
-    pathlib.Path | None
-):
+def resumable_run(
+    root: str | os.PathLike, config: Config, data: PreparedData
+) -> pathlib.Path | None:
     """The newest unfinished run under `root` with this configuration and data."""
     found = []
     for path in pathlib.Path(root).glob("*/config.json"):

@@ -1,5 +1,6 @@
 """Fixtures that several test modules share."""
 
+import dataclasses
 import os
 import pathlib
 
@@ -11,6 +12,7 @@ import pytest
 
 from cola_msa import records
 from cola_msa.config import SOURCES, FrontendConfig, config_hash, to_dict
+from cola_msa.presets import get_preset
 
 ROOT = pathlib.Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
@@ -112,3 +114,32 @@ def prepared_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 @pytest.fixture(scope="session")
 def prepared(prepared_dir: pathlib.Path) -> records.PreparedData:
     return records.PreparedData(prepared_dir)
+
+
+def tiny_config(**fields):
+    config = get_preset("demo")
+    train = {
+        "batch_size": 8,
+        "steps": 4,
+        "updates_per_step": 3,
+        "validate_every_steps": 2,
+        "checkpoint_every_steps": 1,
+        "keep_steps": (2,),
+        "statistics_batches": 3,
+        **fields,
+    }
+    return dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, backbone="tiny", projection_dim=32),
+        train=dataclasses.replace(config.train, **train),
+    )
+
+
+@pytest.fixture(scope="session")
+def finished_run(prepared, tmp_path_factory):
+    """A run of the tiny network that has ended."""
+    run_dir = tmp_path_factory.mktemp("run") / "run"
+    from cola_msa.training import Trainer
+
+    assert Trainer(tiny_config(), prepared, run_dir).run() == "finished"
+    return run_dir

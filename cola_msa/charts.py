@@ -1,0 +1,168 @@
+"""PNG charts of an evaluation, drawn without a display."""
+
+import os
+import textwrap
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+_DOTS_PER_INCH = 130
+_BAR, _CHANCE, _DOT = "#4878a8", "#c44e52", "#303030"
+
+
+def _save(figure: Figure, path: str | os.PathLike) -> None:
+    FigureCanvasAgg(figure)
+    figure.savefig(path, dpi=_DOTS_PER_INCH)
+
+
+def draw_confusion(
+    path: str | os.PathLike,
+    counts: np.ndarray,
+    class_names: Sequence[str],
+    title: str,
+    note: str = "",
+) -> None:
+    """Draws a confusion matrix as percentages of each true class.
+
+    Args:
+        path: The PNG file.
+        counts: [K true, K predicted], clips; of several heads their mean.
+        class_names: K names.
+        title: First lines above the matrix.
+        note: A smaller line below it.
+    """
+    num_classes = len(class_names)
+    totals = counts.sum(axis=1, keepdims=True)
+    shares = 100.0 * counts / np.maximum(totals, 1e-9)
+    side = max(4.6, 2.2 + 0.52 * num_classes)
+    figure = Figure(figsize=(side + 1.2, side + 0.6), layout="constrained")
+    axes: Axes = figure.add_subplot()
+    image = axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=100.0)
+    positions = range(num_classes)
+    axes.set_xticks(positions, class_names, rotation=45, ha="right")
+    axes.set_yticks(
+        positions,
+        [
+            f"{name} ({total:,.0f})"
+            for name, total in zip(class_names, totals[:, 0], strict=True)
+        ],
+    )
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true class (test clips)")
+    for row in positions:
+        for column in positions:
+            # A class without test clips has no shares; its row stays empty.
+            if totals[row, 0] and shares[row, column] >= 0.5:
+                axes.text(
+                    column,
+                    row,
+                    f"{shares[row, column]:.0f}",
+                    ha="center",
+                    va="center",
+                    fontsize=9,
+                    color="white" if shares[row, column] > 55 else "black",
+                )
+    axes.set_xticks(np.arange(num_classes + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(num_classes + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="#dddddd", linewidth=0.6)
+    axes.tick_params(which="minor", length=0)
+    figure.colorbar(image, ax=axes, shrink=0.75, label="% of the true class's clips")
+    _titles(figure, axes, title, note)
+    _save(figure, path)
+
+
+def draw_tags(
+    path: str | os.PathLike,
+    tag_names: Sequence[str],
+    pr_auc: np.ndarray,
+    roc_auc: np.ndarray,
+    share: np.ndarray,
+    title: str,
+    note: str = "",
+) -> None:
+    """Draws each tag's scores, sorted by PR-AUC.
+
+    Args:
+        path: The PNG file.
+        tag_names: K names.
+        pr_auc: [K], bars; NaN where a tag is not counted.
+        roc_auc: [K], dots.
+        share: [K], share of positives: the PR-AUC of chance, red marks.
+        title: First lines above the chart.
+        note: A smaller line below it.
+    """
+    order = np.argsort(-np.nan_to_num(pr_auc, nan=-1.0), kind="stable")
+    rows = np.arange(len(order))
+    height = 1.9 + 0.21 * len(order)
+    figure = Figure(figsize=(8.0, max(3.4, height)), layout="constrained")
+    axes: Axes = figure.add_subplot()
+    axes.barh(rows, pr_auc[order], height=0.72, color=_BAR, label="PR-AUC")
+    axes.plot(
+        share[order],
+        rows,
+        linestyle="none",
+        marker="|",
+        markersize=9,
+        markeredgewidth=2,
+        color=_CHANCE,
+        label="PR-AUC of chance (share of positives)",
+    )
+    axes.plot(
+        roc_auc[order],
+        rows,
+        linestyle="none",
+        marker="o",
+        markersize=4,
+        clip_on=False,
+        color=_DOT,
+        label="ROC-AUC (chance: 0.5)",
+    )
+    labels = [
+        tag_names[tag] + (" (not counted)" if np.isnan(pr_auc[tag]) else "")
+        for tag in order
+    ]
+    axes.set_yticks(rows, labels, fontsize=9)
+    axes.set_ylim(len(order) - 0.4, -0.6)
+    axes.set_xlim(0.0, 1.0)
+    axes.set_xticks(np.linspace(0, 1, 11))
+    axes.grid(axis="x", color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    handles, names = axes.get_legend_handles_labels()
+    figure.legend(
+        handles[-1:] + handles[:-1],
+        names[-1:] + names[:-1],
+        loc="outside lower center",
+        ncols=3,
+        fontsize=8,
+        frameon=False,
+    )
+    _titles(figure, axes, title, note)
+    _save(figure, path)
+
+
+def _titles(figure: Figure, axes: Axes, title: str, note: str) -> None:
+    """A title, and below it, in room kept free by padding, a smaller note."""
+    width = int(figure.get_figwidth() * 10)
+    lines = textwrap.wrap(note, int(width * 1.2), break_on_hyphens=False)
+    wrapped = [
+        part
+        for line in title.splitlines()
+        for part in textwrap.wrap(line, width, break_on_hyphens=False)
+    ]
+    axes.set_title("\n".join(wrapped), fontsize=11, pad=8 + 11 * len(lines))
+    axes.annotate(
+        "\n".join(lines),
+        xy=(0.5, 1.0),
+        xycoords="axes fraction",
+        xytext=(0, 5),
+        textcoords="offset points",
+        ha="center",
+        va="bottom",
+        fontsize=8,
+        color="0.35",
+    )

@@ -1,0 +1,232 @@
+"""The whole job on the built-in music: python -m cola_msa.demo (make demo).
+
+Runs the commands that a user would type, one after another, each in a process of its
+own, and prints what came out. Finished work is reused when it runs again.
+"""
+
+import json
+import os
+import pathlib
+import shlex
+import subprocess
+import sys
+import time
+from typing import Any
+
+from absl import app, flags
+
+from cola_msa import checkpoints, demo_data
+from cola_msa.console import run_command
+
+TASKS = ("mtat", "nsynth", "fma")
+_SCORES = {"mtat": ("roc_auc", "pr_auc"), "nsynth": ("accuracy",), "fma": ("accuracy",)}
+_LABELS = {"roc_auc": "ROC-AUC", "pr_auc": "PR-AUC", "accuracy": "WA"}
+
+
+class DemoError(RuntimeError):
+    """A command of the demo failed."""
+
+
+def run_demo(output_dir: pathlib.Path, preset: str = "demo", seed: int = 0) -> str:
+    """Runs everything that is missing.
+
+    Args:
+        output_dir: Music, records, the run, its results and the export go here.
+        preset: What to train.
+        seed: Seed of the run.
+
+    Returns:
+        The final table.
+
+    Raises:
+        DemoError: If one of the commands failed.
+    """
+    started = time.monotonic()
+    run_dir = output_dir / "run"
+    export_dir = output_dir / "export"
+    data = {
+        task: demo_data.ensure(task, output_dir / "data") for task in demo_data.TASKS
+    }
+    _python(
+        "cola_msa.train",
+        "--source=multi",
+        f"--preset={preset}",
+        f"--seed={seed}",
+        f"--data_dir={data['mtat']}",
+        f"--run_dir={run_dir}",
+    )
+    key = checkpoints.encoder_key(run_dir)
+    for task in TASKS:
+        for encoder in ("trained", "untrained"):
+            name = task if encoder == "trained" else f"{task}-untrained"
+            _python(
+                "cola_msa.eval",
+                f"--task={task}",
+                f"--encoder={encoder}",
+                f"--run_dir={run_dir}",
+                f"--data_dir={data[task]}",
+                done=run_dir / "eval" / name / "results.json",
+            )
+    _python(
+        "cola_msa.retrieve",
+        f"--run_dir={run_dir}",
+        f"--data_dir={data['mtat']}",
+        done=run_dir / "eval" / "retrieval" / "results.json",
+    )
+    metadata = export_dir / "metadata.json"
+    is_exported = (
+        metadata.exists() and json.loads(metadata.read_text()).get("encoder_key") == key
+    )
+    if not is_exported:
+        _python("cola_msa.export", f"--run_dir={run_dir}", f"--output_dir={export_dir}")
+    reloaded = _reload(export_dir, output_dir / "data" / "music" / "mtat")
+    seconds = time.monotonic() - started
+    return final_table(run_dir, export_dir, reloaded, seconds)
+
+
+def _python(module: str, *arguments: str, done: pathlib.Path | None = None) -> None:
+    command = [sys.executable, "-m", module, *arguments]
+    text = shlex.join(["python", *command[1:]])
+    if done is not None and done.exists():
+        print(f"\n$ {text}\n  (done before: {done})", flush=True)
+        return
+    print(f"\n$ {text}", flush=True)
+    if subprocess.run(command, check=False).returncode:
+        raise DemoError(
+            f"`{text}` failed; its message stands above. Started again, the demo goes "
+            "on from there"
+        )
+
+
+# A process in which cola_msa cannot be imported: TensorFlow, soundfile and the folder.
+_RELOAD_SCRIPT = """
+import json, sys
+sys.modules["cola_msa"] = None
+import numpy as np
+import soundfile
+import tensorflow as tf
+folder, path = sys.argv[1:]
+waveform, rate = soundfile.read(path, dtype="float32", always_2d=True)
+assert rate == json.load(open(folder + "/metadata.json"))["sample_rate_hz"]
+waveform = waveform.mean(axis=1)[np.newaxis]
+embed = tf.saved_model.load(folder).signatures["embed_waveform"]
+found = embed(waveform=tf.constant(waveform),
+              lengths=tf.constant([waveform.shape[1]], tf.int32))
+print(json.dumps({"windows": found["windows"].shape.as_list(),
+                  "clip": found["clip"].shape.as_list(),
+                  "norm": float(tf.norm(found["clip"])),
+                  "is_finite": bool(np.isfinite(found["windows"]).all())}))
+"""
+
+
+def _reload(export_dir: pathlib.Path, music_dir: pathlib.Path) -> str:
+    """Embeds one clip with the SavedModel, in a process without cola_msa."""
+    path = min(music_dir.glob("?/*.mp3"))
+    print(f"\n$ python: tf.saved_model.load({str(export_dir)!r}) on {path}", flush=True)
+    result = subprocess.run(
+        [sys.executable, "-I", "-c", _RELOAD_SCRIPT, str(export_dir), str(path)],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    if result.returncode:
+        raise DemoError(f"the export does not load:\n{result.stderr}")
+    found = json.loads(result.stdout.splitlines()[-1])
+    if not found["is_finite"] or not found["norm"] > 0:
+        raise DemoError(f"the export gives no usable embedding of {path}: {found}")
+    return (
+        f"{path.name}: windows {found['windows']}, clip {found['clip']}, "
+        f"norm {found['norm']:.2f}"
+    )
+
+
+def final_table(
+    run_dir: pathlib.Path, export_dir: pathlib.Path, reloaded: str, seconds: float
+) -> str:
+    """Everything that the demo measured, trained beside untrained and chance.
+
+    Args:
+        run_dir: The run, with its results.
+        export_dir: The SavedModel.
+        reloaded: What the reloaded export gave.
+        seconds: Wall time of this invocation.
+
+    Returns:
+        The table and the paths, as text.
+    """
+    done = json.loads((run_dir / checkpoints.DONE_NAME).read_text())
+    rows = [("", "trained", "95 % interval", "untrained", "chance")]
+    retrieval = _results(run_dir, "retrieval")
+    for measure, label in (("top1", "top-1"), ("mrr", "MRR")):
+        low, high = retrieval["difference"][measure]["interval"]
+        rows.append(
+            (
+                f"retrieval, {label}",
+                f"{retrieval['trained'][measure]:.3f}",
+                f"difference {low:+.3f} to {high:+.3f}",
+                f"{retrieval['untrained'][measure]:.3f}",
+                f"{retrieval['trained'][f'chance_{measure}']:.3f}",
+            )
+        )
+    for task in TASKS:
+        trained = _results(run_dir, task)
+        untrained = _results(run_dir, f"{task}-untrained")
+        for score in _SCORES[task]:
+            row = trained["scores"][score]
+            rows.append(
+                (
+                    f"{task}, {_LABELS[score]}",
+                    f"{row['value']:.3f}",
+                    f"{row['low']:.3f} to {row['high']:.3f}",
+                    f"{untrained['scores'][score]['value']:.3f}",
+                    f"{row['chance']:.3f}",
+                )
+            )
+    widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    ]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(
+        [
+            f"Built-in music, {done['updates']} updates, {done['pairs']:,} pairs "
+            f"({done['training_seconds'] / 60:.1f} min of training); the paper's run "
+            "has 81,920,000 pairs of real music.",
+            "",
+            *(line.rstrip() for line in lines),
+            "",
+            f"run        {run_dir}",
+            f"results    {run_dir / 'eval'} (tables, charts, results.json)",
+            f"SavedModel {export_dir}",
+            f"           reloaded: {reloaded}",
+            f"time       {seconds / 60:.1f} min for what was not there yet",
+        ]
+    )
+
+
+def _results(run_dir: pathlib.Path, name: str) -> dict[str, Any]:
+    return json.loads((run_dir / "eval" / name / "results.json").read_text())
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown argument {argv[1]}; flags begin with --")
+    options = flags.FLAGS
+    output_dir = pathlib.Path(options.output_dir)
+    table = run_demo(output_dir, options.preset, options.seed)
+    (output_dir / "table.txt").write_text(table + "\n")
+    print(f"\n{table}")
+
+
+def _define_flags() -> None:
+    flags.DEFINE_string("output_dir", "demo_output", "Where everything goes.")
+    flags.DEFINE_string("preset", "demo", "Preset to train.")
+    flags.DEFINE_integer("seed", 0, "Seed of the run.", lower_bound=0)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    _define_flags()
+    app.run(run_command(main))

@@ -1,0 +1,263 @@
+"""The downstream tasks: data, head, loss, scores, and the paper's published numbers."""
+
+import dataclasses
+from collections.abc import Collection
+
+from cola_msa.records import DataError, PreparedData
+
+MULTILABEL, MULTICLASS = "multilabel", "multiclass"
+SCORE_TITLES = {
+    "roc_auc": "ROC-AUC",
+    "pr_auc": "PR-AUC",
+    "accuracy": "WA",
+    "balanced_accuracy": "balanced accuracy",
+}
+TRAIN_CLIPS = ("filtered", "all")
+_EXTRA = "_extra"  # clips without any class
+PAPER_UPDATES = 640_000
+PAPER_PAIRS = 81_920_000
+
+
+class TaskError(ValueError):
+    """A task that does not exist, or an option that it does not have."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Splits:
+    """Names of the prepared splits that a task trains, stops and tests on."""
+
+    train: tuple[str, ...] = ("train",)
+    validation: tuple[str, ...] = ("validation",)
+    test: tuple[str, ...] = ("test",)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All of them, in order."""
+        return self.train + self.validation + self.test
+
+    def without(self, names: Collection[str]) -> "Splits":
+        """The same but for the splits named."""
+
+        def keep(group: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(name for name in group if name not in names)
+
+        return Splits(keep(self.train), keep(self.validation), keep(self.test))
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskSpec:
+    """One downstream task. Source: the paper, section 4; DESIGN section 8.
+
+    Attributes:
+        name: What `--task` takes.
+        title: For tables and charts.
+        dataset: The manifest's `dataset` that the task reads.
+        task_type: `multilabel` (binary cross-entropy on sigmoids) or `multiclass`
+            (softmax cross-entropy). differs: the paper's text swaps the losses.
+        hidden_units: Widths of the head's hidden layers.
+        learning_rate: Adam's rate.
+        scores: The scores of the task, the paper's first.
+        splits: What is trained, validated and tested on.
+        splits_all: The same for `--train_clips=all`; None where the task has no such
+            variant.
+        paper_clips: Clips of the paper's training, validation and test splits.
+    """
+
+    name: str
+    title: str
+    dataset: str
+    task_type: str
+    hidden_units: tuple[int, ...]
+    learning_rate: float
+    scores: tuple[str, ...]
+    splits: Splits
+    splits_all: Splits | None
+    paper_clips: tuple[int, int, int]
+
+    @property
+    def loss(self) -> str:
+        """Name of the head's loss."""
+        if self.task_type == MULTILABEL:
+            return "binary cross-entropy on sigmoids"
+        return "softmax cross-entropy"
+
+    @property
+    def published(self) -> dict[str, float]:
+        """The paper's scores of MSA (Table 1), by score."""
+        return TABLE_1["MSA"][self.name]
+
+    def choose_splits(self, train_clips: str = "filtered") -> Splits:
+        """Returns the splits for `--train_clips=filtered|all`.
+
+        Raises:
+            TaskError: If `train_clips` is unknown or the task has no such variant.
+        """
+        if train_clips not in TRAIN_CLIPS:
+            raise TaskError(
+                f"--train_clips must be {' or '.join(TRAIN_CLIPS)}, not {train_clips!r}"
+            )
+        if train_clips == "filtered":
+            return self.splits
+        if self.splits_all is None:
+            raise TaskError(
+                f"--train_clips=all is for --task=mtat_unfiltered; {self.name} has no "
+                "clips outside its splits"
+            )
+        return self.splits_all
+
+    def check_data(self, data: PreparedData, splits: Splits) -> tuple[str, ...]:
+        """Refuses data that the task cannot be judged on.
+
+        Args:
+            data: The prepared data.
+            splits: What `choose_splits` returned.
+
+        Returns:
+            The `_extra` splits that the data lacks, because its collection has no
+            such clips.
+
+        Raises:
+            DataError: If the data is another dataset's, has another kind of labels,
+                or lacks a split.
+        """
+        dataset = data.manifest.get("dataset")
+        if dataset != self.dataset:
+            raise DataError(
+                f"{data.data_dir}: holds dataset {dataset!r}, but --task={self.name} "
+                f"reads {self.dataset!r}; prepare it by python -m "
+                f"data_prep.{self.dataset}"
+            )
+        task_type = data.manifest.get("task_type")
+        if task_type != self.task_type:
+            raise DataError(
+                f"{data.data_dir}: its labels are {task_type}, but --task={self.name} "
+                f"needs {self.task_type} ones"
+            )
+        absent = tuple(name for name in splits.names if name not in data.splits)
+        missing = [name for name in absent if not name.endswith(_EXTRA)]
+        if missing:
+            raise DataError(
+                f"{data.data_dir}: --task={self.name} needs split "
+                f"{', '.join(missing)}; there are only {', '.join(data.splits)}"
+            )
+        if len(data.class_names) < 2:
+            raise DataError(
+                f"{data.data_dir}: {len(data.class_names)} class; a task needs two"
+            )
+        return absent
+
+
+_TAG_SCORES = ("roc_auc", "pr_auc")
+_CLASS_SCORES = ("accuracy", "balanced_accuracy")
+_UNFILTERED_TEST = ("test", "test_extra")
+
+TASKS: dict[str, TaskSpec] = {
+    spec.name: spec
+    for spec in (
+        TaskSpec(
+            name="mtat",
+            title="music tagging, MagnaTagATune, clips with a top tag",
+            dataset="mtat",
+            task_type=MULTILABEL,
+            hidden_units=(),
+            learning_rate=5e-4,
+            scores=_TAG_SCORES,
+            splits=Splits(),
+            splits_all=None,
+            paper_clips=(15_244, 1_529, 4_332),
+        ),
+        TaskSpec(
+            name="mtat_unfiltered",
+            title="music tagging, MagnaTagATune, all test clips (MTAT*)",
+            dataset="mtat",
+            task_type=MULTILABEL,
+            hidden_units=(),
+            learning_rate=5e-4,
+            scores=_TAG_SCORES,
+            splits=Splits(test=_UNFILTERED_TEST),
+            splits_all=Splits(
+                train=("train", "train_extra"),
+                validation=("validation", "validation_extra"),
+                test=_UNFILTERED_TEST,
+            ),
+            paper_clips=(15_244, 1_529, 5_329),
+        ),
+        TaskSpec(
+            name="nsynth",
+            title="instrument family, NSynth",
+            dataset="nsynth",
+            task_type=MULTICLASS,
+            hidden_units=(512,),
+            learning_rate=3e-4,
+            scores=_CLASS_SCORES,
+            splits=Splits(),
+            splits_all=None,
+            paper_clips=(289_205, 12_678, 4_096),
+        ),
+        TaskSpec(
+            name="fma",
+            title="genre, FMA-small",
+            dataset="fma",
+            task_type=MULTICLASS,
+            hidden_units=(),
+            learning_rate=5e-4,
+            scores=_CLASS_SCORES,
+            splits=Splits(),
+            splits_all=None,
+            paper_clips=(6_400, 800, 800),
+        ),
+    )
+}
+
+
+def get_task(name: str | None) -> TaskSpec:
+    """Looks a task up.
+
+    Raises:
+        TaskError: If there is none of that name; the message lists the tasks.
+    """
+    if not name or name not in TASKS:
+        given = f"not {name!r}" if name else "and none was given"
+        raise TaskError(f"--task must be one of {', '.join(TASKS)}, {given}")
+    return TASKS[name]
+
+
+def _row(*values: float | None) -> dict[str, dict[str, float]]:
+    """One published row: MTAT ROC, PR; MTAT* ROC, PR; NSynth WA; FMA WA."""
+    columns = [(t, s) for t in ("mtat", "mtat_unfiltered") for s in _TAG_SCORES]
+    columns += [("nsynth", "accuracy"), ("fma", "accuracy")]
+    row: dict[str, dict[str, float]] = {name: {} for name in TASKS}
+    for (task, score), value in zip(columns, values, strict=True):
+        if value is not None:
+            row[task][score] = value
+    return row
+
+
+# The paper's tables: row -> task -> score -> value; a score that the paper leaves out
+# ("-") is absent. Its WA columns are headed "%", but hold fractions.
+PublishedTable = dict[str, dict[str, dict[str, float]]]
+_MSA = _row(0.900, 0.427, 0.891, 0.356, 0.655, 0.520)
+
+TABLE_1: PublishedTable = {
+    "CLMR": _row(None, None, 0.887, 0.356, None, 0.484),
+    "COLA": _row(0.886, 0.398, 0.881, 0.338, 0.572, 0.491),
+    "COLA + MWS": _row(0.898, 0.422, 0.892, 0.358, 0.637, 0.515),
+    "COLA + random mask": _row(0.885, 0.397, 0.878, 0.337, 0.598, 0.469),
+    "MSA": _MSA,
+}
+TABLE_2: PublishedTable = {
+    "MSA": _MSA,
+    "Ablation 1": _row(0.897, 0.417, 0.892, 0.352, 0.665, 0.498),
+    "Ablation 2": _row(0.898, 0.425, 0.892, 0.359, 0.651, 0.514),
+    "Ablation 3": _row(0.895, 0.425, 0.890, 0.355, 0.649, 0.505),
+}
+# Its row "None" (COLA) differs from Table 1's COLA by 0.001 in MTAT ROC-AUC.
+TABLE_3: PublishedTable = {
+    "bass": _row(0.882, 0.392, 0.876, 0.325, 0.620, 0.471),
+    "drums": _row(0.882, 0.389, 0.876, 0.326, 0.602, 0.496),
+    "other": _row(0.892, 0.411, 0.886, 0.344, 0.636, 0.471),
+    "vocals": _row(0.896, 0.415, 0.886, 0.341, 0.625, 0.456),
+    "none": _row(0.887, 0.398, 0.881, 0.338, 0.572, 0.491),
+    "multi": _MSA,
+}
+PUBLISHED: dict[int, PublishedTable] = {1: TABLE_1, 2: TABLE_2, 3: TABLE_3}

@@ -1,0 +1,261 @@
+"""The command line that all dataset modules share."""
+
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from absl import app, flags
+
+from cola_msa.config import SOURCES, FrontendConfig
+from data_prep.clips import Dataset, DatasetError, IndexOptions
+
+_USAGE, _FAILED, _INTERRUPTED = 2, 1, 130
+
+
+def define_flags(dataset: Dataset, values: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines the flags of one command.
+
+    Args:
+        dataset: The dataset module; it says which flags there are.
+        values: Where to define them.
+    """
+    add: dict[str, Any] = {"flag_values": values}
+    flags.DEFINE_string("dataset_dir", None, f"Root: {dataset.layout}", **add)
+    flags.DEFINE_string("output_dir", None, "Where the prepared data goes.", **add)
+    flags.DEFINE_enum(
+        "level", "rms", ["rms", "l2"], "Level rule; l2 is the authors'.", **add
+    )
+    flags.DEFINE_integer(
+        "num_workers", 1, "Processes; 0 for one a core.", lower_bound=0, **add
+    )
+    flags.DEFINE_integer(
+        "clips_per_shard",
+        0,
+        "Most clips in a shard; 0: about eight shards a split, of 8 to "
+        f"{dataset.max_clips_per_shard} clips.",
+        lower_bound=0,
+        **add,
+    )
+    flags.DEFINE_float(
+        "max_failures",
+        0.01,
+        "Share of clips that may fail before the command ends with an error.",
+        lower_bound=0.0,
+        upper_bound=1.0,
+        **add,
+    )
+    flags.DEFINE_integer("seed", 0, "Seed of order, own splits, random masks.", **add)
+    if dataset.stems == "optional":
+        flags.DEFINE_string(
+            "stems_dir",
+            None,
+            "Folder of stems: <stems_dir>/<clip's path without suffix>/<source>.*",
+            **add,
+        )
+        flags.DEFINE_string(
+            "separator",
+            None,
+            "umxhq, umxl, random (untrained Open-Unmix), or a folder of weights.",
+            **add,
+        )
+        flags.DEFINE_integer(
+            "niter", 1, "Wiener iterations of the separator.", lower_bound=0, **add
+        )
+    _define_option_flags(dataset, add)
+    flags.mark_flags_as_required(["dataset_dir", "output_dir"], flag_values=values)
+
+
+def _define_option_flags(dataset: Dataset, add: dict[str, Any]) -> None:
+    if "sources" in dataset.options:
+        flags.DEFINE_list("sources", list(SOURCES), "Sources, in order.", **add)
+    if "stem_names" in dataset.options:
+        flags.DEFINE_list(
+            "stem_names",
+            [],
+            "source=file pairs, where the file (without suffix) is not named like the "
+            "source; mixture=file too.",
+            **add,
+        )
+    if "stem_splits" in dataset.options:
+        flags.DEFINE_list(
+            "stem_splits", ["train", "validation"], "Splits that get stems.", **add
+        )
+    if "split_by" in dataset.options:
+        flags.DEFINE_enum(
+            "split_by", "folder", ["folder", "clip"], "What is never divided.", **add
+        )
+    if "validation_share" in dataset.options:
+        flags.DEFINE_float(
+            "validation_share", 0.15, "Share of groups for validation.", **add
+        )
+        flags.DEFINE_float("test_share", 0.0, "Share of groups for testing.", **add)
+
+
+def parse_options(dataset: Dataset, values: Any) -> IndexOptions:
+    """Turns flags into IndexOptions.
+
+    Args:
+        dataset: The dataset module.
+        values: Parsed flags.
+
+    Returns:
+        IndexOptions; what the dataset does not use keeps its default.
+
+    Raises:
+        DatasetError: If a flag's value makes no sense.
+    """
+    given: dict[str, Any] = {"seed": values.seed}
+    for name in dataset.options:
+        value = getattr(values, name)
+        given[name] = tuple(value) if isinstance(value, list) else value
+    if "stem_names" in given:
+        pairs = [tuple(pair.split("=", 1)) for pair in given["stem_names"]]
+        if any(len(pair) != 2 or not all(pair) for pair in pairs):
+            raise DatasetError("--stem_names must be source=file,source=file")
+        given["stem_names"] = tuple(sorted(pairs))
+    sources = given.get("sources", ())
+    if "sources" in given and (not all(sources) or len(set(sources)) != len(sources)):
+        raise DatasetError(f"--sources={','.join(sources)} must be distinct names")
+    if "mixture" in sources:
+        raise DatasetError("--sources: mixture is not a source")
+    if getattr(values, "stems_dir", None):
+        given["stems_dir"] = _relative(values.stems_dir, values.dataset_dir)
+    return IndexOptions(**given)
+
+
+def _relative(path: str, root: str) -> str:
+    # Of real paths: beyond a symbolic link, `..` is not where its name suggests.
+    return os.path.relpath(os.path.realpath(path), os.path.realpath(root))
+
+
+def parse_config(dataset: Dataset, values: Any) -> Any:
+    """Turns flags into the one PrepConfig.
+
+    Args:
+        dataset: The dataset module.
+        values: Parsed flags.
+
+    Returns:
+        shards.PrepConfig.
+
+    Raises:
+        DatasetError: If flags contradict each other.
+        SeparatorError: If `--separator` is neither a name nor a folder of weights.
+    """
+    # Here, not above: these import TensorFlow, and --help need not wait for it.
+    from data_prep import separation, shards
+
+    options = parse_options(dataset, values)
+    stems_dir = getattr(values, "stems_dir", None)
+    separator = getattr(values, "separator", None)
+    if stems_dir and separator:
+        raise DatasetError("give --stems_dir or --separator, not both")
+    if stems_dir and not os.path.isdir(stems_dir):
+        raise DatasetError(f"--stems_dir={stems_dir} is not a folder")
+    sources: tuple[str, ...] = ()
+    stems = "none"
+    if dataset.stems == "folder":
+        sources, stems = options.sources, "folder"
+    elif stems_dir:
+        sources, stems = SOURCES, "stems_dir"
+    elif separator:
+        sources = separation.separator_sources(separator, pathlib.Path(separator))
+        stems = "separator"
+        if separator not in separation.NAMES:
+            separator = _relative(separator, values.dataset_dir)
+    return shards.PrepConfig(
+        dataset=dataset.name,
+        frontend=FrontendConfig(level=values.level),
+        sources=sources,
+        stems=stems,
+        stems_dir=options.stems_dir,
+        separator=separator,
+        niter=getattr(values, "niter", 1),
+        clips_per_shard=values.clips_per_shard,
+        max_clips_per_shard=dataset.max_clips_per_shard,
+        options=options,
+    )
+
+
+def run(dataset: Dataset) -> None:
+    """Runs one dataset's command; ends the process.
+
+    Exit codes: 0 done, 1 too many failures or the run could not end, 2 wrong usage or
+    not this dataset, 130 interrupted.
+    """
+    define_flags(dataset)
+    # TensorFlow's remarks about the processor are no news to a user.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+    def main(arguments: Sequence[str]) -> int:
+        if len(arguments) > 1:
+            return _complain(dataset, f"unknown argument {arguments[1]!r}", _USAGE)
+        return execute(dataset, flags.FLAGS)
+
+    app.run(main)
+
+
+def _complain(dataset: Dataset, message: str, code: int) -> int:
+    print(f"data_prep.{dataset.name}: {message}", file=sys.stderr)
+    return code
+
+
+def execute(dataset: Dataset, values: Any) -> int:
+    """Prepares what the parsed flags ask for; returns the exit code, see `run`."""
+    if not os.path.isdir(values.dataset_dir):
+        message = f"--dataset_dir={values.dataset_dir} is not a folder"
+        return _complain(dataset, message, _USAGE)
+    from data_prep import manifest, runner, separation
+
+    try:
+        config = parse_config(dataset, values)
+        if dataset.stems == "optional" and not config.sources:
+            print("no --stems_dir and no --separator: mixtures only")
+        content = runner.prepare(
+            dataset,
+            config,
+            pathlib.Path(values.dataset_dir),
+            pathlib.Path(values.output_dir),
+            values.num_workers or len(os.sched_getaffinity(0)),
+        )
+    except (DatasetError, separation.SeparatorError) as error:
+        return _complain(dataset, str(error), _USAGE)
+    except (runner.PreparationError, manifest.ResumeError) as error:
+        return _complain(dataset, str(error), _FAILED)
+    except OSError as error:
+        return _complain(dataset, f"{error}; finished shards are kept", _FAILED)
+    except KeyboardInterrupt:
+        message = "interrupted; run the same command again to go on"
+        return _complain(dataset, message, _INTERRUPTED)
+    _print_summary(content)
+    num_failed = len(content["failures"])
+    if runner.failed_share(content) > values.max_failures:
+        return _complain(
+            dataset,
+            f"{num_failed} of {content['num_clips_planned']} clips failed, more than "
+            f"--max_failures={values.max_failures}; all else is prepared, and "
+            f"{os.path.join(values.output_dir, 'manifest.json')} names each with its "
+            "reason",
+            _FAILED,
+        )
+    return 0
+
+
+def _print_summary(content: dict[str, Any]) -> None:
+    for split, summary in content["splits"].items():
+        shares = ", ".join(
+            f"{source} {share:.0%}"
+            for source, share in summary["active_share"].items()
+            if share is not None
+        )
+        print(
+            f"{split}: {summary['num_clips']} clips, {summary['num_segments']} segments"
+            f" and {summary['num_tails']} tails, {summary['num_windows']} windows, "
+            f"{summary['hours']:.2f} h" + (f"; active: {shares}" if shares else "")
+        )
+    for failure in content["failures"][:5]:
+        print(f"failed: {failure['path']}: {failure['reason']}")
+    if len(content["failures"]) > 5:
+        print(f"failed: {len(content['failures']) - 5} more, see manifest.json")

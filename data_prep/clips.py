@@ -1,0 +1,195 @@
+"""What a dataset module gives: clips, classes, failures. No TensorFlow here."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+SPLITS = ("train", "validation", "test")
+
+
+class DatasetError(ValueError):
+    """A dataset that cannot be prepared at all; the message says what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """One audio file (or one folder of stems) and what is known about it.
+
+    Attributes:
+        clip_id: Unique within the dataset.
+        path: The mixture, relative to the dataset's root, with forward slashes; the
+            folder where the mixture is the sum of its stems.
+        split: `train`, `validation`, `test`, or one of them with `_extra`.
+        group: Song, artist or folder; a group never lies in two splits that the
+            project itself makes.
+        labels: Class numbers, ascending.
+        stem_paths: Pairs of source and path, relative like `path`.
+        wants_stems: Whether stems are needed for this clip.
+        is_sum: There is no mixture on disk: it is the sum of the stems.
+        expected_seconds: Duration by the dataset's metadata; None where unknown.
+    """
+
+    clip_id: str
+    path: str
+    split: str
+    group: str
+    labels: tuple[int, ...] = ()
+    stem_paths: tuple[tuple[str, str], ...] = ()
+    wants_stems: bool = False
+    is_sum: bool = False
+    expected_seconds: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """A clip that could not be prepared, and why."""
+
+    clip_id: str
+    path: str
+    split: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetIndex:
+    """A dataset's clips in a stable order, its classes, and what is amiss in it."""
+
+    clips: tuple[Clip, ...]
+    class_names: tuple[str, ...] = ()
+    failures: tuple[Failure, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class IndexOptions:
+    """What a user may choose about a dataset; each module names those it uses.
+
+    Attributes:
+        seed: Seed of the splits that the project itself makes.
+        stem_splits: Splits whose clips get stems.
+        sources: Sources in order.
+        stem_names: Pairs of source (or `mixture`) and file name without suffix, where
+            the file's name is not the source's.
+        split_by: `folder` or `clip`: what is never divided between two splits.
+        validation_share: Share of groups that become the validation split.
+        test_share: Share of groups that become the test split.
+        stems_dir: Folder of stems, relative to the dataset's root, or None.
+    """
+
+    seed: int = 0
+    stem_splits: tuple[str, ...] = ("train", "validation")
+    sources: tuple[str, ...] = ()
+    stem_names: tuple[tuple[str, str], ...] = ()
+    split_by: str = "folder"
+    validation_share: float = 0.15
+    test_share: float = 0.0
+    stems_dir: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """One dataset module, as the commands and the contract test see it.
+
+    Attributes:
+        name: The module's name.
+        task_type: `multilabel`, `multiclass`, or None where there are no labels.
+        stems: Where stems may come from: `none`, `optional` (`--stems_dir` or
+            `--separator`), or `folder` (the clip's own folder).
+        options: Fields of IndexOptions that the dataset uses, beside the seed.
+        max_clips_per_shard: Shards hold at most this many clips by default.
+        index: (dataset_dir, options) -> DatasetIndex.
+        citation: What to cite.
+        licence: Under which terms the dataset is given away.
+        layout: What lies where under the dataset's root.
+    """
+
+    name: str
+    task_type: str | None
+    stems: str
+    options: tuple[str, ...]
+    max_clips_per_shard: int
+    index: Callable[[pathlib.Path, IndexOptions], DatasetIndex]
+    citation: str
+    licence: str
+    layout: str
+
+
+def split_groups(
+    groups: Iterable[str], validation_share: float, test_share: float, seed: int
+) -> dict[str, str]:
+    """Assigns whole groups to splits, by a seeded permutation of their sorted names.
+
+    Args:
+        groups: Names; repetitions do not count.
+        validation_share: Share of groups, 0 to 1; above 0 it gives at least one group.
+        test_share: The same for the test split.
+        seed: Seed of the permutation.
+
+    Returns:
+        Split by group; train always has a group.
+
+    Raises:
+        DatasetError: If the shares leave no training data.
+    """
+    names = sorted(set(groups))
+    if min(validation_share, test_share) < 0 or validation_share + test_share >= 1:
+        raise DatasetError(
+            f"--validation_share={validation_share} and --test_share={test_share} must "
+            "not be negative, and their sum must be below 1"
+        )
+    order = np.random.default_rng(seed).permutation(len(names))
+    left = len(names) - 1
+    splits = {name: "train" for name in names}
+    position = 0
+    for split, share in (("validation", validation_share), ("test", test_share)):
+        wanted = max(1, round(share * len(names))) if share > 0 else 0
+        count = min(wanted, left)
+        for number in order[position : position + count]:
+            splits[names[number]] = split
+        position += count
+        left -= count
+    return splits
+
+
+def text(path: pathlib.PurePath | str) -> str:
+    """A path as UTF-8 text; bytes that are not UTF-8 become visible escapes."""
+    name = path if isinstance(path, str) else path.as_posix()
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def require(path: pathlib.Path, layout: str) -> pathlib.Path:
+    """Returns `path`.
+
+    Raises:
+        DatasetError: If it does not exist; the message shows the expected layout.
+    """
+    if not path.exists():
+        raise DatasetError(f"{path} does not exist; expected layout: {layout}")
+    return path
+
+
+def check_counts(name: str, found: dict[str, int], expected: dict[str, int]) -> None:
+    """Compares counts of the real metadata with the published ones.
+
+    Raises:
+        DatasetError: If they differ.
+    """
+    wrong = [
+        f"{key}: {found.get(key, 0)} instead of {count}"
+        for key, count in expected.items()
+        if found.get(key, 0) != count
+    ]
+    if wrong:
+        raise DatasetError(
+            f"the metadata looks like the real {name}, but its counts differ "
+            f"({'; '.join(wrong)}): the metadata file is damaged or another version"
+        )
+
+
+def unlabelled(
+    files: Iterable[str], known: Iterable[str], reason: str
+) -> tuple[Failure, ...]:
+    """Failures for audio files that no label row names, in sorted order."""
+    names: Sequence[str] = sorted(set(files) - set(known))
+    return tuple(Failure(text(name), text(name), "", reason) for name in names)

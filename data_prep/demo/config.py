@@ -1,0 +1,74 @@
+"""What the built-in music consists of."""
+
+from __future__ import annotations
+
+import dataclasses
+
+# Raised whenever the same options give other audio or other files.
+FORMAT_VERSION = 1
+SAMPLE_RATE_HZ = 16000
+TRACK_SAMPLE_RATE_HZ = 22050
+NOTE_SECONDS = 4.0
+SPLITS = ("train", "valid", "test")
+# MagnaTagATune's split by folder.
+SPLIT_FOLDERS = {"train": "0123456789ab", "valid": "c", "test": "def"}
+
+
+@dataclasses.dataclass(frozen=True)
+class DemoConfig:
+    """Options of the built-in music; counts are (train, valid, test).
+
+    Attributes:
+        seed: everything follows from it.
+        num_songs: songs of the MagnaTagATune tree.
+        clips_per_song: clips cut from each of them.
+        clip_seconds: length of a clip.
+        num_tracks_per_genre: songs a genre of the FMA tree.
+        track_seconds: length of a track.
+        num_notes_per_family: notes a family of the NSynth tree.
+        untagged_share: share of clips that nobody annotated.
+    """
+
+    seed: int = 0
+    num_songs: tuple[int, int, int] = (160, 28, 42)
+    clips_per_song: int = 1
+    clip_seconds: float = 29.0
+    num_tracks_per_genre: tuple[int, int, int] = (20, 4, 6)
+    track_seconds: float = 30.0
+    num_notes_per_family: tuple[int, int, int] = (40, 10, 10)
+    untagged_share: float = 0.04
+
+    def scaled(self, scale: float) -> DemoConfig:
+        """Multiplies all counts.
+
+        Args:
+            scale: factor; counts are rounded and stay large enough for a song in
+                every folder and one in every split of a genre or family.
+
+        Returns:
+            The scaled configuration.
+
+        Raises:
+            ValueError: If scale is not positive.
+        """
+        if scale <= 0:
+            raise ValueError(f"scale must be positive, not {scale}")
+
+        def multiply(
+            counts: tuple[int, int, int], fewest: tuple[int, int, int]
+        ) -> tuple[int, int, int]:
+            train, valid, test = (
+                max(round(count * scale), least)
+                for count, least in zip(counts, fewest, strict=True)
+            )
+            return train, valid, test
+
+        num_folders = [len(SPLIT_FOLDERS[split]) for split in SPLITS]
+        return dataclasses.replace(
+            self,
+            num_songs=multiply(
+                self.num_songs, (num_folders[0], num_folders[1], num_folders[2])
+            ),
+            num_tracks_per_genre=multiply(self.num_tracks_per_genre, (1, 1, 1)),
+            num_notes_per_family=multiply(self.num_notes_per_family, (1, 1, 1)),
+        )

@@ -1,0 +1,158 @@
+"""Runs jobs over processes, so that a stopped run continues where it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import pathlib
+import signal
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import soundfile
+import tqdm
+
+from data_prep.demo.config import DemoConfig
+
+_FORMATS: dict[str, dict[str, Any]] = {
+    # Encoding is half of all the work; this rate is the fastest that sounds clean.
+    ".mp3": {
+        "format": "MP3",
+        "subtype": "MPEG_LAYER_III",
+        "bitrate_mode": "VARIABLE",
+        "compression_level": 0.6,
+    },
+    ".flac": {"format": "FLAC", "subtype": "PCM_24", "compression_level": 0.0},
+    ".wav": {"format": "WAV", "subtype": "PCM_16"},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One unit of work: a song, or an instrument.
+
+    Attributes:
+        tree: "mtat", "nsynth" or "fma".
+        index: number within the tree; with the seed it determines the result.
+        split: "train", "valid" or "test".
+        label: style or family, as an index.
+        index_in_split: number within split and label, or within the split.
+    """
+
+    tree: str
+    index: int
+    split: str
+    label: int
+    index_in_split: int
+
+
+JobFunction = Callable[[pathlib.Path, DemoConfig, Job], Any]
+
+
+def make_rng(seed: int, stream: int, index: int) -> np.random.Generator:
+    """Makes the generator of one job.
+
+    Args:
+        seed: the music's seed.
+        stream: number of the tree, so that trees share no song.
+        index: the job's index.
+
+    Returns:
+        A generator that depends on these three alone.
+    """
+    return np.random.Generator(
+        np.random.PCG64(np.random.SeedSequence([seed, stream, index]))
+    )
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a text file under a temporary name and renames it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".part")
+    # newline: csv text brings its own line ends.
+    with open(temporary, "w", encoding="utf-8", newline="") as file:
+        file.write(text)
+    os.replace(temporary, path)
+
+
+def write_audio(path: pathlib.Path, waveform: np.ndarray, sample_rate_hz: int) -> None:
+    """Writes audio under a temporary name and renames it.
+
+    Args:
+        path: ends in .mp3, .flac (24 bit) or .wav (16 bit).
+        waveform: float [samples] or [samples, channels], within -1 to 1.
+        sample_rate_hz: its rate.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".part")
+    soundfile.write(str(temporary), waveform, sample_rate_hz, **_FORMATS[path.suffix])
+    os.replace(temporary, path)
+
+
+def _row_path(work_dir: pathlib.Path, job: Job) -> pathlib.Path:
+    return work_dir / job.tree / f"{job.index:06d}.json"
+
+
+def _ignore_interrupts() -> None:
+    # The parent handles Ctrl-C and ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _run_job(
+    arguments: tuple[JobFunction, pathlib.Path, pathlib.Path, DemoConfig, Job],
+) -> None:
+    function, output_dir, work_dir, config, job = arguments
+    row = function(output_dir, config, job)
+    # The row comes after the audio: where it stands, the job is done.
+    write_text(_row_path(work_dir, job), json.dumps(row))
+
+
+def run_jobs(
+    function: JobFunction,
+    jobs: Sequence[Job],
+    output_dir: pathlib.Path,
+    work_dir: pathlib.Path,
+    config: DemoConfig,
+    pool: multiprocessing.pool.Pool | None,
+    title: str,
+) -> list[Any]:
+    """Runs the jobs that are not done yet.
+
+    Args:
+        function: writes a job's files below output_dir and returns a JSON row.
+        jobs: all jobs of a tree.
+        output_dir: root of the trees.
+        work_dir: where rows are kept until the whole music is done.
+        config: the music's options.
+        pool: worker processes; None runs in this one.
+        title: of the progress bar.
+
+    Returns:
+        The rows of all jobs, in their order.
+    """
+    todo = [job for job in jobs if not _row_path(work_dir, job).exists()]
+    arguments = [(function, output_dir, work_dir, config, job) for job in todo]
+    results = (
+        pool.imap_unordered(_run_job, arguments) if pool else map(_run_job, arguments)
+    )
+    with tqdm.tqdm(
+        total=len(jobs), initial=len(jobs) - len(todo), desc=title, unit="job"
+    ) as progress:
+        for _ in results:
+            progress.update()
+    return [
+        json.loads(_row_path(work_dir, job).read_text(encoding="utf-8")) for job in jobs
+    ]
+
+
+def make_pool(num_workers: int) -> multiprocessing.pool.Pool | None:
+    """Starts worker processes; None where one process is enough."""
+    if num_workers <= 1:
+        return None
+    # spawn: forking a process that has imported TensorFlow can hang.
+    return multiprocessing.get_context("spawn").Pool(
+        num_workers, initializer=_ignore_interrupts
+    )

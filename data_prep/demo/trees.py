@@ -1,0 +1,109 @@
+"""Writes all trees of the built-in music."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+from data_prep.demo import fma_tree, jobs, mtat_tree, nsynth_tree
+from data_prep.demo.config import FORMAT_VERSION, DemoConfig
+
+RECORD_NAME = "demo.json"
+WORK_NAME = ".work"
+_README = """\
+Built-in music: composed and synthesised by data_prep.demo, not recorded.
+
+mtat/        MagnaTagATune's layout: 16 kHz mono mp3 in folders 0 to f, two tables
+mtat_stems/  the four stems of every clip of mtat/, 24-bit FLAC; they sum to it
+nsynth/      NSynth's layout: 4 s notes, 16 kHz wav, examples.json
+fma/         FMA's layout: stereo and mono mp3, fma_metadata/tracks.csv
+demo.json    seed, options, version and counts
+"""
+
+_TREES: tuple[tuple[str, Callable, jobs.JobFunction, Callable], ...] = (
+    ("mtat", mtat_tree.list_jobs, mtat_tree.write_song, mtat_tree.write_metadata),
+    (
+        "nsynth",
+        nsynth_tree.list_jobs,
+        nsynth_tree.write_instrument,
+        nsynth_tree.write_metadata,
+    ),
+    ("fma", fma_tree.list_jobs, fma_tree.write_track, fma_tree.write_metadata),
+)
+
+
+def _read_options(path: pathlib.Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    return json.loads(path.read_text(encoding="utf-8"))["options"]
+
+
+def _make_options(config: DemoConfig) -> dict[str, Any]:
+    options = {"format_version": FORMAT_VERSION, **dataclasses.asdict(config)}
+    # Tuples become lists, as they will be when read back.
+    return json.loads(json.dumps(options))
+
+
+def write_demo(
+    output_dir: str | os.PathLike[str],
+    config: DemoConfig | None = None,
+    num_workers: int | None = None,
+) -> dict[str, Any]:
+    """Writes the built-in music, or reuses what is there.
+
+    The result depends on the configuration alone, not on the number of workers. A
+    run that was stopped is continued; a finished tree of the same configuration is
+    recognised by its record, which is written last.
+
+    Args:
+        output_dir: gets the folders mtat, mtat_stems, nsynth and fma.
+        config: the music's options; None for the defaults.
+        num_workers: processes; None for one a core.
+
+    Returns:
+        The record: options, and counts of each tree.
+
+    Raises:
+        ValueError: If the folder holds music made with other options.
+    """
+    config = config or DemoConfig()
+    root = pathlib.Path(output_dir)
+    record_path = root / RECORD_NAME
+    work_dir = root / WORK_NAME
+    options = _make_options(config)
+    started_path = work_dir / "options.json"
+    for path in (record_path, started_path):
+        found = _read_options(path)
+        if found is not None and found != options:
+            raise ValueError(
+                f"{root} holds built-in music made with other options or another "
+                f"version ({path}); remove it or choose another output folder"
+            )
+    if record_path.exists():
+        # A run stopped between the record and the clean-up.
+        shutil.rmtree(work_dir, ignore_errors=True)
+        return json.loads(record_path.read_text(encoding="utf-8"))
+
+    jobs.write_text(started_path, json.dumps({"options": options}))
+    pool = jobs.make_pool(num_workers or os.cpu_count() or 1)
+    counts = {}
+    try:
+        for tree, list_jobs, write_job, write_metadata in _TREES:
+            rows = jobs.run_jobs(
+                write_job, list_jobs(config), root, work_dir, config, pool, tree
+            )
+            counts[tree] = write_metadata(root, config, rows)
+    finally:
+        if pool:
+            pool.terminate()
+            pool.join()
+    record = {"options": options, "counts": counts}
+    jobs.write_text(root / "README.txt", _README)
+    jobs.write_text(record_path, json.dumps(record, indent=1) + "\n")
+    shutil.rmtree(work_dir)
+    return record

@@ -1,0 +1,170 @@
+"""FMA-small: 30 s clips of 8 genres. `python -m data_prep.fma --help`."""
+
+import csv
+import os
+import pathlib
+import sys
+from collections import Counter
+
+from data_prep.audio import AUDIO_SUFFIXES
+from data_prep.clips import (
+    Clip,
+    Dataset,
+    DatasetError,
+    DatasetIndex,
+    Failure,
+    IndexOptions,
+    check_counts,
+    require,
+    text,
+    unlabelled,
+)
+
+CLIP_SECONDS = 30.0
+_SPLITS = {"training": "train", "validation": "validation", "test": "test"}
+_REAL_COUNTS = {"train": 6400, "validation": 800, "test": 800, "genres": 8}
+_REAL_FROM = 8000
+_AUDIO_FOLDER, _TRACKS = "fma_small", "fma_metadata/tracks.csv"
+_GROUPS = (
+    ("artist", "id"),
+    ("artist", "name"),
+    ("album", "id"),
+    ("album", "title"),
+)
+_NEEDED = (("set", "split"), ("set", "subset"), ("track", "genre_top"))
+
+
+def _read_tracks(path: pathlib.Path) -> dict[str, dict[tuple[str, str], str]]:
+    """Rows of the subset `small` by six-digit track id."""
+    # Artists' biographies are longer than the module's default limit.
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    with open(path, newline="", encoding="utf-8", errors="backslashreplace") as file:
+        reader = csv.reader(file)
+        header = [next(reader, []) for _ in range(3)]
+        columns = list(zip(header[0], header[1], strict=False))
+        missing = [f"{a}.{b}" for a, b in _NEEDED if (a, b) not in columns]
+        if missing:
+            raise DatasetError(
+                f"{path} is not FMA's: its three header rows lack {', '.join(missing)}"
+            )
+        subset = columns.index(("set", "subset"))
+        tracks = {}
+        for row in reader:
+            if len(row) > subset and row[subset] == "small":
+                if not row[0].isdigit():
+                    raise DatasetError(f"{path}: {row[0]!r} is not a track id")
+                tracks[f"{int(row[0]):06d}"] = dict(zip(columns, row, strict=False))
+    return tracks
+
+
+def _list_audio(folder: pathlib.Path) -> dict[str, str]:
+    """Path relative to the root by track id (the name without suffix)."""
+    found: dict[str, str] = {}
+    for entry in sorted(os.listdir(folder)):
+        if (folder / entry).is_dir():
+            for name in sorted(os.listdir(folder / entry)):
+                stem, suffix = os.path.splitext(name)
+                if suffix.lower() in AUDIO_SUFFIXES:
+                    found.setdefault(stem, f"{_AUDIO_FOLDER}/{entry}/{name}")
+    return found
+
+
+def _group(track_id: str, row: dict[tuple[str, str], str]) -> str:
+    for column in _GROUPS:
+        if row.get(column):
+            return f"{'-'.join(column)}: {row[column]}"
+    return track_id
+
+
+def _seconds(row: dict[tuple[str, str], str]) -> float:
+    """A clip has 30 s of its track, whose duration the metadata gives."""
+    try:
+        return min(CLIP_SECONDS, float(row.get(("track", "duration"), "")))
+    except ValueError:
+        return CLIP_SECONDS
+
+
+def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
+    """Lists the clips of an FMA-small folder; the classes are sorted by name.
+
+    Args:
+        dataset_dir: Holds fma_small and fma_metadata.
+        options: Not used.
+
+    Returns:
+        The DatasetIndex; missing files, files without a row and rows without a genre
+        or a known split are failures.
+
+    Raises:
+        DatasetError: If tracks.csv is missing or not FMA's, or if the real metadata
+            does not give the published counts.
+    """
+    tracks = _read_tracks(require(dataset_dir / _TRACKS, LAYOUT))
+    audio = _list_audio(require(dataset_dir / _AUDIO_FOLDER, LAYOUT))
+    class_names = tuple(
+        sorted({r[("track", "genre_top")] for r in tracks.values()} - {""})
+    )
+    number = {name: k for k, name in enumerate(class_names)}
+    if len(tracks) >= _REAL_FROM:
+        counts = Counter(_SPLITS.get(r[("set", "split")], "") for r in tracks.values())
+        counts["genres"] = len(class_names)
+        check_counts("FMA-small", counts, _REAL_COUNTS)
+    clips, failures = [], []
+    for track_id, row in sorted(tracks.items()):
+        split = _SPLITS.get(row[("set", "split")], "")
+        genre = row[("track", "genre_top")]
+        path = audio.get(track_id)
+        reason = None
+        if path is None:
+            reason = "the file does not exist, but tracks.csv names it"
+        elif not genre:
+            reason = "its row in tracks.csv has no top genre"
+        elif not split:
+            reason = f"its split in tracks.csv is {row[('set', 'split')]!r}"
+        if path is None or reason:
+            shown = path or f"{_AUDIO_FOLDER}/{track_id[:3]}/{track_id}.mp3"
+            failures.append(Failure(track_id, text(shown), split, reason or ""))
+            continue
+        clips.append(
+            Clip(
+                clip_id=track_id,
+                path=path,
+                split=split,
+                group=text(_group(track_id, row)),
+                labels=(number[genre],),
+                expected_seconds=_seconds(row),
+            )
+        )
+    failures += unlabelled(
+        audio.values(),
+        (path for track_id, path in audio.items() if track_id in tracks),
+        "no row of the subset small in tracks.csv",
+    )
+    return DatasetIndex(tuple(clips), class_names, tuple(failures))
+
+
+CITATION = (
+    "M. Defferrard, K. Benzi, P. Vandergheynst, X. Bresson: FMA: a dataset for music "
+    "analysis. ISMIR 2017."
+)
+LICENCE = "Metadata CC-BY 4.0; each track under its artist's licence, see tracks.csv"
+LAYOUT = (
+    "<dataset_dir>/fma_metadata/tracks.csv and <dataset_dir>/fma_small/000/000002.mp3 "
+    "and so on"
+)
+DATASET = Dataset(
+    name="fma",
+    task_type="multiclass",
+    stems="none",
+    options=(),
+    max_clips_per_shard=128,
+    index=index,
+    citation=CITATION,
+    licence=LICENCE,
+    layout=LAYOUT,
+)
+
+if __name__ == "__main__":
+    from data_prep import cli
+
+    cli.run(DATASET)

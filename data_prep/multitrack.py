@@ -1,0 +1,128 @@
+"""One folder a clip, with its stems. `python -m data_prep.multitrack --help`."""
+
+import json
+import os
+import pathlib
+
+from data_prep.audio import AUDIO_SUFFIXES, find_audio
+from data_prep.clips import (
+    Clip,
+    Dataset,
+    DatasetError,
+    DatasetIndex,
+    Failure,
+    IndexOptions,
+    split_groups,
+    text,
+)
+
+_MIXTURE = "mixture"
+
+
+def _clip_folders(dataset_dir: pathlib.Path) -> list[str]:
+    """Folders, relative to the root, that hold audio files themselves."""
+    found = []
+    for folder, names, files in os.walk(dataset_dir):
+        names[:] = sorted(name for name in names if not name.startswith("."))
+        if any(os.path.splitext(f)[1].lower() in AUDIO_SUFFIXES for f in files):
+            found.append(pathlib.Path(folder).relative_to(dataset_dir).as_posix())
+    return sorted(found)
+
+
+def _piece(folder: pathlib.Path) -> str | None:
+    """The song's name, where a meta.json gives one."""
+    try:
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return str(meta["piece"]) if isinstance(meta, dict) and "piece" in meta else None
+
+
+def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
+    """Lists folders of stems; whole songs go to one split.
+
+    Args:
+        dataset_dir: Holds, at any depth, one folder a clip.
+        options: `sources`, `stem_names`, `validation_share`, `test_share`, `seed`.
+
+    Returns:
+        The DatasetIndex; folders without any of the sources are failures.
+
+    Raises:
+        DatasetError: If no folder holds any of the sources, or a name in `stem_names`
+            is not a source.
+    """
+    names = {s: s for s in (_MIXTURE, *options.sources)} | dict(options.stem_names)
+    unknown = sorted(set(names) - {_MIXTURE, *options.sources})
+    if unknown:
+        raise DatasetError(
+            f"--stem_names: {', '.join(unknown)} is neither mixture nor one of the "
+            f"sources {', '.join(options.sources)}"
+        )
+    found: list[tuple[str, str, str | None, tuple[tuple[str, str], ...]]] = []
+    failures = []
+    for name in _clip_folders(dataset_dir):
+        folder = dataset_dir / name
+
+        def path_of(role: str, folder: pathlib.Path = folder) -> str | None:
+            path = find_audio(folder, names[role])
+            return path.relative_to(dataset_dir).as_posix() if path else None
+
+        stems = tuple((s, p) for s in options.sources if (p := path_of(s)))
+        if not stems:
+            wanted = ", ".join(names[s] for s in options.sources)
+            failures.append(
+                Failure(text(name), text(name), "", f"holds none of the stems {wanted}")
+            )
+            continue
+        found.append((name, _piece(folder) or name, path_of(_MIXTURE), stems))
+    if not found:
+        raise DatasetError(
+            f"{dataset_dir}: no folder with a stem named "
+            f"{', '.join(names[s] for s in options.sources)}; name the sources with "
+            f"--sources=a,b or --stem_names=source=file; expected layout: {LAYOUT}"
+        )
+    split_of = split_groups(
+        (group for _, group, _, _ in found),
+        options.validation_share,
+        options.test_share,
+        options.seed,
+    )
+    clips = tuple(
+        Clip(
+            clip_id=text(name),
+            path=mixture or name,
+            split=split_of[group],
+            group=text(group),
+            stem_paths=stems,
+            wants_stems=True,
+            is_sum=mixture is None,
+        )
+        for name, group, mixture, stems in found
+    )
+    return DatasetIndex(clips, (), tuple(failures))
+
+
+CITATION = "Your own collection."
+LICENCE = "Your own collection's."
+LAYOUT = (
+    "<dataset_dir>/<clip>/mixture.<suffix> (without it the sum of the stems is used) "
+    "and one <source>.<suffix> a source, of which some may be missing; meta.json with "
+    '{"piece": song} is optional'
+)
+DATASET = Dataset(
+    name="multitrack",
+    task_type=None,
+    stems="folder",
+    options=("sources", "stem_names", "validation_share", "test_share"),
+    max_clips_per_shard=64,
+    index=index,
+    citation=CITATION,
+    licence=LICENCE,
+    layout=LAYOUT,
+)
+
+if __name__ == "__main__":
+    from data_prep import cli
+
+    cli.run(DATASET)

@@ -1,0 +1,133 @@
+"""NSynth: 4 s notes with an instrument family. `python -m data_prep.nsynth --help`."""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+from data_prep.clips import (
+    Clip,
+    Dataset,
+    DatasetError,
+    DatasetIndex,
+    Failure,
+    IndexOptions,
+    check_counts,
+    require,
+    text,
+    unlabelled,
+)
+
+FOLDER_OF_SPLIT = {
+    "train": "nsynth-train",
+    "validation": "nsynth-valid",
+    "test": "nsynth-test",
+}
+NOTE_SECONDS = 4.0
+_REAL_COUNTS = {"train": 289205, "validation": 12678, "test": 4096}
+# More training notes than any cut of NSynth that people make by hand.
+_REAL_FROM = 280000
+
+
+def _read_notes(path: pathlib.Path) -> dict[str, dict[str, Any]]:
+    try:
+        notes = json.loads(require(path, LAYOUT).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DatasetError(f"{path} is not valid JSON: {error}") from error
+    for name, note in notes.items():
+        if not {"instrument_family", "instrument_family_str"} <= note.keys():
+            raise DatasetError(f"{path}: {name} has no instrument_family(_str)")
+    return notes
+
+
+def _class_names(notes: dict[str, dict[str, dict[str, Any]]]) -> tuple[str, ...]:
+    """Families in the order of NSynth's own numbers."""
+    families = {
+        (note["instrument_family"], note["instrument_family_str"])
+        for split_notes in notes.values()
+        for note in split_notes.values()
+    }
+    names = tuple(name for _, name in sorted(families))
+    if len(set(names)) != len(names):
+        raise DatasetError(
+            f"examples.json gives one instrument family two numbers: {sorted(families)}"
+        )
+    return names
+
+
+def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
+    """Lists the notes of an NSynth folder.
+
+    Args:
+        dataset_dir: Holds nsynth-train, nsynth-valid and nsynth-test.
+        options: Not used.
+
+    Returns:
+        The DatasetIndex; missing files and files without a note are failures.
+
+    Raises:
+        DatasetError: If a split's examples.json is missing or damaged, or if the real
+            metadata does not give the published counts.
+    """
+    notes = {
+        split: _read_notes(dataset_dir / folder / "examples.json")
+        for split, folder in FOLDER_OF_SPLIT.items()
+    }
+    if len(notes["train"]) >= _REAL_FROM:
+        check_counts("NSynth", {s: len(n) for s, n in notes.items()}, _REAL_COUNTS)
+    class_names = _class_names(notes)
+    number = {name: k for k, name in enumerate(class_names)}
+    clips, failures = [], []
+    for split, folder in FOLDER_OF_SPLIT.items():
+        audio_dir = require(dataset_dir / folder / "audio", LAYOUT)
+        # One listing: a stat for each of 300,000 files takes minutes.
+        files = {name for name in os.listdir(audio_dir) if name.endswith(".wav")}
+        for name, note in sorted(notes[split].items()):
+            path = f"{folder}/audio/{name}.wav"
+            if f"{name}.wav" not in files:
+                reason = "the file does not exist, but examples.json names it"
+                failures.append(Failure(text(name), text(path), split, reason))
+                continue
+            clips.append(
+                Clip(
+                    clip_id=name,
+                    path=path,
+                    split=split,
+                    group=note.get("instrument_str", name),
+                    labels=(number[note["instrument_family_str"]],),
+                    expected_seconds=NOTE_SECONDS,
+                )
+            )
+        failures += unlabelled(
+            (f"{folder}/audio/{name}" for name in files),
+            (f"{folder}/audio/{name}.wav" for name in notes[split]),
+            "no entry in examples.json",
+        )
+    return DatasetIndex(tuple(clips), class_names, tuple(failures))
+
+
+CITATION = (
+    "J. Engel, C. Resnick, A. Roberts, S. Dieleman, D. Eck, K. Simonyan, M. Norouzi: "
+    "Neural audio synthesis of musical notes with WaveNet autoencoders. ICML 2017."
+)
+LICENCE = "CC-BY 4.0"
+LAYOUT = (
+    "<dataset_dir>/nsynth-train, nsynth-valid and nsynth-test, each with examples.json "
+    "and audio/*.wav (16 kHz, 4 s)"
+)
+DATASET = Dataset(
+    name="nsynth",
+    task_type="multiclass",
+    stems="none",
+    options=(),
+    max_clips_per_shard=1024,
+    index=index,
+    citation=CITATION,
+    licence=LICENCE,
+    layout=LAYOUT,
+)
+
+if __name__ == "__main__":
+    from data_prep import cli
+
+    cli.run(DATASET)

@@ -1,0 +1,353 @@
+"""Runs a plan on this machine: resume, processes, progress, manifest."""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import fcntl
+import json
+import multiprocessing
+import os
+import pathlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import connection
+from typing import Any
+
+import tensorflow as tf
+import tqdm
+
+from cola_msa import records
+from cola_msa.config import config_hash, differing_fields, from_dict, to_dict
+from data_prep import manifest, separation, shards
+from data_prep.clips import Dataset, DatasetError
+
+_STATE_NAME = "preparation.json"
+_LOCK_NAME = ".lock"
+_POLL_SECONDS = 0.2
+
+
+class PreparationError(RuntimeError):
+    """The run cannot begin or go on; finished shards are kept."""
+
+
+class _StoppedError(Exception):
+    """A worker was asked to stop."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What every worker needs to know."""
+
+    config: shards.PrepConfig
+    plan_hash: str
+    dataset_dir: pathlib.Path
+    output_dir: pathlib.Path
+
+    def load_separator(self) -> separation.Separator | None:
+        """The separator, where stems come from one."""
+        name = self.config.separator
+        if self.config.stems != "separator" or name is None:
+            return None
+        return separation.Separator(
+            name, self.dataset_dir / name, self.config.niter, self.config.options.seed
+        )
+
+
+def prepare(
+    dataset: Dataset,
+    config: shards.PrepConfig,
+    dataset_dir: pathlib.Path,
+    output_dir: pathlib.Path,
+    num_workers: int = 1,
+    show_progress: bool = True,
+    log: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Prepares a dataset, or what is left of it.
+
+    Args:
+        dataset: The dataset module.
+        config: PrepConfig.
+        dataset_dir: The dataset's root.
+        output_dir: Where shards, indices and the manifest go.
+        num_workers: Processes; 1 works in this one. Shards do not depend on it.
+        show_progress: Whether to draw a progress bar.
+        log: Takes one line.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        DatasetError: If the dataset is not what it should be.
+        PreparationError: If the folder holds another preparation, or a worker died.
+        SeparatorError: If the separator cannot be loaded.
+        OSError: If the output cannot be written.
+    """
+    if not dataset_dir.is_dir():
+        raise DatasetError(f"--dataset_dir={dataset_dir} is not a folder")
+    found = dataset.index(dataset_dir, config.options)
+    plan = shards.make_plan(found.clips, config)
+    if not plan.shards:
+        raise DatasetError(
+            f"{dataset_dir}: none of {len(found.failures)} clips can be used, first: "
+            + (
+                f"{found.failures[0].path}: {found.failures[0].reason}"
+                if found.failures
+                else "there are no clips"
+            )
+        )
+    output_dir.mkdir(parents=True, exist_ok=True)
+    job = Job(config, plan.hash, dataset_dir, output_dir)
+    with _lock(output_dir):
+        _check_state(job, len(found.clips))
+        if (done := _finished_manifest(job, plan)) is not None:
+            log(f"{output_dir} is already prepared with this configuration")
+            return done
+        left = [shard for shard in plan.shards if not is_finished(shard, job)]
+        log(
+            f"{dataset.name}: {len(found.clips)} clips of {dataset_dir}, "
+            f"{len(plan.shards)} shards, {len(plan.shards) - len(left)} finished"
+        )
+        with contextlib.suppress(FileNotFoundError):
+            (output_dir / records.MANIFEST_NAME).unlink()
+        _run(job, left, num_workers, len(found.failures), show_progress)
+        return manifest.write(dataset, found, plan, config, output_dir)
+
+
+def failed_share(content: dict[str, Any]) -> float:
+    """Share of a manifest's planned clips that failed."""
+    return len(content["failures"]) / max(1, content["num_clips_planned"])
+
+
+@contextlib.contextmanager
+def _lock(output_dir: pathlib.Path) -> Iterator[None]:
+    """Keeps a second run out of the folder; a killed run's lock vanishes with it."""
+    with open(output_dir / _LOCK_NAME, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise PreparationError(
+                f"another preparation is writing to {output_dir}"
+            ) from error
+        yield
+
+
+def _check_state(job: Job, num_clips: int) -> None:
+    """Refuses a folder that holds something else; else notes what it holds."""
+    path = job.output_dir / _STATE_NAME
+    if path.exists():
+        state = json.loads(path.read_text())
+        advice = "use another --output_dir, or delete this one"
+        try:
+            before = from_dict(shards.PrepConfig, state["config"])
+        except (ValueError, KeyError) as error:
+            raise PreparationError(f"{path}: {error}; {advice}") from error
+        if fields := differing_fields(before, job.config):
+            raise PreparationError(
+                f"{job.output_dir} was prepared with another configuration (before != "
+                f"now): {'; '.join(fields)}; {advice}"
+            )
+        if state["plan_hash"] != job.plan_hash:
+            raise PreparationError(
+                f"{job.output_dir}: the dataset's files or metadata have changed since "
+                f"({state['num_clips']} clips then, {num_clips} now); {advice}"
+            )
+        return
+    if any(job.output_dir.glob("*.tfrecord")):
+        raise PreparationError(
+            f"{job.output_dir} holds shards of unknown origin; use another --output_dir"
+        )
+    content = {
+        "config": to_dict(job.config),
+        "plan_hash": job.plan_hash,
+        "num_clips": num_clips,
+    }
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(temporary, path)
+
+
+def is_finished(shard: shards.Shard, job: Job) -> bool:
+    """Whether shard, index and a sidecar of this very job exist."""
+    path = job.output_dir / shard.name
+    if not path.exists() or not records.index_path(path).exists():
+        return False
+    try:
+        sidecar = json.loads(shards.sidecar_path(path).read_text())
+    except (OSError, ValueError):
+        return False
+    return (sidecar.get("config_hash"), sidecar.get("plan_hash")) == (
+        config_hash(job.config),
+        job.plan_hash,
+    )
+
+
+def _finished_manifest(job: Job, plan: shards.Plan) -> dict[str, Any] | None:
+    path = job.output_dir / records.MANIFEST_NAME
+    if not path.exists() or not all(is_finished(s, job) for s in plan.shards):
+        return None
+    content = json.loads(path.read_text())
+    if content["config_hash"] != config_hash(job.config):
+        return None
+    return content if content["plan"]["hash"] == plan.hash else None
+
+
+def limit_threads() -> None:
+    """One TensorFlow thread a process, no GPU: parallel work is by processes."""
+    with contextlib.suppress(RuntimeError):  # TensorFlow already runs in this process
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+        tf.config.set_visible_devices([], "GPU")
+
+
+def _run(
+    job: Job,
+    left: list[shards.Shard],
+    num_workers: int,
+    num_failed: int,
+    show_progress: bool,
+) -> None:
+    total = sum(len(shard.clips) for shard in left)
+    with tqdm.tqdm(
+        total=total, unit="clip", disable=not show_progress, smoothing=0.05
+    ) as bar:
+
+        def advance(num_done: int, num_failures: int) -> None:
+            bar.set_postfix(failed=num_failed + num_failures, refresh=False)
+            bar.update(num_done - bar.n)
+
+        if num_workers <= 1:
+            _run_here(job, left, advance)
+        elif left:
+            _run_processes(job, left, num_workers, advance)
+
+
+def _run_here(
+    job: Job, left: list[shards.Shard], advance: Callable[[int, int], None]
+) -> None:
+    limit_threads()
+    separator = job.load_separator() if left else None
+    counts = [0, 0]
+
+    def on_clip(has_failed: bool) -> None:
+        counts[0] += 1
+        counts[1] += has_failed
+        advance(*counts)
+
+    for shard in left:
+        _build(job, shard, separator, on_clip)
+
+
+def _build(
+    job: Job,
+    shard: shards.Shard,
+    separator: separation.Separator | None,
+    on_clip: Callable[[bool], None],
+) -> None:
+    path = job.output_dir / shard.name
+    try:
+        shards.build_shard(
+            shard,
+            job.plan_hash,
+            job.config,
+            job.dataset_dir,
+            job.output_dir,
+            separator,
+            on_clip,
+        )
+    except tf.errors.OpError as error:
+        raise PreparationError(
+            f"{path} could not be written: {error.message}"
+        ) from None
+    except BaseException:
+        with contextlib.suppress(OSError):
+            path.with_name(path.name + ".tmp").unlink()
+        raise
+
+
+def _run_processes(
+    job: Job,
+    left: list[shards.Shard],
+    num_workers: int,
+    advance: Callable[[int, int], None],
+) -> None:
+    # Loaded here once too: a missing extra, or a download by all workers at a time,
+    # must not come to light in the workers.
+    job.load_separator()
+    # Never fork: TensorFlow's threads do not survive it.
+    context = multiprocessing.get_context("spawn")
+    counts = context.Array("q", 2)
+    stop = context.Event()
+    pool = concurrent.futures.ProcessPoolExecutor(
+        min(num_workers, len(left)),
+        mp_context=context,
+        initializer=_start_worker,
+        initargs=(job, counts, stop),
+    )
+    try:
+        waiting = {pool.submit(_work, shard) for shard in left}
+        while waiting:
+            done, waiting = concurrent.futures.wait(
+                waiting, _POLL_SECONDS, concurrent.futures.FIRST_COMPLETED
+            )
+            advance(*counts[:])
+            for future in done:
+                future.result()
+    except BrokenProcessPool as error:
+        raise PreparationError(
+            "a worker process died, perhaps for lack of memory; finished shards are "
+            "kept: run the same command again, with fewer --num_workers"
+        ) from error
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+
+
+@dataclasses.dataclass
+class _Worker:
+    job: Job
+    counts: Any
+    stop: Any
+    separator: separation.Separator | None = None
+    has_separator: bool = False
+
+    def on_clip(self, has_failed: bool) -> None:
+        with self.counts.get_lock():
+            self.counts[0] += 1
+            self.counts[1] += has_failed
+        if self.stop.is_set():
+            raise _StoppedError
+
+
+_worker: _Worker | None = None
+
+
+def _start_worker(job: Job, counts: Any, stop: Any) -> None:
+    global _worker
+    # The parent handles Ctrl-C and then sets `stop`.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(
+            target=_exit_with, args=(parent.sentinel,), daemon=True
+        ).start()
+    limit_threads()
+    _worker = _Worker(job, counts, stop)
+
+
+def _exit_with(sentinel: int) -> None:
+    """Ends this process with its parent; a pool's worker would wait for ever."""
+    connection.wait([sentinel])
+    os._exit(1)
+
+
+def _work(shard: shards.Shard) -> None:
+    worker = _worker
+    assert worker is not None
+    if worker.stop.is_set():
+        raise _StoppedError
+    if not worker.has_separator:
+        worker.separator = worker.job.load_separator()
+        worker.has_separator = True
+    _build(worker.job, shard, worker.separator, worker.on_clip)

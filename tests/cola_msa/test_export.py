@@ -1,0 +1,135 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from cola_msa import checkpoints, export
+from cola_msa.config import FrontendConfig
+
+RATE = 16000
+
+
+@pytest.fixture(scope="module")
+def exported(finished_run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("export") / "model"
+    metadata = export.export_encoder(finished_run, folder)
+    return folder, metadata
+
+
+@pytest.fixture(scope="module")
+def embed(exported):
+    return tf.saved_model.load(str(exported[0])).signatures["embed_waveform"]
+
+
+@pytest.fixture(scope="module")
+def encoder(finished_run):
+    return checkpoints.load_encoder(finished_run)
+
+
+def noise(seconds, seed=0):
+    samples = int(seconds * RATE)
+    random = np.random.default_rng(seed)
+    return (0.1 * random.standard_normal(samples)).astype(np.float32)
+
+
+def run(embed, waveforms):
+    longest = max(map(len, waveforms))
+    batch = np.stack([np.pad(w, (0, longest - len(w))) for w in waveforms])
+    lengths = tf.constant([len(w) for w in waveforms], tf.int32)
+    found = embed(waveform=tf.constant(batch), lengths=lengths)
+    return {name: value.numpy() for name, value in found.items()}
+
+
+@pytest.mark.parametrize("seconds", [0.3, 0.99, 1.0, 3.92, 29.0, 60.0])
+def test_any_length_gives_the_probes_windows(embed, encoder, seconds):
+    waveform = noise(seconds)
+    expected = export.reference_windows(waveform, encoder, FrontendConfig())
+    found = run(embed, [waveform])
+    frames = 1 + (len(waveform) - 400) // 160
+    assert found["windows"].shape == (1, max(1, frames // 98), 64)
+    difference = np.linalg.norm(found["windows"][0] - expected)
+    assert difference < 1e-4 * np.linalg.norm(expected)
+    np.testing.assert_allclose(found["clip"][0], expected.mean(0), rtol=1e-3, atol=1e-4)
+
+
+def test_a_batch_gives_what_each_clip_gives_alone(embed):
+    waveforms = [noise(0.3, 1), noise(7.0, 2), noise(2.2, 3)]
+    found = run(embed, waveforms)
+    np.testing.assert_array_equal(found["num_windows"], [1, 7, 2])
+    for row, waveform in enumerate(waveforms):
+        alone = run(embed, [waveform])
+        count = alone["windows"].shape[1]
+        np.testing.assert_allclose(
+            found["windows"][row, :count], alone["windows"][0], atol=1e-4, rtol=1e-3
+        )
+        assert (found["windows"][row, count:] == 0).all()
+        np.testing.assert_allclose(found["clip"][row], alone["clip"][0], atol=1e-4)
+
+
+def test_windows_are_those_of_the_preparation(embed, encoder, tmp_path):
+    """From a file through preparation's own steps to the encoder: the same windows."""
+    from cola_msa.frontend import log_mel, normalize_level, split_windows
+
+    waveform = noise(5.0)
+    mel = log_mel(normalize_level(waveform)).numpy().astype(np.float16)
+    windows = split_windows(tf.constant(mel, tf.float32))
+    expected = encoder(windows, training=False).numpy()
+    found = run(embed, [waveform])["windows"][0]
+    # Records are float16, which errs by up to 0.004 in the log-mel.
+    assert np.linalg.norm(found - expected) < 5e-3 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.01])
+def test_silence_and_nothing_give_finite_embeddings(embed, seconds):
+    waveform = np.zeros(max(1, int(seconds * RATE)), np.float32)
+    found = run(embed, [waveform, np.zeros(20000, np.float32)])
+    assert np.isfinite(found["windows"]).all()
+
+
+def test_log_mel_signature(exported, encoder):
+    embed = tf.saved_model.load(str(exported[0])).signatures["embed_log_mel"]
+    mel = np.random.default_rng(0).normal(-3, 2, (3, 98, 64, 1)).astype(np.float32)
+    found = embed(log_mel=tf.constant(mel))["embedding"].numpy()
+    np.testing.assert_allclose(found, encoder(mel, training=False), rtol=1e-4)
+
+
+def test_metadata_says_what_a_user_must_know(exported, finished_run):
+    folder, metadata = exported
+    stored = json.loads((folder / "metadata.json").read_text())
+    assert stored == json.loads(json.dumps(metadata))
+    assert (stored["sample_rate_hz"], stored["level"]) == (RATE, "rms")
+    assert stored["step"] == 4 and stored["embedding_dim"] == 64
+    assert stored["encoder_key"] == checkpoints.encoder_key(finished_run)
+    assert stored["relative_difference"] < 1e-4
+
+
+def test_a_wrong_export_is_not_called_done(finished_run, tmp_path, monkeypatch):
+    def other(waveform, encoder, frontend):
+        return 1.01 * original(waveform, encoder, frontend)
+
+    original = export.reference_windows
+    monkeypatch.setattr(export, "reference_windows", other)
+    with pytest.raises(export.ExportError, match="differs from the encoder"):
+        export.export_encoder(finished_run, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_the_command_exports_and_reports(finished_run, tmp_path):
+    result = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "cola_msa.export",
+            f"--run_dir={finished_run}",
+            f"--output_dir={tmp_path / 'model'}",
+            "--checkpoint_step=2",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "exported step 2" in result.stdout
+    assert (tmp_path / "model" / "saved_model.pb").exists()

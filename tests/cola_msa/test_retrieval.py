@@ -1,0 +1,114 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from cola_msa.config import TrainConfig
+from cola_msa.pairs import PairSampler
+from cola_msa.retrieval import paired_interval, retrieval_draws, retrieve
+
+
+@pytest.fixture(scope="module")
+def sampler(prepared):
+    return PairSampler(prepared, TrainConfig(batch_size=8), "validation")
+
+
+def test_rounds_hold_active_distinct_segments_from_all_songs(sampler):
+    draws = retrieval_draws(sampler, num_candidates=6, num_rounds=2)
+    assert len(draws) == 8
+    for draw in draws:
+        assert len(set(draw.rows)) == len(draw.rows) == 6
+        assert sampler.index.is_active[draw.rows, draw.source].all()
+        songs = sampler.index.groups[sampler.index.clip[draw.rows]]
+        eligible = sampler.index.is_active[:, draw.source[0]] & ~sampler.index.is_tail
+        every = sampler.index.groups[sampler.index.clip[eligible]]
+        assert set(songs) == set(every)
+
+
+def test_rounds_are_the_same_for_every_call(sampler):
+    for a, b in zip(retrieval_draws(sampler), retrieval_draws(sampler), strict=True):
+        np.testing.assert_array_equal(a.rows, b.rows)
+        np.testing.assert_array_equal(a.anchor_start, b.anchor_start)
+
+
+def by_content(windows):
+    """Projects a window to (segment and clip) one-hot: a perfect encoder here."""
+    clip = tf.cast(windows[:, 0, -1, 0] % 10, tf.int32)
+    first = windows[:, 0, 0, 0] % 10
+    segment = tf.cast(tf.floor(first + 0.001), tf.int32)
+    return tf.one_hot(clip * 10 + segment, 100)
+
+
+def dot(a, b):
+    return tf.matmul(a, b, transpose_b=True)
+
+
+def test_a_perfect_encoder_ranks_first(sampler):
+    draws = retrieval_draws(sampler, num_candidates=12)
+    found = retrieve(sampler, draws, by_content, dot)
+    assert found.scores()["top1"] > 0.9
+
+
+def test_ties_count_half_and_constants_give_chance(sampler):
+    draws = retrieval_draws(sampler, num_candidates=8)
+    found = retrieve(sampler, draws, lambda w: tf.ones([len(w), 4]), dot)
+    assert (found.ranks == 4.5).all()
+    assert found.scores()["top1"] == 0.0
+    assert found.scores()["chance_top1"] == pytest.approx(1 / 8)
+    assert found.scores()["chance_mrr"] == pytest.approx(np.mean(1 / np.arange(1, 9)))
+
+
+def test_ranks_equal_a_loop(sampler):
+    draws = retrieval_draws(sampler, num_candidates=8, num_rounds=1)
+    random = np.random.default_rng(0)
+    table = random.standard_normal((98 * 64, 5)).astype(np.float32)
+
+    def project(windows):
+        return tf.matmul(tf.reshape(windows, [len(windows), -1]), table)
+
+    found = retrieve(sampler, draws, project, dot)
+    expected = []
+    for draw in draws:
+        batch = sampler.read(draw)
+        a = batch["anchor"].reshape(len(draw.rows), -1).astype(np.float32) @ table
+        b = batch["positive"].reshape(len(draw.rows), -1).astype(np.float32) @ table
+        for i in range(len(a)):
+            scores = [float(a[i] @ b[j]) for j in range(len(b))]
+            expected.append(1 + sum(s > scores[i] for s in scores))
+    assert np.mean(np.abs(found.ranks - expected) <= 1) == 1.0
+
+
+def test_interval_covers_a_clear_difference_and_no_difference():
+    random = np.random.default_rng(0)
+    songs = np.repeat(np.arange(20), 10)
+    second = random.random(200)
+    low, high = paired_interval(second + 0.3, second, songs)
+    assert low == pytest.approx(0.3) and high == pytest.approx(0.3)
+    low, high = paired_interval(random.random(200), random.random(200), songs)
+    assert low < 0 < high
+
+
+def test_interval_resamples_whole_songs():
+    songs = np.repeat([0, 1], 500)
+    first = np.where(songs == 0, 1.0, -1.0)
+    low, high = paired_interval(first, np.zeros(1000), songs)
+    assert (low, high) == (-1.0, 1.0)
+
+
+def test_the_command_compares_trained_and_untrained(finished_run, prepared_dir):
+    result = subprocess.run(
+        [sys.executable, "-m", "cola_msa.retrieve", f"--run_dir={finished_run}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "untrained, trained kernel" in result.stdout
+    path = finished_run / "eval" / "retrieval" / "results.json"
+    results = json.loads(path.read_text())
+    assert results["trained"]["num_queries"] == results["untrained"]["num_queries"]
+    assert set(results["top1_per_source"]) == {"vocals", "drums", "bass", "other"}
+    low, high = results["difference"]["mrr"]["interval"]
+    assert low <= results["difference"]["mrr"]["difference"] <= high

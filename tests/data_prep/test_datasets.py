@@ -1,0 +1,423 @@
+"""One contract for all dataset modules, and what is particular to each."""
+
+import collections
+import dataclasses
+import importlib
+import pathlib
+
+import numpy as np
+import pytest
+from absl import flags
+
+from cola_msa import records
+from data_prep import audio, cli, clips, fma, folder, mtat, multitrack, nsynth, shards
+from data_prep.clips import DatasetError, IndexOptions
+from tests.data_prep import trees
+
+NAMES = ("mtat", "nsynth", "fma", "multitrack", "folder")
+MUSIC = pathlib.Path(__file__).parents[3] / "shared" / "music"
+
+
+def write_tree(name: str, root: pathlib.Path) -> pathlib.Path:
+    return getattr(trees, f"write_{name}")(root)
+
+
+def dataset_of(name: str) -> clips.Dataset:
+    return importlib.import_module(f"data_prep.{name}").DATASET
+
+
+def parse(name: str, *arguments: str) -> flags.FlagValues:
+    values = flags.FlagValues()
+    cli.define_flags(dataset_of(name), values)
+    values(["command", *arguments])
+    return values
+
+
+def execute(name: str, root: pathlib.Path, output: pathlib.Path, *more: str) -> int:
+    values = parse(name, f"--dataset_dir={root}", f"--output_dir={output}", *more)
+    return cli.execute(dataset_of(name), values)
+
+
+def default_options(name: str) -> IndexOptions:
+    values = parse(name, "--dataset_dir=x", "--output_dir=y")
+    return cli.parse_options(dataset_of(name), values)
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def prepared(request, tmp_path_factory: pytest.TempPathFactory):
+    name = request.param
+    root = write_tree(name, tmp_path_factory.mktemp(name))
+    output = tmp_path_factory.mktemp(f"{name}-prepared")
+    assert execute(name, root, output) == 0
+    return name, root, output
+
+
+def test_index_contract(prepared):
+    name, root, _ = prepared
+    dataset = dataset_of(name)
+    found = dataset.index(root, default_options(name))
+    assert found == dataset.index(root, default_options(name))
+    assert found.clips and not found.failures
+    assert len({c.clip_id for c in found.clips}) == len(found.clips)
+    for clip in found.clips:
+        assert (root / clip.path).exists() and not pathlib.Path(clip.path).is_absolute()
+        assert clip.split.removesuffix("_extra") in clips.SPLITS
+        assert clip.group
+        assert list(clip.labels) == sorted(set(clip.labels))
+        assert all(0 <= label < len(found.class_names) for label in clip.labels)
+        assert (dataset.task_type != "multiclass") or len(clip.labels) == 1
+    assert (dataset.task_type is None) == (not found.class_names)
+    assert dataset.citation and dataset.licence and dataset.layout
+    if dataset.task_type is None:
+        splits_of = collections.defaultdict(set)
+        for clip in found.clips:
+            splits_of[clip.group].add(clip.split)
+        assert all(len(splits) == 1 for splits in splits_of.values())
+        assert {c.split for c in found.clips} == {"train", "validation"}
+
+
+def test_prepared_data_agrees_with_the_index(prepared):
+    name, root, output = prepared
+    found = dataset_of(name).index(root, default_options(name))
+    data = records.PreparedData(output)
+    assert data.class_names == found.class_names
+    by_id = {clip.clip_id: clip for clip in found.clips}
+    seen = []
+    for split in data.splits:
+        index = data.index(split)
+        summary = data.manifest["splits"][split]
+        assert summary["num_clips"] == len(index.clip_ids)
+        assert summary["num_segments"] == np.sum(~index.is_tail)
+        assert summary["num_tails"] == np.sum(index.is_tail)
+        assert summary["active_share"].keys() == set(data.sources)
+        windows = 0
+        for k, clip_id in enumerate(index.clip_ids):
+            clip = by_id[clip_id]
+            assert (clip.split, clip.group) == (split, index.groups[k])
+            assert tuple(index.labels(k)) == clip.labels
+            rows = np.flatnonzero(index.clip == k)
+            windows += sum(index.num_frames[rows]) // 98
+            seen.append(clip_id)
+        assert summary["num_windows"] == windows
+        totals = index.label_matrix(len(data.class_names)).sum(0)
+        assert list(data.manifest["class_counts"][split].values()) == list(totals)
+        assert np.isfinite(data.mixture(split, 0)).all()
+    assert sorted(seen) == sorted(by_id)
+    assert data.manifest["failures"] == []
+    assert data.manifest["num_clips_planned"] == len(by_id)
+
+
+def test_manifest_moments_are_the_train_splits(prepared):
+    _, _, output = prepared
+    data = records.PreparedData(output)
+    rows = range(len(data.index("train").shard))
+    values = np.concatenate([data.mixture("train", row) for row in rows])
+    values = values.astype(np.float64)
+    assert data.manifest["log_mel_mean"] == pytest.approx(values.mean(), rel=1e-9)
+    assert data.manifest["log_mel_std"] == pytest.approx(values.std(), rel=1e-9)
+
+
+def test_mtat_classes_and_splits(tmp_path: pathlib.Path):
+    root = trees.write_mtat(tmp_path)
+    found = mtat.index(root, IndexOptions())
+    # slow: 3 clips, rock: 2.
+    assert found.class_names == ("slow", "rock")
+    assert {c.clip_id: c.split for c in found.clips} == {
+        "0": "train",
+        "1": "train",
+        "2": "train_extra",
+        "3": "validation",
+        "4": "test",
+    }
+    wanting = {c.split for c in found.clips if c.wants_stems}
+    assert wanting == {"train", "validation"}
+    assert {c.expected_seconds for c in found.clips} == {5.0}
+    assert found.clips[0].group == "a-b-01-x"
+
+
+def test_mtat_takes_song_and_duration_from_clip_info(tmp_path: pathlib.Path):
+    root = trees.write_mtat(tmp_path)
+    rows = [
+        "clip_id\ttitle\tartist\talbum\tsegmentStart\tsegmentEnd\tmp3_path",
+        '"0"\t"x"\t"a"\t"b"\t"29"\t"31"\t"0/a-b-01-x-0-5.mp3"',
+    ]
+    (root / "clip_info_final.csv").write_text("\n".join(rows))
+    clip = mtat.index(root, IndexOptions()).clips[0]
+    assert (clip.group, clip.expected_seconds) == ("a/b/x", 2.0)
+
+
+def test_mtat_keeps_the_most_frequent_tags(tmp_path, monkeypatch):
+    monkeypatch.setattr(mtat, "NUM_TOP_TAGS", 1)
+    found = mtat.index(trees.write_mtat(tmp_path), IndexOptions())
+    assert found.class_names == ("slow",)
+    assert {c.clip_id: c.split for c in found.clips}["4"] == "test_extra"
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "changes"),
+    [
+        ("mtat", mtat, {"_REAL_ROWS": 5, "_REAL_TAGS": 2}),
+        ("nsynth", nsynth, {"_REAL_FROM": 2}),
+        ("fma", fma, {"_REAL_FROM": 4}),
+    ],
+)
+def test_real_metadata_must_give_the_published_counts(
+    tmp_path, monkeypatch, name, module, changes
+):
+    for key, value in changes.items():
+        monkeypatch.setattr(module, key, value)
+    with pytest.raises(DatasetError, match="instead of"):
+        module.index(write_tree(name, tmp_path), IndexOptions())
+
+
+def test_nsynth_classes_follow_the_family_numbers(tmp_path: pathlib.Path):
+    found = nsynth.index(trees.write_nsynth(tmp_path), IndexOptions())
+    assert found.class_names == ("bass", "guitar")
+    assert {c.clip_id.split("_")[0]: c.labels for c in found.clips} == {
+        "bass": (0,),
+        "guitar": (1,),
+    }
+    assert {c.group for c in found.clips} == {"bass_000", "guitar_000"}
+
+
+def test_fma_reads_three_headers_and_quoted_line_breaks(tmp_path: pathlib.Path):
+    found = fma.index(trees.write_fma(tmp_path), IndexOptions())
+    assert found.class_names == ("Folk", "Rock")
+    assert [(c.clip_id, c.split, c.labels, c.group) for c in found.clips] == [
+        ("000002", "train", (1,), "artist-name: A"),
+        ("000005", "train", (0,), "artist-name: B"),
+        ("000141", "validation", (1,), "album-title: C"),
+        ("001000", "test", (0,), "artist-name: D"),
+    ]
+
+
+def test_multitrack_names_missing_stems_and_sums(tmp_path: pathlib.Path):
+    root = trees.write_multitrack(tmp_path / "raw")
+    (root / "a" / "vocals.wav").rename(root / "a" / "lead.wav")
+    (root / "b" / "vocals.wav").rename(root / "b" / "lead.wav")
+    output = tmp_path / "out"
+    assert execute("multitrack", root, output, "--stem_names=vocals=lead") == 0
+    data = records.PreparedData(output)
+    flags_of = {}
+    for split in data.splits:
+        index = data.index(split)
+        for row in range(len(index.shard)):
+            flags_of[index.clip_ids[index.clip[row]]] = list(index.has_stem[row])
+            if index.clip_ids[index.clip[row]] == "c":
+                row_of_c, split_of_c = row, split
+    assert flags_of["a"] == flags_of["b"] == [True] * 4
+    assert flags_of["c"] == [False, True, True, True]
+    assert data.manifest["separator"] == {"name": "stems_dir"}
+    stems = [trees.chirp(5, seed=20 + n) for n in (1, 2, 3)]
+    expected = shards.stored_log_mel(np.sum(stems, 0), data.frontend)
+    index = data.index(split_of_c)
+    rows = np.flatnonzero(index.clip == index.clip[row_of_c])
+    found = np.concatenate([data.mixture(split_of_c, int(row)) for row in rows])
+    np.testing.assert_allclose(found, expected, atol=0.01)
+
+
+def test_multitrack_takes_other_sources(tmp_path: pathlib.Path):
+    root = trees.write_multitrack(tmp_path)
+    options = IndexOptions(sources=("bass", "kazoo"))
+    found = multitrack.index(root, options)
+    assert [c.stem_paths for c in found.clips][0] == (("bass", "a/bass.wav"),)
+
+
+def test_multitrack_without_any_such_stem_says_what_to_do(tmp_path, capsys):
+    root = trees.write_multitrack(tmp_path / "raw")
+    assert execute("multitrack", root, tmp_path / "out", "--sources=kazoo") == 2
+    assert "--sources=a,b" in capsys.readouterr().err
+
+
+def test_a_stem_of_another_length_fails(tmp_path: pathlib.Path):
+    root = trees.write_multitrack(tmp_path / "raw")
+    trees.write_wav(root / "a" / "drums.wav", trees.chirp(4))
+    output = tmp_path / "out"
+    assert execute("multitrack", root, output, "--max_failures=0.5") == 0
+    failure = records.PreparedData(output).manifest["failures"][0]
+    assert failure["path"] == "a/mixture.wav"
+    assert failure["reason"] == "stem drums is 1.00 s shorter than the mixture"
+
+
+@pytest.mark.parametrize("split_by", ["folder", "clip"])
+def test_folder_splits_are_seeded(tmp_path: pathlib.Path, split_by: str):
+    root = trees.write_folder(tmp_path)
+    options = IndexOptions(split_by=split_by, validation_share=0.25, seed=1)
+    found = folder.index(root, options)
+    assert [c.clip_id for c in found.clips] == [
+        "x/1.wav",
+        "x/2.flac",
+        "y/deep/1.ogg",
+        "y/deep/2.wav",
+    ]
+    validation = [c for c in found.clips if c.split == "validation"]
+    assert len(validation) == (2 if split_by == "folder" else 1)
+    several = {
+        folder.index(root, dataclasses.replace(options, seed=seed)).clips
+        for seed in range(8)
+    }
+    assert len(several) > 1
+
+
+@pytest.mark.parametrize(
+    ("num_groups", "share", "expected"),
+    [(1, 0.15, 0), (2, 0.15, 1), (3, 0.0, 0), (20, 0.15, 3), (2, 0.9, 1)],
+)
+def test_split_groups_always_leaves_training_data(num_groups, share, expected):
+    split_of = clips.split_groups(map(str, range(num_groups)), share, 0.0, 0)
+    assert list(split_of.values()).count("validation") == expected
+    assert "train" in split_of.values()
+
+
+def test_stems_from_disk(tmp_path: pathlib.Path):
+    root = trees.write_mtat(tmp_path / "raw")
+    stems_dir = tmp_path / "stems"
+    for clip in mtat.index(root, IndexOptions()).clips:
+        stem_folder = stems_dir / clip.path.removesuffix(".mp3")
+        for k, source in enumerate(("vocals", "bass")):
+            trees.write_wav(stem_folder / f"{source}.flac", trees.chirp(5, seed=k))
+    output = tmp_path / "out"
+    assert execute("mtat", root, output, f"--stems_dir={stems_dir}") == 0
+    data = records.PreparedData(output)
+    assert data.sources == ("vocals", "drums", "bass", "other")
+    for split, expected in [
+        ("train", (True, False, True, False)),
+        ("validation", (True, False, True, False)),
+        ("test", (False,) * 4),
+        ("train_extra", (False,) * 4),
+    ]:
+        assert set(map(tuple, data.index(split).has_stem.tolist())) == {expected}
+    assert data.manifest["splits"]["train"]["active_share"] == {
+        "vocals": 1.0,
+        "drums": None,
+        "bass": 1.0,
+        "other": None,
+    }
+
+
+def _spoil(root: pathlib.Path) -> dict[str, str]:
+    """Adds the issue's bad files to an MTAT tree; returns reasons by path."""
+    rows = (root / "annotations_final.csv").read_text().splitlines()
+    bad = {
+        "2/empty-0-5.mp3": "the file is empty",
+        "2/text-0-5.mp3": "not readable as audio",
+        "2/cut-0-5.mp3": "truncated",
+        "2/short.mp3": "too short",
+        "2/gone-0-5.mp3": "does not exist",
+    }
+    good = {"2/silent-0-5.mp3": "", "2/stereo-0-5.mp3": ""}
+    (root / "2").mkdir()
+    (root / "2/empty-0-5.mp3").write_bytes(b"")
+    (root / "2/text-0-5.mp3").write_text("not music " * 500)
+    whole = (root / "0/a-b-01-x-0-5.mp3").read_bytes()
+    (root / "2/cut-0-5.mp3").write_bytes(whole[: len(whole) // 2])
+    trees.write_mp3(root / "2/short.mp3", trees.chirp(0.2))
+    trees.write_wav(root / "2/silent-0-5.mp3", np.zeros(80000, np.float32))
+    stereo = np.stack([trees.chirp(5, 8000, seed=k) for k in (0, 1)], 1)
+    trees.write_wav(root / "2/stereo-0-5.mp3", stereo, 8000)
+    for number, path in enumerate([*bad, *good]):
+        rows.append(f'"{100 + number}"\t"1"\t"0"\t"{path}"')
+    (root / "annotations_final.csv").write_text("\n".join(rows))
+    trees.write_mp3(root / "3/unlabelled-0-5.mp3", trees.chirp(5))
+    return {**bad, "3/unlabelled-0-5.mp3": "no row in annotations_final.csv"}
+
+
+def test_bad_files_are_counted_and_nothing_else_is_lost(tmp_path, capsys):
+    root = trees.write_mtat(tmp_path / "raw")
+    expected = _spoil(root)
+    output = tmp_path / "out"
+    assert execute("mtat", root, output) == 1
+    assert "6 of 13 clips failed" in capsys.readouterr().err
+    data = records.PreparedData(output)
+    reasons = {f["path"]: f["reason"] for f in data.manifest["failures"]}
+    assert reasons.keys() == expected.keys()
+    for path, reason in expected.items():
+        assert reason in reasons[path]
+    assert sorted(data.index("train").clip_ids) == ["0", "1", "105", "106"]
+    # Again: what is there is reused, with the same outcome, and one may allow it.
+    assert execute("mtat", root, output) == 1
+    assert execute("mtat", root, output, "--max_failures=0.5") == 0
+
+
+def test_missing_label_rows_of_the_probe_sets(tmp_path: pathlib.Path):
+    root = trees.write_nsynth(tmp_path / "nsynth")
+    trees.write_wav(root / "nsynth-test/audio/more.wav", trees.chirp(4))
+    (root / "nsynth-test/audio/bass_test-060-100.wav").unlink()
+    assert [
+        (f.path, f.reason) for f in nsynth.index(root, IndexOptions()).failures
+    ] == [
+        (
+            "nsynth-test/audio/bass_test-060-100.wav",
+            "the file does not exist, but examples.json names it",
+        ),
+        ("nsynth-test/audio/more.wav", "no entry in examples.json"),
+    ]
+    root = trees.write_fma(tmp_path / "fma")
+    trees.write_wav(root / "fma_small/009/009999.wav", trees.chirp(3))
+    assert [f.path for f in fma.index(root, IndexOptions()).failures] == [
+        "fma_small/009/009999.wav"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("mtat", [], "annotations_final.csv does not exist; expected layout"),
+        ("nsynth", [], "examples.json does not exist; expected layout"),
+        ("fma", [], "tracks.csv does not exist; expected layout"),
+        ("folder", [], "no audio file"),
+        ("folder", ["--validation_share=1.5"], "must not be negative"),
+        ("mtat", ["--separator=umxhp"], "is neither umxhq, umxl, random nor a folder"),
+        ("mtat", ["--stems_dir=nowhere"], "--stems_dir=nowhere is not a folder"),
+        ("multitrack", ["--stem_names=vocals"], "must be source=file"),
+        ("multitrack", ["--sources=a,a"], "must be distinct"),
+    ],
+)
+def test_usage_errors_are_one_clear_line(tmp_path, capsys, name, arguments, message):
+    root = tmp_path / "raw"
+    root.mkdir()
+    if "--validation_share=1.5" in arguments:
+        trees.write_folder(root)
+    assert execute(name, root, tmp_path / "out", *arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith(f"data_prep.{name}: ") and "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    "name", ["mtat", "nsynth", "fma", "multitrack", "multitrack_two_stems"]
+)
+def test_real_music_where_it_lies_beside_the_checkout(name: str):
+    if not (MUSIC / name).exists():
+        pytest.skip("no ../shared/music beside the checkout")
+    module = name.removesuffix("_two_stems")
+    options = default_options(module)
+    if name != module:
+        options = dataclasses.replace(options, sources=("guitar", "backing"))
+    found = dataset_of(module).index(MUSIC / name, options)
+    counts = collections.Counter(clip.split for clip in found.clips)
+    assert not found.failures
+    assert (
+        dict(counts)
+        == {
+            "mtat": {"train": 94, "validation": 8, "test": 24, "train_extra": 1},
+            "nsynth": {"train": 66, "validation": 11, "test": 22},
+            "fma": {"train": 56, "validation": 16, "test": 16},
+            "multitrack": {"train": 16, "validation": 3},
+            "multitrack_two_stems": {"train": 3, "validation": 1},
+        }[name]
+    )
+    clip = found.clips[0]
+    decoded = audio.decode(MUSIC / name / clip.path, clip.expected_seconds)
+    assert decoded.seconds > 3.9
+
+
+def test_stems_beyond_a_symbolic_link(tmp_path: pathlib.Path):
+    (tmp_path / "far").mkdir()
+    root = trees.write_mtat(tmp_path / "far" / "raw")
+    (tmp_path / "link").symlink_to(root)
+    for clip in mtat.index(root, IndexOptions()).clips:
+        stem = tmp_path / "stems" / clip.path.removesuffix(".mp3") / "bass.wav"
+        trees.write_wav(stem, trees.chirp(5))
+    stems_dir = f"--stems_dir={tmp_path / 'stems'}"
+    assert execute("mtat", tmp_path / "link", tmp_path / "out", stems_dir) == 0

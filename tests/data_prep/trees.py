@@ -1,0 +1,127 @@
+"""Small synthetic datasets in the real datasets' layouts."""
+
+import csv
+import json
+import pathlib
+
+import numpy as np
+import soundfile
+
+RATE_HZ = 16000
+SEGMENT_SAMPLES = 392 * 160
+
+
+def chirp(
+    seconds: float, rate_hz: int = RATE_HZ, seed: int = 0, level: float = 0.3
+) -> np.ndarray:
+    """A rising tone in a little noise, float32 [n]."""
+    random = np.random.default_rng(seed)
+    time = np.arange(round(seconds * rate_hz)) / rate_hz
+    hz = random.uniform(100, 400) + 200 * time
+    noise = random.normal(0, 0.1, len(time))
+    return (level * (np.sin(2 * np.pi * np.cumsum(hz) / rate_hz) + noise)).astype(
+        np.float32
+    )
+
+
+def write_wav(
+    path: pathlib.Path, samples: np.ndarray, rate_hz: int = RATE_HZ
+) -> pathlib.Path:
+    """Writes float32 [n] or [n, channels] as 32-bit float."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, samples, rate_hz, subtype="FLOAT", format="WAV")
+    return path
+
+
+def write_mp3(path: pathlib.Path, samples: np.ndarray, rate_hz: int = RATE_HZ) -> None:
+    """Writes an MP3."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, samples, rate_hz, format="MP3")
+
+
+def write_mtat(root: pathlib.Path, seconds: int = 5) -> pathlib.Path:
+    """Three training clips (one without a tag), one clip each in c and f."""
+    paths = ["0/a-b-01-x-0-{}.mp3", "1/a-b-02-y-0-{}.mp3", "a/c-d-01-z-0-{}.mp3"]
+    paths += ["c/e-f-01-u-0-{}.mp3", "f/g-h-01-v-0-{}.mp3"]
+    paths = [path.format(seconds) for path in paths]
+    flags = ["11", "10", "00", "10", "01"]
+    rows = [
+        [str(k), *flag, path]
+        for k, (flag, path) in enumerate(zip(flags, paths, strict=True))
+    ]
+    for k, path in enumerate(paths):
+        write_mp3(root / path, chirp(seconds, seed=k))
+    _write_csv(
+        root / "annotations_final.csv",
+        [["clip_id", "slow", "rock", "mp3_path"], *rows],
+        "\t",
+    )
+    return root
+
+
+def write_nsynth(root: pathlib.Path) -> pathlib.Path:
+    """Two notes a split, of the families bass (0) and guitar (3)."""
+    for folder in ("nsynth-train", "nsynth-valid", "nsynth-test"):
+        notes = {}
+        for k, (number, family) in enumerate([(3, "guitar"), (0, "bass")]):
+            name = f"{family}_{folder[-4:]}-060-100"
+            notes[name] = {
+                "instrument_str": f"{family}_000",
+                "instrument_family": number,
+                "instrument_family_str": family,
+            }
+            write_wav(root / folder / "audio" / f"{name}.wav", chirp(4, seed=k))
+        (root / folder / "examples.json").write_text(json.dumps(notes))
+    return root
+
+
+def write_fma(root: pathlib.Path) -> pathlib.Path:
+    """Four tracks of 3 s; one row has a quoted line break, one another subset."""
+    columns = ["", "album", "artist", "set", "set", "track", "track"]
+    names = ["", "title", "name", "split", "subset", "duration", "genre_top"]
+    rows = [
+        ["2", "An\nalbum", "A", "training", "small", "3", "Rock"],
+        ["5", "B", "B", "training", "small", "3", "Folk"],
+        ["141", "C", "", "validation", "small", "3", "Rock"],
+        ["1000", "D", "D", "test", "small", "3", "Folk"],
+        ["1001", "E", "E", "test", "large", "3", "Folk"],
+    ]
+    for row in rows[:4]:
+        track = f"{int(row[0]):06d}"
+        samples = chirp(3, 44100, seed=int(row[0]))
+        write_wav(root / "fma_small" / track[:3] / f"{track}.wav", samples, 44100)
+    header = [columns, names, ["track_id", *[""] * 6]]
+    _write_csv(root / "fma_metadata" / "tracks.csv", header + rows, ",")
+    return root
+
+
+def write_multitrack(root: pathlib.Path) -> pathlib.Path:
+    """Three clips of two songs; clip c has no mixture and no vocals."""
+    for k, (name, piece) in enumerate([("a", "one"), ("b", "one"), ("c", "two")]):
+        stems = {
+            source: chirp(5, seed=10 * k + n)
+            for n, source in enumerate(("vocals", "drums", "bass", "other"))
+        }
+        if name == "c":
+            del stems["vocals"]
+        else:
+            write_wav(root / name / "mixture.wav", np.sum(list(stems.values()), 0))
+        for source, stem in stems.items():
+            write_wav(root / name / f"{source}.wav", stem)
+        (root / name / "meta.json").write_text(json.dumps({"piece": piece}))
+    return root
+
+
+def write_folder(root: pathlib.Path) -> pathlib.Path:
+    """Two folders of two files each, and a file that is no audio."""
+    for k, name in enumerate(("x/1.wav", "x/2.flac", "y/deep/1.ogg", "y/deep/2.wav")):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(root / name, chirp(5, seed=k), RATE_HZ)
+    (root / "x" / "cover.jpg").write_bytes(b"no audio")
+    return root
+
+
+def _write_csv(path: pathlib.Path, rows: list[list[str]], delimiter: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", newline="") as file:
+        csv.writer(file, delimiter=delimiter, quoting=csv.QUOTE_ALL).writerows(rows)
