@@ -19,7 +19,9 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11",
-    packages=find_packages(include=["cola_msa", "cola_msa.*", "data_prep", "data_prep.*"]),
+    packages=find_packages(
+        include=["cola_msa", "cola_msa.*", "data_prep", "data_prep.*"]
+    ),
     package_data={"cola_msa": ["py.typed"], "data_prep": ["py.typed"]},
     install_requires=[
         "tensorflow>=2.21,<2.22",

@@ -127,7 +127,7 @@ def _write_npz(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     with open(temporary, "wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # NumPy's stub: names
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)

@@ -27,13 +27,19 @@ class DemoError(RuntimeError):
     """A command of the demo failed."""
 
 
-def run_demo(output_dir: pathlib.Path, preset: str = "demo", seed: int = 0) -> str:
+def run_demo(
+    output_dir: pathlib.Path,
+    preset: str = "demo",
+    seed: int = 0,
+    scale: float = 1.0,
+) -> str:
     """Runs everything that is missing.
 
     Args:
         output_dir: Music, records, the run, its results and the export go here.
         preset: What to train.
         seed: Seed of the run.
+        scale: Share of the default number of songs, tracks and notes.
 
     Returns:
         The final table.
@@ -45,7 +51,8 @@ def run_demo(output_dir: pathlib.Path, preset: str = "demo", seed: int = 0) -> s
     run_dir = output_dir / "run"
     export_dir = output_dir / "export"
     data = {
-        task: demo_data.ensure(task, output_dir / "data") for task in demo_data.TASKS
+        task: demo_data.ensure(task, output_dir / "data", scale)
+        for task in demo_data.TASKS
     }
     _python(
         "cola_msa.train",
@@ -215,7 +222,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unknown argument {argv[1]}; flags begin with --")
     options = flags.FLAGS
     output_dir = pathlib.Path(options.output_dir)
-    table = run_demo(output_dir, options.preset, options.seed)
+    table = run_demo(output_dir, options.preset, options.seed, options.scale)
     (output_dir / "table.txt").write_text(table + "\n")
     print(f"\n{table}")
 
@@ -224,6 +231,7 @@ def _define_flags() -> None:
     flags.DEFINE_string("output_dir", "demo_output", "Where everything goes.")
     flags.DEFINE_string("preset", "demo", "Preset to train.")
     flags.DEFINE_integer("seed", 0, "Seed of the run.", lower_bound=0)
+    flags.DEFINE_float("scale", 1.0, "Share of the built-in music's default size.")
 
 
 if __name__ == "__main__":

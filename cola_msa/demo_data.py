@@ -19,12 +19,13 @@ ROOT = pathlib.Path("demo_data")
 TASKS = ("mtat", "nsynth", "fma")
 
 
-def ensure(task: str, root: pathlib.Path = ROOT) -> pathlib.Path:
+def ensure(task: str, root: pathlib.Path = ROOT, scale: float = 1.0) -> pathlib.Path:
     """Returns a prepared folder of the built-in music, made if it is missing.
 
     Args:
         task: `mtat` (also what pre-training uses), `nsynth` or `fma`.
         root: Where the music and its records lie.
+        scale: Share of the default number of songs, tracks and notes.
 
     Returns:
         The prepared folder.
@@ -35,8 +36,9 @@ def ensure(task: str, root: pathlib.Path = ROOT) -> pathlib.Path:
     if task not in TASKS:
         raise DemoDataError(f"the built-in music has {', '.join(TASKS)}, not {task}")
     music, prepared = root / "music", root / "prepared" / task
-    _run("data_prep.demo", f"--output_dir={music}")
+    _run("data_prep.demo", f"--output_dir={music}", f"--scale={scale}")
     arguments = [f"--dataset_dir={music / task}", f"--output_dir={prepared}"]
+    arguments.append("--num_workers=0")
     if task == "mtat":
         arguments.append(f"--stems_dir={music / 'mtat_stems'}")
     _run(f"data_prep.{task}", *arguments)

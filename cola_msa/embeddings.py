@@ -26,7 +26,9 @@ import tensorflow as tf
 import tqdm
 from absl import logging
 
-from cola_msa.records import DataError, Index, PreparedData, manifest_hash
+from cola_msa.prepared import PreparedData
+from cola_msa.record_index import Index
+from cola_msa.records import DataError, manifest_hash
 
 _CACHE_VERSION = 1
 _READ_AHEAD_BATCHES = 4

@@ -18,7 +18,7 @@ from cola_msa import checkpoints
 from cola_msa.checkpoints import RunError
 from cola_msa.console import run_command
 from cola_msa.judge import EncoderInfo, evaluate, render_table
-from cola_msa.records import PreparedData
+from cola_msa.prepared import PreparedData
 from cola_msa.tasks import TASKS, TRAIN_CLIPS, TaskError, TaskSpec, get_task
 
 __all__ = ["EncoderInfo", "encoder_info", "evaluate", "main", "render_table"]

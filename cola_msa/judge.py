@@ -14,8 +14,9 @@ import numpy as np
 from cola_msa import charts, metrics
 from cola_msa.checkpoints import package_versions, write_json
 from cola_msa.embeddings import EmbeddedSplit, Encoder, embed_split, join
+from cola_msa.prepared import PreparedData
 from cola_msa.probe import ProbeConfig, TrainedHead, score_clips, train_head
-from cola_msa.records import DataError, PreparedData, manifest_hash
+from cola_msa.records import DataError, manifest_hash
 from cola_msa.tasks import (
     MULTILABEL,
     PAPER_PAIRS,

@@ -71,8 +71,9 @@ class ContrastiveModel(keras.Model):
             config = from_dict(ModelConfig, config or {})
         if not isinstance(frontend, FrontendConfig):
             frontend = from_dict(FrontendConfig, frontend or {})
-        self.config = config
-        self.frontend = frontend
+        assert isinstance(config, ModelConfig) and isinstance(frontend, FrontendConfig)
+        self.config: ModelConfig = config
+        self.frontend: FrontendConfig = frontend
         self._arguments = {
             "log_mel_mean": log_mel_mean,
             "log_mel_std": log_mel_std,

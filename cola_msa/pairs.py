@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from cola_msa.config import TrainConfig
-from cola_msa.records import PreparedData
+from cola_msa.prepared import PreparedData
 
 COLA = -1  # `source` of a pair whose positive is a window of the mixture
 BATCHES = ("mixed", "active", "uniform", "active_any")

@@ -15,7 +15,7 @@ from cola_msa import checkpoints
 from cola_msa.console import run_command
 from cola_msa.model import ContrastiveModel, project_function
 from cola_msa.pairs import PairSampler
-from cola_msa.records import PreparedData
+from cola_msa.prepared import PreparedData
 from cola_msa.retrieval import (
     Retrieval,
     paired_interval,

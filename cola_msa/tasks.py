@@ -3,7 +3,8 @@
 import dataclasses
 from collections.abc import Collection
 
-from cola_msa.records import DataError, PreparedData
+from cola_msa.prepared import PreparedData
+from cola_msa.records import DataError
 
 MULTILABEL, MULTICLASS = "multilabel", "multiclass"
 SCORE_TITLES = {

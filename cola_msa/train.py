@@ -17,9 +17,10 @@ from cola_msa import checkpoints, demo_data
 from cola_msa.config import Config
 from cola_msa.console import run_command
 from cola_msa.pairs import BATCHES, SILENCES
+from cola_msa.prepared import PreparedData
 from cola_msa.presets import PRESETS, get_preset
-from cola_msa.records import PreparedData
-from cola_msa.training import Trainer, resumable_run
+from cola_msa.runs import resumable_run
+from cola_msa.training import Trainer
 
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Prepared data; without it the built-in music."
@@ -148,8 +149,9 @@ def main(argv: list[str]) -> None:
     if _THREADS.value:
         tf.config.threading.set_intra_op_parallelism_threads(_THREADS.value)
         tf.config.threading.set_inter_op_parallelism_threads(_THREADS.value)
-    data_dir = _DATA_DIR.value
-    if data_dir is None:
+    if _DATA_DIR.value is not None:
+        data_dir = pathlib.Path(_DATA_DIR.value)
+    else:
         data_dir = demo_data.ensure("mtat")
         logging.info(
             "no --data_dir: the built-in music in %s, preset %s",
@@ -157,7 +159,7 @@ def main(argv: list[str]) -> None:
             config.preset,
         )
     data = PreparedData(data_dir, config.frontend)
-    run_dir = _RUN_DIR.value
+    run_dir = pathlib.Path(_RUN_DIR.value) if _RUN_DIR.value else None
     if run_dir is None:
         run_dir = resumable_run("runs", config, data)
         if run_dir is not None:

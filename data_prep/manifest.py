@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cola_msa import records
+from cola_msa import record_index, records
 from cola_msa.config import config_hash, to_dict
 from data_prep.clips import Dataset, DatasetIndex
 from data_prep.shards import Plan, PrepConfig, Shard, sidecar_path
@@ -58,9 +58,11 @@ def write(
     splits: dict[str, Any] = {}
     class_counts: dict[str, dict[str, int]] = {}
     for split, shards in by_split.items():
-        index = records.merge_indices(
+        index = record_index.merge_indices(
             [
-                records.Index.load(records.index_path(output_dir / shard.name))
+                record_index.Index.load(
+                    record_index.index_path(output_dir / shard.name)
+                )
                 for shard in shards
             ],
             config.sources,
@@ -115,7 +117,7 @@ def num_planned(found: DatasetIndex) -> int:
     return len(found.clips) + len(found.failures)
 
 
-def _summarize(index: records.Index, config: PrepConfig) -> dict[str, Any]:
+def _summarize(index: record_index.Index, config: PrepConfig) -> dict[str, Any]:
     is_used = ~index.is_tail
     frames = np.bincount(
         index.clip, weights=index.num_frames, minlength=len(index.clip_ids)

@@ -18,7 +18,7 @@ from typing import Any
 import tensorflow as tf
 import tqdm
 
-from cola_msa import records
+from cola_msa import record_index, records
 from cola_msa.config import config_hash, differing_fields, from_dict, to_dict
 from data_prep import manifest, separation, shards
 from data_prep.clips import Dataset, DatasetError
@@ -171,7 +171,7 @@ def _check_state(job: Job, num_clips: int) -> None:
 def is_finished(shard: shards.Shard, job: Job) -> bool:
     """Whether shard, index and a sidecar of this very job exist."""
     path = job.output_dir / shard.name
-    if not path.exists() or not records.index_path(path).exists():
+    if not path.exists() or not record_index.index_path(path).exists():
         return False
     try:
         sidecar = json.loads(shards.sidecar_path(path).read_text())

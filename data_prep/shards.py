@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from cola_msa import frontend as frontend_lib
-from cola_msa import records
+from cola_msa import record_index, records
 from cola_msa.config import FrontendConfig, config_hash
 from data_prep import audio, separation
 from data_prep.clips import Clip, Failure, IndexOptions
@@ -298,7 +298,7 @@ def build_shard(
         _write_json(sidecar_path(path), sidecar)
 
     frontend_hash = config_hash(config.frontend)
-    records.write_shard(path, segments(), config.sources, frontend_hash)
+    record_index.write_shard(path, segments(), config.sources, frontend_hash)
     return sidecar
 
 

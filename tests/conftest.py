@@ -10,7 +10,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 import pytest
 
-from cola_msa import records
+from cola_msa import prepared as prepared_lib
+from cola_msa import record_index, records
 from cola_msa.config import SOURCES, FrontendConfig, config_hash, to_dict
 from cola_msa.presets import get_preset
 
@@ -79,10 +80,12 @@ def write_prepared(
             name = f"{split}-{shard:05d}-of-00002.tfrecord"
             segments = [s for c in clips for s in fake_clip(int(c), num_segments)]
             parts.append(
-                records.write_shard(data_dir / name, segments, SOURCES, frontend_hash)
+                record_index.write_shard(
+                    data_dir / name, segments, SOURCES, frontend_hash
+                )
             )
             names.append(name)
-        records.merge_indices(parts, SOURCES).save(data_dir / f"index-{split}.npz")
+        record_index.merge_indices(parts, SOURCES).save(data_dir / f"index-{split}.npz")
         manifest_splits[split] = {"shards": names, "num_clips": num_clips}
         first += num_clips
     records.write_manifest(
@@ -112,8 +115,8 @@ def prepared_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
-def prepared(prepared_dir: pathlib.Path) -> records.PreparedData:
-    return records.PreparedData(prepared_dir)
+def prepared(prepared_dir: pathlib.Path) -> prepared_lib.PreparedData:
+    return prepared_lib.PreparedData(prepared_dir)
 
 
 def tiny_config(**fields):

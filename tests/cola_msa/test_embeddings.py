@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cola_msa import embeddings, records
+from cola_msa import embeddings, record_index, records
+from cola_msa import prepared as prepared_lib
 from cola_msa.config import FrontendConfig, config_hash, to_dict
 
 FRONTEND = FrontendConfig()
@@ -24,7 +25,7 @@ def write_data(
     task_type: str = "multiclass",
     num_classes: int = 3,
     clips_per_shard: int = 3,
-) -> records.PreparedData:
+) -> prepared_lib.PreparedData:
     """Writes prepared data whose log-mels depend on the clip's labels.
 
     Args:
@@ -49,10 +50,10 @@ def write_data(
                 for segment in make_segments(*row)
             ]
             parts.append(
-                records.write_shard(folder / name, segments, (), frontend_hash)
+                record_index.write_shard(folder / name, segments, (), frontend_hash)
             )
             shards.append(name)
-        records.merge_indices(parts, ()).save(folder / f"index-{split}.npz")
+        record_index.merge_indices(parts, ()).save(folder / f"index-{split}.npz")
         splits[split] = {"shards": shards, "num_clips": len(rows)}
     records.write_manifest(
         folder,
@@ -66,7 +67,7 @@ def write_data(
             "splits": splits,
         },
     )
-    return records.PreparedData(folder)
+    return prepared_lib.PreparedData(folder)
 
 
 def clip_mel(clip_id: str, labels: tuple[int, ...], num_frames: int) -> np.ndarray:
@@ -259,7 +260,7 @@ _MEMORY_SCRIPT = """
 import resource, sys
 from tests.cola_msa.test_embeddings import tiny_encoder
 from cola_msa import embeddings, records
-data = records.PreparedData(sys.argv[1])
+data = prepared_lib.PreparedData(sys.argv[1])
 embed = lambda split: embeddings.embed_split(
     tiny_encoder(64), data, split, sys.argv[2], "key", show_progress=False)
 embed("validation")
@@ -282,7 +283,7 @@ def test_memory_does_not_grow_with_the_split(tmp_path):
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     for split, count in (("train", size), ("validation", 300)):
         name = f"{split}-00000-of-00001.tfrecord"
-        index = records.write_shard(
+        index = record_index.write_shard(
             tmp_path / name, segments(count), (), config_hash(FRONTEND)
         )
         index.save(tmp_path / f"index-{split}.npz")

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from cola_msa import pairs, records
+from cola_msa import pairs
+from cola_msa import prepared as prepared_lib
 from cola_msa.config import SOURCES, TrainConfig
 from tests.conftest import write_prepared
 
@@ -151,13 +152,13 @@ def test_chosen_sources_alone(prepared, source):
 
 def test_pretraining_reads_no_clip_outside_the_filtered_split(prepared, monkeypatch):
     read = []
-    original = records.PreparedData.read
+    original = prepared_lib.PreparedData.read
 
     def spy(self, split, shard, offset, frames):
         read.append(str(self.index(split).shards[shard]))
         return original(self, split, shard, offset, frames)
 
-    monkeypatch.setattr(records.PreparedData, "read", spy)
+    monkeypatch.setattr(prepared_lib.PreparedData, "read", spy)
     found = sampler(prepared)
     for n in range(200):
         found.batch(n)
@@ -165,7 +166,7 @@ def test_pretraining_reads_no_clip_outside_the_filtered_split(prepared, monkeypa
 
 
 def test_too_few_segments_names_source_count_and_flag(tmp_path):
-    data = records.PreparedData(write_prepared(tmp_path / "d", {"train": 2}))
+    data = prepared_lib.PreparedData(write_prepared(tmp_path / "d", {"train": 2}))
     with pytest.raises(
         pairs.PairError, match=r"source vocals has \d+ eligible .* --batch_size=64"
     ):
@@ -189,7 +190,7 @@ def test_validation_is_fixed_and_shrinks(prepared):
 
 def test_a_stem_that_does_not_exist_is_never_taken_for_silence(tmp_path):
     path = write_prepared(tmp_path / "d", {"train": 8})
-    data = records.PreparedData(path)
+    data = prepared_lib.PreparedData(path)
     index = data.index("train")
     index.has_stem[::2, 0] = False
     index.is_active[::2, 0] = False

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cola_msa import records
+from cola_msa import prepared as prepared_lib
+from cola_msa import record_index, records
 from cola_msa.config import SOURCES, FrontendConfig, config_hash
 from tests.conftest import fake_clip, write_prepared
 
@@ -80,10 +81,10 @@ def test_index_points_at_every_array(prepared):
 
 
 def test_missing_index_is_rebuilt_by_a_scan(own_dir):
-    before = records.PreparedData(own_dir).index("train")
+    before = prepared_lib.PreparedData(own_dir).index("train")
     (own_dir / "index-train.npz").unlink()
-    after = records.PreparedData(own_dir).index("train")
-    for field in dataclasses.fields(records.Index):
+    after = prepared_lib.PreparedData(own_dir).index("train")
+    for field in dataclasses.fields(record_index.Index):
         np.testing.assert_array_equal(
             getattr(before, field.name), getattr(after, field.name)
         )
@@ -99,7 +100,7 @@ def test_label_matrix(prepared):
 
 def test_other_front_end_is_refused(prepared_dir):
     with pytest.raises(records.DataError, match=r"level rms \(data\) != l2 \(model\)"):
-        records.PreparedData(prepared_dir, FrontendConfig(level="l2"))
+        prepared_lib.PreparedData(prepared_dir, FrontendConfig(level="l2"))
 
 
 @pytest.mark.parametrize("has_index", [True, False])
@@ -107,24 +108,24 @@ def test_shard_of_another_front_end_is_refused(own_dir, has_index):
     name = "train-00000-of-00002.tfrecord"
     other = config_hash(FrontendConfig(hop_samples=200))
     segments = [s for c in range(2) for s in fake_clip(c, 2)]
-    records.write_shard(own_dir / name, segments, SOURCES, other)
+    record_index.write_shard(own_dir / name, segments, SOURCES, other)
     if not has_index:
         (own_dir / "index-train.npz").unlink()
     with pytest.raises(records.DataError, match="made with front end"):
-        records.PreparedData(own_dir).index("train")
+        prepared_lib.PreparedData(own_dir).index("train")
 
 
 def test_missing_shard_is_named(own_dir):
     (own_dir / "train-00001-of-00002.tfrecord").unlink()
     with pytest.raises(records.DataError, match="train-00001-of-00002.tfrecord is mis"):
-        records.PreparedData(own_dir).index("train")
+        prepared_lib.PreparedData(own_dir).index("train")
 
 
 def test_truncated_shard_is_found(own_dir):
     path = own_dir / "train-00001-of-00002.tfrecord"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(records.DataError, match="size differs"):
-        records.PreparedData(own_dir).index("train")
+        prepared_lib.PreparedData(own_dir).index("train")
 
 
 def test_damaged_shard_without_index_is_found(own_dir):
@@ -134,12 +135,12 @@ def test_damaged_shard_without_index_is_found(own_dir):
     path.write_bytes(bytes(data))
     (own_dir / "index-train.npz").unlink()
     with pytest.raises(records.DataError, match="not a readable TFRecord"):
-        records.PreparedData(own_dir).index("train")
+        prepared_lib.PreparedData(own_dir).index("train")
 
 
 def test_no_manifest_says_what_to_do(tmp_path):
     with pytest.raises(records.DataError, match="--data_dir must name a prepared"):
-        records.PreparedData(tmp_path)
+        prepared_lib.PreparedData(tmp_path)
 
 
 def test_other_schema_version_is_refused(own_dir):
@@ -147,7 +148,7 @@ def test_other_schema_version_is_refused(own_dir):
     manifest = json.loads(path.read_text()) | {"schema_version": 99}
     path.write_text(json.dumps(manifest))
     with pytest.raises(records.DataError, match="schema version 99"):
-        records.PreparedData(own_dir)
+        prepared_lib.PreparedData(own_dir)
 
 
 def test_unknown_split_lists_those_there_are(prepared):
@@ -161,6 +162,6 @@ def test_a_stopped_write_leaves_no_shard(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        records.write_shard(tmp_path / "a.tfrecord", stopped(), SOURCES, "h")
+        record_index.write_shard(tmp_path / "a.tfrecord", stopped(), SOURCES, "h")
     assert not (tmp_path / "a.tfrecord").exists()
     shutil.rmtree(tmp_path)

@@ -11,9 +11,10 @@ import pytest
 import tensorflow as tf
 
 from cola_msa import checkpoints
-from cola_msa.records import PreparedData
+from cola_msa.prepared import PreparedData
+from cola_msa.runs import has_stalled
 from cola_msa.scalars import read_metrics
-from cola_msa.training import Trainer, has_stalled
+from cola_msa.training import Trainer
 from tests.conftest import tiny_config
 
 # Two replicas need their own process: logical devices are fixed at TensorFlow's start.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from absl import flags
 
-from cola_msa import records
+from cola_msa import prepared as prepared_lib
 from data_prep import audio, cli, clips, fma, folder, mtat, multitrack, nsynth, shards
 from data_prep.clips import DatasetError, IndexOptions
 from tests.data_prep import trees
@@ -79,7 +79,7 @@ def test_index_contract(prepared):
 def test_prepared_data_agrees_with_the_index(prepared):
     name, root, output = prepared
     found = dataset_of(name).index(root, default_options(name))
-    data = records.PreparedData(output)
+    data = prepared_lib.PreparedData(output)
     assert data.class_names == found.class_names
     by_id = {clip.clip_id: clip for clip in found.clips}
     seen = []
@@ -109,7 +109,7 @@ def test_prepared_data_agrees_with_the_index(prepared):
 
 def test_manifest_moments_are_the_train_splits(prepared):
     _, _, output = prepared
-    data = records.PreparedData(output)
+    data = prepared_lib.PreparedData(output)
     rows = range(len(data.index("train").shard))
     values = np.concatenate([data.mixture("train", row) for row in rows])
     values = values.astype(np.float64)
@@ -197,7 +197,7 @@ def test_multitrack_names_missing_stems_and_sums(tmp_path: pathlib.Path):
     (root / "b" / "vocals.wav").rename(root / "b" / "lead.wav")
     output = tmp_path / "out"
     assert execute("multitrack", root, output, "--stem_names=vocals=lead") == 0
-    data = records.PreparedData(output)
+    data = prepared_lib.PreparedData(output)
     flags_of = {}
     for split in data.splits:
         index = data.index(split)
@@ -234,7 +234,7 @@ def test_a_stem_of_another_length_fails(tmp_path: pathlib.Path):
     trees.write_wav(root / "a" / "drums.wav", trees.chirp(4))
     output = tmp_path / "out"
     assert execute("multitrack", root, output, "--max_failures=0.5") == 0
-    failure = records.PreparedData(output).manifest["failures"][0]
+    failure = prepared_lib.PreparedData(output).manifest["failures"][0]
     assert failure["path"] == "a/mixture.wav"
     assert failure["reason"] == "stem drums is 1.00 s shorter than the mixture"
 
@@ -278,7 +278,7 @@ def test_stems_from_disk(tmp_path: pathlib.Path):
             trees.write_wav(stem_folder / f"{source}.flac", trees.chirp(5, seed=k))
     output = tmp_path / "out"
     assert execute("mtat", root, output, f"--stems_dir={stems_dir}") == 0
-    data = records.PreparedData(output)
+    data = prepared_lib.PreparedData(output)
     assert data.sources == ("vocals", "drums", "bass", "other")
     for split, expected in [
         ("train", (True, False, True, False)),
@@ -328,7 +328,7 @@ def test_bad_files_are_counted_and_nothing_else_is_lost(tmp_path, capsys):
     output = tmp_path / "out"
     assert execute("mtat", root, output) == 1
     assert "6 of 13 clips failed" in capsys.readouterr().err
-    data = records.PreparedData(output)
+    data = prepared_lib.PreparedData(output)
     reasons = {f["path"]: f["reason"] for f in data.manifest["failures"]}
     assert reasons.keys() == expected.keys()
     for path, reason in expected.items():

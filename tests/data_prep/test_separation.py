@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from cola_msa import records
+from cola_msa import prepared as prepared_lib
 from data_prep import audio, cli, mtat, separation, shards
 from tests.data_prep import trees
 from tests.data_prep.test_datasets import execute
@@ -140,7 +140,7 @@ def test_mtat_with_a_separator(weights_dir, tmp_path, capsys):
     root = trees.write_mtat(tmp_path / "raw")
     output = tmp_path / "out"
     assert execute("mtat", root, output, f"--separator={weights_dir}") == 0
-    data = records.PreparedData(output)
+    data = prepared_lib.PreparedData(output)
     assert data.sources == SOURCES
     described = data.manifest["separator"]
     assert described["weights_sha256"] == _load(weights_dir).weights_sha256

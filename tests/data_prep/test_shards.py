@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from cola_msa import records
+from cola_msa import record_index
 from cola_msa.config import FrontendConfig, config_hash
 from data_prep import audio, shards
 from data_prep.clips import Clip
@@ -169,7 +169,7 @@ def test_a_shard_reads_back_with_its_sidecar(tmp_path: pathlib.Path):
     sidecar = shards.build_shard(plan.shards[0], plan.hash, config, tmp_path, tmp_path)
     assert [f["path"] for f in sidecar["failures"]] == ["gone.wav"]
     assert sidecar["seconds"] == pytest.approx(15)
-    index = records.scan_shard(
+    index = record_index.scan_shard(
         tmp_path / plan.shards[0].name, (), config_hash(config.frontend)
     )
     assert sorted(index.clip_ids) == ["0", "1", "2"]
