@@ -31,6 +31,11 @@ from cola_msa.scalars import ScalarWriter
 
 # Updates whose pairs serve batch-norm statistics; no training update reaches them.
 _STATISTICS_UPDATE = 2**40
+_RATE_UPDATES = 3  # updates that the expected end is reckoned from
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on."""
 
 
 class Trainer:
@@ -90,6 +95,7 @@ class Trainer:
         self._project = project_function(self.model)
         self._test = tf.function(self.model.test_step, reduce_retracing=True)
         self._stop_signal: int | None = None
+        self._first_times: list[float] = []
         if state:
             logging.info("going on at update %d of %d", self.update, self.num_updates)
 
@@ -203,8 +209,7 @@ class Trainer:
                     self.state["update"] += 1
                     bar.update()
                     bar.set_postfix(loss=f"{rows[-1]['loss']:.3f}", refresh=False)
-                    if len(rows) == 3:
-                        self._say_expected_end(bar)
+                    self._say_expected_end()
                     if self._stop_signal is not None:
                         outcome = "interrupted"
                         break
@@ -254,7 +259,7 @@ class Trainer:
     def _one_update(self, batch: Any) -> dict[str, float]:
         scalars = {name: float(v) for name, v in self._update(batch).items()}
         if not math.isfinite(scalars["loss"]):
-            raise FloatingPointError(
+            raise TrainingError(
                 f"the loss is {scalars['loss']} at update {self.update}; lower "
                 f"--learning_rate, or go on from a checkpoint in {self.run_dir}"
             )
@@ -273,19 +278,18 @@ class Trainer:
             left * train.batch_size * self.num_replicas,
         )
 
-    def _say_expected_end(self, bar: tqdm) -> None:
-        rate = bar.format_dict["rate"]
-        elapsed = bar.format_dict["elapsed"]
-        if rate is None:
-            rate = 3.0 / max(elapsed, 1e-9)
-        pairs = rate * self.config.train.batch_size * self.num_replicas
-        left = (self.num_updates - self.update) / rate
+    def _say_expected_end(self) -> None:
+        """After the fourth update: the rate since the first, which built the graph."""
+        self._first_times.append(time.monotonic())
+        if len(self._first_times) != _RATE_UPDATES + 1:
+            return
+        rate = _RATE_UPDATES / (self._first_times[-1] - self._first_times[0])
+        seconds = (self.num_updates - self.update) / rate
         logging.info(
-            "first updates: %.1f pairs/s on %s; at this rate the end is %.1f h away "
-            "(graph building is still in this rate)",
-            pairs,
+            "%.1f pairs/s on %s: at this rate the end is %s away",
+            rate * self.config.train.batch_size * self.num_replicas,
             ", ".join(self.strategy.extended.worker_devices),
-            left / 3600,
+            f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h",
         )
 
     def _summarize(

@@ -14,7 +14,7 @@ from cola_msa import checkpoints
 from cola_msa.prepared import PreparedData
 from cola_msa.runs import has_stalled
 from cola_msa.scalars import read_metrics
-from cola_msa.training import Trainer
+from cola_msa.training import Trainer, TrainingError
 from tests.conftest import tiny_config
 
 # Two replicas need their own process: logical devices are fixed at TensorFlow's start.
@@ -261,3 +261,33 @@ def test_efficientnet_trains_and_reloads(prepared_dir, tmp_path):
     assert Trainer(config, data, run_dir).run() == "finished"
     windows = np.zeros((2, 98, 64, 1), np.float32)
     assert checkpoints.load_encoder(run_dir)(windows).shape == (2, 1280)
+
+
+def test_the_command_trains_on_two_logical_cpus(prepared_dir, tmp_path):
+    result = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "cola_msa.train",
+            f"--data_dir={prepared_dir}",
+            f"--run_dir={tmp_path / 'run'}",
+            "--preset=smoke",
+            "--cpu_devices=2",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "20 updates of 2 x 4 pairs to go, 160 pairs in all" in result.stderr
+    assert (
+        "pairs/s on /job" in result.stderr and "at this rate the end" in result.stderr
+    )
+    done = json.loads((tmp_path / "run" / "done.json").read_text())
+    assert done["pairs"] == 160
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(prepared, tmp_path):
+    trainer = Trainer(tiny_config(), prepared, tmp_path / "run")
+    trainer._update = lambda batch: {"loss": tf.constant(float("nan"))}
+    with pytest.raises(TrainingError, match="the loss is nan at update 0"):
+        trainer.run()

@@ -1,0 +1,150 @@
+"""What helps a short run to learn: variants over equal updates, as a table.
+
+    python benchmarks/study_learning.py --data_dir=... --output_dir=... \
+        [--variants=a,b] [--seeds=0,1,2] [--updates=250]
+
+Trains each variant and seed with `python -m cola_msa.train` (finished runs are kept),
+then judges retrieval on the validation songs and prints a Markdown table: training
+loss minus chance over the last fifth of the updates, and top-1 and mean reciprocal
+rank of the trained network and of the network that it started from.
+"""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+from absl import app, flags
+
+from cola_msa import checkpoints
+from cola_msa.console import run_command
+from cola_msa.prepared import PreparedData
+from cola_msa.retrieve import compare_with_untrained
+from cola_msa.scalars import read_metrics
+
+_BASE = {
+    "source": "multi",
+    "batches": "active",
+    "batch_size": 32,
+    "warmup_updates": 50,
+    "kernel_init": "identity",
+    "kernel_scale": 0.005,
+    "kernel_rate": 0.1,
+    "temperature": 0.2,
+    "drop_connect_rate": 0.0,
+    "input_normalization": "dataset",
+    "silence": "zeros",
+}
+# Each differs from the base in what it names.
+VARIANTS: dict[str, dict[str, object]] = {
+    "base": {},
+    "kernel_0.05": {"kernel_scale": 0.05},
+    "kernel_0.05_T1": {"kernel_scale": 0.05, "temperature": 1.0},
+    "kernel_normal": {"kernel_init": "normal", "kernel_scale": 0.05},
+    "kernel_rate_1": {"kernel_rate": 1.0},
+    "cosine_T0.1": {"similarity": "cosine", "temperature": 0.1},
+    "no_input_norm": {"input_normalization": "none"},
+    "stochastic_depth": {"drop_connect_rate": 0.2},
+    "no_warmup": {"warmup_updates": 0},
+    "rate_3e-4": {"learning_rate": 3e-4},
+    "mixed": {"batches": "mixed"},
+    "mixed_floor": {"batches": "mixed", "silence": "floor"},
+    "mixed_mean": {"batches": "mixed", "silence": "mean"},
+    "mixed_learned": {"batches": "mixed", "silence": "learned"},
+}
+
+
+def train_variant(
+    name: str, seed: int, updates: int, data_dir: str, output_dir: pathlib.Path
+) -> pathlib.Path:
+    """Trains one variant and seed, unless it stands already; returns its run."""
+    run_dir = output_dir / f"{name}-seed{seed}"
+    if (run_dir / checkpoints.DONE_NAME).exists():
+        return run_dir
+    steps = 5
+    values = {
+        **_BASE,
+        **VARIANTS[name],
+        "preset": "demo",
+        "seed": seed,
+        "steps": steps,
+        "updates_per_step": updates // steps,
+        "validate_every_steps": 0,
+        "checkpoint_every_steps": steps,
+        "keep_steps": steps,
+        "threads": flags.FLAGS.threads,
+        "data_dir": data_dir,
+        "run_dir": run_dir,
+    }
+    command = [sys.executable, "-m", "cola_msa.train"]
+    subprocess.run([*command, *(f"--{k}={v}" for k, v in values.items())], check=True)
+    return run_dir
+
+
+def judge(run_dir: pathlib.Path, data_dir: str) -> dict[str, float]:
+    """Loss minus chance at the end, and retrieval beside the untrained network's."""
+    path = run_dir / "eval" / "study.json"
+    if not path.exists():
+        data = PreparedData(data_dir, checkpoints.load_config(run_dir).frontend)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        checkpoints.write_json(path, compare_with_untrained(run_dir, data))
+    found = json.loads(path.read_text())
+    last = read_metrics(run_dir)[-1]
+    done = json.loads((run_dir / checkpoints.DONE_NAME).read_text())
+    return {
+        "loss_above_chance": last["loss_above_chance"],
+        "deviation": last["deviation"],
+        "top1": found["trained"]["top1"],
+        "mrr": found["trained"]["mrr"],
+        "untrained_top1": found["untrained"]["top1"],
+        "untrained_mrr": found["untrained"]["mrr"],
+        "chance_mrr": found["trained"]["chance_mrr"],
+        "updates": done["updates"],
+    }
+
+
+def main(argv: list[str]) -> None:
+    """Runs the study."""
+    del argv
+    options = flags.FLAGS
+    output_dir = pathlib.Path(options.output_dir)
+    rows = [
+        "| variant | seeds | updates | loss - chance | deviation | top-1 | MRR | "
+        "untrained top-1 | untrained MRR |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name in options.variants or VARIANTS:
+        found = [
+            judge(
+                train_variant(
+                    name, int(seed), options.updates, options.data_dir, output_dir
+                ),
+                options.data_dir,
+            )
+            for seed in options.seeds
+        ]
+
+        def cell(key: str, found: list = found) -> str:
+            values = [row[key] for row in found]
+            text = f"{np.mean(values):.3f}"
+            return text + (f" ± {np.std(values, ddof=1):.3f}" if len(found) > 1 else "")
+
+        keys = ("loss_above_chance", "deviation", "top1", "mrr")
+        cells = [cell(k) for k in (*keys, "untrained_top1", "untrained_mrr")]
+        rows.append(
+            f"| {name} | {len(found)} | {found[0]['updates']} | "
+            + " | ".join(cells)
+            + " |"
+        )
+    print("\n".join(rows))
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("data_dir", None, "Prepared data.", required=True)
+    flags.DEFINE_string("output_dir", None, "Runs go here.", required=True)
+    flags.DEFINE_list("variants", [], "Names from VARIANTS; default all.")
+    flags.DEFINE_list("seeds", ["0"], "Seeds.")
+    flags.DEFINE_integer("updates", 250, "Updates a run.", lower_bound=5)
+    flags.DEFINE_integer("threads", 1, "Threads a run.")
+    app.run(run_command(main))

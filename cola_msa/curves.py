@@ -1,0 +1,210 @@
+"""Learning curves of a run: python -m cola_msa.curves --run_dir=... [--tasks=...].
+
+Draws loss, validation and collapse alarm from metrics.jsonl, and judges every kept
+checkpoint by retrieval on validation songs and, for --tasks, by probes (results are
+those of `cola_msa.eval`, and are reused). Writes <run_dir>/curves.png and curves.json.
+"""
+
+import json
+import pathlib
+import subprocess
+import sys
+from typing import Any
+
+import matplotlib
+import numpy as np
+from absl import app, flags, logging
+
+from cola_msa import checkpoints
+from cola_msa.console import run_command
+from cola_msa.pairs import PairSampler
+from cola_msa.prepared import PreparedData
+from cola_msa.retrieve import retrieval_of
+from cola_msa.scalars import read_metrics
+from cola_msa.tasks import get_task
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402 (after the choice of the backend)
+
+_SCORE_NAMES = {"pr_auc": "PR-AUC", "accuracy": "WA"}
+
+
+def retrieval_curve(
+    run_dir: pathlib.Path, data: PreparedData
+) -> dict[int, dict[str, float]]:
+    """Retrieval scores of every kept step, step 0 being the untrained network."""
+    config = checkpoints.load_config(run_dir)
+    sampler = PairSampler(data, config.train, "validation")
+    found = {}
+    for step in checkpoints.kept_steps(run_dir):
+        found[step] = retrieval_of(
+            checkpoints.load_model(run_dir, step), sampler
+        ).scores()
+        logging.info("step %d: top-1 %.3f", step, found[step]["top1"])
+    return found
+
+
+def probe_curve(
+    run_dir: pathlib.Path, task: str, data_dir: str
+) -> dict[int, dict[str, float]]:
+    """A task's main score, with its interval, at every kept step."""
+    found = {}
+    for step in checkpoints.kept_steps(run_dir):
+        output_dir = run_dir / "eval" / f"{task}-{step}"
+        path = output_dir / "results.json"
+        if not path.exists():
+            subprocess.run(
+                [
+                    sys.executable,
+                    "-m",
+                    "cola_msa.eval",
+                    f"--task={task}",
+                    f"--run_dir={run_dir}",
+                    f"--data_dir={data_dir}",
+                    f"--checkpoint_step={step}",
+                    f"--output_dir={output_dir}",
+                ],
+                check=True,
+            )
+        scores = json.loads(path.read_text())["scores"]
+        name = next(s for s in ("pr_auc", "accuracy") if s in scores)
+        found[step] = {"score": name, **scores[name]}
+    return found
+
+
+def draw(
+    path: pathlib.Path,
+    rows: list[dict[str, float]],
+    retrieval: dict[int, dict[str, float]],
+    probes: dict[str, dict[int, dict[str, float]]],
+    title: str,
+) -> None:
+    """Draws the figure.
+
+    Args:
+        path: PNG to write.
+        rows: `read_metrics`'s.
+        retrieval: Scores a kept step.
+        probes: By task, scores a kept step.
+        title: Above the figure.
+    """
+    figure, panels = plt.subplots(2, 2, figsize=(11, 7.5), constrained_layout=True)
+    figure.suptitle(title)
+    steps = [row["step"] for row in rows]
+
+    panel = panels[0, 0]
+    panel.plot(steps, [row["loss_above_chance"] for row in rows], label="training")
+    validated = [row for row in rows if "validation/loss_above_chance" in row]
+    if validated:
+        panel.plot(
+            [row["step"] for row in validated],
+            [row["validation/loss_above_chance"] for row in validated],
+            label="validation",
+        )
+    panel.axhline(0, color="grey", linewidth=0.8, linestyle=":", label="chance")
+    panel.set(title="Loss minus log(candidates)", ylabel="nats", xlabel="step")
+    panel.legend()
+
+    panel = panels[0, 1]
+    names = sorted({n for row in rows for n in row if n.startswith("loss/")})
+    window = max(1, len(rows) // 20)
+    for name in names:
+        mine = [(row["step"], row[name]) for row in rows if name in row]
+        values = np.array([value for _, value in mine])
+        if len(values) < window:
+            continue
+        smooth = np.convolve(values, np.ones(window) / window, mode="valid")
+        panel.plot([s for s, _ in mine][window - 1 :], smooth, label=name[5:])
+    panel.set(
+        title=f"Training loss a source (mean of {window} steps)",
+        ylabel="nats",
+        xlabel="step",
+    )
+    twin = panel.twinx()
+    twin.plot(
+        steps, [row["deviation"] for row in rows], color="black", linewidth=0.8, ls="--"
+    )
+    twin.set_ylabel("deviation of projections (dashed)")
+    if names:
+        panel.legend()
+
+    panel = panels[1, 0]
+    kept = sorted(retrieval)
+    for measure, label in (("top1", "top-1"), ("mrr", "MRR")):
+        line = panel.plot(
+            kept, [retrieval[s][measure] for s in kept], marker="o", label=label
+        )
+        panel.axhline(
+            retrieval[kept[0]][f"chance_{measure}"],
+            color=line[0].get_color(),
+            linewidth=0.8,
+            linestyle=":",
+        )
+    panel.set(
+        title="Retrieval on validation songs (dotted: chance)",
+        xlabel="step (0: untrained)",
+        ylim=(0, None),
+    )
+    panel.legend()
+
+    panel = panels[1, 1]
+    for task, curve in probes.items():
+        kept = sorted(curve)
+        values = np.array([curve[s]["value"] for s in kept])
+        low = values - [curve[s]["low"] for s in kept]
+        high = np.array([curve[s]["high"] for s in kept]) - values
+        label = f"{task}, {_SCORE_NAMES[str(curve[kept[0]]['score'])]}"
+        panel.errorbar(
+            kept, values, np.maximum([low, high], 0), marker="o", capsize=3, label=label
+        )
+    panel.set(title="Probes, 95 % intervals", xlabel="step (0: untrained)", ylim=(0, 1))
+    if probes:
+        panel.legend()
+    else:
+        panel.text(0.5, 0.5, "no --tasks", ha="center", transform=panel.transAxes)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _define_flags() -> None:
+    flags.DEFINE_string("run_dir", None, "Training run; default the newest in runs/.")
+    flags.DEFINE_string(
+        "data_dir", None, "Prepared data with stems; default the run's own."
+    )
+    flags.DEFINE_list(
+        "tasks", [], "Probes to run: task=prepared folder, with commas between them."
+    )
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown argument {argv[1]}; flags begin with --")
+    run_dir = checkpoints.choose_run(flags.FLAGS.run_dir)
+    run = checkpoints.load_run(run_dir)
+    config = checkpoints.load_config(run_dir)
+    data = PreparedData(
+        flags.FLAGS.data_dir or run["data"]["data_dir"], config.frontend
+    )
+    probes: dict[str, Any] = {}
+    for pair in flags.FLAGS.tasks:
+        name, _, data_dir = pair.partition("=")
+        probes[get_task(name).name] = probe_curve(run_dir, name, data_dir)
+    retrieval = retrieval_curve(run_dir, data)
+    rows = read_metrics(run_dir)
+    pairs = config.train.batch_size * run["num_replicas"]
+    title = (
+        f"{config.train.source}, {config.train.batches} batches of {pairs} pairs, "
+        f"{config.train.updates_per_step} updates a step, "
+        f"data: {run['data']['dataset']}"
+    )
+    draw(run_dir / "curves.png", rows, retrieval, probes, title)
+    checkpoints.write_json(
+        run_dir / "curves.json", {"retrieval": retrieval, "probes": probes}
+    )
+    print(f"{run_dir / 'curves.png'}\n{run_dir / 'curves.json'}")
+
+
+if __name__ == "__main__":
+    _define_flags()
+    app.run(run_command(main))

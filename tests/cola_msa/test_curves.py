@@ -1,0 +1,17 @@
+import json
+import subprocess
+import sys
+
+
+def test_the_command_judges_every_kept_step(finished_run):
+    result = subprocess.run(
+        [sys.executable, "-m", "cola_msa.curves", f"--run_dir={finished_run}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    figure, values = result.stdout.split()[-2:]
+    assert open(figure, "rb").read(8) == b"\x89PNG\r\n\x1a\n"
+    found = json.loads(open(values).read())
+    assert set(found["retrieval"]) == {"0", "2", "4"}
+    assert 0 <= found["retrieval"]["4"]["top1"] <= 1
