@@ -29,8 +29,8 @@ _BASE = {
     "batch_size": 32,
     "warmup_updates": 50,
     "kernel_init": "identity",
-    "kernel_scale": 0.005,
-    "kernel_rate": 0.1,
+    "kernel_scale": 0.01,
+    "kernel_rate": 0.02,
     "temperature": 0.2,
     "drop_connect_rate": 0.0,
     "input_normalization": "dataset",
@@ -39,8 +39,9 @@ _BASE = {
 # Each differs from the base in what it names.
 VARIANTS: dict[str, dict[str, object]] = {
     "base": {},
-    "kernel_0.05": {"kernel_scale": 0.05},
-    "kernel_0.05_T1": {"kernel_scale": 0.05, "temperature": 1.0},
+    "T1": {"kernel_scale": 0.05, "kernel_rate": 0.1, "temperature": 1.0},
+    "kernel_0.005": {"kernel_scale": 0.005, "kernel_rate": 0.1},
+    "kernel_0.05": {"kernel_scale": 0.05, "kernel_rate": 0.1},
     "kernel_normal": {"kernel_init": "normal", "kernel_scale": 0.05},
     "kernel_rate_1": {"kernel_rate": 1.0},
     "cosine_T0.1": {"similarity": "cosine", "temperature": 0.1},

@@ -80,7 +80,7 @@ class ModelConfig:
     similarity: str = "bilinear"
     temperature: float = 0.2
     kernel_init: str = "identity"
-    kernel_scale: float = 0.005
+    kernel_scale: float = 0.01
     silence: str = "zeros"
 
 

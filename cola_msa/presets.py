@@ -28,7 +28,7 @@ _PAPER_MODEL = ModelConfig(
     silence="zeros",
 )
 _DEFAULT_MODEL = ModelConfig()
-_DEFAULT_TRAIN = TrainConfig(warmup_updates=200, kernel_rate=0.1)
+_DEFAULT_TRAIN = TrainConfig(warmup_updates=200, kernel_rate=0.02)
 
 
 def _with(part: Any, **fields: Any) -> Any:
@@ -53,7 +53,7 @@ PRESETS: dict[str, Config] = {
     "demo": Config(
         "demo",
         FrontendConfig(),
-        _DEFAULT_MODEL,
+        _with(_DEFAULT_MODEL, drop_connect_rate=0.0),
         _with(
             _DEFAULT_TRAIN,
             batches="active",
