@@ -235,7 +235,7 @@ def model_normalization(model: ContrastiveModel) -> keras.layers.Normalization:
 def save_kept(
     run_dir: str | os.PathLike,
     model: ContrastiveModel,
-    statistics: BatchStatistics,
+    statistics: dict[str, BatchStatistics],
     step: int,
     name: str | None = None,
 ) -> pathlib.Path:
@@ -244,7 +244,8 @@ def save_kept(
     Args:
         run_dir: The run.
         model: The model.
-        statistics: What inference mode shall use.
+        statistics: Re-estimated from `anchors` (mixtures alone, what probes see) and
+            from `pairs` (whole batches, what the pretext task sees).
         step: The model's age.
         name: File name without suffix; default `step-<step>`.
 
@@ -252,11 +253,12 @@ def save_kept(
         The file.
     """
     arrays = _variable_arrays("model", model.variables)
-    for number, (mean, variance) in enumerate(
-        zip(statistics.means, statistics.variances, strict=True)
-    ):
-        arrays[f"statistics/{number:04d}/mean"] = mean
-        arrays[f"statistics/{number:04d}/variance"] = variance
+    for inputs, found in statistics.items():
+        for number, (mean, variance) in enumerate(
+            zip(found.means, found.variances, strict=True)
+        ):
+            arrays[f"statistics/{inputs}/{number:04d}/mean"] = mean
+            arrays[f"statistics/{inputs}/{number:04d}/variance"] = variance
     arrays[_STATE] = np.array(json.dumps({"step": step}))
     path = pathlib.Path(run_dir) / "kept" / f"{name or f'step-{step:08d}'}.npz"
     _write_npz(path, arrays)
@@ -295,13 +297,17 @@ def kept_path(
 
 
 def load_model(
-    run_dir: str | os.PathLike, step: int | str | None = None
+    run_dir: str | os.PathLike,
+    step: int | str | None = None,
+    statistics: str | None = None,
 ) -> ContrastiveModel:
     """Rebuilds a run's model at a kept step, with its re-estimated statistics.
 
     Args:
         run_dir: The run.
         step: A kept step, `best`, or None for the last.
+        statistics: `anchors` (for mixtures) or `pairs` (for mixtures and stems); None
+            is what the run's configuration names for its encoder.
 
     Returns:
         ContrastiveModel, ready for inference.
@@ -321,20 +327,31 @@ def load_model(
     arrays = _read_npz(kept_path(run_dir, step))
     _assign("model", model.variables, arrays)
     model_normalization(model).finalize_state()
+    prefix = f"statistics/{statistics or config.train.statistics_inputs}"
     layers = range(len(model.batch_norm_layers()))
-    BatchStatistics(
-        tuple(arrays[f"statistics/{n:04d}/mean"] for n in layers),
-        tuple(arrays[f"statistics/{n:04d}/variance"] for n in layers),
-    ).assign_to(model)
+    try:
+        BatchStatistics(
+            tuple(arrays[f"{prefix}/{n:04d}/mean"] for n in layers),
+            tuple(arrays[f"{prefix}/{n:04d}/variance"] for n in layers),
+        ).assign_to(model)
+    except KeyError as error:
+        raise RunError(
+            f"{kept_path(run_dir, step)}: no batch-norm statistics {prefix}"
+        ) from error
     return model
 
 
-def load_encoder(path: str | os.PathLike, step: int | str | None = None) -> keras.Model:
+def load_encoder(
+    path: str | os.PathLike,
+    step: int | str | None = None,
+    statistics: str | None = None,
+) -> keras.Model:
     """Loads a run's encoder for inference.
 
     Args:
         path: A run directory.
         step: A kept step, `best`, or None for the last; 0 is the untrained network.
+        statistics: Batch-norm statistics, see `load_model`.
 
     Returns:
         keras.Model, float32 [batch, frames, 64, 1] -> [batch, 1280], with
@@ -343,7 +360,7 @@ def load_encoder(path: str | os.PathLike, step: int | str | None = None) -> kera
     Raises:
         RunError: If there is no such run or step.
     """
-    return load_model(path, step).encoder
+    return load_model(path, step, statistics).encoder
 
 
 def encoder_key(run_dir: str | os.PathLike, step: int | str | None = None) -> str:

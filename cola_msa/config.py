@@ -106,7 +106,8 @@ class TrainConfig:
             steps; training stops when the average no longer improves.
         statistics_batches: Training batches over which batch-norm statistics are
             re-estimated for validation, kept checkpoints and export.
-        statistics_inputs: `anchors` (mixtures alone) or `pairs` (whole batches).
+        statistics_inputs: What the encoder's are estimated from: `anchors` (mixtures
+            alone) or `pairs` (whole batches; the pretext task always uses these).
         checkpoint_every_steps: Distance of the checkpoints that a resumed run
             starts from.
         max_to_keep: How many of those are kept.

@@ -38,7 +38,7 @@ def retrieval_curve(
     found = {}
     for step in checkpoints.kept_steps(run_dir):
         found[step] = retrieval_of(
-            checkpoints.load_model(run_dir, step), sampler
+            checkpoints.load_model(run_dir, step, "pairs"), sampler
         ).scores()
         logging.info("step %d: top-1 %.3f", step, found[step]["top1"])
     return found

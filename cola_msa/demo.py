@@ -17,6 +17,7 @@ from absl import app, flags
 
 from cola_msa import checkpoints, demo_data
 from cola_msa.console import run_command
+from cola_msa.presets import PRESETS
 
 TASKS = ("mtat", "nsynth", "fma")
 _SCORES = {"mtat": ("roc_auc", "pr_auc"), "nsynth": ("accuracy",), "fma": ("accuracy",)}
@@ -229,9 +230,15 @@ def main(argv: list[str]) -> None:
 
 def _define_flags() -> None:
     flags.DEFINE_string("output_dir", "demo_output", "Where everything goes.")
-    flags.DEFINE_string("preset", "demo", "Preset to train.")
+    flags.DEFINE_enum("preset", "demo", list(PRESETS), "Preset to train.")
     flags.DEFINE_integer("seed", 0, "Seed of the run.", lower_bound=0)
-    flags.DEFINE_float("scale", 1.0, "Share of the built-in music's default size.")
+    flags.DEFINE_float(
+        "scale",
+        1.0,
+        "Share of the built-in music's default size.",
+        lower_bound=0.01,
+        upper_bound=10.0,
+    )
 
 
 if __name__ == "__main__":

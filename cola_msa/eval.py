@@ -15,7 +15,6 @@ import tensorflow as tf
 from absl import app, flags, logging
 
 from cola_msa import checkpoints
-from cola_msa.checkpoints import RunError
 from cola_msa.console import run_command
 from cola_msa.judge import EncoderInfo, evaluate, render_table
 from cola_msa.prepared import PreparedData
@@ -40,6 +39,12 @@ def define_flags() -> None:
     )
     flags.DEFINE_string(
         "checkpoint_step", None, "A kept step, or `best`; default: the last."
+    )
+    flags.DEFINE_enum(
+        "statistics",
+        None,
+        ["anchors", "pairs"],
+        "Batch-norm statistics from mixtures or whole batches; default: the run's.",
     )
     flags.DEFINE_integer("seeds", 1, "Heads to train.", lower_bound=1)
     flags.DEFINE_string(
@@ -83,16 +88,6 @@ def encoder_info(
     )
 
 
-def _choose_run(given: str | None) -> pathlib.Path:
-    run_dir = pathlib.Path(given) if given else checkpoints.newest_run()
-    if run_dir is None:
-        raise RunError(
-            "there is no run under runs/: train one by python -m cola_msa.train, or "
-            "name one by --run_dir"
-        )
-    return run_dir
-
-
 def _choose_data(given: str | None, task: TaskSpec) -> pathlib.Path:
     if given:
         return pathlib.Path(given)
@@ -129,7 +124,7 @@ def main(argv: Sequence[str]) -> None:
     task = get_task(options.task)
     task.choose_splits(options.train_clips)
     step = _choose_step(options.checkpoint_step, options.encoder)
-    run_dir = _choose_run(options.run_dir)
+    run_dir = checkpoints.choose_run(options.run_dir)
     config = checkpoints.load_config(run_dir)
     info = encoder_info(run_dir, step, options.encoder)
     data_dir = _choose_data(options.data_dir, task)
@@ -141,6 +136,9 @@ def main(argv: Sequence[str]) -> None:
         name += "-untrained"
     elif step is not None:
         name += f"-{step}"
+    statistics = options.statistics or config.train.statistics_inputs
+    if statistics != config.train.statistics_inputs:
+        name += f"-{statistics}"
     if options.train_clips != TRAIN_CLIPS[0]:
         name += f"-{options.train_clips}"
     output_dir = pathlib.Path(options.output_dir or run_dir / "eval" / name)
@@ -148,8 +146,8 @@ def main(argv: Sequence[str]) -> None:
     keras.utils.set_random_seed(0)
     tf.config.experimental.enable_op_determinism()
     results = evaluate(
-        checkpoints.load_encoder(run_dir, step),
-        checkpoints.encoder_key(run_dir, step),
+        checkpoints.load_encoder(run_dir, step, statistics),
+        f"{checkpoints.encoder_key(run_dir, step)}-{statistics}",
         task,
         data,
         output_dir,

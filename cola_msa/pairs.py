@@ -198,6 +198,8 @@ class PairSampler:
         if mode == "active_any":
             picked = self._distinct_active_any(random)
             return self._with_starts(mode, picked[:, 0], picked[:, 1], random)
+        if len(eligible) < self.batch_size:
+            self._check_counts()
         rows = random.choice(eligible, self.batch_size, replace=False)
         source = COLA if mode == "cola" else self.sources[position]
         return self._with_starts(mode, rows, np.full(len(rows), source), random)

@@ -71,7 +71,7 @@ class PreparedData:
             )
             raise DataError(
                 f"{path}: prepared with another front end than the model's: {fields}; "
-                "prepare the data again"
+                "prepare the data again with the model's (--level, for the level rule)"
             )
         self._indices: dict[str, Index] = {}
         self._maps: dict[str, np.ndarray] = {}

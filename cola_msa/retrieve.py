@@ -64,8 +64,8 @@ def compare_with_untrained(
     """
     config = checkpoints.load_config(run_dir)
     sampler = PairSampler(data, config.train, split)
-    trained_model = checkpoints.load_model(run_dir, step)
-    untrained_model = checkpoints.load_model(run_dir, 0)
+    trained_model = checkpoints.load_model(run_dir, step, "pairs")
+    untrained_model = checkpoints.load_model(run_dir, 0, "pairs")
     found = {
         "trained": retrieval_of(trained_model, sampler),
         "untrained": retrieval_of(untrained_model, sampler),

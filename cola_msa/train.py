@@ -73,7 +73,10 @@ _TRAIN_FLAGS = {
         lower_bound=1,
     ),
     "statistics_inputs": flags.DEFINE_enum(
-        "statistics_inputs", None, ["anchors", "pairs"], "What those batches hold."
+        "statistics_inputs",
+        None,
+        ["anchors", "pairs"],
+        "What the encoder's statistics come from: mixtures or whole batches.",
     ),
     "checkpoint_every_steps": flags.DEFINE_integer(
         "checkpoint_every_steps", None, "Distance of checkpoints.", lower_bound=1

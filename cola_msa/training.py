@@ -313,10 +313,10 @@ class Trainer:
         """Validates, keeps and saves where due; returns whether to stop early."""
         train = self.config.train
         is_over = False
-        statistics = None
+        statistics: dict[str, BatchStatistics] | None = None
         if self.validation and step % train.validate_every_steps == 0:
             statistics = self.estimate_statistics()
-            found = self.validate(statistics)
+            found = self.validate(statistics["pairs"])
             scalars.update({f"validation/{k}": v for k, v in found.items()})
             self.state["validation"].append([step, found["loss"]])
             if self.state["best"] is None or found["loss"] < self.state["best"]:
@@ -341,25 +341,34 @@ class Trainer:
             self.config.train.max_to_keep,
         )
 
-    def _keep(self, step: int, statistics: BatchStatistics | None = None) -> None:
+    def _keep(
+        self, step: int, statistics: dict[str, BatchStatistics] | None = None
+    ) -> None:
         checkpoints.aggregate_moving_statistics(self.model)
         if statistics is None:
             statistics = self.estimate_statistics()
         checkpoints.save_kept(self.run_dir, self.model, statistics, step)
 
-    def estimate_statistics(self) -> BatchStatistics:
-        """Batch-norm statistics of the weights as they are, from training pairs."""
-        train = self.config.train
+    def estimate_statistics(self) -> dict[str, BatchStatistics]:
+        """Batch-norm statistics of the weights as they are, from training pairs.
 
-        def batches() -> Any:
-            for number in range(train.statistics_batches):
+        Returns:
+            Those of `anchors`, for an encoder that sees mixtures, and of `pairs`, for
+            the pretext task, which sees stems too.
+        """
+
+        def batches(has_positives: bool) -> Any:
+            for number in range(self.config.train.statistics_batches):
                 pair = self.sampler.batch(_STATISTICS_UPDATE + number)
                 windows = pair["anchor"]
-                if train.statistics_inputs == "pairs":
+                if has_positives:
                     windows = np.concatenate([windows, pair["positive"]])
                 yield tf.constant(windows, tf.float32)
 
-        return self._estimator.estimate(batches())
+        return {
+            "anchors": self._estimator.estimate(batches(False)),
+            "pairs": self._estimator.estimate(batches(True)),
+        }
 
     def validate(self, statistics: BatchStatistics) -> dict[str, float]:
         """Scores the validation split in inference mode.

@@ -13,6 +13,9 @@ from data_prep.clips import Dataset, DatasetError, IndexOptions
 
 _USAGE, _FAILED, _INTERRUPTED = 2, 1, 130
 
+# Flags count as those of the command that is run, so that its --help shows them.
+flags.disclaim_key_flags()
+
 
 def define_flags(dataset: Dataset, values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the flags of one command.

@@ -73,7 +73,7 @@ def load_clip(
     if stems_dir is not None:
         folder = pathlib.Path(stems_dir) / os.path.splitext(clip.path)[0]
         paths = tuple(
-            (source, str(path))
+            (source, path.relative_to(dataset_dir).as_posix())
             for source in sources
             if (path := audio.find_audio(dataset_dir / folder, source))
         )
