@@ -269,14 +269,19 @@ def test_split_groups_always_leaves_training_data(num_groups, share, expected):
     assert "train" in split_of.values()
 
 
-def test_stems_from_disk(tmp_path: pathlib.Path):
-    root = trees.write_mtat(tmp_path / "raw")
-    stems_dir = tmp_path / "stems"
+@pytest.mark.parametrize("is_relative", [False, True])
+def test_stems_from_disk(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, is_relative: bool
+):
+    monkeypatch.chdir(tmp_path)
+    base = pathlib.Path() if is_relative else tmp_path
+    root = trees.write_mtat(base / "raw")
+    stems_dir = base / "stems"
     for clip in mtat.index(root, IndexOptions()).clips:
         stem_folder = stems_dir / clip.path.removesuffix(".mp3")
         for k, source in enumerate(("vocals", "bass")):
             trees.write_wav(stem_folder / f"{source}.flac", trees.chirp(5, seed=k))
-    output = tmp_path / "out"
+    output = base / "out"
     assert execute("mtat", root, output, f"--stems_dir={stems_dir}") == 0
     data = prepared_lib.PreparedData(output)
     assert data.sources == ("vocals", "drums", "bass", "other")
