@@ -24,7 +24,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from cola_msa.config import Config, from_dict, to_dict
+from cola_msa.config import Config, from_dict
 from cola_msa.model import BatchStatistics, ContrastiveModel
 
 _PACKAGES = ("cola_msa", "tensorflow", "keras", "numpy")
@@ -363,12 +363,17 @@ def load_encoder(
     return load_model(path, step, statistics).encoder
 
 
-def encoder_key(run_dir: str | os.PathLike, step: int | str | None = None) -> str:
-    """16 hexadecimal digits that stand for a kept encoder's weights."""
+def encoder_key(
+    run_dir: str | os.PathLike,
+    step: int | str | None = None,
+    statistics: str | None = None,
+) -> str:
+    """16 hexadecimal digits that stand for what `load_encoder` computes."""
+    inputs = statistics or load_config(run_dir).train.statistics_inputs
     digest = hashlib.sha256()
     arrays = _read_npz(kept_path(run_dir, step))
     for name in sorted(arrays):
-        if name != _STATE:
+        if name.startswith(("model/", f"statistics/{inputs}/")):
             digest.update(name.encode())
             digest.update(np.ascontiguousarray(arrays[name]).tobytes())
     return digest.hexdigest()[:16]
@@ -386,14 +391,3 @@ def aggregate_moving_statistics(model: ContrastiveModel) -> None:
             if isinstance(value, tf.distribute.DistributedValues):
                 copies = [copy.numpy() for copy in value.values]
                 variable.assign(np.mean(copies, axis=0))
-
-
-def describe_run(config: Config, data: dict[str, Any], replicas: int) -> dict[str, Any]:
-    """What config.json holds."""
-    return {
-        "config": to_dict(config),
-        "data": data,
-        "num_replicas": replicas,
-        "versions": package_versions(),
-        "git_commit": git_commit(),
-    }

@@ -147,7 +147,7 @@ def main(argv: Sequence[str]) -> None:
     tf.config.experimental.enable_op_determinism()
     results = evaluate(
         checkpoints.load_encoder(run_dir, step, statistics),
-        f"{checkpoints.encoder_key(run_dir, step)}-{statistics}",
+        checkpoints.encoder_key(run_dir, step, statistics),
         task,
         data,
         output_dir,

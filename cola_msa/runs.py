@@ -2,12 +2,13 @@
 
 import os
 import pathlib
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from cola_msa import checkpoints
-from cola_msa.config import Config, from_dict
+from cola_msa.config import Config, differing_fields, from_dict, to_dict
 from cola_msa.prepared import PreparedData
 from cola_msa.records import manifest_hash
 
@@ -68,3 +69,47 @@ def resumable_run(
             found.append(path)
     newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
     return newest.parent if newest else None
+
+
+def describe_run(config: Config, data: dict[str, Any], replicas: int) -> dict[str, Any]:
+    """What config.json holds."""
+    return {
+        "config": to_dict(config),
+        "data": data,
+        "num_replicas": replicas,
+        "versions": checkpoints.package_versions(),
+        "git_commit": checkpoints.git_commit(),
+    }
+
+
+def claim_run_dir(run_dir: str | os.PathLike, description: dict[str, Any]) -> None:
+    """Writes config.json, or checks that the one there describes the same run.
+
+    Args:
+        run_dir: The run.
+        description: From `describe_run`.
+
+    Raises:
+        RunError: If the folder holds a run with another configuration, other data or
+            another number of devices; the message names what differs.
+    """
+    run_dir = pathlib.Path(run_dir)
+    if not (run_dir / "config.json").exists():
+        run_dir.mkdir(parents=True, exist_ok=True)
+        checkpoints.write_json(run_dir / "config.json", description)
+        return
+    found = checkpoints.load_run(run_dir)
+    fields = differing_fields(
+        from_dict(Config, found["config"]), from_dict(Config, description["config"])
+    )
+    if found["data"]["manifest_hash"] != description["data"]["manifest_hash"]:
+        fields.append(f"data: {found['data']['data_dir']} has changed or is another")
+    if found["num_replicas"] != description["num_replicas"]:
+        fields.append(
+            f"devices: {found['num_replicas']} != {description['num_replicas']}"
+        )
+    if fields:
+        raise checkpoints.RunError(
+            f"{run_dir} holds a run with another configuration: {'; '.join(fields)}. "
+            "Name another --run_dir, or use its configuration"
+        )

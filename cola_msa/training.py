@@ -15,7 +15,7 @@ from absl import logging
 from tqdm import tqdm
 
 from cola_msa import checkpoints, retrieval
-from cola_msa.config import Config, differing_fields, from_dict
+from cola_msa.config import Config
 from cola_msa.model import (
     BatchStatistics,
     ContrastiveModel,
@@ -26,7 +26,12 @@ from cola_msa.optimizers import build_optimizer
 from cola_msa.pairs import PairSampler, silence_value
 from cola_msa.prepared import PreparedData
 from cola_msa.records import manifest_hash
-from cola_msa.runs import default_strategy, has_stalled
+from cola_msa.runs import (
+    claim_run_dir,
+    default_strategy,
+    describe_run,
+    has_stalled,
+)
 from cola_msa.scalars import ScalarWriter
 
 # Updates whose pairs serve batch-norm statistics; no training update reaches them.
@@ -101,7 +106,7 @@ class Trainer:
 
     def _claim_run_dir(self, mean: float, std: float) -> None:
         """Writes config.json, or checks that the one there is ours."""
-        description = checkpoints.describe_run(
+        description = describe_run(
             self.config,
             {
                 "data_dir": str(self.data.data_dir.resolve()),
@@ -113,24 +118,7 @@ class Trainer:
             },
             self.num_replicas,
         )
-        path = self.run_dir / "config.json"
-        if not path.exists():
-            self.run_dir.mkdir(parents=True, exist_ok=True)
-            checkpoints.write_json(path, description)
-            return
-        found = checkpoints.load_run(self.run_dir)
-        fields = differing_fields(from_dict(Config, found["config"]), self.config)
-        if found["data"]["manifest_hash"] != description["data"]["manifest_hash"]:
-            fields.append(
-                f"data: {found['data']['data_dir']} has changed or is another"
-            )
-        if found["num_replicas"] != self.num_replicas:
-            fields.append(f"devices: {found['num_replicas']} != {self.num_replicas}")
-        if fields:
-            raise checkpoints.RunError(
-                f"{self.run_dir} holds a run with another configuration: "
-                f"{'; '.join(fields)}. Name another --run_dir, or use its configuration"
-            )
+        claim_run_dir(self.run_dir, description)
 
     @property
     def update(self) -> int:

@@ -259,7 +259,7 @@ def test_read_ahead_keeps_order_and_errors():
 _MEMORY_SCRIPT = """
 import resource, sys
 from tests.cola_msa.test_embeddings import tiny_encoder
-from cola_msa import embeddings, records
+from cola_msa import embeddings, prepared as prepared_lib
 data = prepared_lib.PreparedData(sys.argv[1])
 embed = lambda split: embeddings.embed_split(
     tiny_encoder(64), data, split, sys.argv[2], "key", show_progress=False)

@@ -14,7 +14,7 @@ import pytest
 from absl import flags
 from sklearn.metrics import average_precision_score
 
-from cola_msa import checkpoints, judge, metrics
+from cola_msa import checkpoints, judge, metrics, runs
 from cola_msa import eval as eval_command
 from cola_msa.config import Config, ModelConfig
 from cola_msa.model import BatchStatistics, ContrastiveModel
@@ -184,9 +184,7 @@ def run_dir(tmp_path_factory):
     path.mkdir()
     config = Config(preset="demo", model=ModelConfig(backbone="tiny"))
     data = {"log_mel_mean": -3.0, "log_mel_std": 1.0}
-    checkpoints.write_json(
-        path / "config.json", checkpoints.describe_run(config, data, 1)
-    )
+    checkpoints.write_json(path / "config.json", runs.describe_run(config, data, 1))
     for step, seed in ((0, 0), (3, 1)):
         model = ContrastiveModel(config.model, config.frontend, -3.0, 1.0, seed)
         layers = model.batch_norm_layers()
@@ -194,7 +192,7 @@ def run_dir(tmp_path_factory):
             tuple(layer.moving_mean.numpy() for layer in layers),
             tuple(layer.moving_variance.numpy() for layer in layers),
         )
-        checkpoints.save_kept(path, model, statistics, step)
+        checkpoints.save_kept(path, model, {"anchors": statistics}, step)
     return path
 
 
