@@ -46,6 +46,11 @@ def define_flags() -> None:
         ["anchors", "pairs"],
         "Batch-norm statistics from mixtures or whole batches; default: the run's.",
     )
+    flags.DEFINE_bool(
+        "standardize",
+        False,
+        "Scale features by their training mean and deviation (the paper does not).",
+    )
     flags.DEFINE_integer("seeds", 1, "Heads to train.", lower_bound=1)
     flags.DEFINE_string(
         "train_clips",
@@ -139,6 +144,8 @@ def main(argv: Sequence[str]) -> None:
     statistics = options.statistics or config.train.statistics_inputs
     if statistics != config.train.statistics_inputs:
         name += f"-{statistics}"
+    if options.standardize:
+        name += "-standardized"
     if options.train_clips != TRAIN_CLIPS[0]:
         name += f"-{options.train_clips}"
     output_dir = pathlib.Path(options.output_dir or run_dir / "eval" / name)
@@ -155,6 +162,7 @@ def main(argv: Sequence[str]) -> None:
         info=info,
         train_clips=options.train_clips,
         num_seeds=options.seeds,
+        standardize=options.standardize,
     )
     print(render_table(results))
     print(f"  files: {output_dir}/results.json, per_class.csv, {results['chart']}")

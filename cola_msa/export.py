@@ -19,7 +19,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from absl import app, flags
+from absl import app, flags, logging
 
 from cola_msa import checkpoints
 from cola_msa.config import FrontendConfig, to_dict
@@ -143,14 +143,19 @@ def export_encoder(
     temporary = output_dir.with_name(output_dir.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     module = ExportModule(encoder, config.frontend)
-    tf.saved_model.save(
-        module,
-        str(temporary),
-        signatures={
-            "embed_waveform": module.embed_waveform,
-            "embed_log_mel": module.embed_log_mel,
-        },
-    )
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.WARNING)  # saving names hundreds of inputs at INFO
+    try:
+        tf.saved_model.save(
+            module,
+            str(temporary),
+            signatures={
+                "embed_waveform": module.embed_waveform,
+                "embed_log_mel": module.embed_log_mel,
+            },
+        )
+    finally:
+        logging.set_verbosity(verbosity)
     run = checkpoints.load_run(run_dir)
     metadata = {
         "sample_rate_hz": config.frontend.sample_rate_hz,

@@ -66,6 +66,7 @@ def evaluate(
     train_clips: str = "filtered",
     num_seeds: int = 1,
     num_resamples: int = 1000,
+    standardize: bool = False,
     show_progress: bool = True,
 ) -> dict[str, Any]:
     """Trains heads on a frozen encoder's embeddings and scores them on test clips.
@@ -82,6 +83,7 @@ def evaluate(
         train_clips: `filtered`, or `all` (mtat_unfiltered alone).
         num_seeds: Heads to train, with seeds 0, 1, ...; scores are their means.
         num_resamples: Of the clips, for the 95 % intervals.
+        standardize: See ProbeConfig.
         show_progress: Whether to show progress bars.
 
     Returns:
@@ -111,7 +113,7 @@ def evaluate(
         raise DataError(
             f"{data.data_dir}: no tag has both positive and negative test clips"
         )
-    config = ProbeConfig.of_task(task)
+    config = dataclasses.replace(ProbeConfig.of_task(task), standardize=standardize)
     heads: list[TrainedHead] = []
     clip_scores: list[np.ndarray] = []
     for seed in range(num_seeds):

@@ -26,6 +26,9 @@ _CHUNK_BYTES = 400_000_000
 _BLOCK_WINDOWS = 1024
 
 
+_MOMENT_WINDOWS = 4096  # read at once
+
+
 class ProbeError(ValueError):
     """Embeddings that no head can be trained on."""
 
@@ -42,6 +45,9 @@ class ProbeConfig:
         patience_epochs: Training stops after so many epochs in a row without a lower
             validation loss; the best epoch's weights are restored.
         max_epochs: Upper limit.
+        standardize: Scale every feature by its mean and deviation over the training
+            windows first; the paper does not. Without it an untrained network's large
+            features defeat the optimizer on small data.
     """
 
     task_type: str
@@ -50,6 +56,7 @@ class ProbeConfig:
     batch_size: int = 128
     patience_epochs: int = 5
     max_epochs: int = 200
+    standardize: bool = False
 
     @classmethod
     def of_task(cls, task: TaskSpec) -> "ProbeConfig":
@@ -79,9 +86,24 @@ class TrainedHead:
 
 
 def build_head(
-    config: ProbeConfig, dim: int, num_classes: int, seed: int
+    config: ProbeConfig,
+    dim: int,
+    num_classes: int,
+    seed: int,
+    moments: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> keras.Model:
-    """Builds an untrained head, [batch, dim] -> logits [batch, num_classes]."""
+    """Builds an untrained head.
+
+    Args:
+        config: ProbeConfig.
+        dim: Width of the embeddings.
+        num_classes: Width of the logits.
+        seed: Of the initial weights.
+        moments: Mean and variance of each feature, [dim]; None leaves features alone.
+
+    Returns:
+        keras.Model, [batch, dim] -> logits [batch, num_classes].
+    """
     widths = (*config.hidden_units, num_classes)
     layers = [
         keras.layers.Dense(
@@ -93,7 +115,27 @@ def build_head(
         )
         for number, width in enumerate(widths)
     ]
+    if moments is not None:
+        mean, variance = moments
+        layers.insert(0, keras.layers.Normalization(mean=mean, variance=variance))
     return keras.Sequential([keras.Input((dim,)), *layers])
+
+
+def feature_moments(split: EmbeddedSplit) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of each feature over a split's windows, float32 [D] each.
+
+    A feature that never changes gets variance 1, so that it becomes 0.
+    """
+    total, squares = np.zeros(split.dim), np.zeros(split.dim)
+    for start in range(0, split.num_windows, _MOMENT_WINDOWS):
+        part = split.read(start, min(start + _MOMENT_WINDOWS, split.num_windows))
+        part = part.astype(np.float64)
+        total += part.sum(axis=0)
+        squares += np.square(part).sum(axis=0)
+    mean = total / split.num_windows
+    variance = np.maximum(squares / split.num_windows - np.square(mean), 0.0)
+    variance[variance < 1e-10] = 1.0
+    return mean.astype(np.float32), variance.astype(np.float32)
 
 
 def _window_losses(task_type: str, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
@@ -238,7 +280,8 @@ def train_head(
             raise DataError(f"the {name} split holds no clips")
     begin = time.monotonic()
     num_classes = train.labels.shape[1]
-    model = build_head(config, train.dim, num_classes, seed)
+    moments = feature_moments(train) if config.standardize else None
+    model = build_head(config, train.dim, num_classes, seed, moments)
     run_train, run_validate = _step_functions(model, config)
     train_windows, validation_windows = _Windows(train), _Windows(validation)
     train_losses: list[float] = []

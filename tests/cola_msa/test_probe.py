@@ -1,5 +1,7 @@
 """Probes: training against a NumPy loop, stopping, chunks, clip scores."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -206,3 +208,20 @@ def test_empty_and_diverging_splits_are_refused(tmp_path, splits):
     infinite = make_split(tmp_path, "inf", 3, signal=np.inf)
     with pytest.raises(probe.ProbeError, match="validation loss is nan"):
         train((infinite, infinite), make_config())
+
+
+def test_standardized_heads_do_not_see_the_features_scale(tmp_path, splits):
+    def scaled(split, name):
+        windows = np.array(split.windows, np.float32) * 50.0 + 7.0
+        path = tmp_path / name
+        windows.astype("<f2").tofile(path)
+        return dataclasses.replace(split, files=(path,))
+
+    mean, variance = probe.feature_moments(splits[0])
+    values = np.array(splits[0].windows, np.float64)
+    np.testing.assert_allclose(mean, values.mean(0), atol=1e-4)
+    np.testing.assert_allclose(variance, values.var(0), rtol=1e-3)
+    config = make_config(standardize=True, max_epochs=5)
+    first = train(splits, config)
+    second = train([scaled(s, f"scaled{n}") for n, s in enumerate(splits)], config)
+    np.testing.assert_allclose(first.validation_loss, second.validation_loss, rtol=2e-2)
