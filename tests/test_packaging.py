@@ -297,6 +297,9 @@ def test_documents_name_flags_that_exist(document):
         re.findall(r"(?<![\w-])--[a-z]\w+(?:-\w+)*", (ROOT / document).read_text())
     )
     known = set().union(*(flags_of(module) for module in OWN_MODULES))
+    for path in (ROOT / "benchmarks").glob("*.py"):
+        found = re.findall(r'DEFINE_\w+\(\s*"(\w+)"', path.read_text())
+        known |= {f"--{flag}" for flag in found}
     assert named <= known | FOREIGN_FLAGS
 
 
