@@ -93,7 +93,9 @@ class TrainConfig:
     Attributes:
         source: `multi`, one source, a comma list of sources, or `none` (COLA).
         batches: `mixed`, `active`, `uniform` or `active_any`.
-        augment: `none` or the name of an augmentation.
+        augment: `none`, `mws`, `specaugment` or `cutout`, of both windows of a pair.
+        pair_span: `segment` (both windows of a pair come from one segment) or `clip`
+            (the positive comes from anywhere in the anchor's clip).
         batch_size: Pairs a mini-batch and replica.
         steps: Length of the run, in steps.
         updates_per_step: Updates a step.
@@ -120,6 +122,7 @@ class TrainConfig:
     source: str = "multi"
     batches: str = "mixed"
     augment: str = "none"
+    pair_span: str = "segment"
     batch_size: int = 128
     steps: int = 10000
     updates_per_step: int = 64
@@ -141,12 +144,22 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Everything that decides a run's result, but for the data."""
+    """Everything that decides a run's result, but for the data.
+
+    Attributes:
+        preset: Name of the preset that it started from.
+        frontend: The front end.
+        model: The network and its loss.
+        train: Pairs, schedule and stop.
+        strategy: Name of the paper's strategy, see `strategies`; empty where none
+            was named.
+    """
 
     preset: str = "default"
     frontend: FrontendConfig = FrontendConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
+    strategy: str = ""
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -7,97 +7,39 @@ read from memory-mapped shards. So a resumed run sees what an uninterrupted one 
 Source: section 3.1 of the paper; DESIGN section 7 for the batch compositions.
 """
 
-import dataclasses
-from typing import Any
-
 import numpy as np
 import tensorflow as tf
 
+from cola_msa.augment import build_augmentation
 from cola_msa.config import TrainConfig
+from cola_msa.draws import (
+    BATCHES,
+    COLA,
+    PAIR_SPANS,
+    SILENCES,
+    Draw,
+    PairError,
+    counter_generator,
+    parse_source,
+    silence_value,
+)
 from cola_msa.prepared import PreparedData
 
-COLA = -1  # `source` of a pair whose positive is a window of the mixture
-BATCHES = ("mixed", "active", "uniform", "active_any")
-SILENCES = ("zeros", "floor", "mean", "learned")
-_VALIDATION_STREAM = 1
+__all__ = [
+    "BATCHES",
+    "COLA",
+    "PAIR_SPANS",
+    "SILENCES",
+    "Draw",
+    "PairError",
+    "PairSampler",
+    "parse_source",
+    "silence_value",
+]
+
 _TRAIN_STREAM = 0
-
-
-class PairError(ValueError):
-    """The data cannot give the batches that were asked for."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Draw:
-    """One mini-batch, drawn but not read. B pairs.
-
-    Attributes:
-        mode: `active`, `uniform`, `active_any` or `cola`.
-        rows: int64 [B], rows of the split's index.
-        source: int32 [B], the positive's source, or COLA.
-        anchor_start: int64 [B], the anchor window's first frame in its segment.
-        positive_start: int64 [B], the same for the positive window.
-    """
-
-    mode: str
-    rows: np.ndarray
-    source: np.ndarray
-    anchor_start: np.ndarray
-    positive_start: np.ndarray
-
-
-def parse_source(source: str, available: tuple[str, ...]) -> tuple[int, ...]:
-    """Turns `--source` into numbers of sources.
-
-    Args:
-        source: `multi` (all), `none` (COLA), or names with commas between them.
-        available: The prepared data's sources, in order.
-
-    Returns:
-        Numbers into `available`; () for COLA.
-
-    Raises:
-        PairError: If a name is not among the data's sources.
-    """
-    if source == "none":
-        return ()
-    if source == "multi":
-        if not available:
-            raise PairError(
-                "--source=multi needs stems, and this data was prepared without any: "
-                "prepare it with --stems_dir or --separator, or use --source=none"
-            )
-        return tuple(range(len(available)))
-    names = [name.strip() for name in source.split(",") if name.strip()]
-    unknown = [name for name in names if name not in available]
-    if unknown or not names:
-        raise PairError(
-            f"--source={source}: the data has no source {', '.join(unknown) or 'named'}"
-            f"; it has {', '.join(available) or 'none'} (or say multi, or none)"
-        )
-    return tuple(available.index(name) for name in names)
-
-
-def silence_value(silence: str, log_floor: float, log_mel_mean: float) -> float:
-    """The constant log-mel that stands in a silent source's window.
-
-    Raises:
-        ValueError: If `silence` is not one of SILENCES.
-    """
-    if silence not in SILENCES:
-        raise ValueError(f"silence must be one of {SILENCES}, not {silence!r}")
-    if silence == "floor":
-        return float(np.log(log_floor))
-    return log_mel_mean if silence == "mean" else 0.0
-
-
-def _generator(
-    seed: int, stream: int, update: int, replica: int
-) -> np.random.Generator:
-    """A generator that depends on its arguments alone."""
-    # The first counter word is the one that moves while numbers are drawn.
-    bits = np.random.Philox(key=[seed, stream], counter=[0, update, replica, 0])
-    return np.random.Generator(bits)
+_VALIDATION_STREAM = 1
+_AUGMENT_STREAM = 2
 
 
 class PairSampler:
@@ -114,18 +56,29 @@ class PairSampler:
 
         Args:
             data: The prepared data.
-            config: Source, batches, batch_size and seed are used.
+            config: Source, batches, augment, pair_span, batch_size and seed are used.
             split: Which split to draw from.
             silent_value: What a silent source's window is filled with.
 
         Raises:
-            PairError: If the source is unknown, or (in `train`) fewer segments are
-                eligible than a batch holds.
+            PairError: If the source, the batches or the span is unknown, or (in
+                `train`) fewer segments are eligible than a batch holds.
+            AugmentError: If the augmentation is unknown or its package is missing.
         """
         if config.batches not in BATCHES:
             raise PairError(
                 f"--batches={config.batches}: must be one of {', '.join(BATCHES)}"
             )
+        if config.pair_span not in PAIR_SPANS:
+            raise PairError(
+                f"--pair_span={config.pair_span}: must be one of "
+                f"{', '.join(PAIR_SPANS)}"
+            )
+        # Validation is never augmented: its loss is compared between strategies.
+        self._augment = build_augmentation(
+            config.augment if split == "train" else "none"
+        )
+        self.has_clip_span = config.pair_span == "clip"
         self.data = data
         self.split = split
         self.batch_size = config.batch_size
@@ -191,18 +144,18 @@ class PairSampler:
         Returns:
             Draw of batch_size pairs.
         """
-        random = _generator(self.seed, _TRAIN_STREAM, update, replica)
+        random = counter_generator(self.seed, _TRAIN_STREAM, update, replica)
         mode = self.modes[random.integers(len(self.modes))]
         position = int(random.integers(max(len(self.sources), 1)))
         eligible = self._eligible(mode, position)
         if mode == "active_any":
             picked = self._distinct_active_any(random)
-            return self._with_starts(mode, picked[:, 0], picked[:, 1], random)
+            return self._complete(mode, picked[:, 0], picked[:, 1], random)
         if len(eligible) < self.batch_size:
             self._check_counts()
         rows = random.choice(eligible, self.batch_size, replace=False)
         source = COLA if mode == "cola" else self.sources[position]
-        return self._with_starts(mode, rows, np.full(len(rows), source), random)
+        return self._complete(mode, rows, np.full(len(rows), source), random)
 
     def _distinct_active_any(self, random: np.random.Generator) -> np.ndarray:
         """Pairs of (row, source), uniform over active ones, no row twice."""
@@ -211,18 +164,57 @@ class PairSampler:
         _, first = np.unique(picked[:, 0], return_index=True)
         return picked[np.sort(first)[: self.batch_size]]
 
-    def _with_starts(
-        self, mode: str, rows: np.ndarray, source: Any, random: np.random.Generator
+    def _complete(
+        self,
+        mode: str,
+        rows: np.ndarray,
+        source: np.ndarray,
+        random: np.random.Generator,
     ) -> Draw:
-        num_starts = self.index.num_frames[rows].astype(np.int64)
-        num_starts -= self.window_frames - 1
+        """Draws window starts, and the positives' segments where they are free."""
+        positive_rows = None
+        if self.has_clip_span:
+            positive_rows = self._rows_of_same_clips(mode, rows, source, random)
         return Draw(
             mode=mode,
             rows=rows,
             source=np.asarray(source, np.int32),
-            anchor_start=random.integers(0, num_starts),
-            positive_start=random.integers(0, num_starts),
+            anchor_start=random.integers(0, self._num_starts(rows)),
+            positive_start=random.integers(
+                0, self._num_starts(rows if positive_rows is None else positive_rows)
+            ),
+            positive_rows=positive_rows,
         )
+
+    def _num_starts(self, rows: np.ndarray) -> np.ndarray:
+        return self.index.num_frames[rows].astype(np.int64) - self.window_frames + 1
+
+    def _rows_of_same_clips(
+        self,
+        mode: str,
+        rows: np.ndarray,
+        source: np.ndarray,
+        random: np.random.Generator,
+    ) -> np.ndarray:
+        """For each row an eligible one of its clip and source; it may be itself."""
+        found = np.empty_like(rows)
+        share = random.random(len(rows))
+        for number in np.unique(source):
+            is_own = source == number
+            eligible = self._usable
+            if number != COLA:
+                position = self.sources.index(int(number))
+                eligible = (self._uniform if mode == "uniform" else self._active)[
+                    position
+                ]
+            clips = self.index.clip[eligible]
+            order = np.argsort(clips, kind="stable")
+            wanted = self.index.clip[rows[is_own]]
+            low = np.searchsorted(clips, wanted, "left", sorter=order)
+            high = np.searchsorted(clips, wanted, "right", sorter=order)
+            picked = low + np.floor(share[is_own] * (high - low)).astype(np.int64)
+            found[is_own] = eligible[order[picked]]
+        return found
 
     def validation_draws(self) -> list[Draw]:
         """The fixed batches of a validation: the same for every run and seed.
@@ -243,7 +235,7 @@ class PairSampler:
         share = -(-len(self._usable) // max(len(combinations), 1))
         draws = []
         for number, (mode, position) in enumerate(combinations):
-            random = _generator(0, _VALIDATION_STREAM, number, 0)
+            random = counter_generator(0, _VALIDATION_STREAM, number, 0)
             eligible = random.permutation(self._eligible(mode, position))
             eligible = eligible[: max(share, self.batch_size)]
             for start in range(0, len(eligible), self.batch_size):
@@ -256,7 +248,7 @@ class PairSampler:
                     rows = part
                     name = COLA if mode == "cola" else self.sources[position]
                     source = np.full(len(rows), name)
-                draws.append(self._with_starts(mode, rows, source, random))
+                draws.append(self._complete(mode, rows, source, random))
         if not draws:
             raise PairError(
                 f"{self.data.data_dir}: split {self.split} has no segment to validate "
@@ -277,21 +269,23 @@ class PairSampler:
         is_active = np.ones(len(draw.rows), bool)
         frame_bytes = self.num_mels * 2
         index = self.index
+        positive_rows = draw.rows if draw.positive_rows is None else draw.positive_rows
         for i, row in enumerate(draw.rows):
-            shard, offset = index.shard[row], index.mixture_offset[row]
             anchor[i] = self.data.read(
                 self.split,
-                shard,
-                offset + draw.anchor_start[i] * frame_bytes,
+                index.shard[row],
+                index.mixture_offset[row] + draw.anchor_start[i] * frame_bytes,
                 self.window_frames,
             )
+            row = positive_rows[i]
+            offset = index.mixture_offset[row]
             if draw.source[i] != COLA:
                 is_active[i] = index.is_active[row, draw.source[i]]
                 offset = index.stem_offset[row, draw.source[i]]
             if is_active[i]:
                 positive[i] = self.data.read(
                     self.split,
-                    shard,
+                    index.shard[row],
                     offset + draw.positive_start[i] * frame_bytes,
                     self.window_frames,
                 )
@@ -307,6 +301,29 @@ class PairSampler:
     def batch(self, update: int, replica: int = 0) -> dict[str, np.ndarray]:
         """Draws and reads one mini-batch; see `draw` and `read`."""
         return self.read(self.draw(update, replica))
+
+    def augment(
+        self, batch: dict[str, tf.Tensor], update: tf.Tensor, replica: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """Augments both windows of every pair, but for the constant silent ones.
+
+        Args:
+            batch: As `dataset` gives, windows float32.
+            update: int64, the update that the batch is for.
+            replica: int64, its replica.
+
+        Returns:
+            The batch; equal (seed, update, replica), equal windows.
+        """
+        if self._augment is None:
+            return batch
+        seed = tf.stack([tf.constant(self.seed, tf.int64), update])
+        seed = tf.random.fold_in(tf.random.fold_in(seed, replica), _AUGMENT_STREAM)
+        windows = tf.concat([batch["anchor"], batch["positive"]], axis=0)
+        anchor, positive = tf.split(self._augment(windows, seed), 2)
+        is_active = batch["is_active"][:, tf.newaxis, tf.newaxis, tf.newaxis]
+        positive = tf.where(is_active, positive, batch["positive"])
+        return {**batch, "anchor": anchor, "positive": positive}
 
     def dataset(
         self,
@@ -338,12 +355,13 @@ class PairSampler:
                 load, [number], [tf.float16, tf.float16, tf.bool, tf.int32]
             )
             shape = [self.batch_size, self.window_frames, self.num_mels, 1]
-            return {
+            batch = {
                 "anchor": tf.cast(tf.ensure_shape(anchor, shape), tf.float32),
                 "positive": tf.cast(tf.ensure_shape(positive, shape), tf.float32),
                 "is_active": tf.ensure_shape(is_active, shape[:1]),
                 "source": tf.ensure_shape(source, shape[:1]),
             }
+            return self.augment(batch, number // num_replicas, number % num_replicas)
 
         options = tf.data.Options()
         # Elements are whole mini-batches already, in the order of the replicas.

@@ -11,6 +11,9 @@
 | `demo`    | the built-in music in minutes on two cores               | 6 thousand |
 | `smoke`   | seconds, with a tiny network: whether everything runs    | hundreds   |
 
+Each of the paper's strategies is a preset too: `default` with that strategy's pairs.
+`cola_msa.strategies` has their table; `--strategy=NAME` puts one on another preset.
+
 BUILD.md has the measurements behind `default`.
 """
 
@@ -18,6 +21,7 @@ import dataclasses
 from typing import Any
 
 from cola_msa.config import Config, FrontendConfig, ModelConfig, TrainConfig
+from cola_msa.strategies import STRATEGIES
 
 _PAPER_MODEL = ModelConfig(
     input_normalization="none",
@@ -88,6 +92,10 @@ PRESETS: dict[str, Config] = {
             keep_steps=(2,),
         ),
     ),
+}
+PRESETS |= {
+    name: strategy.apply(PRESETS["default"], name)
+    for name, strategy in STRATEGIES.items()
 }
 
 

@@ -14,12 +14,14 @@ import tensorflow as tf
 from absl import app, flags, logging
 
 from cola_msa import checkpoints, demo_data
+from cola_msa.augment import AUGMENTATIONS
 from cola_msa.config import Config
 from cola_msa.console import run_command
-from cola_msa.pairs import BATCHES, SILENCES
+from cola_msa.pairs import BATCHES, PAIR_SPANS, SILENCES
 from cola_msa.prepared import PreparedData
 from cola_msa.presets import PRESETS, get_preset
 from cola_msa.runs import resumable_run
+from cola_msa.strategies import STRATEGIES, get_strategy
 from cola_msa.training import Trainer
 
 _DATA_DIR = flags.DEFINE_string(
@@ -30,6 +32,12 @@ _RUN_DIR = flags.DEFINE_string(
 )
 _PRESET = flags.DEFINE_enum(
     "preset", None, list(PRESETS), "Configuration to start from; see cola_msa.presets."
+)
+_STRATEGY = flags.DEFINE_enum(
+    "strategy",
+    None,
+    list(STRATEGIES),
+    "One of the paper's strategies, on any preset; see cola_msa.strategies.",
 )
 _CPU_DEVICES = flags.DEFINE_integer(
     "cpu_devices", 1, "Logical CPUs to train on where there is no GPU.", lower_bound=1
@@ -42,7 +50,12 @@ _TRAIN_FLAGS = {
         "source", None, "multi, one source, a,b or none (COLA)."
     ),
     "batches": flags.DEFINE_enum("batches", None, BATCHES, "Composition of batches."),
-    "augment": flags.DEFINE_enum("augment", None, ["none"], "Augmentation."),
+    "augment": flags.DEFINE_enum(
+        "augment", None, AUGMENTATIONS, "Augmentation of both windows of a pair."
+    ),
+    "pair_span": flags.DEFINE_enum(
+        "pair_span", None, PAIR_SPANS, "Whether a pair shares its segment or its clip."
+    ),
     "batch_size": flags.DEFINE_integer(
         "batch_size", None, "Pairs a mini-batch and replica.", lower_bound=2
     ),
@@ -125,6 +138,8 @@ def config_from_flags() -> Config:
     """The preset with every flag that was given."""
     preset = _PRESET.value or ("default" if _DATA_DIR.value else "demo")
     config = get_preset(preset)
+    if _STRATEGY.value:
+        config = get_strategy(_STRATEGY.value).apply(config)
 
     def given(group: dict[str, Any]) -> dict[str, Any]:
         values = {name: f.value for name, f in group.items() if f.value is not None}
@@ -162,14 +177,16 @@ def main(argv: list[str]) -> None:
             config.preset,
         )
     data = PreparedData(data_dir, config.frontend)
+    if config.strategy:
+        get_strategy(config.strategy).check_data(data.manifest)
     run_dir = pathlib.Path(_RUN_DIR.value) if _RUN_DIR.value else None
     if run_dir is None:
         run_dir = resumable_run("runs", config, data)
         if run_dir is not None:
             logging.info("no --run_dir: going on with the unfinished run %s", run_dir)
     if run_dir is None:
-        source = config.train.source.replace(",", "-")
-        run_dir = pathlib.Path("runs") / f"{source}-{time.strftime('%Y%m%d-%H%M%S')}"
+        name = config.strategy or config.train.source.replace(",", "-")
+        run_dir = pathlib.Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     logging.info("run directory: %s", run_dir)
     trainer = Trainer(config, data, run_dir)
     outcome = trainer.run()
