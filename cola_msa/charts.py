@@ -3,14 +3,18 @@
 import os
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from cola_msa.tasks import SCORE_TITLES
+
 _DOTS_PER_INCH = 130
 _BAR, _CHANCE, _DOT = "#4878a8", "#c44e52", "#303030"
+_CURVES = ("#4878a8", "#dd8452")
 
 
 def _save(figure: Figure, path: str | os.PathLike) -> None:
@@ -141,6 +145,66 @@ def draw_tags(
         fontsize=8,
         frameon=False,
     )
+    _titles(figure, axes, title, note)
+    _save(figure, path)
+
+
+def draw_label_curve(
+    path: str | os.PathLike,
+    rows: Sequence[dict[str, Any]],
+    title: str,
+    note: str = "",
+) -> None:
+    """Draws scores against the number of training clips whose labels are used.
+
+    Args:
+        path: The PNG file.
+        rows: `label_fractions.curve_rows`.
+        title: First lines above the chart.
+        note: A smaller line below it.
+    """
+    figure = Figure(figsize=(7.2, 4.8), layout="constrained")
+    axes: Axes = figure.add_subplot()
+    clips = [row["train_clips"] for row in rows]
+    for number, name in enumerate(rows[0]["scores"]):
+        scores = [row["scores"][name] for row in rows]
+        value = np.array([score["value"] for score in scores])
+        # A percentile interval may leave its value out: no negative lengths.
+        spread = np.maximum(
+            [
+                value - [score["low"] for score in scores],
+                np.array([score["high"] for score in scores]) - value,
+            ],
+            0.0,
+        )
+        color = _CURVES[number % len(_CURVES)]
+        axes.errorbar(
+            clips,
+            value,
+            spread,
+            marker="o",
+            capsize=3,
+            color=color,
+            label=SCORE_TITLES[name],
+        )
+        axes.axhline(
+            scores[-1]["chance"], color=color, linewidth=0.9, linestyle=":", zorder=0
+        )
+    axes.set_xscale("log")
+    axes.set_xticks(
+        clips,
+        [
+            f"{row['train_clips']:,}\n({100 * row['label_fraction']:g} %)"
+            for row in rows
+        ],
+    )
+    axes.minorticks_off()
+    axes.set_ylim(0.0, 1.0)
+    axes.set_xlabel("training clips (share of the labels)")
+    axes.set_ylabel("score, 95 % interval over test clips (dotted: chance)")
+    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.legend(frameon=False)
     _titles(figure, axes, title, note)
     _save(figure, path)
 

@@ -1,12 +1,13 @@
-"""The run directory: what ran, checkpoints to resume from, encoders to keep.
+"""The run directory: what ran, and the encoders that are kept.
 
 config.json              the Config, package versions, git commit, data
-checkpoints/step-*.npz   every variable of model and optimizer, and the state of
-                         the loop: what a resumed run starts from
+checkpoints/update-*.npz every variable of model and optimizer, and the state of
+                         the loop: what a resumed run starts from (see `runs`)
 kept/step-*.npz          the model's variables and re-estimated batch-norm
                          statistics at kept steps; step 0 is the untrained network
 kept/best.npz            the same at the lowest validation loss
 metrics.jsonl, logs/     losses as lines of JSON and as TensorBoard scalars
+done.json                outcome, step, pairs and seconds of a run that has ended
 """
 
 import hashlib
@@ -16,7 +17,7 @@ import os
 import pathlib
 import re
 import subprocess
-import zipfile
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -26,14 +27,12 @@ from absl import logging
 
 from cola_msa.config import Config, from_dict
 from cola_msa.model import BatchStatistics, ContrastiveModel
+from cola_msa.storage import STATE, read_arrays, write_arrays
+from cola_msa.storage import RunError as RunError
+from cola_msa.storage import write_json as write_json
 
 _PACKAGES = ("cola_msa", "tensorflow", "keras", "numpy")
-_STATE = "state"
-DONE_NAME = "done.json"  # written when a run has ended: outcome, step, pairs, seconds
-
-
-class RunError(ValueError):
-    """A run directory that cannot be used; the message says why and what to do."""
+DONE_NAME = "done.json"
 
 
 def package_versions() -> dict[str, str]:
@@ -49,29 +48,24 @@ def package_versions() -> dict[str, str]:
 
 def git_commit() -> str | None:
     """The checkout's commit that this package runs from; None outside of one."""
-    result = subprocess.run(
-        ["git", "rev-parse", "HEAD"],
-        cwd=pathlib.Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    try:
+        result = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=pathlib.Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError:  # no git on this machine
+        return None
     return result.stdout.strip() or None
-
-
-def write_json(path: str | os.PathLike, values: Any) -> None:
-    """Writes JSON under a temporary name, then renames it."""
-    path = pathlib.Path(path)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(values, indent=1) + "\n")
-    os.replace(temporary, path)
 
 
 def load_run(run_dir: str | os.PathLike) -> dict[str, Any]:
     """Reads a run's config.json.
 
     Raises:
-        RunError: If there is none.
+        RunError: If there is none, or it is damaged.
     """
     path = pathlib.Path(run_dir) / "config.json"
     if not path.exists():
@@ -79,7 +73,14 @@ def load_run(run_dir: str | os.PathLike) -> dict[str, Any]:
             f"{path} does not exist: --run_dir must name a training run "
             "(python -m cola_msa.train writes one)"
         )
-    return json.loads(path.read_text())
+    try:
+        run = json.loads(path.read_text())
+        return {**run, "config": dict(run["config"]), "data": dict(run["data"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{path}: damaged ({error!r}); name another --run_dir, or put the file "
+            "back from a copy"
+        ) from error
 
 
 def load_config(run_dir: str | os.PathLike) -> Config:
@@ -123,42 +124,63 @@ def parse_step(given: str | None) -> int | str | None:
     return int(given)
 
 
-def _write_npz(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]  # NumPy's stub: names
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+def replica_values(variable: Any) -> list[np.ndarray]:
+    """A variable's value on every replica; one value without a distribution.
+
+    Under MirroredStrategy most variables are equal on all replicas. Moving statistics
+    are not: each replica moves its own by its own part of the batch.
+    """
+    value = variable.value
+    if isinstance(value, tf.distribute.DistributedValues):
+        return [copy.numpy() for copy in value.values]
+    return [np.array(variable)]
 
 
-def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise RunError(f"{path}: damaged checkpoint ({error})") from error
+def assign_replicas(variable: Any, values: Sequence[np.ndarray]) -> None:
+    """Gives every replica's copy of a variable its own value, in their order."""
+    value = variable.value
+    if not isinstance(value, tf.distribute.DistributedValues):
+        (only,) = values
+        variable.assign(only)
+        return
+    for copy, found in zip(value.values, values, strict=True):
+        copy.assign(found)
 
 
-def _variable_arrays(prefix: str, variables: list) -> dict[str, np.ndarray]:
-    # Keras counts seed generators up within a process: their number says nothing.
-    return {
-        f"{prefix}/{number:04d}/" + re.sub(r"_\d+/", "/", variable.path): np.array(
-            variable
-        )
-        for number, variable in enumerate(variables)
-    }
+def array_name(prefix: str, number: int, variable: Any) -> str:
+    """Name of a variable in a checkpoint: the same in every process.
+
+    Keras counts seed generators up within a process: their number says nothing.
+    """
+    return f"{prefix}/{number:04d}/" + re.sub(r"_\d+/", "/", variable.path)
 
 
-def _assign(prefix: str, variables: list, arrays: dict[str, np.ndarray]) -> None:
-    """Assigns every variable, and refuses a set that does not fit exactly."""
+def _mean_arrays(prefix: str, variables: list) -> dict[str, np.ndarray]:
+    """The variables with moving statistics that are the replicas' mean."""
+    arrays = {}
+    for number, variable in enumerate(variables):
+        first, *others = replica_values(variable)
+        # The mean of equal copies may differ from them in the last bit.
+        if first.dtype.kind == "f" and any((first != v).any() for v in others):
+            first = np.mean([first, *others], axis=0, dtype=first.dtype)
+        arrays[array_name(prefix, number, variable)] = first
+    return arrays
+
+
+def fitting_values(
+    prefix: str, variables: list, arrays: dict[str, np.ndarray]
+) -> list[np.ndarray]:
+    """Finds the value of every variable, and refuses a set that does not fit exactly.
+
+    Raises:
+        RunError: If a value is missing, superfluous or of another shape.
+    """
     found = {
         int(name.split("/")[1]): (name, value)
         for name, value in arrays.items()
         if name.startswith(f"{prefix}/")
     }
-    if len(found) != len(variables):
+    if sorted(found) != list(range(len(variables))):
         raise RunError(
             f"the checkpoint holds {len(found)} variables of the {prefix}, "
             f"which has {len(variables)}: it belongs to another configuration"
@@ -170,59 +192,7 @@ def _assign(prefix: str, variables: list, arrays: dict[str, np.ndarray]) -> None
                 f"{name}: shape {value.shape} in the checkpoint, "
                 f"{tuple(variable.shape)} in the model"
             )
-        variable.assign(value)
-
-
-def save_training(
-    run_dir: str | os.PathLike,
-    model: ContrastiveModel,
-    state: dict[str, Any],
-    step: int,
-    max_to_keep: int,
-) -> None:
-    """Writes what a resumed run starts from, and removes the oldest of its kind.
-
-    Args:
-        run_dir: The run.
-        model: Compiled model; seed generators and optimizer slots are included.
-        state: JSON values: update counter, early stopping.
-        step: Step that has ended.
-        max_to_keep: How many of these checkpoints stay.
-    """
-    folder = pathlib.Path(run_dir) / "checkpoints"
-    arrays = _variable_arrays("model", model.variables)
-    arrays |= _variable_arrays("optimizer", model.optimizer.variables)
-    arrays[_STATE] = np.array(json.dumps(state))
-    _write_npz(folder / f"step-{step:08d}.npz", arrays)
-    for path in sorted(folder.glob("step-*.npz"))[:-max_to_keep]:
-        path.unlink()
-
-
-def restore_training(
-    run_dir: str | os.PathLike, model: ContrastiveModel
-) -> dict[str, Any] | None:
-    """Loads the newest undamaged checkpoint into the model and its optimizer.
-
-    Returns:
-        The loop's state; None where the run has no checkpoint.
-
-    Raises:
-        RunError: If a checkpoint does not fit the model.
-    """
-    folder = pathlib.Path(run_dir) / "checkpoints"
-    for path in sorted(folder.glob("step-*.npz"), reverse=True):
-        try:
-            arrays = _read_npz(path)
-            state = json.loads(str(arrays.pop(_STATE)))
-        except RunError as error:
-            logging.warning("%s; going back to the one before", error)
-            continue
-        model.optimizer.build(model.trainable_variables)
-        _assign("model", model.variables, arrays)
-        _assign("optimizer", model.optimizer.variables, arrays)
-        model_normalization(model).finalize_state()
-        return state
-    return None
+    return [found[number][1] for number in range(len(variables))]
 
 
 def model_normalization(model: ContrastiveModel) -> keras.layers.Normalization:
@@ -241,6 +211,9 @@ def save_kept(
 ) -> pathlib.Path:
     """Keeps a model's variables with re-estimated batch-norm statistics beside them.
 
+    Of variables that differ by replica (moving statistics) the mean is kept; the
+    model's own stay as they are, so that keeping never changes the training.
+
     Args:
         run_dir: The run.
         model: The model.
@@ -252,16 +225,15 @@ def save_kept(
     Returns:
         The file.
     """
-    arrays = _variable_arrays("model", model.variables)
+    arrays = _mean_arrays("model", model.variables)
     for inputs, found in statistics.items():
         for number, (mean, variance) in enumerate(
             zip(found.means, found.variances, strict=True)
         ):
             arrays[f"statistics/{inputs}/{number:04d}/mean"] = mean
             arrays[f"statistics/{inputs}/{number:04d}/variance"] = variance
-    arrays[_STATE] = np.array(json.dumps({"step": step}))
     path = pathlib.Path(run_dir) / "kept" / f"{name or f'step-{step:08d}'}.npz"
-    _write_npz(path, arrays)
+    write_arrays(path, arrays, {"step": step})
     return path
 
 
@@ -269,6 +241,27 @@ def kept_steps(run_dir: str | os.PathLike) -> list[int]:
     """Steps whose encoder was kept, in rising order; 0 is the untrained network."""
     folder = pathlib.Path(run_dir) / "kept"
     return sorted(int(path.stem.split("-")[1]) for path in folder.glob("step-*.npz"))
+
+
+def best_step(run_dir: str | os.PathLike) -> int | None:
+    """The step of kept/best.npz; None where there is none, or it is damaged."""
+    path = pathlib.Path(run_dir) / "kept" / "best.npz"
+    try:
+        return json.loads(str(read_arrays(path)[STATE]))["step"]
+    except (RunError, KeyError):
+        return None
+
+
+def remove_kept_after(run_dir: str | os.PathLike, step: int) -> None:
+    """Removes encoders of later steps than the one that a run ended with.
+
+    They were kept by a process that went further before it was killed.
+    """
+    for later in kept_steps(run_dir):
+        if later > step:
+            path = pathlib.Path(run_dir) / "kept" / f"step-{later:08d}.npz"
+            logging.warning("%s: the run ended with step %d; removed", path, step)
+            path.unlink()
 
 
 def kept_path(
@@ -324,8 +317,10 @@ def load_model(
         run["data"]["log_mel_std"],
         config.train.seed,
     )
-    arrays = _read_npz(kept_path(run_dir, step))
-    _assign("model", model.variables, arrays)
+    arrays = read_arrays(kept_path(run_dir, step))
+    values = fitting_values("model", model.variables, arrays)
+    for variable, value in zip(model.variables, values, strict=True):
+        variable.assign(value)
     model_normalization(model).finalize_state()
     prefix = f"statistics/{statistics or config.train.statistics_inputs}"
     layers = range(len(model.batch_norm_layers()))
@@ -371,23 +366,9 @@ def encoder_key(
     """16 hexadecimal digits that stand for what `load_encoder` computes."""
     inputs = statistics or load_config(run_dir).train.statistics_inputs
     digest = hashlib.sha256()
-    arrays = _read_npz(kept_path(run_dir, step))
+    arrays = read_arrays(kept_path(run_dir, step))
     for name in sorted(arrays):
         if name.startswith(("model/", f"statistics/{inputs}/")):
             digest.update(name.encode())
             digest.update(np.ascontiguousarray(arrays[name]).tobytes())
     return digest.hexdigest()[:16]
-
-
-def aggregate_moving_statistics(model: ContrastiveModel) -> None:
-    """Replaces every replica's moving statistics by the replicas' mean.
-
-    Under MirroredStrategy each replica moves its own, and only the first one's would
-    be saved.
-    """
-    for layer in model.batch_norm_layers():
-        for variable in (layer.moving_mean, layer.moving_variance):
-            value = variable.value
-            if isinstance(value, tf.distribute.DistributedValues):
-                copies = [copy.numpy() for copy in value.values]
-                variable.assign(np.mean(copies, axis=0))

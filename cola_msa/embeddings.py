@@ -4,20 +4,17 @@ A clip's windows are all F // 98 windows from its frame 0 on. The cache holds on
 file of float16 rows a split and a JSON file beside it, which is written last: a
 cache without it, or that does not agree with it, is computed again.
 
-Files are read and written by calls, not through memory maps, because mapped pages
-count as resident: memory stays flat however many clips a split has.
+Files are read and written by calls, not through memory maps (see
+`window_reader`).
 """
 
-import collections
-import concurrent.futures
 import contextlib
 import dataclasses
 import json
 import os
 import pathlib
-import sys
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
@@ -27,11 +24,11 @@ import tqdm
 from absl import logging
 
 from cola_msa.prepared import PreparedData
-from cola_msa.record_index import Index
 from cola_msa.records import DataError, manifest_hash
+from cola_msa.window_reader import fixed_bounds, open_windows, progress_bar
+from cola_msa.windows import plan_windows
 
 _CACHE_VERSION = 1
-_READ_AHEAD_BATCHES = 4
 Encoder = Callable[[tf.Tensor], tf.Tensor]
 
 
@@ -49,6 +46,8 @@ class EmbeddedSplit:
         clip_splits: int64 [C + 1]; clip c has windows clip_splits[c] to
             clip_splits[c + 1].
         labels: float32 [C, K], multi-hot.
+        rows: int64 [W], where each window lies among all of the files' windows; None
+            where these are the split's, in order.
     """
 
     files: tuple[pathlib.Path, ...]
@@ -57,6 +56,7 @@ class EmbeddedSplit:
     clip_ids: np.ndarray
     clip_splits: np.ndarray
     labels: np.ndarray
+    rows: np.ndarray | None = None
 
     @property
     def num_windows(self) -> int:
@@ -77,12 +77,21 @@ class EmbeddedSplit:
     def windows(self) -> np.ndarray:
         """All windows, float16 [W, D]: memory-mapped where they lie in one file."""
         used = [f for f, n in zip(self.files, self.file_windows, strict=True) if n]
-        if len(used) == 1:
+        if len(used) == 1 and self.rows is None:
             return np.memmap(used[0], "<f2", "r", shape=(self.num_windows, self.dim))
         return self.read(0, self.num_windows)
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Reads windows start to stop into memory, float16 [stop - start, D]."""
+        if self.rows is None:
+            return self._read_files(start, stop)
+        rows = self.rows[start:stop]
+        # Clips lie in one piece each: a read a run of rows that follow one another.
+        runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
+        parts = [self._read_files(int(r[0]), int(r[-1]) + 1) for r in runs if len(r)]
+        return np.concatenate([np.zeros((0, self.dim), np.float16), *parts])
+
+    def _read_files(self, start: int, stop: int) -> np.ndarray:
         parts, first = [], 0
         for path, count in zip(self.files, self.file_windows, strict=True):
             a, b = max(start - first, 0), min(stop - first, count)
@@ -99,11 +108,31 @@ class EmbeddedSplit:
         """Each window's clip, int64 [W]."""
         return np.repeat(np.arange(self.num_clips), np.diff(self.clip_splits))
 
+    def select(self, clips: np.ndarray) -> "EmbeddedSplit":
+        """The same files, but only some clips.
+
+        Args:
+            clips: Numbers of clips, in the order wanted.
+        """
+        counts = np.diff(self.clip_splits)[clips]
+        clip_splits = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        within = np.arange(clip_splits[-1]) - np.repeat(clip_splits[:-1], counts)
+        rows = np.repeat(self.clip_splits[:-1][clips], counts) + within
+        return dataclasses.replace(
+            self,
+            clip_ids=self.clip_ids[clips],
+            clip_splits=clip_splits,
+            labels=self.labels[clips],
+            rows=rows if self.rows is None else self.rows[rows],
+        )
+
 
 def join(parts: Sequence[EmbeddedSplit]) -> EmbeddedSplit:
-    """Joins splits without copying their windows."""
+    """Joins whole splits without copying their windows."""
     if len(parts) == 1:
         return parts[0]
+    if any(part.rows is not None for part in parts):
+        raise ValueError("join splits before selecting clips from them")
     counts = np.concatenate([np.diff(part.clip_splits) for part in parts])
     return EmbeddedSplit(
         files=tuple(path for part in parts for path in part.files),
@@ -115,108 +144,18 @@ def join(parts: Sequence[EmbeddedSplit]) -> EmbeddedSplit:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class _WindowPlan:
-    """Where every window of a split lies; V windows, C clips.
+def embed_function(encoder: Encoder, frames: int, mels: int) -> Any:
+    """Compiles an encoder for windows as they are stored.
 
-    Attributes:
-        shard: int32 [V].
-        byte_offset: int64 [V], of the window's first frame.
-        clip_splits: int64 [C + 1].
+    Args:
+        encoder: float32 [batch, frames, mels, 1] -> [batch, D]; called in inference
+            mode where it is a Keras layer.
+        frames: Frames of a window.
+        mels: Mel bands.
+
+    Returns:
+        tf.function, float16 [batch, frames, mels] -> float16 [batch, D].
     """
-
-    shard: np.ndarray
-    byte_offset: np.ndarray
-    clip_splits: np.ndarray
-
-
-def _plan_windows(data: PreparedData, split: str, index: Index) -> _WindowPlan:
-    """Lists all windows of a split, clip by clip, from each clip's frame 0 on."""
-    frames = data.frontend.window_frames
-    if data.frontend.segment_frames % frames:
-        raise DataError(
-            f"{data.data_dir}: a segment's {data.frontend.segment_frames} frames are "
-            f"no multiple of a window's {frames}, so windows would cross segments"
-        )
-    order = np.lexsort((index.segment, index.clip))
-    clip, number = index.clip[order], index.segment[order]
-    num_frames = index.num_frames[order]
-    is_first = np.diff(clip, prepend=-1) != 0
-    is_last = np.diff(clip, append=-1) != 0
-    # A hole, or a short segment before the last, would shift the clip's windows.
-    expected = np.arange(len(order)) - np.maximum.accumulate(
-        np.where(is_first, np.arange(len(order)), 0)
-    )
-    is_wrong = (number != expected) | (
-        ~is_last & (num_frames != data.frontend.segment_frames)
-    )
-    if is_wrong.any():
-        bad = index.clip_ids[clip[np.argmax(is_wrong)]]
-        raise DataError(
-            f"{data.data_dir}, split {split}: clip {bad} lacks a segment; run the "
-            "preparation again"
-        )
-    num_windows = num_frames // frames
-    per_clip = np.bincount(clip, num_windows, len(index.clip_ids)).astype(np.int64)
-    if len(per_clip) and per_clip.min() == 0:
-        raise DataError(
-            f"{data.data_dir}, split {split}: clip "
-            f"{index.clip_ids[np.argmin(per_clip)]} is shorter than a window"
-        )
-    row = np.repeat(order, num_windows)
-    starts = np.cumsum(num_windows) - num_windows
-    within = np.arange(len(row)) - np.repeat(starts, num_windows)
-    window_bytes = frames * data.frontend.num_mels * 2
-    return _WindowPlan(
-        shard=index.shard[row],
-        byte_offset=index.mixture_offset[row] + within * window_bytes,
-        clip_splits=np.concatenate([[0], np.cumsum(per_clip)]),
-    )
-
-
-class _WindowReader:
-    """Reads windows of a plan from the shards, by calls of the operating system."""
-
-    def __init__(self, data: PreparedData, index: Index, plan: _WindowPlan):
-        self._paths = [data.data_dir / str(name) for name in index.shards]
-        self._plan = plan
-        self._shape = (data.frontend.window_frames, data.frontend.num_mels)
-        self._open: tuple[int, int] | None = None
-
-    def read(self, start: int, stop: int) -> np.ndarray:
-        """Windows start to stop, float16 [stop - start, frames, mels]."""
-        windows = np.empty((stop - start, *self._shape), "<f2")
-        for row, position in enumerate(range(start, stop)):
-            shard = int(self._plan.shard[position])
-            if self._open is None or self._open[0] != shard:
-                self.close()
-                self._open = (shard, os.open(self._paths[shard], os.O_RDONLY))
-            offset = int(self._plan.byte_offset[position])
-            if os.preadv(self._open[1], [windows[row]], offset) != windows[row].nbytes:
-                raise DataError(f"{self._paths[shard]}: ends too early")
-        return windows
-
-    def close(self) -> None:
-        """Closes the shard that is open."""
-        if self._open is not None:
-            os.close(self._open[1])
-            self._open = None
-
-
-def progress_bar(total: int, title: str, unit: str, is_shown: bool = True) -> tqdm.tqdm:
-    """A progress bar with rate and remaining time; rare lines in a file."""
-    return tqdm.tqdm(
-        total=total,
-        desc=title,
-        unit=unit,
-        unit_scale=True,
-        disable=not is_shown,
-        mininterval=0.2 if sys.stderr.isatty() else 10,
-        dynamic_ncols=True,
-    )
-
-
-def _embed_function(encoder: Encoder, frames: int, mels: int) -> Any:
     options = {"training": False} if isinstance(encoder, keras.Layer) else {}
 
     @tf.function(
@@ -228,29 +167,6 @@ def _embed_function(encoder: Encoder, frames: int, mels: int) -> Any:
         return tf.cast(encoder(log_mel, **options), tf.float16)
 
     return embed
-
-
-def read_ahead(items: Iterator[Any], depth: int = 1) -> Iterator[Any]:
-    """Makes the next `depth` items in a thread while the current one is worked on.
-
-    Not tf.data's prefetch, which determinism of operations switches off for Python
-    functions.
-
-    Args:
-        items: What to make; it is only asked from the one thread.
-        depth: Items made ahead.
-
-    Yields:
-        The items, in order.
-    """
-    end = object()
-    with concurrent.futures.ThreadPoolExecutor(1) as executor:
-        upcoming = collections.deque(
-            executor.submit(next, items, end) for _ in range(depth)
-        )
-        while (item := upcoming.popleft().result()) is not end:
-            upcoming.append(executor.submit(next, items, end))
-            yield item
 
 
 def embed_split(
@@ -283,8 +199,8 @@ def embed_split(
             float16 cannot hold.
     """
     index = data.index(split)
-    plan = _plan_windows(data, split, index)
-    num_windows = int(plan.clip_splits[-1])
+    plan = plan_windows(data, [split])
+    num_windows = plan.num_windows
     cache_dir = pathlib.Path(cache_dir)
     cache_dir.mkdir(parents=True, exist_ok=True)
     manifest = manifest_hash(data.data_dir)
@@ -298,23 +214,16 @@ def embed_split(
     }
     dim = _cached_dim(path, identity)
     if dim is None:
-        reader = _WindowReader(data, index, plan)
         shape = (data.frontend.window_frames, data.frontend.num_mels)
-        embed = _embed_function(encoder, *shape)
-        batches = read_ahead(
-            (
-                reader.read(start, min(start + batch_windows, num_windows))
-                for start in range(0, num_windows, batch_windows)
-            ),
-            _READ_AHEAD_BATCHES,
-        )
-        try:
-            with progress_bar(
+        embed = embed_function(encoder, *shape)
+        bounds = fixed_bounds(num_windows, batch_windows)
+        with (
+            progress_bar(
                 num_windows, f"embed {split}", " windows", show_progress
-            ) as bar:
-                dim = _write(path, identity, embed, batches, shape, bar)
-        finally:
-            reader.close()
+            ) as bar,
+            open_windows(plan, shape, bounds) as batches,
+        ):
+            dim = _write(path, identity, embed, batches, shape, bar)
     else:
         logging.info("Embeddings of %s read from %s", split, path)
     return EmbeddedSplit(
@@ -327,11 +236,25 @@ def embed_split(
     )
 
 
+def check_finite(embeddings: np.ndarray, split: str) -> np.ndarray:
+    """Returns embeddings, or refuses those that float16 cannot hold.
+
+    Raises:
+        DataError: If a value is not finite.
+    """
+    if not np.isfinite(embeddings).all():
+        raise DataError(
+            f"{split}: the encoder gives values that are not finite in float16; its "
+            "run has diverged"
+        )
+    return embeddings
+
+
 def _write(
     path: pathlib.Path,
     identity: dict[str, Any],
     embed: Callable[..., tf.Tensor],
-    batches: Iterator[np.ndarray],
+    batches: Iterable[np.ndarray],
     shape: tuple[int, int],
     bar: tqdm.tqdm,
 ) -> int:
@@ -343,12 +266,7 @@ def _write(
     try:
         with open(temporary, "wb") as file:
             for windows in batches:
-                embeddings = embed(windows).numpy()
-                if not np.isfinite(embeddings).all():
-                    raise DataError(
-                        f"{identity['split']}: the encoder gives values that are not "
-                        "finite in float16; its run has diverged"
-                    )
+                embeddings = check_finite(embed(windows).numpy(), identity["split"])
                 content = np.ascontiguousarray(embeddings, "<f2").tobytes()
                 checksum = zlib.crc32(content, checksum)
                 file.write(content)

@@ -2,22 +2,33 @@
 
 Without --run_dir the newest run under runs/ is judged, without --data_dir on the
 built-in music. Results go to <run_dir>/eval/<task>/ (results.json, per_class.csv,
-clip_scores.npz, a chart); embeddings are kept in <run_dir>/embeddings/.
+clip_scores.npz, a chart); options other than the default add parts to that name.
+Embeddings are kept in <run_dir>/embeddings/.
 """
 
-import json
+import dataclasses
+import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 from absl import app, flags, logging
 
-from cola_msa import checkpoints
+from cola_msa import checkpoints, interrupts
+from cola_msa.config import Config, config_hash
 from cola_msa.console import run_command
-from cola_msa.judge import EncoderInfo, evaluate, render_table
+from cola_msa.encoder_info import EncoderInfo, encoder_info
+from cola_msa.evaluation import EvaluationConfig
+from cola_msa.finetune import DEFAULT_RATES
+from cola_msa.heads import PROBES, PROTOCOLS, own_probe
+from cola_msa.judge import evaluate, render_table
+from cola_msa.judge_tuned import evaluate_tuned
+from cola_msa.label_fractions import parse_fractions, write_curve
+from cola_msa.model import ContrastiveModel
 from cola_msa.prepared import PreparedData
+from cola_msa.results import scale_lines
 from cola_msa.tasks import TASKS, TRAIN_CLIPS, TaskError, TaskSpec, get_task
 
 __all__ = ["EncoderInfo", "encoder_info", "evaluate", "main", "render_table"]
@@ -34,8 +45,35 @@ def define_flags() -> None:
     flags.DEFINE_enum(
         "encoder",
         "trained",
-        ["trained", "untrained"],
-        "The run's encoder, or the network it started from.",
+        ["trained", "untrained", "supervised"],
+        "The run's encoder; the network it started from; or one with fresh weights "
+        "that is trained with the labels alone.",
+    )
+    flags.DEFINE_bool(
+        "finetune", False, "Train the encoder too, from the run's weights."
+    )
+    flags.DEFINE_float(
+        "finetune_rate",
+        None,
+        "Adam's rate for the encoder that is trained; default: "
+        + ", ".join(f"{rate:g} ({mode})" for mode, rate in DEFAULT_RATES.items()),
+        lower_bound=0.0,
+    )
+    flags.DEFINE_enum(
+        "protocol",
+        PROTOCOLS[0],
+        PROTOCOLS,
+        "cached: every window embedded once, patience on validation loss; paper: one "
+        "random window a segment and epoch, patience on validation accuracy.",
+    )
+    flags.DEFINE_enum(
+        "probe", None, PROBES, "What is trained on embeddings; default: the paper's."
+    )
+    flags.DEFINE_list(
+        "label_fraction",
+        ["1"],
+        "Share of the training clips whose labels are used (1 % is 0.01); several, "
+        "with commas between them, give a curve.",
     )
     flags.DEFINE_string(
         "checkpoint_step", None, "A kept step, or `best`; default: the last."
@@ -60,39 +98,6 @@ def define_flags() -> None:
     )
 
 
-def encoder_info(
-    run_dir: pathlib.Path, step: int | str | None, encoder: str
-) -> EncoderInfo:
-    """What a kept checkpoint was trained for.
-
-    Args:
-        run_dir: The run.
-        step: A kept step, `best`, or None for the last.
-        encoder: `trained` or `untrained`.
-
-    Raises:
-        RunError: If there is no such run or step.
-    """
-    run = checkpoints.load_run(run_dir)
-    config = checkpoints.load_config(run_dir)
-    path = checkpoints.kept_path(run_dir, step)
-    if path.stem == "best":
-        with np.load(path, allow_pickle=False) as arrays:
-            age = int(json.loads(str(arrays["state"]))["step"])
-    else:
-        age = int(path.stem.split("-")[1])
-    updates = age * config.train.updates_per_step
-    return EncoderInfo(
-        encoder=encoder,
-        run=run_dir.resolve().name,
-        preset=config.preset,
-        source=config.train.source,
-        step=age,
-        updates=updates,
-        pairs=updates * config.train.batch_size * run.get("num_replicas", 1),
-    )
-
-
 def _choose_data(given: str | None, task: TaskSpec) -> pathlib.Path:
     if given:
         return pathlib.Path(given)
@@ -102,10 +107,10 @@ def _choose_data(given: str | None, task: TaskSpec) -> pathlib.Path:
 
 
 def _choose_step(given: str | None, encoder: str) -> int | str | None:
-    if encoder == "untrained":
+    if encoder != "trained":
         if given:
             raise TaskError(
-                "--encoder=untrained is step 0; leave out --checkpoint_step"
+                f"--encoder={encoder} is step 0; leave out --checkpoint_step"
             )
         return 0
     if given is None or given == "best":
@@ -115,57 +120,177 @@ def _choose_step(given: str | None, encoder: str) -> int | str | None:
     return int(given)
 
 
+def choose_mode(
+    encoder: str, finetune: bool, rate: float | None, statistics: str | None
+) -> str:
+    """Whether the encoder is `frozen`, `finetuned` or `supervised`.
+
+    Raises:
+        TaskError: If the flags contradict one another.
+    """
+    if finetune and encoder != "trained":
+        raise TaskError(
+            f"--finetune starts from a trained encoder, not from --encoder={encoder}; "
+            "--encoder=supervised trains fresh weights"
+        )
+    mode = "supervised" if encoder == "supervised" else "frozen"
+    mode = "finetuned" if finetune else mode
+    if mode == "frozen" and rate is not None:
+        raise TaskError(
+            "--finetune_rate is for --finetune and --encoder=supervised; a frozen "
+            "encoder has no rate"
+        )
+    if mode != "frozen" and statistics is not None:
+        raise TaskError(
+            "--statistics is for frozen encoders; one that is trained with the labels "
+            "gets statistics of their windows"
+        )
+    return mode
+
+
+def output_name(
+    task: TaskSpec,
+    encoder: str,
+    step: int | str | None,
+    mode: str,
+    config: EvaluationConfig,
+    statistics: str | None = None,
+) -> str:
+    """Name of the default output folder under <run_dir>/eval/.
+
+    Args:
+        task: The task; alone it stands for the last weights and all defaults.
+        encoder: `trained`, `untrained` or `supervised`.
+        step: A kept step, `best`, or None for the last.
+        mode: `frozen`, `finetuned` or `supervised`.
+        config: Protocol, probe, labels.
+        statistics: Batch-norm statistics other than the run's.
+    """
+    parts = [task.name]
+    if encoder != "trained":
+        parts.append(encoder)
+    elif step is not None:
+        parts.append(str(step))
+    if mode == "finetuned":
+        parts.append(mode)
+    if statistics:
+        parts.append(statistics)
+    if config.standardize:
+        parts.append("standardized")
+    if config.train_clips != TRAIN_CLIPS[0]:
+        parts.append(config.train_clips)
+    if config.protocol != PROTOCOLS[0]:
+        parts.append(config.protocol)
+    if config.probe not in (None, own_probe(task)):
+        parts.append(str(config.probe))
+    if config.label_fraction != 1.0:
+        parts.append(f"labels{config.label_fraction:g}")
+    return "-".join(parts)
+
+
+def _kept_model(
+    run_dir: pathlib.Path, step: int | str | None, seed: int
+) -> ContrastiveModel:
+    """The run's network as it was kept; the seed decides nothing of it."""
+    del seed
+    return checkpoints.load_model(run_dir, step)
+
+
+def _fresh_model(run: dict[str, Any], config: Config, seed: int) -> ContrastiveModel:
+    """The run's network with fresh weights."""
+    mean, std = run["data"]["log_mel_mean"], run["data"]["log_mel_std"]
+    return ContrastiveModel(config.model, config.frontend, mean, std, seed)
+
+
 def main(argv: Sequence[str]) -> None:
     """Runs the command.
 
     Raises:
         TaskError: If a flag's value does not fit.
+        ProbeError: If probe and mode do not go together.
         RunError: If there is no such run or step.
         DataError: If the data does not fit.
     """
     if len(argv) > 1:
         raise TaskError(f"unknown argument {argv[1]!r}; see --help")
+    interrupts.install()
     options = flags.FLAGS
     task = get_task(options.task)
     task.choose_splits(options.train_clips)
+    fractions = parse_fractions(options.label_fraction)
+    mode = choose_mode(
+        options.encoder, options.finetune, options.finetune_rate, options.statistics
+    )
     step = _choose_step(options.checkpoint_step, options.encoder)
     run_dir = checkpoints.choose_run(options.run_dir)
     config = checkpoints.load_config(run_dir)
-    info = encoder_info(run_dir, step, options.encoder)
+    statistics = options.statistics or config.train.statistics_inputs
+    info = encoder_info(run_dir, step, options.encoder, statistics)
     data_dir = _choose_data(options.data_dir, task)
     logging.info("Judging step %s of %s on %s", info.step, run_dir, data_dir)
     data = PreparedData(data_dir, config.frontend)
     task.check_data(data, task.choose_splits(options.train_clips))
-    name = task.name
-    if options.encoder == "untrained":
-        name += "-untrained"
-    elif step is not None:
-        name += f"-{step}"
-    statistics = options.statistics or config.train.statistics_inputs
-    if statistics != config.train.statistics_inputs:
-        name += f"-{statistics}"
-    if options.standardize:
-        name += "-standardized"
-    if options.train_clips != TRAIN_CLIPS[0]:
-        name += f"-{options.train_clips}"
-    output_dir = pathlib.Path(options.output_dir or run_dir / "eval" / name)
     # Heads draw from seeds of their own; this makes operations on a GPU repeatable.
     keras.utils.set_random_seed(0)
     tf.config.experimental.enable_op_determinism()
-    results = evaluate(
-        checkpoints.load_encoder(run_dir, step, statistics),
-        checkpoints.encoder_key(run_dir, step, statistics),
-        task,
-        data,
-        output_dir,
-        cache_dir=run_dir / "embeddings",
-        info=info,
+    judge = _judge_function(run_dir, config, step, mode, statistics, info)
+    common = EvaluationConfig(
+        protocol=options.protocol,
+        probe=options.probe,
         train_clips=options.train_clips,
         num_seeds=options.seeds,
         standardize=options.standardize,
     )
-    print(render_table(results))
-    print(f"  files: {output_dir}/results.json, per_class.csv, {results['chart']}")
+    other = statistics if statistics != config.train.statistics_inputs else None
+    whole_name = output_name(task, options.encoder, step, mode, common, other)
+    found = []
+    for fraction in fractions:
+        part = dataclasses.replace(common, label_fraction=fraction)
+        name = output_name(task, options.encoder, step, mode, part, other)
+        output_dir = run_dir / "eval" / name
+        if options.output_dir:
+            output_dir = pathlib.Path(options.output_dir)
+            if len(fractions) > 1:
+                output_dir /= f"labels{fraction:g}"
+        found.append(judge(task, data, output_dir, part))
+        print(render_table(found[-1]))
+        chart = found[-1]["chart"]
+        print(f"  files: {output_dir}/results.json, per_class.csv, {chart}")
+    if len(fractions) > 1:
+        curve_dir = run_dir / "eval" / f"{whole_name}-label_curve"
+        curve_dir = pathlib.Path(options.output_dir or curve_dir)
+        note = "; ".join(scale_lines(found[-1])[:2])
+        print(f"\n{write_curve(curve_dir, found, note)}")
+        print(f"  files: {curve_dir}/label_curve.png, label_curve.md, label_curve.json")
+
+
+def _judge_function(
+    run_dir: pathlib.Path,
+    config: Config,
+    step: int | str | None,
+    mode: str,
+    statistics: str,
+    info: EncoderInfo,
+) -> Callable[[TaskSpec, PreparedData, pathlib.Path, EvaluationConfig], dict[str, Any]]:
+    """What judges the encoder, (task, data, output_dir, config) -> results."""
+    if mode == "frozen":
+        encoder = checkpoints.load_encoder(run_dir, step, statistics)
+        key = checkpoints.encoder_key(run_dir, step, statistics)
+        return functools.partial(
+            evaluate, encoder, key, cache_dir=run_dir / "embeddings", info=info
+        )
+    rate = flags.FLAGS.finetune_rate or DEFAULT_RATES[mode]
+    info = dataclasses.replace(info, statistics=None)  # estimated anew
+    if mode == "supervised":
+        key = f"fresh-{config_hash(config.model)}"
+        run = checkpoints.load_run(run_dir)
+        make_model = functools.partial(_fresh_model, run, config)
+    else:
+        key = checkpoints.encoder_key(run_dir, step, statistics)
+        make_model = functools.partial(_kept_model, run_dir, step)
+    return functools.partial(
+        evaluate_tuned, make_model, key, mode=mode, encoder_rate=rate, info=info
+    )
 
 
 if __name__ == "__main__":

@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
-from cola_msa import checkpoints
+from cola_msa import checkpoints, storage
 from cola_msa.config import Config, differing_fields, from_dict, to_dict
 from cola_msa.prepared import PreparedData
 from cola_msa.records import manifest_hash
+from cola_msa.storage import RunError
 
 
 def has_stalled(validation: list[list[float]], patience_steps: int) -> bool:
@@ -59,10 +61,10 @@ def resumable_run(
     """The newest unfinished run under `root` with this configuration and data."""
     found = []
     for path in pathlib.Path(root).glob("*/config.json"):
-        run = checkpoints.load_run(path.parent)
         try:
+            run = checkpoints.load_run(path.parent)
             is_same = from_dict(Config, run["config"]) == config
-        except ValueError:
+        except ValueError:  # damaged, or another version's: not ours to go on with
             continue
         is_same &= run["data"]["manifest_hash"] == manifest_hash(data.data_dir)
         if is_same and not (path.parent / checkpoints.DONE_NAME).exists():
@@ -78,6 +80,7 @@ def describe_run(config: Config, data: dict[str, Any], replicas: int) -> dict[st
         "data": data,
         "num_replicas": replicas,
         "versions": checkpoints.package_versions(),
+        "threads": tf.config.threading.get_intra_op_parallelism_threads(),
         "git_commit": checkpoints.git_commit(),
     }
 
@@ -91,17 +94,19 @@ def claim_run_dir(run_dir: str | os.PathLike, description: dict[str, Any]) -> No
 
     Raises:
         RunError: If the folder holds a run with another configuration, other data or
-            another number of devices; the message names what differs.
+            another number of devices; the message names what differs. Other versions
+            of packages, and another number of threads, are warned of.
     """
     run_dir = pathlib.Path(run_dir)
     if not (run_dir / "config.json").exists():
-        run_dir.mkdir(parents=True, exist_ok=True)
-        checkpoints.write_json(run_dir / "config.json", description)
+        storage.write_json(run_dir / "config.json", description)
         return
     found = checkpoints.load_run(run_dir)
-    fields = differing_fields(
-        from_dict(Config, found["config"]), from_dict(Config, description["config"])
-    )
+    config = from_dict(Config, description["config"])
+    try:
+        fields = differing_fields(from_dict(Config, found["config"]), config)
+    except ValueError as error:
+        raise RunError(f"{run_dir}: {error}; name another --run_dir") from error
     if found["data"]["manifest_hash"] != description["data"]["manifest_hash"]:
         fields.append(f"data: {found['data']['data_dir']} has changed or is another")
     if found["num_replicas"] != description["num_replicas"]:
@@ -109,7 +114,47 @@ def claim_run_dir(run_dir: str | os.PathLike, description: dict[str, Any]) -> No
             f"devices: {found['num_replicas']} != {description['num_replicas']}"
         )
     if fields:
-        raise checkpoints.RunError(
+        raise RunError(
             f"{run_dir} holds a run with another configuration: {'; '.join(fields)}. "
             "Name another --run_dir, or use its configuration"
         )
+    changes = [
+        f"{name} {found['versions'].get(name)} then, {version} now"
+        for name, version in description["versions"].items()
+        if found.get("versions", {}).get(name) != version
+    ]
+    threads = found.get("threads"), description["threads"]
+    if config.train.deterministic and threads[0] != threads[1]:
+        changes.append(f"--threads={threads[0]} then, {threads[1]} now")
+    if changes:
+        logging.warning(
+            "%s was started with %s: weights may differ in the last bits from those "
+            "of a run that was not stopped",
+            run_dir,
+            "; ".join(changes),
+        )
+
+
+def summarize_updates(
+    rows: list[dict[str, float]], sources: tuple[str, ...]
+) -> dict[str, float]:
+    """Means of the scalars of a step's updates.
+
+    Args:
+        rows: One dictionary an update; `count/<source>` is 1 where the update was
+            of this source, and `loss/<source>` its loss then, else 0.
+        sources: The data's sources.
+
+    Returns:
+        Means; `loss/<source>` over the updates of this source, if there were any.
+    """
+    sums = {name: sum(row[name] for row in rows) for name in rows[0]}
+    scalars = {
+        name: value / len(rows)
+        for name, value in sums.items()
+        if not name.startswith(("count/", "loss/"))
+    }
+    for name in sources:
+        if sums.get(f"count/{name}"):
+            scalars[f"loss/{name}"] = sums[f"loss/{name}"] / sums[f"count/{name}"]
+    return scalars

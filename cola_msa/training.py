@@ -1,46 +1,39 @@
 """The training loop: one loop around `model.train_step` for every distribution."""
 
+import contextlib
+import json
 import math
 import os
 import pathlib
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 from absl import logging
 from tqdm import tqdm
 
-from cola_msa import checkpoints, retrieval
+from cola_msa import checkpoints, resume, runs
 from cola_msa.config import Config
-from cola_msa.model import (
-    BatchStatistics,
-    ContrastiveModel,
-    StatisticsEstimator,
-    project_function,
-)
+from cola_msa.model import BatchStatistics, ContrastiveModel
 from cola_msa.optimizers import build_optimizer
 from cola_msa.pairs import PairSampler, silence_value
 from cola_msa.prepared import PreparedData
 from cola_msa.records import manifest_hash
-from cola_msa.runs import (
-    claim_run_dir,
-    default_strategy,
-    describe_run,
-    has_stalled,
-)
 from cola_msa.scalars import ScalarWriter
+from cola_msa.validation import Validator
 
-# Updates whose pairs serve batch-norm statistics; no training update reaches them.
-_STATISTICS_UPDATE = 2**40
 _RATE_UPDATES = 3  # updates that the expected end is reckoned from
 
 
 class TrainingError(RuntimeError):
     """Training cannot go on."""
+
+
+class _StopRequestedError(Exception):
+    """A signal came while something was computed that can be computed again."""
 
 
 class Trainer:
@@ -69,7 +62,7 @@ class Trainer:
         self.config = config
         self.data = data
         self.run_dir = pathlib.Path(run_dir)
-        self.strategy = strategy or default_strategy()
+        self.strategy = strategy or runs.default_strategy()
         self.num_replicas = self.strategy.num_replicas_in_sync
         manifest = data.manifest
         mean, std = manifest["log_mel_mean"], manifest["log_mel_std"]
@@ -88,25 +81,29 @@ class Trainer:
             )
             self.model.compile(optimizer=build_optimizer(config.train))
             self.model.optimizer.build(self.model.trainable_variables)
-            state = checkpoints.restore_training(self.run_dir, self.model)
-        self.state: dict[str, Any] = state or {
+        restored = resume.restore_training(self.run_dir, self.model)
+        self.state: dict[str, Any] = restored or {
             "update": 0,
+            "step": 0,  # steps that have ended
+            "rows": [],  # scalars of the updates since then
+            "step_seconds": 0.0,
             "seconds": 0.0,
             "validation": [],
-            "best": None,
+            "best": None,  # [step, loss]
         }
-        self._estimator = StatisticsEstimator(self.model)
+        self._validator = Validator(
+            self.model, self.sampler, self.validation, config.train.statistics_batches
+        )
         self._update = tf.function(self._distributed_update)
-        self._project = project_function(self.model)
-        self._test = tf.function(self.model.test_step, reduce_retracing=True)
         self._stop_signal: int | None = None
+        self._kept_step: int | None = None
         self._first_times: list[float] = []
-        if state:
+        if restored:
             logging.info("going on at update %d of %d", self.update, self.num_updates)
 
     def _claim_run_dir(self, mean: float, std: float) -> None:
         """Writes config.json, or checks that the one there is ours."""
-        description = describe_run(
+        description = runs.describe_run(
             self.config,
             {
                 "data_dir": str(self.data.data_dir.resolve()),
@@ -118,7 +115,7 @@ class Trainer:
             },
             self.num_replicas,
         )
-        claim_run_dir(self.run_dir, description)
+        runs.claim_run_dir(self.run_dir, description)
 
     @property
     def update(self) -> int:
@@ -161,75 +158,108 @@ class Trainer:
             `finished`, `stopped early` or `interrupted`; in each case a checkpoint
             stands, and the same command goes on after an interruption.
         """
-        train = self.config.train
-        if self.update == 0 and 0 not in checkpoints.kept_steps(self.run_dir):
-            self._keep(0)
         if (self.run_dir / checkpoints.DONE_NAME).exists():
-            return "finished"
+            done = json.loads((self.run_dir / checkpoints.DONE_NAME).read_text())
+            return done["outcome"]
+        with resume.exclusive(self.run_dir), self._caught_signals():
+            resume.drop_scalars_after(self.run_dir, self.state["step"])
+            self._forget_lost_best()
+            writer = ScalarWriter(self.run_dir)
+            try:
+                if self.update == 0 and 0 not in checkpoints.kept_steps(self.run_dir):
+                    self._keep(0)
+                outcome = self._train(writer, on_step or (lambda step, scalars: None))
+                self._save()
+                self._finish(outcome)
+            except _StopRequestedError:
+                outcome = "interrupted"
+                self._save()
+            finally:
+                writer.close()
+        return outcome
+
+    def _train(
+        self, writer: ScalarWriter, on_step: Callable[[int, dict[str, float]], None]
+    ) -> str:
+        """The loop; its state is whole at the top of every round."""
+        train, state = self.config.train, self.state
+        batches = self._batches()
+        self._say_extent()
+        with tqdm(
+            total=self.num_updates,
+            initial=self.update,
+            desc="train",
+            unit="update",
+            mininterval=1.0,
+        ) as bar:
+            while True:
+                self._stop_if_asked()
+                if state["rows"] and self.update % train.updates_per_step == 0:
+                    step, scalars = self._end_step(writer)
+                    on_step(step, scalars)
+                    continue
+                # Asked here, so that a run that died at its end does not go on.
+                if not state["rows"] and runs.has_stalled(
+                    state["validation"], train.patience_steps
+                ):
+                    return "stopped early"
+                if self.update == self.num_updates:
+                    return "finished"
+                started = time.monotonic()
+                row = self._one_update(next(batches))
+                state["update"] += 1
+                state["rows"].append(row)
+                state["step_seconds"] += time.monotonic() - started
+                bar.update()
+                bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
+                self._say_expected_end()
+
+    def _batches(self) -> Iterator[Any]:
+        """The pairs of the updates that are left, replica by replica."""
         dataset = self.sampler.dataset(
             self.update, self.num_updates - self.update, self.num_replicas
         )
-        if self.num_replicas > 1:
-            batches = iter(
-                self.strategy.distribute_datasets_from_function(lambda _: dataset)
-            )
-        else:
-            batches = iter(dataset)
-        writer = ScalarWriter(self.run_dir)
-        previous = {
-            number: signal.signal(number, self._on_signal)
-            for number in (signal.SIGINT, signal.SIGTERM)
-        }
-        self._say_extent()
-        outcome = "finished"
-        started = time.monotonic()
+        if self.num_replicas == 1:
+            return iter(dataset)
+        return iter(self.strategy.distribute_datasets_from_function(lambda _: dataset))
+
+    @contextlib.contextmanager
+    def _caught_signals(self) -> Iterator[None]:
+        """Turns Ctrl-C and SIGTERM into a stop at the next safe place."""
+
+        def note(number: int, _: Any) -> None:
+            self._stop_signal = number
+
+        self._stop_signal = None
+        caught = (signal.SIGINT, signal.SIGTERM)
+        previous = {number: signal.signal(number, note) for number in caught}
         try:
-            with tqdm(
-                total=self.num_updates,
-                initial=self.update,
-                desc="train",
-                unit="update",
-                mininterval=1.0,
-            ) as bar:
-                rows: list[dict[str, float]] = []
-                while self.update < self.num_updates:
-                    rows.append(self._one_update(next(batches)))
-                    self.state["update"] += 1
-                    bar.update()
-                    bar.set_postfix(loss=f"{rows[-1]['loss']:.3f}", refresh=False)
-                    self._say_expected_end()
-                    if self._stop_signal is not None:
-                        outcome = "interrupted"
-                        break
-                    if self.update % train.updates_per_step:
-                        continue
-                    step = self.update // train.updates_per_step
-                    now = time.monotonic()
-                    self.state["seconds"] += now - started
-                    scalars = self._summarize(rows, now - started)
-                    rows, started = [], now
-                    is_over = self._end_step(step, scalars)
-                    writer.write(step, scalars)
-                    if on_step is not None:
-                        on_step(step, scalars)
-                    started = time.monotonic()
-                    if is_over:
-                        outcome = "stopped early"
-                        break
-            self._save()
-            if outcome != "interrupted":
-                self._finish(outcome)
+            yield
         finally:
-            writer.close()
             for number, handler in previous.items():
                 signal.signal(number, handler)
-        return outcome
+
+    def _stop_if_asked(self) -> None:
+        if self._stop_signal is not None:
+            raise _StopRequestedError
+
+    def _forget_lost_best(self) -> None:
+        """Forgets the best loss where best.npz is not of its step.
+
+        A process that is killed between writing a new best and the checkpoint, or
+        whose newest checkpoint is damaged, leaves a best.npz from updates that are
+        made again: the validations among them decide anew.
+        """
+        best = self.state["best"]
+        if best and checkpoints.best_step(self.run_dir) != best[0]:
+            self.state["best"] = None
 
     def _finish(self, outcome: str) -> None:
         """Keeps the last weights and marks the run as ended."""
-        step = self.update // self.config.train.updates_per_step
-        if step not in checkpoints.kept_steps(self.run_dir):
+        step = self.state["step"]
+        if self._kept_step != step:
             self._keep(step)
+        checkpoints.remove_kept_after(self.run_dir, step)
         checkpoints.write_json(
             self.run_dir / checkpoints.DONE_NAME,
             {
@@ -240,9 +270,6 @@ class Trainer:
                 "training_seconds": round(self.state["seconds"], 1),
             },
         )
-
-    def _on_signal(self, number: int, _: Any) -> None:
-        self._stop_signal = number
 
     def _one_update(self, batch: Any) -> dict[str, float]:
         scalars = {name: float(v) for name, v in self._update(batch).items()}
@@ -268,8 +295,10 @@ class Trainer:
 
     def _say_expected_end(self) -> None:
         """After the fourth update: the rate since the first, which built the graph."""
+        if len(self._first_times) > _RATE_UPDATES:
+            return
         self._first_times.append(time.monotonic())
-        if len(self._first_times) != _RATE_UPDATES + 1:
+        if len(self._first_times) <= _RATE_UPDATES:
             return
         rate = _RATE_UPDATES / (self._first_times[-1] - self._first_times[0])
         seconds = (self.num_updates - self.update) / rate
@@ -280,48 +309,54 @@ class Trainer:
             f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h",
         )
 
-    def _summarize(
-        self, rows: list[dict[str, float]], seconds: float
-    ) -> dict[str, float]:
-        sums = {name: sum(row[name] for row in rows) for name in rows[0]}
-        scalars = {
-            name: value / len(rows)
-            for name, value in sums.items()
-            if not name.startswith(("count/", "loss/"))
-        }
-        for name in self.data.sources:
-            if sums.get(f"count/{name}"):
-                scalars[f"loss/{name}"] = sums[f"loss/{name}"] / sums[f"count/{name}"]
+    def _end_step(self, writer: ScalarWriter) -> tuple[int, dict[str, float]]:
+        """Validates, writes scalars, keeps and saves where due.
+
+        What can be stopped comes first and leaves the state as it is; a resumed run
+        then does all of it. The checkpoint comes last: whatever is on the disk before
+        it is written again if it does not get there.
+
+        Returns:
+            The step's number and its scalars.
+        """
+        train, state = self.config.train, self.state
+        step = self.update // train.updates_per_step
+        scalars = self._step_scalars()
+        is_kept = step in train.keep_steps
+        is_validated = bool(
+            self.validation
+            and train.validate_every_steps
+            and step % train.validate_every_steps == 0
+        )
+        statistics: dict[str, BatchStatistics] = {}
+        if is_kept or is_validated:
+            statistics = self.estimate_statistics()
+        if is_validated:
+            found = self.validate(statistics["pairs"])
+            scalars |= {f"validation/{name}": value for name, value in found.items()}
+            state["validation"].append([step, found["loss"]])
+            if state["best"] is None or found["loss"] < state["best"][1]:
+                state["best"] = [step, found["loss"]]
+                self._keep(step, statistics, "best")
+        writer.write(step, scalars)
+        if is_kept:
+            self._keep(step, statistics)
+        state["seconds"] += state["step_seconds"]
+        state |= {"step": step, "rows": [], "step_seconds": 0.0}
+        if step % train.checkpoint_every_steps == 0:
+            self._save()
+        return step, scalars
+
+    def _step_scalars(self) -> dict[str, float]:
+        rows = self.state["rows"]
+        scalars = runs.summarize_updates(rows, self.data.sources)
         pairs = len(rows) * self.config.train.batch_size * self.num_replicas
-        scalars["pairs_per_second"] = pairs / max(seconds, 1e-9)
+        scalars["pairs_per_second"] = pairs / max(self.state["step_seconds"], 1e-9)
         scalars["learning_rate"] = float(self.model.optimizer.learning_rate)
         return scalars
 
-    def _end_step(self, step: int, scalars: dict[str, float]) -> bool:
-        """Validates, keeps and saves where due; returns whether to stop early."""
-        train = self.config.train
-        is_over = False
-        statistics: dict[str, BatchStatistics] | None = None
-        if self.validation and step % train.validate_every_steps == 0:
-            statistics = self.estimate_statistics()
-            found = self.validate(statistics["pairs"])
-            scalars.update({f"validation/{k}": v for k, v in found.items()})
-            self.state["validation"].append([step, found["loss"]])
-            if self.state["best"] is None or found["loss"] < self.state["best"]:
-                self.state["best"] = found["loss"]
-                checkpoints.save_kept(
-                    self.run_dir, self.model, statistics, step, "best"
-                )
-            is_over = has_stalled(self.state["validation"], train.patience_steps)
-        if step in train.keep_steps:
-            self._keep(step, statistics)
-        if step % train.checkpoint_every_steps == 0:
-            self._save()
-        return is_over
-
     def _save(self) -> None:
-        checkpoints.aggregate_moving_statistics(self.model)
-        checkpoints.save_training(
+        resume.save_training(
             self.run_dir,
             self.model,
             self.state,
@@ -330,70 +365,21 @@ class Trainer:
         )
 
     def _keep(
-        self, step: int, statistics: dict[str, BatchStatistics] | None = None
+        self,
+        step: int,
+        statistics: dict[str, BatchStatistics] | None = None,
+        name: str | None = None,
     ) -> None:
-        checkpoints.aggregate_moving_statistics(self.model)
         if statistics is None:
             statistics = self.estimate_statistics()
-        checkpoints.save_kept(self.run_dir, self.model, statistics, step)
+        checkpoints.save_kept(self.run_dir, self.model, statistics, step, name)
+        if name is None:
+            self._kept_step = step
 
     def estimate_statistics(self) -> dict[str, BatchStatistics]:
-        """Batch-norm statistics of the weights as they are, from training pairs.
-
-        Returns:
-            Those of `anchors`, for an encoder that sees mixtures, and of `pairs`, for
-            the pretext task, which sees stems too.
-        """
-
-        def batches(has_positives: bool) -> Any:
-            for number in range(self.config.train.statistics_batches):
-                pair = self.sampler.batch(_STATISTICS_UPDATE + number)
-                windows = pair["anchor"]
-                if has_positives:
-                    windows = np.concatenate([windows, pair["positive"]])
-                yield tf.constant(windows, tf.float32)
-
-        return {
-            "anchors": self._estimator.estimate(batches(False)),
-            "pairs": self._estimator.estimate(batches(True)),
-        }
+        """Batch-norm statistics of the weights as they are; see `Validator`."""
+        return self._validator.estimate_statistics(self._stop_if_asked)
 
     def validate(self, statistics: BatchStatistics) -> dict[str, float]:
-        """Scores the validation split in inference mode.
-
-        Args:
-            statistics: Batch-norm statistics to use; the model's own come back after.
-
-        Returns:
-            Means over the fixed validation batches of what `test_step` returns, and
-            retrieval's `top1` and `mrr`.
-        """
-        assert self.validation is not None
-        checkpoints.aggregate_moving_statistics(self.model)
-        own = BatchStatistics.of(self.model)
-        statistics.assign_to(self.model)
-        try:
-            rows, sizes = [], []
-            for draw in self.validation.validation_draws():
-                batch = self.validation.read(draw)
-                tensors = {
-                    "anchor": tf.constant(batch["anchor"], tf.float32),
-                    "positive": tf.constant(batch["positive"], tf.float32),
-                    "is_active": tf.constant(batch["is_active"]),
-                }
-                rows.append({k: float(v) for k, v in self._test(tensors).items()})
-                sizes.append(len(draw.rows))
-            found = {
-                name: float(np.average([row[name] for row in rows], weights=sizes))
-                for name in rows[0]
-            }
-            draws = retrieval.retrieval_draws(self.validation, num_rounds=1)
-            if draws:
-                result = retrieval.retrieve(
-                    self.validation, draws, self._project, self.model.similarity
-                )
-                scores = result.scores()
-                found |= {"top1": scores["top1"], "mrr": scores["mrr"]}
-        finally:
-            own.assign_to(self.model)
-        return found
+        """Scores the validation split in inference mode; see `Validator`."""
+        return self._validator.validate(statistics, self._stop_if_asked)

@@ -258,7 +258,23 @@ def _print_summary(content: dict[str, Any]) -> None:
             f" and {summary['num_tails']} tails, {summary['num_windows']} windows, "
             f"{summary['hours']:.2f} h" + (f"; active: {shares}" if shares else "")
         )
+    _print_separator(content["separator"])
     for failure in content["failures"][:5]:
         print(f"failed: {failure['path']}: {failure['reason']}")
     if len(content["failures"]) > 5:
         print(f"failed: {len(content['failures']) - 5} more, see manifest.json")
+
+
+def _print_separator(separator: dict[str, Any] | None) -> None:
+    """Masks that are nearly constant give stems that are the mixture: say so."""
+    if not separator or not separator.get("stem_correlation"):
+        return
+    correlations = ", ".join(
+        f"{source} {'none' if value is None else f'{value:.3f}'}"
+        for source, value in separator["stem_correlation"].items()
+    )
+    seed = f" (seed {separator['seed']})" if separator["name"] == "random" else ""
+    print(
+        f"separator {separator['name']}{seed}: correlation of its stems with the "
+        f"mixture: {correlations}"
+    )

@@ -3,13 +3,12 @@
 torch and openunmix are an extra: they are imported when a separator is loaded.
 """
 
+import contextlib
 import hashlib
-import json
 import os
 import pathlib
-import sys
-import types
-from collections.abc import Sequence
+import pickle
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,14 +16,16 @@ import numpy as np
 from cola_msa.config import SOURCES, FrontendConfig
 from data_prep import audio
 from data_prep.clips import Clip
+from data_prep.separator_weights import (
+    SETTINGS_NAME,
+    SeparatorError,
+    folder_targets,
+    load_folder,
+    start_torch,
+)
 
 NAMES = ("umxhq", "umxl", "random")
 _MAX_LENGTH_DIFFERENCE_SECONDS = 0.1
-_SPECIAL = ("separator",)
-
-
-class SeparatorError(RuntimeError):
-    """A separator that cannot be loaded; the message says what to do."""
 
 
 def load_clip(
@@ -141,51 +142,14 @@ def separator_sources(name: str, folder: pathlib.Path) -> tuple[str, ...]:
     """
     if name in NAMES:
         return SOURCES
-    if not (folder / "separator.json").is_file():
+    if not (folder / SETTINGS_NAME).is_file():
         raise SeparatorError(
             f"--separator={name} is neither {', '.join(NAMES)} nor a folder with "
-            "separator.json and, for every target, <target>.json and <target>*.pth"
+            f"{SETTINGS_NAME} and, for every target, <target>.json and <target>.pth"
         )
-    targets = sorted({path.stem for path in folder.glob("*.json")} - set(_SPECIAL))
-    if not targets:
-        raise SeparatorError(f"{folder} holds no <target>.json")
+    targets = folder_targets(folder)
     known = [source for source in SOURCES if source in targets]
     return (*known, *(target for target in targets if target not in known))
-
-
-def _import_openunmix() -> Any:
-    try:
-        import torch  # noqa: F401
-    except ImportError as error:
-        raise SeparatorError(
-            f"a separator needs an extra ({error}): pip install 'cola_msa[separation]'"
-        ) from error
-    try:
-        import openunmix
-    except ImportError as error:
-        raise SeparatorError(
-            f"a separator needs an extra ({error}): pip install 'cola_msa[separation]'"
-        ) from error
-    except OSError:
-        # torchaudio's wheel is linked against CUDA's libtorch and does not load beside
-        # torch for the CPU. Open-Unmix needs none of its native code.
-        for name in [n for n in sys.modules if n.split(".")[0] in _HALF_IMPORTED]:
-            del sys.modules[name]
-        sys.modules["torchaudio._extension"] = _torchaudio_extension_stub()
-        import openunmix
-    return openunmix
-
-
-_HALF_IMPORTED = ("torchaudio", "openunmix")
-
-
-def _torchaudio_extension_stub() -> types.ModuleType:
-    stub: Any = types.ModuleType("torchaudio._extension")
-    stub._IS_TORCHAUDIO_EXT_AVAILABLE = False
-    stub._IS_ALIGN_AVAILABLE = False
-    stub._check_cuda_version = lambda: None
-    stub.fail_if_no_align = lambda function: function
-    return stub
 
 
 class Separator:
@@ -196,7 +160,15 @@ class Separator:
         weights_sha256: Digest of all weights.
     """
 
-    def __init__(self, name: str, folder: pathlib.Path, niter: int, seed: int):
+    def __init__(
+        self,
+        name: str,
+        folder: pathlib.Path,
+        niter: int,
+        seed: int,
+        sources: Sequence[str] | None = None,
+        num_threads: int = 1,
+    ):
         """Loads the model; takes a second or two.
 
         Args:
@@ -204,15 +176,21 @@ class Separator:
             folder: Where the weights lie, unless `name` is one of the above.
             niter: Iterations of the Wiener filter.
             seed: Draws the weights of `random`.
+            sources: Sources in order; None: see `separator_sources`.
+            num_threads: torch's threads in this process.
 
         Raises:
             SeparatorError: If the extra is missing or the weights cannot be loaded.
         """
-        openunmix = _import_openunmix()
+        openunmix = start_torch(num_threads)
         import torch
 
-        torch.set_num_threads(1)
-        self.sources = separator_sources(name, folder)
+        self.sources = tuple(sources or separator_sources(name, folder))
+        if len(self.sources) == 1 and niter > 0:
+            raise SeparatorError(
+                f"the Wiener filter needs more than one target, and {folder} holds "
+                f"{self.sources[0]} alone: give --niter=0"
+            )
         if name == "random":
             # Not load_separator(pretrained=False), which downloads all the same.
             with torch.random.fork_rng(devices=[]):
@@ -223,7 +201,7 @@ class Separator:
         elif name in NAMES:
             self._model = _pretrained(openunmix, name, self.sources, niter)
         else:
-            self._model = _from_folder(openunmix, folder, self.sources, niter)
+            self._model = load_folder(folder, self.sources, niter)
         self._model.freeze()
         self._rate_hz = int(self._model.sample_rate)
         first = self._model.target_models[self.sources[0]]
@@ -258,56 +236,29 @@ class Separator:
 
 def _pretrained(openunmix: Any, name: str, sources: Sequence[str], niter: int) -> Any:
     try:
-        return getattr(openunmix, name)(targets=list(sources), niter=niter)
-    except (OSError, RuntimeError) as error:
+        with _restricted_pickles():
+            return getattr(openunmix, name)(targets=list(sources), niter=niter)
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
         raise SeparatorError(
-            f"the weights of {name} could not be downloaded or read ({error}); fetch "
+            f"the weights of {name} could not be downloaded or read ("
+            f"{next(iter(str(error).splitlines()), '')}); fetch "
             "them on another machine into torch.hub's folder of checkpoints, or name a "
             "folder of weights with --separator=PATH"
         ) from error
 
 
-def _from_folder(
-    openunmix: Any, folder: pathlib.Path, sources: Sequence[str], niter: int
-) -> Any:
-    """Open-Unmix's own folder; its loader neither restricts pickles nor checks keys."""
-    import torch
-    from openunmix import model
-
+@contextlib.contextmanager
+def _restricted_pickles() -> Iterator[None]:
+    """torch.load takes weights alone, in code that does not ask for it."""
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
     try:
-        settings = json.loads((folder / "separator.json").read_text())
-        targets = {}
-        for source in sources:
-            arguments = json.loads((folder / f"{source}.json").read_text())["args"]
-            weights = sorted(folder.glob(f"{source}*.pth"))
-            if not weights:
-                raise SeparatorError(f"{folder} holds no {source}*.pth")
-            state = torch.load(weights[0], map_location="cpu", weights_only=True)
-            targets[source] = model.OpenUnmix(
-                nb_bins=arguments["nfft"] // 2 + 1,
-                nb_channels=arguments["nb_channels"],
-                hidden_size=arguments["hidden_size"],
-                max_bin=state["input_mean"].shape[0],
-            )
-            missing = targets[source].load_state_dict(state, strict=False).missing_keys
-            if missing:
-                raise SeparatorError(f"{weights[0]} lacks {', '.join(missing)}")
-        return model.Separator(
-            target_models=targets,
-            niter=niter,
-            sample_rate=settings["sample_rate"],
-            n_fft=settings["nfft"],
-            n_hop=settings["nhop"],
-            nb_channels=settings["nb_channels"],
-        )
-    except SeparatorError:
-        raise
-    except Exception as error:
-        # torch.load raises pickle, zip, key and runtime errors alike.
-        raise SeparatorError(
-            f"{folder} is not a readable Open-Unmix model: {type(error).__name__}: "
-            f"{str(error).splitlines()[0] if str(error) else ''}"
-        ) from error
+        yield
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
 
 
 def _digest(state: dict[str, Any]) -> str:

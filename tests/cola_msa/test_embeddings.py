@@ -13,6 +13,7 @@ import tensorflow as tf
 from cola_msa import embeddings, record_index, records
 from cola_msa import prepared as prepared_lib
 from cola_msa.config import FrontendConfig, config_hash, to_dict
+from cola_msa.window_reader import read_ahead
 
 FRONTEND = FrontendConfig()
 DIM = 6
@@ -244,13 +245,13 @@ def test_missing_segment_and_short_clip_are_refused(tmp_path, clips):
 
 
 def test_read_ahead_keeps_order_and_errors():
-    assert list(embeddings.read_ahead(iter(range(9)), 3)) == list(range(9))
+    assert list(read_ahead(iter(range(9)), 3)) == list(range(9))
 
     def broken():
         yield 1
         raise OSError("disk")
 
-    items = embeddings.read_ahead(broken(), 2)
+    items = read_ahead(broken(), 2)
     assert next(items) == 1
     with pytest.raises(OSError, match="disk"):
         next(items)

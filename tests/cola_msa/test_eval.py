@@ -17,6 +17,7 @@ from sklearn.metrics import average_precision_score
 from cola_msa import checkpoints, judge, metrics, runs
 from cola_msa import eval as eval_command
 from cola_msa.config import Config, ModelConfig
+from cola_msa.evaluation import EvaluationConfig
 from cola_msa.model import BatchStatistics, ContrastiveModel
 from cola_msa.records import DataError
 from cola_msa.tasks import TASKS, TaskError
@@ -57,11 +58,18 @@ def mtat(tmp_path_factory):
 
 
 def evaluate(task, data, folder, **options):
-    options = {"num_resamples": 50, "show_progress": False, **options}
-    encoder = tiny_encoder(16)
-    cache = data.data_dir / "cache"
+    info = options.pop("info", judge.EncoderInfo())
+    config = EvaluationConfig(**{"num_resamples": 50, **options})
     return judge.evaluate(
-        encoder, "key", task, data, folder, cache_dir=cache, **options
+        tiny_encoder(16),
+        "key",
+        task,
+        data,
+        folder,
+        config,
+        cache_dir=data.data_dir / "cache",
+        info=info,
+        show_progress=False,
     )
 
 
@@ -226,7 +234,18 @@ def test_command(run_dir, fma):
 def test_encoder_info(run_dir):
     info = eval_command.encoder_info(run_dir, None, "trained")
     assert info == judge.EncoderInfo(
-        "trained", "multi-test", "demo", "multi", 3, 3 * 64, 3 * 64 * 128
+        encoder="trained",
+        run="multi-test",
+        preset="demo",
+        source="multi",
+        step=3,
+        updates=3 * 64,
+        pairs=3 * 64 * 128,
+        batches="mixed",
+        augment="none",
+        updates_per_step=64,
+        batch_size=128,
+        statistics="anchors",
     )
     assert eval_command.encoder_info(run_dir, 0, "untrained").pairs == 0
 

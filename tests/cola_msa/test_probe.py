@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from cola_msa import embeddings, probe
+from cola_msa import embeddings, heads, probe, probe_windows
 from cola_msa.records import DataError
 from cola_msa.tasks import MULTICLASS, MULTILABEL, get_task
 
@@ -40,13 +40,14 @@ def splits(tmp_path):
 
 
 def make_config(task_type=MULTICLASS, hidden=(), **fields):
-    return probe.ProbeConfig(
+    return heads.ProbeConfig(
         task_type, hidden, **{"learning_rate": 5e-3, "batch_size": 16, **fields}
     )
 
 
 def train(splits, config, seed=0):
-    return probe.train_head(*splits, config, seed, show_progress=False)
+    windows = probe_windows.CachedWindows(splits[0])
+    return probe.train_head(windows, splits[1], config, seed, show_progress=False)
 
 
 def numpy_probabilities(logits, task_type):
@@ -67,7 +68,7 @@ def numpy_training(splits, config, epochs, seed=0):
     """A linear head by hand: Adam as published, the same start and order."""
     windows = np.array(splits[0].windows, np.float64)
     labels = splits[0].labels[splits[0].window_clips()].astype(np.float64)
-    model = probe.build_head(config, DIM, NUM_CLASSES, seed)
+    model = heads.build_head(config, DIM, NUM_CLASSES, seed)
     weights = [np.array(w, np.float64) for w in model.get_weights()]
     moments = [[np.zeros_like(w), np.zeros_like(w)] for w in weights]
     losses, update = [], 0
@@ -135,9 +136,9 @@ def test_same_seed_same_numbers(splits, hidden):
 
 @pytest.mark.parametrize("task", ["mtat", "nsynth"])
 def test_heads_are_the_tasks(task):
-    config = probe.ProbeConfig.of_task(get_task(task))
+    config = heads.ProbeConfig.of_task(get_task(task))
     assert (config.batch_size, config.patience_epochs) == (128, 5)
-    head = probe.build_head(config, 1280, 11, seed=0)
+    head = heads.build_head(config, 1280, 11, seed=0)
     shapes = [tuple(w.shape) for w in head.weights]
     assert (
         shapes
@@ -154,15 +155,15 @@ def test_heads_are_the_tasks(task):
 @pytest.mark.parametrize("is_resident", [True, False])
 def test_an_epoch_brings_every_window_once(splits, is_resident, monkeypatch):
     if not is_resident:
-        monkeypatch.setattr(probe, "_RESIDENT_BYTES", 0)
-        monkeypatch.setattr(probe, "_BLOCK_WINDOWS", 7)
-        monkeypatch.setattr(probe, "_CHUNK_BYTES", 7 * 5 * DIM * 2)
-    windows = probe._Windows(splits[0])
+        monkeypatch.setattr(probe_windows, "_RESIDENT_BYTES", 0)
+        monkeypatch.setattr(probe_windows, "_BLOCK_WINDOWS", 7)
+        monkeypatch.setattr(probe_windows, "_CHUNK_BYTES", 7 * 5 * DIM * 2)
+    windows = probe_windows.CachedWindows(splits[0])
     expected = np.array(splits[0].windows)
     expected_labels = splits[0].labels[splits[0].window_clips()]
     orders = []
     for seed in (0, 1):
-        parts = list(windows.shuffled(16, np.random.default_rng(seed)))
+        parts = list(windows.epoch(seed, 0, 16))
         found = np.concatenate([part[0] for part in parts])
         labels = np.concatenate([part[1] for part in parts])
         # Rows are told apart by content; no two windows are equal.
@@ -179,9 +180,9 @@ def test_an_epoch_brings_every_window_once(splits, is_resident, monkeypatch):
 def test_chunks_learn_as_well(splits, monkeypatch):
     config = make_config(max_epochs=60)
     resident = train(splits, config)
-    monkeypatch.setattr(probe, "_RESIDENT_BYTES", 0)
-    monkeypatch.setattr(probe, "_BLOCK_WINDOWS", 7)
-    monkeypatch.setattr(probe, "_CHUNK_BYTES", 7 * 5 * DIM * 2)
+    monkeypatch.setattr(probe_windows, "_RESIDENT_BYTES", 0)
+    monkeypatch.setattr(probe_windows, "_BLOCK_WINDOWS", 7)
+    monkeypatch.setattr(probe_windows, "_CHUNK_BYTES", 7 * 5 * DIM * 2)
     chunked = train(splits, config)
     best = min(resident.validation_loss), min(chunked.validation_loss)
     assert best[0] == pytest.approx(best[1], rel=0.05)
@@ -206,7 +207,7 @@ def test_empty_and_diverging_splits_are_refused(tmp_path, splits):
     with pytest.raises(DataError, match="validation split holds no clips"):
         train((splits[0], empty), make_config())
     infinite = make_split(tmp_path, "inf", 3, signal=np.inf)
-    with pytest.raises(probe.ProbeError, match="validation loss is nan"):
+    with pytest.raises(heads.ProbeError, match="validation loss is nan"):
         train((infinite, infinite), make_config())
 
 
@@ -217,7 +218,8 @@ def test_standardized_heads_do_not_see_the_features_scale(tmp_path, splits):
         windows.astype("<f2").tofile(path)
         return dataclasses.replace(split, files=(path,))
 
-    mean, variance = probe.feature_moments(splits[0])
+    once = probe_windows.CachedWindows(splits[0]).once(seed=0)
+    mean, variance = probe.feature_moments(once, DIM)
     values = np.array(splits[0].windows, np.float64)
     np.testing.assert_allclose(mean, values.mean(0), atol=1e-4)
     np.testing.assert_allclose(variance, values.var(0), rtol=1e-3)
@@ -225,3 +227,67 @@ def test_standardized_heads_do_not_see_the_features_scale(tmp_path, splits):
     first = train(splits, config)
     second = train([scaled(s, f"scaled{n}") for n, s in enumerate(splits)], config)
     np.testing.assert_allclose(first.validation_loss, second.validation_loss, rtol=2e-2)
+
+
+def numpy_accuracy(logits, labels, task_type):
+    if task_type == MULTILABEL:  # Keras's binary accuracy at 0.5
+        return ((numpy_probabilities(logits, task_type) > 0.5) == (labels > 0.5)).mean()
+    return (logits.argmax(axis=1) == labels.argmax(axis=1)).mean()
+
+
+@pytest.mark.parametrize("task_type", [MULTILABEL, MULTICLASS])
+def test_accuracy_is_watched_where_the_protocol_says_so(splits, task_type):
+    config = make_config(
+        task_type, learning_rate=0.05, patience_epochs=4, max_epochs=100
+    )
+    config = dataclasses.replace(config, monitor=heads.ACCURACY)
+    head = train(splits, config)
+    accuracies = np.array(head.validation_accuracy)
+    # The first of equals: another epoch as good is no better one.
+    assert head.best_epoch == accuracies.argmax()
+    assert len(accuracies) == head.best_epoch + 1 + 4 < 100
+    labels = splits[1].labels[splits[1].window_clips()]
+    kernel, bias = head.model.get_weights()
+    logits = np.array(splits[1].windows, np.float64) @ kernel + bias
+    assert numpy_accuracy(logits, labels, task_type) == pytest.approx(
+        accuracies.max(), abs=1e-6
+    )
+    row = head.row()
+    assert row["validation_accuracy"] == accuracies.max()
+    assert row["validation_loss"] == head.validation_loss[head.best_epoch]
+
+
+def test_what_protocols_and_probes_mean():
+    of_task = heads.ProbeConfig.of_task
+    nsynth, mtat = get_task("nsynth"), get_task("mtat")
+    assert of_task(nsynth).monitor == "validation loss"
+    assert of_task(nsynth, None, "paper").monitor == "validation accuracy"
+    assert of_task(nsynth, "linear").hidden_units == ()
+    assert of_task(mtat, "mlp").hidden_units == (512,)
+    assert of_task(mtat, "mlp").learning_rate == 5e-4
+    assert (heads.own_probe(nsynth), heads.own_probe(mtat)) == ("mlp", "linear")
+    with pytest.raises(heads.ProbeError, match="--protocol"):
+        of_task(mtat, None, "authors")
+    with pytest.raises(heads.ProbeError, match="--probe"):
+        of_task(mtat, "ridge")
+
+
+def test_selected_clips_are_those_clips(splits):
+    clips = np.array([7, 3, 4, 5, 30])
+    part = splits[0].select(clips)
+    expected = np.concatenate(
+        [
+            splits[0].windows[splits[0].clip_splits[c] : splits[0].clip_splits[c + 1]]
+            for c in clips
+        ]
+    )
+    np.testing.assert_array_equal(part.windows, expected)
+    np.testing.assert_array_equal(part.read(2, 6), expected[2:6])
+    assert part.read(3, 3).shape == (0, DIM)
+    assert part.clip_ids.tolist() == [f"train{c}" for c in clips]
+    np.testing.assert_array_equal(part.labels, splits[0].labels[clips])
+    again = part.select(np.array([4, 0]))
+    first = np.diff(part.clip_splits)[4]
+    np.testing.assert_array_equal(again.windows[:first], expected[-first:])
+    with pytest.raises(ValueError, match="before selecting"):
+        embeddings.join([part, part])

@@ -3,6 +3,8 @@
 import json
 import os
 import pathlib
+import re
+import shutil
 import sys
 
 import numpy as np
@@ -14,16 +16,6 @@ from tests.data_prep import trees
 from tests.data_prep.test_datasets import execute
 
 SOURCES = ("vocals", "drums", "bass", "other")
-
-
-@pytest.fixture(scope="session")
-def openunmix():
-    try:
-        return separation._import_openunmix()
-    except separation.SeparatorError as error:
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"CI needs the extra: {error}")
-        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")
@@ -97,25 +89,112 @@ def test_a_folder_of_weights_separates_as_openunmix_does(openunmix, weights_dir)
     np.testing.assert_allclose(np.stack(list(found.values())), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("damage", ["missing", "garbage", "incomplete"])
-def test_damaged_weights_are_named(openunmix, weights_dir, tmp_path, damage):
-    import shutil
+class _Payload:
+    """What a pickle may do when it is loaded without restriction."""
 
+    def __reduce__(self):
+        return (os.mkdir, ("payload_ran",))
+
+
+@pytest.mark.parametrize(
+    "damage", ["missing", "garbage", "incomplete", "shape", "pickle", "settings"]
+)
+def test_damaged_weights_are_named(
+    openunmix, weights_dir, tmp_path, monkeypatch, damage
+):
     import torch
 
-    path = tmp_path / "weights"
-    shutil.copytree(weights_dir, path)
+    monkeypatch.chdir(tmp_path)
+    path = shutil.copytree(weights_dir, tmp_path / "weights")
+    named = path / ("separator.json" if damage == "settings" else "bass.pth")
+    state = torch.load(path / "bass.pth", weights_only=True)
     if damage == "missing":
-        (path / "bass.pth").unlink()
+        named.unlink()
     elif damage == "garbage":
-        (path / "bass.pth").write_bytes(b"garbage")
-    else:
-        state = torch.load(path / "bass.pth", weights_only=True)
+        named.write_bytes(b"garbage")
+    elif damage == "incomplete":
         del state["fc1.weight"]
-        torch.save(state, path / "bass.pth")
-    with pytest.raises(separation.SeparatorError, match=str(path)) as error:
+        torch.save(state, named)
+    elif damage == "shape":
+        torch.save(state | {"fc1.weight": torch.zeros(3, 3)}, named)
+    elif damage == "pickle":
+        torch.save(state | {"payload": _Payload()}, named)
+    else:
+        named.write_text('{"sample_rate": 44100.0}')
+    with pytest.raises(separation.SeparatorError, match=re.escape(str(named))) as error:
         _load(path)
     assert "\n" not in str(error.value)
+    assert not (tmp_path / "payload_ran").exists()
+
+
+@pytest.mark.parametrize("lists_targets", [True, False])
+@pytest.mark.parametrize("lost", ["bass.json", "bass.pth", "bass.*"])
+def test_a_folder_that_misses_a_target_names_the_file(
+    weights_dir, tmp_path, lists_targets, lost
+):
+    path = shutil.copytree(weights_dir, tmp_path / "weights")
+    if lists_targets:
+        settings = json.loads((path / "separator.json").read_text())
+        settings["targets"] = list(SOURCES)
+        (path / "separator.json").write_text(json.dumps(settings))
+    for file in path.glob(lost):
+        file.unlink()
+    named = path / ("bass.pth" if lost == "bass.pth" else "bass.json")
+    message = f"{re.escape(str(named))} is missing"
+    with pytest.raises(separation.SeparatorError, match=message):
+        separation.separator_sources("weights", path)
+
+
+def test_a_missing_target_ends_the_command_in_one_line(weights_dir, tmp_path, capsys):
+    path = shutil.copytree(weights_dir, tmp_path / "weights")
+    (path / "drums.pth").unlink()
+    root = trees.write_mtat(tmp_path / "raw")
+    assert execute("mtat", root, tmp_path / "out", f"--separator={path}") == 2
+    errors = capsys.readouterr().err
+    assert errors == f"data_prep.mtat: {path}/drums.pth is missing\n"
+
+
+@pytest.mark.parametrize("name", ["bass-0123abcd.pth", "bass_0123abcd.pth"])
+def test_names_of_torch_hub(openunmix, weights_dir, tmp_path, name):
+    path = shutil.copytree(weights_dir, tmp_path / "weights")
+    (path / "bass.pth").rename(path / name)
+    assert separation.separator_sources("weights", path) == SOURCES
+    assert _load(path).weights_sha256 == _load(weights_dir).weights_sha256
+
+
+@pytest.mark.parametrize("is_safe", [True, False])
+def test_downloaded_weights_are_loaded_with_weights_only(
+    openunmix, tmp_path, monkeypatch, is_safe
+):
+    """Files where torch.hub keeps what it downloaded; Open-Unmix does not restrict."""
+    import torch
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.delenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", raising=False)
+    folder = tmp_path / "torch" / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    scale = torch.full((2049,), 0.25)
+    for name in (
+        "vocals-b62c91ce",
+        "drums-9619578f",
+        "bass-8d85a5bd",
+        "other-b52fbbf7",
+    ):
+        content = {"output_scale": scale} if is_safe else {"payload": _Payload()}
+        torch.save(content, folder / f"{name}.pth")
+    if is_safe:
+        separator = separation.Separator("umxhq", tmp_path, 1, 0)
+        models = separator._model.target_models.values()
+        assert all(model.output_scale.equal(scale) for model in models)
+    else:
+        with pytest.raises(
+            separation.SeparatorError, match="weights of umxhq"
+        ) as error:
+            separation.Separator("umxhq", tmp_path, 1, 0)
+        assert "\n" not in str(error.value)
+    assert not (tmp_path / "payload_ran").exists()
+    assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
 
 
 @pytest.mark.parametrize("module", ["torch", "openunmix"])
@@ -150,6 +229,33 @@ def test_mtat_with_a_separator(weights_dir, tmp_path, capsys):
     assert not data.index("test").has_stem.any()
     assert str(tmp_path) not in (output / "manifest.json").read_text()
     _compare_with_direct_separation(weights_dir, root, data)
+
+
+def test_random_masks_are_recorded_and_reproducible(openunmix, tmp_path, capsys):
+    root = trees.write_mtat(tmp_path / "raw")
+    flags = ("--separator=random", "--seed=3", "--stem_splits=validation")
+    described = []
+    for name in ("first", "second"):
+        assert execute("mtat", root, tmp_path / name, *flags) == 0
+        content = json.loads((tmp_path / name / "manifest.json").read_text())
+        described.append(content["separator"])
+    assert described[0] == described[1]
+    assert (described[0]["name"], described[0]["seed"]) == ("random", 3)
+    separator = separation.Separator("random", tmp_path, 1, seed=3)
+    assert described[0]["weights_sha256"] == separator.weights_sha256
+    decoded = audio.decode(next((root / "c").glob("*.mp3")))
+    mixture = audio.to_mono(decoded, 16000)
+    expected = {}
+    for source, stem in separator.separate(decoded, 16000).items():
+        stem = np.pad(stem, (0, 9))[: len(mixture)]
+        expected[source] = pytest.approx(np.corrcoef(stem, mixture)[0, 1], abs=1e-4)
+    assert described[0]["stem_correlation"] == expected
+    printed = ", ".join(
+        f"{source} {value:.3f}"
+        for source, value in described[0]["stem_correlation"].items()
+    )
+    line = "separator random (seed 3): correlation of its stems with the mixture: "
+    assert capsys.readouterr().out.count(line + printed) == 2
 
 
 def _compare_with_direct_separation(weights_dir, root, data) -> None:

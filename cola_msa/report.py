@@ -1,0 +1,150 @@
+"""Published beside measured: python -m cola_msa.report --runs=runs --output_dir=report.
+
+Reads runs and their results and writes report.html, one page that needs nothing else,
+and report.md with its figures beside it. `--compare A B` says whether A is better than
+B (paired bootstrap over the test clips), each a run or a folder of results:
+
+    python -m cola_msa.report --compare runs/msa runs/cola_mws --output_dir=report
+"""
+
+import pathlib
+from collections.abc import Sequence
+
+from absl import app, flags, logging
+
+from cola_msa import compare, report_content
+from cola_msa.console import run_command
+from cola_msa.report_data import Collection, collect, find_runs
+from cola_msa.report_page import Block, render_text, write_report
+from cola_msa.report_results import ReportError
+
+
+def define_flags() -> None:
+    """Defines the command's flags; not at import, so that others can import this."""
+    flags.DEFINE_list(
+        "runs", [], "Runs, folders of runs, or patterns; default: all under runs/."
+    )
+    flags.DEFINE_string("output_dir", "report", "Where the report goes.")
+    flags.DEFINE_list(
+        "tables", list(map(str, report_content.TABLES)), "The paper's tables to show."
+    )
+    flags.DEFINE_list(
+        "figures", list(map(str, report_content.FIGURES)), "Its figures to show."
+    )
+    flags.DEFINE_list(
+        "data_dirs", [], "Prepared folders for figure 2, beside those of the runs."
+    )
+    flags.DEFINE_list(
+        "compare", [], "Two runs, or two folders of results: --compare A B."
+    )
+    flags.DEFINE_integer(
+        "resamples",
+        compare.NUM_RESAMPLES,
+        "Resamples of the test clips for --compare.",
+        lower_bound=100,
+    )
+    # So that flags may follow B in `--compare A B`.
+    flags.FLAGS.set_gnu_getopt(True)
+
+
+def parse_numbers(name: str, values: Sequence[str], known: Sequence[int]) -> list[int]:
+    """Turns a list flag into numbers.
+
+    Raises:
+        ReportError: If one of them is not known.
+    """
+    wrong = [value for value in values if value not in map(str, known)]
+    if wrong:
+        raise ReportError(
+            f"--{name} takes {', '.join(map(str, known))}, not {', '.join(wrong)}"
+        )
+    return sorted({int(value) for value in values})
+
+
+def parse_sides(given: Sequence[str], rest: Sequence[str]) -> list[str]:
+    """The two sides of `--compare A B` or `--compare=A,B`; [] without the flag.
+
+    Raises:
+        ReportError: If there are not two, or arguments are left over.
+    """
+    if not given:
+        if rest:
+            raise ReportError(f"unknown argument {rest[0]}; flags begin with --")
+        return []
+    sides = [*given, *rest]
+    if len(sides) != 2:
+        raise ReportError(
+            f"--compare takes two runs or folders of results, not {len(sides)}: "
+            f"{', '.join(sides)}"
+        )
+    return sides
+
+
+def build_blocks(
+    collection: Collection,
+    sides: Sequence[compare.Side] = (),
+    tables: Sequence[int] = report_content.TABLES,
+    figures: Sequence[int] = report_content.FIGURES,
+    data_dirs: Sequence[str] = (),
+    num_resamples: int = compare.NUM_RESAMPLES,
+) -> tuple[list[Block], str]:
+    """The report's content, and the comparison as text for a terminal.
+
+    Args:
+        collection: Runs and results.
+        sides: Two, or none.
+        tables: The paper's tables to show.
+        figures: The paper's figures to show.
+        data_dirs: Further prepared folders for figure 2.
+        num_resamples: For the comparison.
+    """
+    blocks, text = report_content.introduction(collection), ""
+    if sides:
+        first, second = sides
+        found = compare.compare(first, second, num_resamples)
+        blocks += report_content.comparison(first, second, found)
+        lines = [compare.verdict(d, first.name, second.name) for d in found]
+        lines += compare.remarks(first, second)
+        table = compare.difference_table(found, first.name, second.name)
+        text = "\n".join([render_text(table), "", *lines])
+    blocks += report_content.paper_tables(collection, tables)
+    blocks += report_content.figures(collection, figures, data_dirs)
+    blocks += report_content.runs_and_others(collection)
+    return blocks, text
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command.
+
+    Raises:
+        ReportError: If a flag's value or a run does not fit.
+    """
+    options = flags.FLAGS
+    paths = parse_sides(options.compare, argv[1:])
+    tables = parse_numbers("tables", options.tables, report_content.TABLES)
+    figures = parse_numbers("figures", options.figures, report_content.FIGURES)
+    sides = [compare.load_side(path) for path in paths]
+    patterns = list(options.runs)
+    if not patterns:
+        compared = [p for p in paths if (pathlib.Path(p) / "config.json").exists()]
+        patterns = compared if paths else [] if options.data_dirs else ["runs"]
+    collection = collect(find_runs(patterns)) if patterns else Collection(())
+    if patterns and not collection.runs:
+        raise ReportError(f"no run could be read: {'; '.join(collection.problems)}")
+    logging.info(
+        "%d runs, %d results",
+        len(collection.runs),
+        sum(len(run.results) for run in collection.runs),
+    )
+    blocks, text = build_blocks(
+        collection, sides, tables, figures, options.data_dirs, options.resamples
+    )
+    page, markdown = write_report(options.output_dir, report_content.TITLE, blocks)
+    if text:
+        print(f"{text}\n")
+    print(f"{page}\n{markdown}")
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(run_command(main))

@@ -1,0 +1,205 @@
+"""The paper's tables and figures: python -m cola_msa.reproduce --table=2 --scale=demo.
+
+Runs whatever is missing, each step a command in a process of its own that is printed
+as it starts, then the report in <output_dir>/report. Ctrl-C or a kill stops it; the
+same command goes on. `--dry_run` prints the commands and runs none.
+
+    python -m cola_msa.reproduce --table=1,2,3 --figure=2,3,4,5 --scale=paper \
+        --mtat_dir=prepared/mtat --mtat_random_dir=prepared/mtat_random \
+        --mtat_degraded_dir=prepared/mtat_degraded \
+        --nsynth_dir=prepared/nsynth --fma_dir=prepared/fma
+
+`--scale=demo` needs no data: it is the built-in music, at a small share of the paper's
+scale, which the report prints beside every number.
+"""
+
+import json
+import os
+import pathlib
+import time
+from typing import Any
+
+from absl import app, flags
+
+from cola_msa import reproduce_plan
+from cola_msa.checkpoints import write_json
+from cola_msa.console import run_command
+from cola_msa.processes import exclusive_folder, run_child, stop_on_signals
+from cola_msa.report import parse_numbers
+from cola_msa.reproduce_plan import ReproduceError, Request, Step
+from cola_msa.reproduce_scales import SCALES
+from cola_msa.tasks import TASKS, get_task
+
+_DATA = ("mtat", "mtat_random", "mtat_degraded", "nsynth", "fma")
+_RECORD_NAME = "reproduction.json"
+
+
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines the command's flags; not at import, so that others can import this.
+
+    Args:
+        values: Where to define them.
+    """
+    add: dict[str, Any] = {"flag_values": values}
+    flags.DEFINE_list("table", [], "The paper's tables: 1, 2, 3.", **add)
+    flags.DEFINE_list("figure", [], "The paper's figures: 2, 3, 4, 5.", **add)
+    flags.DEFINE_enum(
+        "scale",
+        None,
+        list(SCALES),
+        "paper (your prepared data, 82 million pairs a strategy), demo (the built-in "
+        "music, minutes a strategy) or smoke (whether everything runs).",
+        **add,
+    )
+    flags.DEFINE_string("output_dir", "reproduction", "Runs and report go here.", **add)
+    flags.DEFINE_list(
+        "tasks", list(TASKS), "What the tables' rows are judged on.", **add
+    )
+    for name in _DATA:
+        dataset, _, kind = name.partition("_")
+        stems = {"random": ", stems of random masks", "degraded": ", degraded stems"}
+        text = f"Prepared {dataset}{stems.get(kind, '')}, for scale paper."
+        flags.DEFINE_string(f"{name}_dir", None, text, **add)
+    flags.DEFINE_list(
+        "run_seeds", ["0"], "Seeds: a training of each strategy for each.", **add
+    )
+    flags.DEFINE_integer(
+        "head_seeds", 3, "Heads on each encoder.", lower_bound=1, **add
+    )
+    flags.DEFINE_integer(
+        "threads", 0, "Threads of one operation in training.", lower_bound=0, **add
+    )
+    flags.DEFINE_bool("dry_run", False, "Print the commands and run none.", **add)
+
+
+def parse_request(options: flags.FlagValues) -> Request:
+    """Turns flags into what is asked for.
+
+    Raises:
+        ReproduceError: If a flag is missing or makes no sense.
+        ReportError: If there is no such table or figure.
+        TaskError: If there is no such task.
+    """
+    tables = parse_numbers("table", options.table, reproduce_plan.TABLES)
+    figures = parse_numbers("figure", options.figure, reproduce_plan.FIGURES)
+    if not tables and not figures:
+        raise ReproduceError("name what to make: --table=1,2,3 or --figure=2,3,4,5")
+    if options.scale is None:
+        raise ReproduceError(f"--scale must be one of {', '.join(SCALES)}")
+    if not all(seed.isdigit() for seed in options.run_seeds):
+        raise ReproduceError("--run_seeds must be numbers with commas between them")
+    given = {name: getattr(options, f"{name}_dir") for name in _DATA}
+    named = [f"--{name}_dir" for name, folder in given.items() if folder]
+    if named and SCALES[options.scale].music:
+        raise ReproduceError(
+            f"{', '.join(named)}: --scale={options.scale} runs on the built-in music; "
+            "your data is for --scale=paper"
+        )
+    return Request(
+        scale=SCALES[options.scale],
+        tables=tuple(tables),
+        figures=tuple(figures),
+        output_dir=pathlib.Path(options.output_dir),
+        tasks=tuple(get_task(name).name for name in options.tasks),
+        data_dirs=tuple((name, folder) for name, folder in given.items() if folder),
+        run_seeds=tuple(dict.fromkeys(int(seed) for seed in options.run_seeds)),
+        head_seeds=options.head_seeds,
+        threads=options.threads,
+    )
+
+
+def dry_run(request: Request) -> str:
+    """All commands, one a line, those that prepare missing data first."""
+    lines = [
+        command.text
+        for _, commands in reproduce_plan.missing_data(request)
+        for command in commands
+    ]
+    lines += [step.command.text for step in reproduce_plan.build(request)]
+    lines.append(reproduce_plan.report_command(request).text)
+    return "\n".join(dict.fromkeys(lines))
+
+
+def run_plan(request: Request) -> None:
+    """Runs what is missing, then the report.
+
+    Raises:
+        ReproduceError: If data is missing or a step failed.
+        KeyboardInterrupt: On Ctrl-C or SIGTERM, after the running step has stopped.
+    """
+    reproduce_plan.check_data(request)
+    steps = reproduce_plan.build(request)
+    report = reproduce_plan.report_command(request)
+    steps.append(Step("the report", report, is_done=lambda: False))
+    started = time.monotonic()
+    request.output_dir.mkdir(parents=True, exist_ok=True)
+    with exclusive_folder(request.output_dir) as lock, stop_on_signals():
+        _claim(request)
+        for number, step in enumerate(steps, 1):
+            _run_step(step, f"step {number} of {len(steps)}", started, lock)
+    print(f"\nall {len(steps)} steps done, {_clock(started)} in this run", flush=True)
+    print(request.output_dir / "report" / "report.html")
+
+
+def _run_step(step: Step, place: str, started: float, lock: int) -> None:
+    print(f"\n[{place}, {_clock(started)}] {step.title}", flush=True)
+    if not step.is_due():
+        print("  (not needed: the run ended before that step)", flush=True)
+        return
+    if step.is_done():
+        print("  (done before)", flush=True)
+        return
+    print(f"$ {step.command.text}", flush=True)
+    code = run_child(step.command.argv, lock)
+    if code:
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+        raise ReproduceError(
+            f"{place}, {step.title}: the command {how}; its message stands above. Once "
+            "that is mended the same command goes on from there"
+        )
+    # A step that leaves nothing would be run for ever.
+    if step.title != "the report" and not step.is_done():
+        raise ReproduceError(
+            f"{place}, {step.title}: the command ended without an error, but its "
+            f"results are not there: {step.command.text}"
+        )
+
+
+def _clock(started: float) -> str:
+    seconds = round(time.monotonic() - started)
+    return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+
+
+def _claim(request: Request) -> None:
+    """Keeps one output folder to one scale.
+
+    Raises:
+        ReproduceError: If the folder was begun at another scale.
+    """
+    path = request.output_dir / _RECORD_NAME
+    if path.exists():
+        found = json.loads(path.read_text()).get("scale")
+        if found != request.scale.name:
+            raise ReproduceError(
+                f"{request.output_dir} holds a reproduction at --scale={found}; name "
+                "another --output_dir"
+            )
+        return
+    write_json(path, {"scale": request.scale.name})
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command."""
+    if len(argv) > 1:
+        raise ReproduceError(f"unknown argument {argv[1]}; flags begin with --")
+    request = parse_request(flags.FLAGS)
+    if flags.FLAGS.dry_run:
+        print(dry_run(request))
+        return
+    run_plan(request)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    define_flags()
+    app.run(run_command(main))

@@ -1,0 +1,159 @@
+"""A folder of Open-Unmix weights in the making: what it belongs to, what is left."""
+
+import contextlib
+import fcntl
+import json
+import pathlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from cola_msa.config import differing_fields, from_dict, to_dict
+from data_prep import separator_weights
+from data_prep.separator_chunks import NUM_CHANNELS, StemReader
+from data_prep.separator_data import RATE_HZ, SeparatorConfig, Track
+from data_prep.separator_network import TrainingError, input_statistics
+from data_prep.separator_training import History, Run, TargetTrainer, write_json
+
+_STATE_NAME = "training.json"
+
+
+@contextlib.contextmanager
+def _locked(path: pathlib.Path, busy: str | None = None) -> Iterator[None]:
+    """Holds a lock file; a killed process' lock vanishes with it.
+
+    Raises:
+        TrainingError: With the text of `busy`, if another process holds it; None waits.
+    """
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+        except OSError as error:
+            raise TrainingError(busy or str(error)) from error
+        yield
+
+
+def open_folder(
+    output_dir: pathlib.Path,
+    config: SeparatorConfig,
+    tracks: Sequence[Track],
+    targets: Sequence[str],
+) -> None:
+    """Notes what is trained here, in `separator.json` and the folder's state.
+
+    Args:
+        output_dir: The folder; made where it does not exist.
+        config: SeparatorConfig.
+        tracks: All tracks.
+        targets: Sources to be trained; others that the folder has stay its targets.
+
+    Raises:
+        TrainingError: If the folder holds another training.
+    """
+    output_dir.mkdir(parents=True, exist_ok=True)
+    with _locked(output_dir / ".lock"):
+        _check_state(output_dir, config, tracks)
+        path = output_dir / "separator.json"
+        known = json.loads(path.read_text())["targets"] if path.exists() else []
+        content = {
+            "nfft": config.fft_size,
+            "nhop": config.hop_samples,
+            "sample_rate": float(RATE_HZ),
+            "nb_channels": NUM_CHANNELS,
+            # Not Open-Unmix's: without it a folder cannot tell that one is missing.
+            "targets": [s for s in config.options.sources if s in {*known, *targets}],
+        }
+        write_json(path, content)
+
+
+def _check_state(
+    output_dir: pathlib.Path, config: SeparatorConfig, tracks: Sequence[Track]
+) -> None:
+    path = output_dir / _STATE_NAME
+    names = {
+        split: [track.name for track in tracks if track.split == split]
+        for split in ("train", "validation", "test")
+    }
+    if not path.exists():
+        if any(output_dir.glob("*.pth")):
+            raise TrainingError(
+                f"{output_dir} holds weights of unknown origin; use another "
+                "--output_dir"
+            )
+        write_json(path, {"config": to_dict(config), "tracks": names})
+        return
+    advice = "use another --output_dir, or delete this one"
+    try:
+        state = json.loads(path.read_text())
+        before = from_dict(SeparatorConfig, state["config"])
+    except (ValueError, KeyError) as error:
+        raise TrainingError(f"{path}: {error}; {advice}") from error
+    if fields := differing_fields(before, config):
+        raise TrainingError(
+            f"{output_dir} was trained with another configuration (before != now): "
+            f"{'; '.join(fields)}; {advice}"
+        )
+    if state["tracks"] != names:
+        raise TrainingError(
+            f"{output_dir} was trained on other tracks than --dataset_dir now holds; "
+            f"{advice}"
+        )
+
+
+def folder_targets(output_dir: pathlib.Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The targets of a folder, and those of them that have no weights yet."""
+    targets = tuple(json.loads((output_dir / "separator.json").read_text())["targets"])
+    return targets, tuple(
+        target for target in targets if not (output_dir / f"{target}.pth").exists()
+    )
+
+
+def train_targets(
+    targets: Sequence[str],
+    dataset_dir: pathlib.Path,
+    tracks: Sequence[Track],
+    config: SeparatorConfig,
+    run: Run,
+) -> dict[str, History]:
+    """Trains one network a target, or what is left of it, one after the other.
+
+    Args:
+        targets: Sources to be separated.
+        dataset_dir: The dataset's root.
+        tracks: All tracks.
+        config: SeparatorConfig.
+        run: Run.
+
+    Returns:
+        History of each target.
+
+    Raises:
+        TrainingError: If the folder holds another training, a checkpoint cannot be
+            read, or a loss is not finite.
+        SeparatorError: If the extra is missing.
+        AudioError: If a file cannot be read.
+    """
+    separator_weights.import_openunmix()
+    import torch
+
+    open_folder(run.output_dir, config, tracks, targets)
+    train = [track for track in tracks if track.split == "train"]
+    reader = StemReader(dataset_dir, train, config.cache_gb)
+    found: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def statistics() -> tuple[np.ndarray, np.ndarray]:
+        if not found:
+            run.log(f"input statistics of {len(train)} training mixtures")
+            found.append(input_statistics(reader, train, config))
+        return found[0]
+
+    histories = {}
+    for target in targets:
+        lock = run.output_dir / f".{target}.lock"
+        busy = f"another process trains {target} in {run.output_dir}"
+        with _locked(lock, busy), torch.random.fork_rng(devices=[]):
+            trainer = TargetTrainer(target, tracks, reader, config, run, statistics)
+            if trainer.history.epochs:
+                run.log(f"{target}: {trainer.history.epochs} epochs are done")
+            histories[target] = trainer.run()
+    return histories

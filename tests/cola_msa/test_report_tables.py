@@ -1,0 +1,150 @@
+"""The paper's tables beside what was measured, and what they lack."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from cola_msa import (
+    report_curves,
+    report_data,
+    report_missing,
+    report_page,
+    report_tables,
+)
+from cola_msa.storage import write_json
+from cola_msa.strategies import STRATEGIES
+from cola_msa.tasks import PUBLISHED
+from tests.cola_msa.report_runs import (
+    draw_scores,
+    write_data,
+    write_run,
+)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_every_published_number_stands_in_its_row(report_collection, number):
+    table = report_tables.build_table(number, report_collection)
+    published = [row for row in table.rows if row[2].kind == report_page.PUBLISHED]
+    assert len(published) == len(PUBLISHED[number])
+    for row, values in zip(published, PUBLISHED[number].values(), strict=True):
+        expected = [
+            f"{values[task][score]:.3f}" if score in values[task] else "-"
+            for task, score in report_tables.COLUMNS
+        ]
+        assert [cell.text for cell in row[2:]] == expected
+
+
+def test_clmr_is_published_only(report_collection):
+    row = report_tables.build_table(1, report_collection).rows[0]
+    assert row[0].text == "CLMR"
+    assert "published only" in row[1].note
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_no_measured_number_stands_without_its_scale(report_collection, number):
+    table = report_tables.build_table(number, report_collection)
+    measured = [
+        row
+        for row in table.rows
+        if any(cell.kind == report_page.MEASURED for cell in row[2:])
+    ]
+    assert measured
+    for row in measured:
+        assert re.match(r"here: [\d,]+ pairs", row[1].text)
+        if row[0].text != "untrained (same size)":
+            assert "0.000098 % of the paper's" in row[1].note
+            assert "40 training clips in mtat's layout" in row[1].note
+        for cell in row[2:]:
+            if cell.kind == report_page.MEASURED:
+                assert re.search(r"\d\.\d{3} to \d\.\d{3}\n60 clips", cell.note)
+
+
+def test_rows_say_how_many_runs_and_heads(report_collection):
+    rows = {r[1].text: r for r in report_tables.build_table(2, report_collection).rows}
+    row = rows["here: 80 pairs"]
+    table = report_tables.build_table(2, report_collection)
+    msa = next(r for r in table.rows if r[0].text == "MSA" and "here" in r[1].text)
+    assert "2 runs, seeds 0, 1" in msa[1].note
+    assert "of 2 runs, 2 heads each" in msa[2].note
+    assert row[0].text in ("MSA", "Ablation 1")
+
+
+def test_the_untrained_network_and_chance_are_marked(report_collection):
+    *_, untrained, chance = report_tables.build_table(1, report_collection).rows
+    assert "not in the paper" in untrained[1].note
+    assert untrained[1].text == "here: 0 pairs"
+    assert [cell.text for cell in untrained[2:4]] != ["missing"] * 2  # step 0
+    assert untrained[-1].text != "missing"
+    labels = draw_scores("fma", 0.0)[0]
+    assert chance[-1].text == f"{np.bincount(labels).max() / len(labels):.3f}"
+
+
+def test_the_table_of_runs_has_the_origin_of_each(report_collection):
+    table = report_tables.build_runs(report_collection.runs)
+    row = next(row for row in table.rows if row[0].text == "cola_random_mask")
+    cells = dict(zip(table.header, row, strict=True))
+    assert cells["strategy"].text == "COLA + random mask"
+    assert cells["pairs"].text == "80"
+    assert "separator: random" in cells["data"].note
+    assert "tensorflow" in cells["code"].note
+    assert cells["end"].note == "1.5 min of training"
+
+
+def test_missing_runs_and_results_come_with_their_commands(report_collection):
+    found = dict(report_tables.missing_of(2, report_collection))
+    assert list(found) == [
+        "Ablation 2: no run",
+        "Ablation 3: no run",
+        "untrained network",
+    ]
+    assert [command.arguments[:2] for command in found["untrained network"]] == [
+        ("--task=mtat_unfiltered", "--encoder=untrained"),
+        ("--task=nsynth", "--encoder=untrained"),
+    ]
+    modules = [command.module for command in found["Ablation 2: no run"]]
+    assert modules == ["cola_msa.train"] + ["cola_msa.eval"] * 4
+    train = found["Ablation 2: no run"][0]
+    assert "--preset=smoke" in train.arguments
+    assert "--strategy=ablation2" in train.arguments
+    found = dict(report_tables.missing_of(3, report_collection))
+    assert list(found)[0] == "MSA, bass: run msa_bass"
+    tasks = [command.arguments[0] for command in found["MSA, bass: run msa_bass"]]
+    assert tasks == ["--task=mtat_unfiltered", "--task=nsynth", "--task=fma"]
+
+
+def test_missing_stems_come_with_their_preparation(report_collection):
+    strategies = [STRATEGIES[name] for name in report_curves.STEMS_OF]
+    found = dict(report_missing.find(report_collection, strategies, ["mtat"]))
+    commands = found["MSA, degraded stems: no run"]
+    assert [command.module for command in commands] == [
+        "data_prep.train_separator",
+        "data_prep.mtat",
+        "cola_msa.train",
+        "cola_msa.eval",
+    ]
+    assert "--data_dir=prepared/mtat_degraded" in commands[2].arguments
+
+
+def test_without_any_run_the_papers_length_is_asked_for():
+    empty = report_data.Collection(())
+    found = dict(report_missing.find(empty, [STRATEGIES["cola_mws"]], ["fma"]))
+    text = [command.text for command in found["COLA + MWS: no run"]]
+    assert text[-2] == (
+        "python -m cola_msa.train --preset=cola_mws --data_dir=prepared/mtat "
+        "--run_dir=runs/cola_mws"
+    )
+
+
+def test_a_run_of_no_strategy_is_listed_apart(tmp_path):
+    path = write_run(tmp_path, "msa", write_data(tmp_path / "data")) / "config.json"
+    content = json.loads(path.read_text())
+    content["config"]["strategy"] = ""
+    content["config"]["train"]["source"] = "vocals,drums"
+    write_json(path, content)
+    found = report_data.collect([path.parent])
+    assert found.groups == ()
+    row = report_tables.build_runs(found.runs).rows[0]
+    assert row[1].text == "none of the paper's"
+    assert "--source=vocals,drums" in row[1].note

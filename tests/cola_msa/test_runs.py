@@ -1,0 +1,70 @@
+"""Whether a run directory may be gone on with."""
+
+import numpy as np
+import pytest
+
+from cola_msa import runs, storage
+from cola_msa.storage import RunError
+from tests.conftest import tiny_config
+
+
+def describe(**fields):
+    data = {"data_dir": "folder", "manifest_hash": "abc"}
+    return runs.describe_run(tiny_config(deterministic=True, **fields), data, 1)
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ({"versions": {"numpy": "1.0"}}, f"numpy 1.0 then, {np.__version__} now"),
+        ({"threads": 7}, "--threads=7 then, 0 now"),
+    ],
+)
+def test_other_versions_and_threads_are_warned_of(tmp_path, caplog, part, message):
+    storage.write_json(tmp_path / "config.json", {**describe(), **part})
+    runs.claim_run_dir(tmp_path, describe())
+    assert message in caplog.text
+    caplog.clear()
+    storage.write_json(tmp_path / "config.json", describe())
+    runs.claim_run_dir(tmp_path, describe())
+    assert not caplog.text
+
+
+def change_data(run):
+    run["data"]["manifest_hash"] = "def"
+
+
+def change_devices(run):
+    run["num_replicas"] = 2
+
+
+def change_two_fields(run):
+    run["config"]["train"].update(seed=4, batch_size=16)
+
+
+def add_a_field(run):
+    run["config"]["model"]["width"] = 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (change_data, "data: folder has changed or is another"),
+        (change_devices, "devices: 2 != 1"),
+        (change_two_fields, "train.batch_size: 16 != 8; train.seed: 4 != 0"),
+        (add_a_field, "ModelConfig has no field width: .* another version"),
+    ],
+)
+def test_what_differs_is_named_and_nothing_starts(tmp_path, change, message):
+    run = describe()
+    change(run)
+    storage.write_json(tmp_path / "config.json", run)
+    with pytest.raises(RunError, match=f"{message}.*another --run_dir"):
+        runs.claim_run_dir(tmp_path, describe())
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"config": 3}'])
+def test_a_damaged_configuration_is_one_clear_line(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(RunError, match="config.json: damaged"):
+        runs.claim_run_dir(tmp_path, runs.describe_run(tiny_config(), {}, 1))

@@ -1,0 +1,46 @@
+"""What the tests of separators share."""
+
+import os
+import pathlib
+
+import pytest
+from absl import flags
+
+from data_prep import separator_weights, train_separator
+from tests.data_prep import trees
+
+TINY_SEPARATOR = (
+    "--hidden_size=16",
+    "--nfft=512",
+    "--nhop=256",
+    "--seq_seconds=0.5",
+    "--samples_per_track=16",
+    "--batch_size=4",
+    "--learning_rate=0.01",
+)
+
+
+def parse_tiny(dataset_dir, output_dir, *more: str) -> flags.FlagValues:
+    """Flags of train_separator for a network that learns in seconds."""
+    values = flags.FlagValues()
+    train_separator.define_flags(values)
+    paths = [f"--dataset_dir={dataset_dir}", f"--output_dir={output_dir}"]
+    values(["command", *paths, *TINY_SEPARATOR, *more])
+    return values
+
+
+@pytest.fixture(scope="session")
+def stems_dir(tmp_path_factory) -> pathlib.Path:
+    names = tuple(f"song{k}" for k in range(8))
+    return trees.write_stems(tmp_path_factory.mktemp("stems"), names)
+
+
+@pytest.fixture(scope="session")
+def openunmix():
+    """The package; without the extra tests are skipped, but in CI they fail."""
+    try:
+        return separator_weights.import_openunmix()
+    except separator_weights.SeparatorError as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"CI needs the extra: {error}")
+        pytest.skip(str(error))
