@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from absl import logging
+
 LOCK_NAME = ".lock"
 # Asks Linux for SIGTERM when the parent dies, then becomes the command. A process does
 # it, not a function between fork and exec: TensorFlow's threads may hold locks there.
@@ -51,21 +53,36 @@ def exclusive_folder(
     """
     descriptor = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        end = time.monotonic() + wait_seconds
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() > end:
-                    raise ProcessError(
-                        f"{folder}: another process works there; wait for it or stop "
-                        "it, or name another --output_dir"
-                    ) from error
-                time.sleep(0.5)
+        _lock(descriptor, folder, wait_seconds)
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int, folder: pathlib.Path, wait_seconds: float) -> None:
+    end = time.monotonic() + wait_seconds
+    is_first = True
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError as error:
+            if time.monotonic() > end:
+                raise ProcessError(
+                    f"{folder}: another process works there; wait for it or stop it, "
+                    "or name another --output_dir"
+                ) from error
+            if is_first:
+                logging.info("waiting for another process that works in %s", folder)
+            is_first = False
+            time.sleep(0.5)
+        except OSError as error:
+            logging.warning(
+                "%s: no locks on this file system (%s): use it from one process alone",
+                folder,
+                error,
+            )
+            return
 
 
 @contextlib.contextmanager

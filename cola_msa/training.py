@@ -110,6 +110,7 @@ class Trainer:
                 "manifest_hash": manifest_hash(self.data.data_dir),
                 "dataset": self.data.manifest["dataset"],
                 "sources": list(self.data.sources),
+                "separator": self.data.manifest.get("separator"),
                 "log_mel_mean": mean,
                 "log_mel_std": std,
             },

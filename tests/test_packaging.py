@@ -181,7 +181,7 @@ def test_the_packages_keep_apart(path):
         assert not {name.split(".")[0] for name in names} & banned
     else:
         used = {name.split(".")[1] for name in names if name.startswith("cola_msa.")}
-        assert used <= {"config", "frontend", "records", "record_index"}
+        assert used <= {"config", "console", "frontend", "records", "record_index"}
 
 
 def test_a_missing_extra_is_one_line_that_names_the_command(tmp_path):

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ import pytest
 from cola_msa import checkpoints, judge, judge_tuned
 from cola_msa import eval as eval_command
 from cola_msa.evaluation import EvaluationConfig
-from cola_msa.finetune import load_tuned
+from cola_msa.finetune import TuneConfig, load_tuned
 from cola_msa.heads import ProbeConfig, ProbeError
 from cola_msa.records import MANIFEST_NAME, manifest_hash
 from cola_msa.results import deviations, has_paper_scale
@@ -37,7 +38,7 @@ PROTOCOLS = ("cached", "paper")
 
 @contextlib.contextmanager
 def short_heads():
-    """Heads stop after four epochs; what they learn is tested elsewhere."""
+    """Heads stop after four short epochs; what they learn is tested elsewhere."""
     of_task = ProbeConfig.of_task
 
     def short(*arguments):
@@ -45,6 +46,8 @@ def short_heads():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ProbeConfig, "of_task", short)
+        tune_config = functools.partial(TuneConfig, min_updates=3)
+        patch.setattr(judge_tuned, "TuneConfig", tune_config)
         yield
 
 
@@ -324,12 +327,18 @@ def test_the_curve_command(run_dir, datasets):  # noqa: F811
 @pytest.mark.parametrize(
     ("flag", "mode", "name"),
     [
-        ("--finetune", "finetuned", "fma-finetuned"),
-        ("--encoder=supervised", "supervised", "fma-supervised"),
+        ("--finetune", "finetuned", "fma-finetuned-labels0.25"),
+        pytest.param(
+            "--encoder=supervised",
+            "supervised",
+            "fma-supervised-labels0.25",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_the_command_trains_the_encoder_too(run_dir, datasets, flag, mode, name):  # noqa: F811
-    stdout = check_command(run_dir, datasets["fma"], flag, "--finetune_rate=0.002")
+    options = ("--finetune_rate=0.002", "--label_fraction=0.25")  # few clips: fast
+    stdout = check_command(run_dir, datasets["fma"], flag, *options)
     results = judge.read_results(run_dir / "eval" / name)
     assert (results["mode"], results["tuning"]["encoder_rate"]) == (mode, 0.002)
     assert f"trained with the labels ({mode})" in stdout

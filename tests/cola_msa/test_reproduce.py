@@ -388,7 +388,7 @@ def test_a_folder_belongs_to_one_scale(tmp_path, small_plan):
 
 @pytest.mark.slow
 def test_a_killed_reproduction_goes_on_to_the_report(tmp_path):
-    arguments = ["--table=2", "--figure=2,3", "--tasks=mtat", "--scale=smoke"]
+    arguments = ["--table=2", "--figure=2", "--tasks=mtat", "--scale=smoke"]
     arguments += ["--head_seeds=2", "--output_dir=out"]
     command = [sys.executable, "-m", "cola_msa.reproduce", *arguments]
     out = tmp_path / "out"
@@ -412,15 +412,14 @@ def test_a_killed_reproduction_goes_on_to_the_report(tmp_path):
 
     found = run_module("cola_msa.reproduce", *arguments, cwd=tmp_path)
     assert found.returncode == 0, found.stderr[-3000:]
-    assert "all 17 steps done" in found.stdout
+    assert "all 12 steps done" in found.stdout
     assert judged.stat().st_mtime_ns == before
-    for name in ("msa", "ablation1", "ablation2", "ablation3", "cola_mws"):
+    for name in ("msa", "ablation1", "ablation2", "ablation3"):
         done = json.loads((out / "runs" / name / "done.json").read_text())
         assert (done["outcome"], done["updates"]) == ("finished", 20)
     text = (out / "report" / "report.md").read_text()
     assert "0.000098 % of the paper's" in text
-    for name in ("figure2", "figure3"):
-        assert (out / "report" / f"{name}.png").stat().st_size > 5000
+    assert (out / "report" / "figure2.png").stat().st_size > 5000
     assert "no run" not in text
 
     again = run_module("cola_msa.reproduce", *arguments, cwd=tmp_path)
