@@ -1,4 +1,4 @@
-"""Trains Open-Unmix on stems. `python -m data_prep.train_separator --help`.
+r"""Trains Open-Unmix on stems. `python -m data_prep.train_separator --help`.
 
     python -m data_prep.train_separator --dataset_dir=raw/musdb18hq \
         --output_dir=separators/full

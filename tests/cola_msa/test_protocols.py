@@ -4,11 +4,6 @@ import contextlib
 import dataclasses
 import functools
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
@@ -24,7 +19,6 @@ from cola_msa.tasks import TaskError, get_task
 from tests.cola_msa.test_embeddings import tiny_encoder
 from tests.cola_msa.test_eval import (
     PAPER_INFO,
-    ROOT,
     fma,  # noqa: F401 (a fixture)
     mtat,  # noqa: F401 (a fixture)
     run_command,
@@ -370,36 +364,3 @@ def test_encoder_info_names_the_separator(run_dir, tmp_path):  # noqa: F811
     # Another manifest says nothing of the data that the run was trained on.
     assert separator(manifest_hash="0" * 16) == (None, "0" * 16)
     assert separator(separator="umxhq")[0] == "umxhq"
-
-
-def test_ctrl_c_leaves_no_results(run_dir, datasets, tmp_path):  # noqa: F811
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "cola_msa.eval",
-            "--task=fma",
-            f"--run_dir={run_dir}",
-            f"--data_dir={datasets['fma'].data_dir}",
-            "--protocol=paper",
-            "--seeds=500",
-            f"--output_dir={tmp_path / 'out'}",
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
-    )
-    assert process.stderr is not None
-    text = ""
-    while "head 2/500" not in text and process.poll() is None:
-        text += process.stderr.read(200)
-    process.send_signal(signal.SIGINT)
-    started = time.monotonic()
-    text += process.communicate(timeout=60)[1]
-    assert process.returncode == 130, text[-3000:]
-    assert "stopped; the same command goes on" in text
-    assert "Traceback" not in text
-    assert time.monotonic() - started < 30
-    assert not (tmp_path / "out" / "results.json").exists()

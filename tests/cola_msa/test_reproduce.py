@@ -1,10 +1,7 @@
 """The plan of the paper's tables and figures, and how its steps are run and stopped."""
 
 import json
-import os
 import pathlib
-import subprocess
-import sys
 
 import pytest
 from absl import flags
@@ -17,8 +14,7 @@ from cola_msa.runs import describe_run
 from cola_msa.storage import write_json
 from cola_msa.strategies import STRATEGIES, StrategyError
 from tests.cola_msa.report_runs import write_data
-from tests.cola_msa.test_processes import wait_for
-from tests.test_commands import ROOT, run_module
+from tests.test_commands import run_module
 from tests.test_packaging import flags_of
 
 TARGETED = ["msa_bass", "msa_drums", "msa_other", "msa_vocals"]
@@ -384,44 +380,3 @@ def test_a_folder_belongs_to_one_scale(tmp_path, small_plan):
     reproduce.run_plan(request("demo", (2,), output_dir=tmp_path))
     with pytest.raises(ReproduceError, match="a reproduction at --scale=demo"):
         reproduce.run_plan(request("smoke", (2,), output_dir=tmp_path))
-
-
-@pytest.mark.slow
-def test_a_killed_reproduction_goes_on_to_the_report(tmp_path):
-    arguments = ["--table=2", "--figure=2", "--tasks=mtat", "--scale=smoke"]
-    arguments += ["--head_seeds=2", "--output_dir=out"]
-    command = [sys.executable, "-m", "cola_msa.reproduce", *arguments]
-    out = tmp_path / "out"
-    log = open(tmp_path / "log", "w")
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    first = subprocess.Popen(
-        command,
-        cwd=tmp_path,
-        stdout=log,
-        stderr=log,
-        env={**os.environ, "PYTHONPATH": path},
-    )
-    # In the middle of the second training: some of its updates are done.
-    metrics = out / "runs" / "ablation1" / "metrics.jsonl"
-    wait_for(lambda: metrics.exists() and metrics.stat().st_size, 600)
-    first.kill()
-    first.wait()
-    log.close()
-    judged = out / "runs" / "msa" / "eval" / "mtat" / "results.json"
-    before = judged.stat().st_mtime_ns
-
-    found = run_module("cola_msa.reproduce", *arguments, cwd=tmp_path)
-    assert found.returncode == 0, found.stderr[-3000:]
-    assert "all 12 steps done" in found.stdout
-    assert judged.stat().st_mtime_ns == before
-    for name in ("msa", "ablation1", "ablation2", "ablation3"):
-        done = json.loads((out / "runs" / name / "done.json").read_text())
-        assert (done["outcome"], done["updates"]) == ("finished", 20)
-    text = (out / "report" / "report.md").read_text()
-    assert "0.000098 % of the paper's" in text
-    assert (out / "report" / "figure2.png").stat().st_size > 5000
-    assert "no run" not in text
-
-    again = run_module("cola_msa.reproduce", *arguments, cwd=tmp_path)
-    assert again.returncode == 0, again.stderr[-3000:]
-    assert again.stdout.count("$ python") == 1  # the report alone
