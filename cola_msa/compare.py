@@ -193,12 +193,12 @@ def paired_differences(
     ones = np.ones((len(labels), 1), np.int32)
     blocks: list[tuple[dict, dict]] = [
         (
-            metrics._mean_scores(labels, first, weights),
-            metrics._mean_scores(labels, second, weights),
+            metrics.mean_scores(labels, first, weights),
+            metrics.mean_scores(labels, second, weights),
         )
         for weights in (
             ones,
-            *metrics._resample_blocks(len(labels), num_resamples, seed),
+            *metrics.resample_blocks(len(labels), num_resamples, seed),
         )
     ]
     (values_a, values_b), *resampled = blocks

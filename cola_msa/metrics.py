@@ -6,6 +6,7 @@ each resample gives exactly what scikit-learn gives with `sample_weight`.
 """
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -147,10 +148,19 @@ def _weighted_scores(
         }
 
 
-def _mean_scores(
+def mean_scores(
     labels: np.ndarray, scores: np.ndarray, weights: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """`_weighted_scores`, averaged over heads: scores [S, C, K]."""
+    """A task's scores for each way of weighting the clips, averaged over heads.
+
+    Args:
+        labels: [C, K] of 0 and 1 (tags), or class numbers [C].
+        scores: float [S, C, K], S heads over the same clips.
+        weights: int32 [C, R], how often each of R resamples draws each clip.
+
+    Returns:
+        float64 [R] for each score, named as in `clip_scores`.
+    """
     heads = [_weighted_scores(labels, head, weights) for head in scores]
     return {name: np.mean([head[name] for head in heads], axis=0) for name in heads[0]}
 
@@ -176,7 +186,9 @@ def clip_scores(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
     return {n: float(v[0]) for n, v in _weighted_scores(labels, scores, ones).items()}
 
 
-def _resample_blocks(num_clips: int, num_resamples: int, seed: int):
+def resample_blocks(
+    num_clips: int, num_resamples: int, seed: int
+) -> Iterator[np.ndarray]:
     """Yields int32 [C, block]: how often each resample draws each clip."""
     rng = np.random.default_rng(seed)
     block = max(1, _BLOCK_NUMBERS // num_clips)
@@ -210,8 +222,8 @@ def bootstrap(
     scores = scores[np.newaxis] if scores.ndim == 2 else scores
     values = [clip_scores(labels, head) for head in scores]
     blocks = [
-        _mean_scores(labels, scores, weights)
-        for weights in _resample_blocks(len(labels), num_resamples, seed)
+        mean_scores(labels, scores, weights)
+        for weights in resample_blocks(len(labels), num_resamples, seed)
     ]
     return {
         name: _estimate(
@@ -254,9 +266,9 @@ def paired_bootstrap(
         )
     ones = np.ones((len(labels), 1), np.int32)
     blocks = []
-    for weights in [ones, *_resample_blocks(len(labels), num_resamples, seed)]:
-        a = _mean_scores(labels, first, weights)
-        b = _mean_scores(labels, second, weights)
+    for weights in [ones, *resample_blocks(len(labels), num_resamples, seed)]:
+        a = mean_scores(labels, first, weights)
+        b = mean_scores(labels, second, weights)
         blocks.append({name: a[name] - b[name] for name in a})
     return {
         name: _estimate(
