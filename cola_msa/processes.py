@@ -87,16 +87,24 @@ def _lock(descriptor: int, folder: pathlib.Path, wait_seconds: float) -> None:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[None]:
-    """Makes SIGTERM stop the process as Ctrl-C does."""
+    """Makes SIGTERM and SIGINT stop the process, as Ctrl-C does.
+
+    SIGINT too: a shell starts its background jobs with that signal ignored, and they
+    would pass this on to their children.
+    """
 
     def stop(number: int, frame: Any) -> None:
         raise KeyboardInterrupt
 
-    previous = signal.signal(signal.SIGTERM, stop)
+    previous = {
+        number: signal.signal(number, stop)
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def run_child(argv: Sequence[str], lock: int | None = None) -> int:
