@@ -1,0 +1,147 @@
+"""What the dataset commands say and do with bad files, bad usage and real music."""
+
+import collections
+import dataclasses
+import pathlib
+
+import numpy as np
+import pytest
+
+from cola_msa import prepared as prepared_lib
+from data_prep import audio, fma, mtat, nsynth
+from data_prep.clips import IndexOptions
+from tests.data_prep import trees
+from tests.data_prep.test_datasets import (
+    MUSIC,
+    dataset_of,
+    default_options,
+    execute,
+)
+
+
+def _spoil(root: pathlib.Path) -> dict[str, str]:
+    """Adds the issue's bad files to an MTAT tree; returns reasons by path."""
+    rows = (root / "annotations_final.csv").read_text().splitlines()
+    bad = {
+        "2/empty-0-5.mp3": "the file is empty",
+        "2/text-0-5.mp3": "not readable as audio",
+        "2/cut-0-5.mp3": "truncated",
+        "2/short.mp3": "too short",
+        "2/gone-0-5.mp3": "does not exist",
+    }
+    good = {"2/silent-0-5.mp3": "", "2/stereo-0-5.mp3": ""}
+    (root / "2").mkdir()
+    (root / "2/empty-0-5.mp3").write_bytes(b"")
+    (root / "2/text-0-5.mp3").write_text("not music " * 500)
+    whole = (root / "0/a-b-01-x-0-5.mp3").read_bytes()
+    (root / "2/cut-0-5.mp3").write_bytes(whole[: len(whole) // 2])
+    trees.write_mp3(root / "2/short.mp3", trees.chirp(0.2))
+    trees.write_wav(root / "2/silent-0-5.mp3", np.zeros(80000, np.float32))
+    stereo = np.stack([trees.chirp(5, 8000, seed=k) for k in (0, 1)], 1)
+    trees.write_wav(root / "2/stereo-0-5.mp3", stereo, 8000)
+    for number, path in enumerate([*bad, *good]):
+        rows.append(f'"{100 + number}"\t"1"\t"0"\t"{path}"')
+    (root / "annotations_final.csv").write_text("\n".join(rows))
+    trees.write_mp3(root / "3/unlabelled-0-5.mp3", trees.chirp(5))
+    return {**bad, "3/unlabelled-0-5.mp3": "no row in annotations_final.csv"}
+
+
+def test_bad_files_are_counted_and_nothing_else_is_lost(tmp_path, capsys):
+    root = trees.write_mtat(tmp_path / "raw")
+    expected = _spoil(root)
+    output = tmp_path / "out"
+    assert execute("mtat", root, output) == 1
+    assert "6 of 13 clips failed" in capsys.readouterr().err
+    data = prepared_lib.PreparedData(output)
+    reasons = {f["path"]: f["reason"] for f in data.manifest["failures"]}
+    assert reasons.keys() == expected.keys()
+    for path, reason in expected.items():
+        assert reason in reasons[path]
+    assert sorted(data.index("train").clip_ids) == ["0", "1", "105", "106"]
+    # Again: what is there is reused, with the same outcome, and one may allow it.
+    assert execute("mtat", root, output) == 1
+    assert execute("mtat", root, output, "--max_failures=0.5") == 0
+
+
+def test_missing_label_rows_of_the_probe_sets(tmp_path: pathlib.Path):
+    root = trees.write_nsynth(tmp_path / "nsynth")
+    trees.write_wav(root / "nsynth-test/audio/more.wav", trees.chirp(4))
+    (root / "nsynth-test/audio/bass_test-060-100.wav").unlink()
+    assert [
+        (f.path, f.reason) for f in nsynth.index(root, IndexOptions()).failures
+    ] == [
+        (
+            "nsynth-test/audio/bass_test-060-100.wav",
+            "the file does not exist, but examples.json names it",
+        ),
+        ("nsynth-test/audio/more.wav", "no entry in examples.json"),
+    ]
+    root = trees.write_fma(tmp_path / "fma")
+    trees.write_wav(root / "fma_small/009/009999.wav", trees.chirp(3))
+    assert [f.path for f in fma.index(root, IndexOptions()).failures] == [
+        "fma_small/009/009999.wav"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("mtat", [], "annotations_final.csv does not exist; expected layout"),
+        ("nsynth", [], "examples.json does not exist; expected layout"),
+        ("fma", [], "tracks.csv does not exist; expected layout"),
+        ("folder", [], "no audio file"),
+        ("folder", ["--validation_share=1.5"], "must not be negative"),
+        ("mtat", ["--separator=umxhp"], "is neither umxhq, umxl, random nor a folder"),
+        ("mtat", ["--stems_dir=nowhere"], "--stems_dir=nowhere is not a folder"),
+        ("multitrack", ["--stem_names=vocals"], "must be source=file"),
+        ("multitrack", ["--sources=a,a"], "must be distinct"),
+    ],
+)
+def test_usage_errors_are_one_clear_line(tmp_path, capsys, name, arguments, message):
+    root = tmp_path / "raw"
+    root.mkdir()
+    if "--validation_share=1.5" in arguments:
+        trees.write_folder(root)
+    assert execute(name, root, tmp_path / "out", *arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith(f"data_prep.{name}: ") and "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    "name", ["mtat", "nsynth", "fma", "multitrack", "multitrack_two_stems"]
+)
+def test_real_music_where_it_lies_beside_the_checkout(name: str):
+    if not (MUSIC / name).exists():
+        pytest.skip("no ../shared/music beside the checkout")
+    module = name.removesuffix("_two_stems")
+    options = default_options(module)
+    if name != module:
+        options = dataclasses.replace(options, sources=("guitar", "backing"))
+    found = dataset_of(module).index(MUSIC / name, options)
+    counts = collections.Counter(clip.split for clip in found.clips)
+    assert not found.failures
+    assert (
+        dict(counts)
+        == {
+            "mtat": {"train": 94, "validation": 8, "test": 24, "train_extra": 1},
+            "nsynth": {"train": 66, "validation": 11, "test": 22},
+            "fma": {"train": 56, "validation": 16, "test": 16},
+            "multitrack": {"train": 16, "validation": 3},
+            "multitrack_two_stems": {"train": 3, "validation": 1},
+        }[name]
+    )
+    clip = found.clips[0]
+    decoded = audio.decode(MUSIC / name / clip.path, clip.expected_seconds)
+    assert decoded.seconds > 3.9
+
+
+def test_stems_beyond_a_symbolic_link(tmp_path: pathlib.Path):
+    (tmp_path / "far").mkdir()
+    root = trees.write_mtat(tmp_path / "far" / "raw")
+    (tmp_path / "link").symlink_to(root)
+    for clip in mtat.index(root, IndexOptions()).clips:
+        stem = tmp_path / "stems" / clip.path.removesuffix(".mp3") / "bass.wav"
+        trees.write_wav(stem, trees.chirp(5))
+    stems_dir = f"--stems_dir={tmp_path / 'stems'}"
+    assert execute("mtat", tmp_path / "link", tmp_path / "out", stems_dir) == 0
