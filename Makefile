@@ -9,6 +9,9 @@ STAMP := $(VENV)/.installed
 # Installed before the rest, so that openunmix does not pull in the newest PyTorch with
 # 5 GB of CUDA. BUILD.md says how to get the CPU build. TORCH= leaves PyTorch as it is.
 TORCH ?= torch==2.13.0
+# Processes of the test run; each takes up to 3 GB of memory.
+TEST_PROCESSES ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
@@ -32,10 +35,10 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 fast-test: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test: lint
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -8,7 +8,14 @@ _ROOT = pathlib.Path(__file__).parent
 
 SEPARATION = ["openunmix>=1.3.0", "torch>=2.13.0", "torchaudio>=2.11.0"]
 AUGMENT = ["tensorflow-io>=0.37.1", "keras-cv>=0.9.0"]
-DEV = ["pytest>=8", "pytest-timeout", "ruff>=0.9", "mypy>=1.14", "setuptools>=77"]
+DEV = [
+    "pytest>=8",
+    "pytest-timeout",
+    "pytest-xdist>=3.6",
+    "ruff>=0.9",
+    "mypy>=1.14",
+    "setuptools>=77",
+]
 
 setup(
     name="cola_msa",
