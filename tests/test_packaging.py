@@ -3,6 +3,7 @@
 import ast
 import functools
 import importlib.util
+import json
 import os
 import pathlib
 import re
@@ -245,11 +246,43 @@ def test_no_file_names_a_machine():
 # Documents ---------------------------------------------------------------------------
 
 
+# Imports what is slow once, then shows each command's help in a child of its own: a
+# process for each would import TensorFlow thirty times.
+_SHOW_HELP = """
+import contextlib, importlib, io, json, os, runpy, sys
+for name in ("cola_msa.training", "sklearn.linear_model", "matplotlib.pyplot"):
+    importlib.import_module(name)
+for name in [n for n in sys.modules if n.split(".")[0] == "cola_msa"]:
+    del sys.modules[name]
+for module in sys.argv[1:]:
+    sys.stdout.flush()
+    if os.fork() == 0:
+        sys.argv = [module, "--helpfull"]
+        text = io.StringIO()
+        with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
+            runpy.run_module(module, run_name="__main__")
+        print(json.dumps([module, text.getvalue()]), flush=True)
+        os._exit(0)
+    os.wait()
+"""
+
+
 @functools.cache
-def help_of(module: str) -> str:
-    found = run_module(module, "--helpfull", cwd=ROOT)
+def helps() -> dict[str, str]:
+    """What `--helpfull` of each of the documents' commands prints."""
+    found = subprocess.run(
+        [sys.executable, "-c", _SHOW_HELP, *OWN_MODULES],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
     assert "Traceback" not in found.stderr, found.stderr
-    return found.stdout
+    return dict(json.loads(line) for line in found.stdout.splitlines())
+
+
+def help_of(module: str) -> str:
+    return helps()[module]
 
 
 def flags_of(module: str) -> set[str]:
