@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.test_commands import ROOT, run_module
+from tests.test_commands import ROOT
 
 PACKAGES = ("cola_msa", "data_prep")
 EXTRAS = ("torch", "torchaudio", "openunmix", "tensorflow_io", "keras_cv")
