@@ -4,9 +4,11 @@ The index is made while a shard is written, and rebuilt by a scan where it is mi
 """
 
 import dataclasses
+import hashlib
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -76,11 +78,18 @@ class Index:
         return matrix
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes the index under a temporary name, then renames it."""
+        """Writes the index under a temporary name, then renames it.
+
+        Equal indices give equal bytes: unlike np.savez, this stores no times.
+        """
         path = pathlib.Path(path)
         temporary = path.with_name(path.name + ".tmp")
         with open(temporary, "wb") as file:
-            np.savez(file, **dataclasses.asdict(self))
+            with zipfile.ZipFile(file, "w") as archive:
+                for name, values in dataclasses.asdict(self).items():
+                    entry = zipfile.ZipInfo(f"{name}.npy")
+                    with archive.open(entry, "w", force_zip64=True) as member:
+                        np.lib.format.write_array(member, values, allow_pickle=False)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -195,6 +204,7 @@ def write_shard(
     segments: Iterator[Segment] | Sequence[Segment],
     sources: Sequence[str],
     frontend_hash: str,
+    before_rename: Callable[[dict[str, str]], None] = lambda digests: None,
 ) -> Index:
     """Writes one shard under a temporary name, syncs it, renames it, and indexes it.
 
@@ -203,6 +213,9 @@ def write_shard(
         segments: What to write, in order.
         sources: The manifest's sources, in order.
         frontend_hash: Hash of the front end that made the log-mels.
+        before_rename: Called when all bytes are written, before the shard takes its
+            name, with the SHA-256 of the shard (`sha256`) and of its index
+            (`index_sha256`).
 
     Returns:
         The shard's index.
@@ -223,8 +236,20 @@ def write_shard(
     os.close(descriptor)
     index = builder.build()
     index.save(index_path(path))
+    before_rename(
+        {
+            "sha256": file_sha256(temporary),
+            "index_sha256": file_sha256(index_path(path)),
+        }
+    )
     os.replace(temporary, path)
     return index
+
+
+def file_sha256(path: str | os.PathLike) -> str:
+    """SHA-256 of a file's bytes, 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def index_path(shard_path: str | os.PathLike) -> pathlib.Path:

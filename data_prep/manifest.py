@@ -67,8 +67,14 @@ def write(
             ],
             config.sources,
         )
-        index.save(output_dir / f"index-{split}.npz")
+        index_path = output_dir / f"index-{split}.npz"
+        index.save(index_path)
         splits[split] = _summarize(index, config)
+        splits[split]["index_sha256"] = record_index.file_sha256(index_path)
+        # None for shards that an older version wrote.
+        splits[split]["shard_sha256"] = [
+            sidecars[shard.name].get("sha256") for shard in shards
+        ]
         splits[split]["hours"] = round(
             sum(sidecars[shard.name]["seconds"] for shard in shards) / 3600, 4
         )

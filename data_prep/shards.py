@@ -261,8 +261,8 @@ def build_shard(
         on_clip: Called after every clip with whether it failed.
 
     Returns:
-        The sidecar: hashes, clips, failures, seconds, sums over the log-mels,
-        correlations of stems with their mixtures.
+        The sidecar: hashes of configuration, plan, shard and index, clips, failures,
+        seconds, sums over the log-mels, correlations of stems with their mixtures.
 
     Raises:
         OSError: If writing fails; what was finished before stays intact.
@@ -294,11 +294,16 @@ def build_shard(
                 continue
             yield from found
             on_clip(False)
-        # Before write_shard renames the shard: a finished shard has its sidecar.
+
+    def write_sidecar(digests: dict[str, str]) -> None:
+        # Before the shard takes its name: a finished shard has its sidecar.
+        sidecar.update(digests)
         _write_json(sidecar_path(path), sidecar)
 
     frontend_hash = config_hash(config.frontend)
-    record_index.write_shard(path, segments(), config.sources, frontend_hash)
+    record_index.write_shard(
+        path, segments(), config.sources, frontend_hash, write_sidecar
+    )
     return sidecar
 
 

@@ -54,7 +54,7 @@ def digests(output: pathlib.Path) -> dict[str, str]:
     return {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()
         for path in output.iterdir()
-        if path.name != ".lock" and path.suffix != ".npz"
+        if path.name != ".lock"
     }
 
 
