@@ -41,6 +41,7 @@ setup(
         "soxr>=0.5",
         "tqdm>=4.66",
         "matplotlib>=3.9",
+        "h5py>=3.11",
     ],
     extras_require={
         "separation": SEPARATION,

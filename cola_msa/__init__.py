@@ -3,13 +3,20 @@
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["ContrastiveModel", "load_encoder", "log_mel", "normalize_level"]
+__all__ = [
+    "ContrastiveModel",
+    "load_encoder",
+    "log_mel",
+    "normalize_level",
+    "open_model",
+]
 
 _HOMES = {
     "ContrastiveModel": "cola_msa.model",
-    "load_encoder": "cola_msa.checkpoints",
+    "load_encoder": "cola_msa.loading",
     "log_mel": "cola_msa.frontend",
     "normalize_level": "cola_msa.frontend",
+    "open_model": "cola_msa.loading",
 }
 
 

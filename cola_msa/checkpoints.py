@@ -289,6 +289,30 @@ def kept_path(
     return path
 
 
+def read_statistics(
+    path: pathlib.Path, arrays: dict[str, np.ndarray], inputs: str, num_layers: int
+) -> BatchStatistics:
+    """Batch-norm statistics of a kept checkpoint.
+
+    Args:
+        path: The checkpoint, for messages.
+        arrays: Its arrays.
+        inputs: `anchors` (for mixtures) or `pairs` (for mixtures and stems).
+        num_layers: Batch normalization layers of the encoder.
+
+    Raises:
+        RunError: If it holds none.
+    """
+    prefix = f"statistics/{inputs}"
+    try:
+        return BatchStatistics(
+            tuple(arrays[f"{prefix}/{n:04d}/mean"] for n in range(num_layers)),
+            tuple(arrays[f"{prefix}/{n:04d}/variance"] for n in range(num_layers)),
+        )
+    except KeyError as error:
+        raise RunError(f"{path}: no batch-norm statistics {prefix}") from error
+
+
 def load_model(
     run_dir: str | os.PathLike,
     step: int | str | None = None,
@@ -322,17 +346,10 @@ def load_model(
     for variable, value in zip(model.variables, values, strict=True):
         variable.assign(value)
     model_normalization(model).finalize_state()
-    prefix = f"statistics/{statistics or config.train.statistics_inputs}"
-    layers = range(len(model.batch_norm_layers()))
-    try:
-        BatchStatistics(
-            tuple(arrays[f"{prefix}/{n:04d}/mean"] for n in layers),
-            tuple(arrays[f"{prefix}/{n:04d}/variance"] for n in layers),
-        ).assign_to(model)
-    except KeyError as error:
-        raise RunError(
-            f"{kept_path(run_dir, step)}: no batch-norm statistics {prefix}"
-        ) from error
+    inputs = statistics or config.train.statistics_inputs
+    read_statistics(
+        kept_path(run_dir, step), arrays, inputs, len(model.batch_norm_layers())
+    ).assign_to(model)
     return model
 
 

@@ -1,0 +1,283 @@
+"""Opens whatever holds an encoder: a run, a pretrained folder or an export.
+
+model = open_model("runs/NAME")
+model.embed(windows)                # float32 [n, 98, 64, 1] -> [n, 1280]
+model.matcher.project(windows)      # -> [n, 512]
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from cola_msa import checkpoints, pretrained
+from cola_msa.config import FrontendConfig, from_dict
+from cola_msa.model import BatchStatistics, ContrastiveModel
+from cola_msa.projection import Matcher, projection_network
+from cola_msa.storage import RunError
+
+KINDS = ("run", "pretrained", "export")
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenedModel:
+    """An encoder and what belongs to it, wherever it came from.
+
+    Attributes:
+        kind: `run`, `pretrained` or `export`.
+        path: The folder.
+        encoder: float32 [n, frames, num_mels, 1] -> [n, dim], in inference mode: a
+            keras.Model (call it with training=False), or for an export a function.
+        dim: Values of an embedding (1280).
+        frontend: Front end of its training data; `frontend.level` is its level rule.
+        key: 16 hexadecimal digits that stand for the encoder's weights: the same for
+            a run, and for the pretrained folder and the export made of it.
+        description: One line for logs and titles.
+        matcher: Scores mixtures against stems; None for an export that cannot.
+        projector: Projection head, keras.Model [n, dim] -> [n, 512]; None for an
+            export.
+        similarity: Layer, (anchors [A, 512], candidates [P, 512]) -> [A, P], without
+            the temperature; None for an export. `similarity.kernel` is W [512, 512],
+            where it is bilinear.
+    """
+
+    kind: str
+    path: pathlib.Path
+    encoder: Callable[..., tf.Tensor]
+    dim: int
+    frontend: FrontendConfig
+    key: str
+    description: str
+    matcher: Matcher | None
+    projector: keras.Model | None = None
+    similarity: keras.Layer | None = None
+
+    def embed(self, windows: np.ndarray) -> np.ndarray:
+        """Embeds windows in one forward pass.
+
+        Args:
+            windows: float32 [n, frames, num_mels, 1], log-mel; 98 frames are what the
+                encoder was trained with.
+
+        Returns:
+            float32 [n, dim].
+        """
+        return self._embed(tf.convert_to_tensor(windows, tf.float32)).numpy()
+
+    @functools.cached_property
+    def _embed(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        options = {"training": False} if isinstance(self.encoder, keras.Layer) else {}
+        return tf.function(
+            lambda windows: self.encoder(windows, **options),
+            input_signature=[
+                tf.TensorSpec([None, None, self.frontend.num_mels, 1], tf.float32)
+            ],
+            autograph=False,
+        )
+
+
+def find_kind(path: str | os.PathLike) -> str:
+    """What a folder is: `run`, `pretrained` or `export`.
+
+    Raises:
+        RunError: If it is none of them; the message says what is there instead.
+    """
+    path = pathlib.Path(path)
+    wanted = "a run, a pretrained folder or an export"
+    if not path.exists():
+        raise RunError(f"{path} does not exist; name {wanted}")
+    if not path.is_dir():
+        raise RunError(f"{path} is a file; name {wanted}, which are folders")
+    if (path / "saved_model.pb").exists():
+        if not (path / "metadata.json").exists():
+            raise RunError(
+                f"{path}: a SavedModel without metadata.json, which "
+                "python -m cola_msa.export writes beside it"
+            )
+        return "export"
+    if (path / "config.json").exists():
+        if pretrained.is_pretrained(path):
+            return "pretrained"
+        checkpoints.load_run(path)
+        return "run"
+    newest = checkpoints.newest_run(path)
+    hint = f"; {newest} is a run" if newest else ""
+    raise RunError(
+        f"{path}: neither a run, an export nor a pretrained folder: it holds neither "
+        f"config.json nor saved_model.pb{hint}"
+    )
+
+
+def open_model(
+    path: str | os.PathLike, checkpoint_step: int | str | None = None
+) -> OpenedModel:
+    """Opens a run, a pretrained folder or an export for inference.
+
+    Args:
+        path: The folder.
+        checkpoint_step: For a run: a kept step, `best`, or None for the last.
+
+    Returns:
+        OpenedModel.
+
+    Raises:
+        RunError: If the folder is none of these or is damaged, or if a step was named
+            for anything but a run.
+    """
+    path = pathlib.Path(path)
+    kind = find_kind(path)
+    if kind != "run" and checkpoint_step is not None:
+        raise RunError(
+            f"{path}: a checkpoint step can be chosen of a run alone, and this is "
+            f"{'an' if kind == 'export' else 'a'} {kind}"
+        )
+    if kind == "run":
+        return _open_run(path, checkpoint_step)
+    if kind == "pretrained":
+        return _open_pretrained(path)
+    return _open_export(path)
+
+
+def load_encoder(
+    path: str | os.PathLike,
+    step: int | str | None = None,
+    statistics: str | None = None,
+) -> keras.Model:
+    """Loads the encoder of a run or of a pretrained folder for inference.
+
+    Args:
+        path: A run directory or a pretrained folder.
+        step: For a run: a kept step, `best`, or None for the last; 0 is the untrained
+            network.
+        statistics: Batch-norm statistics: `anchors` (for mixtures) or `pairs` (for
+            mixtures and stems); None is what the run's configuration names.
+
+    Returns:
+        keras.Model, float32 [batch, frames, 64, 1] -> [batch, 1280]; call it with
+        training=False.
+
+    Raises:
+        RunError: If there is no such run, folder or step.
+    """
+    kind = find_kind(path)
+    if kind == "run":
+        return checkpoints.load_encoder(path, step, statistics)
+    if kind == "export":
+        raise RunError(
+            f"{path}: an export is no Keras model; use cola_msa.open_model, or "
+            "tf.saved_model.load"
+        )
+    if step is not None:
+        raise RunError(f"{path}: a pretrained folder has one step, without a number")
+    return pretrained.load_model(path, statistics).encoder
+
+
+def _of_model(
+    model: ContrastiveModel,
+    read_pairs: Callable[[], BatchStatistics],
+    **fields: Any,
+) -> OpenedModel:
+    def make_projection() -> Callable[..., tf.Tensor]:
+        network = projection_network(model, read_pairs())
+        return functools.partial(network, training=False)
+
+    return OpenedModel(
+        encoder=model.encoder,
+        dim=int(model.encoder.output_shape[-1]),
+        frontend=model.frontend,
+        matcher=Matcher(make_projection, model.similarity, model.frontend.num_mels),
+        projector=model.projector,
+        similarity=model.similarity,
+        **fields,
+    )
+
+
+def _open_run(path: pathlib.Path, step: int | str | None) -> OpenedModel:
+    model = checkpoints.load_model(path, step)
+    config = checkpoints.load_config(path)
+    kept = checkpoints.kept_path(path, step)
+
+    def read_pairs() -> BatchStatistics:
+        arrays = checkpoints.read_arrays(kept)
+        layers = len(model.batch_norm_layers())
+        return checkpoints.read_statistics(kept, arrays, "pairs", layers)
+
+    return _of_model(
+        model,
+        read_pairs,
+        kind="run",
+        path=path,
+        key=checkpoints.encoder_key(path, step),
+        description=f"run {path.resolve().name}, preset {config.preset}, "
+        f"source {config.train.source}, {kept.stem}",
+    )
+
+
+def _open_pretrained(path: pathlib.Path) -> OpenedModel:
+    content = pretrained.read_config(path)
+    model = pretrained.load_model(path)
+    return _of_model(
+        model,
+        lambda: pretrained.read_statistics(path, "pairs"),
+        kind="pretrained",
+        path=path,
+        key=content["encoder_key"],
+        description=f"pretrained {content['name']}, step {content['step']}",
+    )
+
+
+class _Signature:
+    """A SavedModel's signature as a function of one tensor."""
+
+    def __init__(self, loaded: Any, name: str, argument: str, output: str):
+        self._loaded = loaded  # holds the variables
+        self._function = loaded.signatures[name]
+        self._argument, self._output = argument, output
+
+    def __call__(self, windows: tf.Tensor) -> tf.Tensor:
+        windows = tf.convert_to_tensor(windows, tf.float32)
+        return self._function(**{self._argument: windows})[self._output]
+
+
+def _open_export(path: pathlib.Path) -> OpenedModel:
+    try:
+        metadata = json.loads((path / "metadata.json").read_text())
+        frontend = from_dict(FrontendConfig, metadata["frontend"])
+        key, dim = metadata["encoder_key"], int(metadata["embedding_dim"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{path / 'metadata.json'}: damaged ({error!r}); export again"
+        ) from error
+    try:
+        loaded = tf.saved_model.load(str(path))
+        encoder = _Signature(loaded, "embed_log_mel", "log_mel", "embedding")
+    except (OSError, KeyError, tf.errors.OpError) as error:
+        raise RunError(f"{path}: damaged SavedModel ({error}); export again") from error
+    return OpenedModel(
+        kind="export",
+        path=path,
+        encoder=encoder,
+        dim=dim,
+        frontend=frontend,
+        key=key,
+        description=f"export {path.resolve().name}, step {metadata['step']}",
+        matcher=_export_matcher(loaded, frontend.num_mels),
+    )
+
+
+def _export_matcher(loaded: Any, num_mels: int) -> Matcher | None:
+    if not {"project", "score"} <= set(loaded.signatures):
+        return None
+    score = loaded.signatures["score"]
+    return Matcher(
+        lambda: _Signature(loaded, "project", "log_mel", "projection"),
+        lambda mixtures, stems: score(mixtures=mixtures, stems=stems)["scores"],
+        num_mels,
+    )

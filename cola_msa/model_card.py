@@ -1,0 +1,140 @@
+"""The model card: what a pretrained encoder is, was trained on, and scored."""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+from cola_msa.tasks import SCORE_TITLES
+
+_USE = """\
+```python
+from cola_msa import load_encoder, log_mel, normalize_level
+from cola_msa.frontend import split_windows
+
+encoder = load_encoder("{folder}")  # [n, 98, 64, 1] -> [n, {dim}]
+mel = log_mel(normalize_level(waveform, level="{level}"))  # 16 kHz, mono
+embeddings = encoder(split_windows(mel), training=False)
+```
+"""
+
+
+def read_scores(run_dir: str | os.PathLike, step: int | None) -> list[dict[str, Any]]:
+    """Scores of a run's frozen encoder at a step, as its results.json files say.
+
+    Args:
+        run_dir: The run.
+        step: The encoder's step.
+
+    Returns:
+        One row a task, protocol, probe and score; empty where none was measured.
+    """
+    rows = []
+    for path in sorted(pathlib.Path(run_dir).glob("eval/*/results.json")):
+        try:
+            results = json.loads(path.read_text())
+            encoder = results.get("encoder", {})
+            if (
+                results.get("mode") != "frozen"
+                or encoder.get("encoder") != "trained"
+                or encoder.get("step") != step
+            ):
+                continue
+            for name, score in results["scores"].items():
+                rows.append(
+                    {
+                        "task": results["task"],
+                        "title": results["title"],
+                        "protocol": results["protocol"],
+                        "probe": results["probe"],
+                        "label_fraction": results["label_fraction"],
+                        "score": name,
+                        "value": score["value"],
+                        "low": score["low"],
+                        "high": score["high"],
+                        "chance": score["chance"],
+                        "test_clips": results["splits"]["test"]["clips"],
+                        "heads": len(results["seeds"]),
+                    }
+                )
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue  # another command's results, or a file that is being written
+    return rows
+
+
+def _score_lines(scores: list[dict[str, Any]]) -> list[str]:
+    if not scores:
+        return ["None was measured: `python -m cola_msa.eval` does it.", ""]
+    lines = [
+        "Of classifiers on the frozen encoder; intervals of 95 %, by bootstrap over "
+        "the test clips.",
+        "",
+        "| task | score | value | interval | chance | test clips | protocol, probe |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in scores:
+        how = f"{row['protocol']}, {row['probe']}"
+        if row["label_fraction"] != 1.0:
+            how += f", {row['label_fraction']:g} of the labels"
+        lines.append(
+            f"| {row['title']} | {SCORE_TITLES.get(row['score'], row['score'])} "
+            f"| {row['value']:.3f} | {row['low']:.3f} to {row['high']:.3f} "
+            f"| {row['chance']:.3f} | {row['test_clips']} | {how} |"
+        )
+    return [*lines, ""]
+
+
+def render_card(content: dict[str, Any]) -> str:
+    """The model card of a pretrained folder as Markdown.
+
+    Args:
+        content: Its config.json, see `pretrained`.
+    """
+    config, data = content["config"], content["data"]
+    train, model = config["train"], config["model"]
+    separator = data.get("separator")
+    if isinstance(separator, dict):
+        separator = separator.get("name")
+    facts = {
+        "network": f"{model['backbone']}, embeddings of {content['embedding_dim']}",
+        "input": f"log-mel windows [{config['frontend']['window_frames']}, "
+        f"{config['frontend']['num_mels']}, 1] of "
+        f"{config['frontend']['sample_rate_hz']} Hz mono, "
+        f"level rule `{config['frontend']['level']}`",
+        "preset": config["preset"],
+        "trained on": data.get("dataset") or "not stated",
+        "sources": ", ".join(data.get("sources") or ()) or "none",
+        "stems by": separator or "not stated",
+        "pairs": f"--source={train['source']}, --batches={train['batches']}, "
+        f"--augment={train['augment']}",
+        "similarity": f"{model['similarity']}, T = {model['temperature']:g}",
+        "steps": f"{content['step']} ({content['updates']} updates, "
+        f"{content['pairs']} pairs)",
+        "weights from": content.get("source") or "a run of this package",
+        "licence of the weights": content["licence"],
+        "key of the weights": f"`{content['encoder_key']}`",
+    }
+    use = _USE.format(
+        folder=content["name"],
+        dim=content["embedding_dim"],
+        level=config["frontend"]["level"],
+    )
+    lines = [
+        f"# {content['name']}",
+        "",
+        "An encoder of music, pretrained without labels by musical source association "
+        "(Garoufis, Zlatintsi and Maragos, SMC 2023) with `cola_msa`.",
+        "",
+        "| | |",
+        "|---|---|",
+        *(f"| {name} | {value} |" for name, value in facts.items()),
+        "",
+        "## Scores",
+        "",
+        *_score_lines(content["scores"]),
+        "## Use",
+        "",
+        use,
+        "`config.json` holds the whole configuration and the SHA-256 of every file.",
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,107 @@
+"""Scores of mixtures' windows against stems' windows: projection and similarity.
+
+The pretext task sees mixtures and stems in one batch, so its batch-norm statistics are
+those of whole batches (`pairs`), while an encoder of mixtures uses those of mixtures.
+One set of weights serves both: `projection_network` shares every layer but batch
+normalization with the model that it is made from.
+"""
+
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from cola_msa.model import BatchStatistics, ContrastiveModel
+
+
+def projection_network(
+    model: ContrastiveModel, statistics: BatchStatistics
+) -> keras.Model:
+    """Encoder and projection head with other batch-norm statistics than the model's.
+
+    Args:
+        model: Its weights are shared, but for those of batch normalization, which are
+            copied; it stays as it is.
+        statistics: For every batch normalization layer, in order.
+
+    Returns:
+        keras.Model, float32 [batch, frames, num_mels, 1] -> [batch, projection_dim].
+        Call it with training=False.
+    """
+    copies: list[tuple[keras.Layer, keras.Layer]] = []
+
+    def clone(layer: keras.Layer) -> keras.Layer:
+        if not isinstance(layer, keras.layers.BatchNormalization):
+            return layer
+        copies.append((layer, layer.__class__.from_config(layer.get_config())))
+        return copies[-1][1]
+
+    encoder = keras.models.clone_model(model.encoder, clone_function=clone)
+    order = {layer.name: number for number, (layer, _) in enumerate(copies)}
+    for number, layer in enumerate(model.batch_norm_layers()):
+        original, copy = copies[order[layer.name]]
+        copy.gamma.assign(original.gamma)
+        copy.beta.assign(original.beta)
+        copy.moving_mean.assign(statistics.means[number])
+        copy.moving_variance.assign(statistics.variances[number])
+    inputs = keras.Input((None, model.frontend.num_mels, 1))
+    return keras.Model(inputs, model.projector(encoder(inputs)), name="projection")
+
+
+class Matcher:
+    """Which stem belongs to which mixture: s(a, p) = a^T W p of projections."""
+
+    def __init__(
+        self,
+        make_projection: Callable[[], Callable[..., tf.Tensor]],
+        similarity: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+        num_mels: int,
+    ):
+        """Builds nothing yet; the first `project` does.
+
+        Args:
+            make_projection: Gives the network, float32 [n, frames, num_mels, 1] ->
+                [n, projection_dim], in inference mode.
+            similarity: (anchors [A, D], candidates [P, D]) -> [A, P].
+            num_mels: Mel bands.
+        """
+        self._make_projection = make_projection
+        self._similarity = similarity
+        self._num_mels = num_mels
+        self._project: Callable[[tf.Tensor], tf.Tensor] | None = None
+
+    def project(self, windows: np.ndarray) -> np.ndarray:
+        """Projects windows of mixtures or of stems.
+
+        Args:
+            windows: float32 [n, frames, num_mels, 1], log-mel.
+
+        Returns:
+            float32 [n, projection_dim].
+        """
+        if self._project is None:
+            network = self._make_projection()
+            self._project = tf.function(
+                lambda mel: network(mel),
+                input_signature=[
+                    tf.TensorSpec([None, None, self._num_mels, 1], tf.float32)
+                ],
+                autograph=False,
+            )
+        return self._project(tf.convert_to_tensor(windows, tf.float32)).numpy()
+
+    def score(self, mixtures: np.ndarray, stems: np.ndarray) -> np.ndarray:
+        """Compares projections of mixtures' windows with those of stems' windows.
+
+        Args:
+            mixtures: float32 [A, projection_dim].
+            stems: float32 [P, projection_dim].
+
+        Returns:
+            float32 [A, P], higher where they belong together; no temperature.
+        """
+        scores = self._similarity(
+            tf.convert_to_tensor(mixtures), tf.convert_to_tensor(stems)
+        )
+        return scores.numpy()
