@@ -1,12 +1,15 @@
-"""Augmentations of log-mel windows: masking, warping, shifting, and two from others.
+"""Augmentations of log-mel windows: masking, warping, shifting, gain, two from others.
 
 Every augmentation is two functions: one draws parameters for a batch, by counters and
 without state, so that equal seeds give equal windows whenever they are asked for; the
 other applies given parameters. Both work on whole batches, in graph mode.
 
-`mws` is the paper's baseline. `specaugment` is tensorflow-io's `freq_mask` and
-`time_mask`, `cutout` keras-cv's `RandomCutout`; both need the extra `augment`, and are
-imported when asked for.
+`mws` is the paper's baseline. `gain` changes each window's level by itself, so that a
+pair cannot be told by its loudness; `transpose` moves a whole mini-batch by the same
+few mel bands, so that songs are harder to learn by heart. `specaugment` is
+tensorflow-io's `freq_mask` and `time_mask`, `cutout` keras-cv's `RandomCutout`; both
+need the extra `augment`, and are imported when asked for. Names with `+` between them
+are applied one after another.
 """
 
 import sys
@@ -19,7 +22,7 @@ from unittest import mock
 import numpy as np
 import tensorflow as tf
 
-AUGMENTATIONS = ("none", "mws", "specaugment", "cutout")
+AUGMENTATIONS = ("none", "mws", "gain", "transpose", "specaugment", "cutout")
 Augment = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 _MASK_PROBABILITY = 0.5  # of time masks, and of frequency masks
@@ -31,6 +34,10 @@ _MAX_SHIFT = 9
 _KNEE_LOW, _KNEE_HIGH = 38, 57  # for 98 frames
 _KNEE_FRAMES = 98
 _SPECAUGMENT_FRAMES, _SPECAUGMENT_MELS = 20, 12  # masks are narrower than these
+_MAX_GAIN_DB = 10.0  # both ways
+_NEPERS_PER_DB = np.log(10.0) / 20.0  # natural logarithm of a magnitude
+_FLOOR_MARGIN = 0.01  # records hold float16, which errs by up to 0.004
+_MAX_TRANSPOSE = 6  # mel bands, both ways
 _CUTOUT_SHARE = 0.3  # largest rectangle, as a share of frames and of mel bands
 
 
@@ -181,6 +188,63 @@ def _mws(windows: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     return apply_mws(windows, parameters)
 
 
+def draw_gain(seed: tf.Tensor, batch_size: Any) -> tf.Tensor:
+    """Draws a gain for every window, uniform over -10 to 10 dB.
+
+    Args:
+        seed: int64 [2]; equal seeds give equal gains.
+        batch_size: Windows.
+
+    Returns:
+        float32 [batch], decibels.
+    """
+    return tf.random.stateless_uniform(
+        [batch_size], _fold(seed, 12), -_MAX_GAIN_DB, _MAX_GAIN_DB
+    )
+
+
+def apply_gain(
+    windows: tf.Tensor, gain_db: tf.Tensor, log_floor: float = 1e-5
+) -> tf.Tensor:
+    """Changes levels as a gain before the front end would: silence stays silence.
+
+    Args:
+        windows: float32 [batch, frames, num_mels, 1], natural logarithms.
+        gain_db: float32 [batch], decibels.
+        log_floor: The magnitude that the front end clips to from below.
+
+    Returns:
+        float32 [batch, frames, num_mels, 1], not below the floor.
+    """
+    floor = float(np.log(log_floor))
+    offset = tf.cast(gain_db * _NEPERS_PER_DB, windows.dtype)
+    louder = tf.maximum(windows + offset[:, tf.newaxis, tf.newaxis, tf.newaxis], floor)
+    return tf.where(windows > floor + _FLOOR_MARGIN, louder, windows)
+
+
+def draw_transpose(seed: tf.Tensor) -> tf.Tensor:
+    """Draws the mel bands that a mini-batch moves up by, int32, uniform -6 to 6.
+
+    Were it drawn pair by pair, a positive could be told by its shift.
+    """
+    return _uniform_int(seed, 13, [], -_MAX_TRANSPOSE, _MAX_TRANSPOSE)
+
+
+def apply_transpose(windows: tf.Tensor, bands: tf.Tensor) -> tf.Tensor:
+    """Moves windows up by `bands` mel bands; the edge's band fills what is freed.
+
+    Args:
+        windows: float32 [batch, frames, num_mels, 1].
+        bands: int32 scalar; negative moves down.
+
+    Returns:
+        float32 [batch, frames, num_mels, 1].
+    """
+    num_mels = windows.shape[2]
+    band = tf.clip_by_value(tf.range(num_mels) - bands, 0, num_mels - 1)
+    return tf.ensure_shape(tf.gather(windows, band, axis=2), windows.shape)
+
+
 def _missing(name: str, package: str, error: Exception) -> AugmentError:
     return AugmentError(
         f"--augment={name} needs {package}, which cannot be imported ({error}): "
@@ -258,11 +322,13 @@ def _build_cutout() -> Augment:
     return augment
 
 
-def build_augmentation(name: str) -> Augment | None:
+def build_augmentation(name: str, log_floor: float = 1e-5) -> Augment | None:
     """Looks an augmentation up.
 
     Args:
-        name: One of AUGMENTATIONS.
+        name: One of AUGMENTATIONS, or several with `+` between them: applied in this
+            order.
+        log_floor: The front end's, which `gain` respects.
 
     Returns:
         A function of windows float32 [batch, frames, num_mels, 1] and a seed
@@ -271,12 +337,32 @@ def build_augmentation(name: str) -> Augment | None:
     Raises:
         AugmentError: If there is none of that name, or its package is missing.
     """
-    if name not in AUGMENTATIONS:
-        raise AugmentError(
-            f"--augment={name}: must be one of {', '.join(AUGMENTATIONS)}"
-        )
     if name == "none":
         return None
+    names = name.split("+")
+    unknown = [part for part in names if part not in AUGMENTATIONS or part == "none"]
+    if unknown or len(set(names)) < len(names):
+        raise AugmentError(
+            f"--augment={name}: must be one of {', '.join(AUGMENTATIONS)}, or several "
+            "of them, each once, with + between them"
+        )
+    steps = [_build_one(part, log_floor) for part in names]
+
+    def augment(windows: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        for number, step in enumerate(steps):
+            windows = step(windows, _fold(seed, 1000 + number) if number else seed)
+        return windows
+
+    return augment
+
+
+def _build_one(name: str, log_floor: float) -> Augment:
     if name == "mws":
         return _mws
+    if name == "gain":
+        return lambda windows, seed: apply_gain(
+            windows, draw_gain(seed, tf.shape(windows)[0]), log_floor
+        )
+    if name == "transpose":
+        return lambda windows, seed: apply_transpose(windows, draw_transpose(seed))
     return _build_specaugment() if name == "specaugment" else _build_cutout()

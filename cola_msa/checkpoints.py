@@ -6,6 +6,7 @@ checkpoints/update-*.npz every variable of model and optimizer, and the state of
 kept/step-*.npz          the model's variables and re-estimated batch-norm
                          statistics at kept steps; step 0 is the untrained network
 kept/best.npz            the same at the lowest validation loss
+kept/init.npz            the same of the weights that a warm start began with
 metrics.jsonl, logs/     losses as lines of JSON and as TensorBoard scalars
 done.json                outcome, step, pairs and seconds of a run that has ended
 """
@@ -33,6 +34,7 @@ from cola_msa.storage import write_json as write_json
 
 _PACKAGES = ("cola_msa", "tensorflow", "keras", "numpy")
 DONE_NAME = "done.json"
+NAMED_STEPS = ("best", "init")  # kept/<name>.npz
 
 
 def package_versions() -> dict[str, str]:
@@ -115,12 +117,14 @@ def parse_step(given: str | None) -> int | str | None:
     """Turns `--checkpoint_step` into a kept step.
 
     Raises:
-        RunError: If it is neither a number nor `best`.
+        RunError: If it is neither a number nor one of NAMED_STEPS.
     """
-    if given is None or given == "best":
+    if given is None or given in NAMED_STEPS:
         return given
     if not given.isdigit():
-        raise RunError(f"--checkpoint_step must be a number or best, not {given!r}")
+        raise RunError(
+            f"--checkpoint_step must be a number, best or init, not {given!r}"
+        )
     return int(given)
 
 
@@ -269,6 +273,8 @@ def kept_path(
 ) -> pathlib.Path:
     """The kept checkpoint of a step; None means the last, `best` the best.
 
+    `init` is what a warm start began with.
+
     Raises:
         RunError: If there is none.
     """
@@ -276,8 +282,8 @@ def kept_path(
     steps = kept_steps(run_dir)
     if not steps:
         raise RunError(f"{run_dir}: the run has kept no checkpoint yet")
-    if step == "best":
-        path = pathlib.Path(run_dir) / "kept" / "best.npz"
+    if step in NAMED_STEPS:
+        path = pathlib.Path(run_dir) / "kept" / f"{step}.npz"
     else:
         step = steps[-1] if step is None else step
         path = pathlib.Path(run_dir) / "kept" / f"step-{step:08d}.npz"

@@ -93,7 +93,8 @@ class TrainConfig:
     Attributes:
         source: `multi`, one source, a comma list of sources, or `none` (COLA).
         batches: `mixed`, `active`, `uniform` or `active_any`.
-        augment: `none`, `mws`, `specaugment` or `cutout`, of both windows of a pair.
+        augment: `none`, `mws`, `gain`, `transpose`, `specaugment` or `cutout`, or
+            several with `+` between them, of both windows of a pair.
         pair_span: `segment` (both windows of a pair come from one segment) or `clip`
             (the positive comes from anywhere in the anchor's clip).
         batch_size: Pairs a mini-batch and replica.
@@ -115,6 +116,8 @@ class TrainConfig:
         max_to_keep: How many of those are kept.
         keep_steps: Steps whose encoder is kept for ever.
         seed: Seed of initial weights, pairs and stochastic depth.
+        init_from: Fingerprint of the weights of a warm start, see `warm_start`; empty
+            where training begins with fresh ones.
         distribution: `mirrored` (all local devices).
         deterministic: Deterministic kernels, at a cost.
     """
@@ -138,6 +141,7 @@ class TrainConfig:
     max_to_keep: int = 3
     keep_steps: tuple[int, ...] = (100, 300, *range(1000, 10001, 1000))
     seed: int = 0
+    init_from: str = ""
     distribution: str = "mirrored"
     deterministic: bool = False
 

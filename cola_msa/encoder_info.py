@@ -32,6 +32,8 @@ class EncoderInfo:
             not known, or there are none.
         manifest_hash: Of the data that the run was trained on.
         statistics: What its batch-norm statistics come from: `anchors` or `pairs`.
+        init_from: Kept checkpoint that its first weights came from, whose own pairs are
+            not counted; None where they were fresh.
     """
 
     encoder: str = "trained"
@@ -48,6 +50,7 @@ class EncoderInfo:
     separator: str | None = None
     manifest_hash: str | None = None
     statistics: str | None = None
+    init_from: str | None = None
 
 
 def encoder_info(
@@ -70,7 +73,7 @@ def encoder_info(
     run = checkpoints.load_run(run_dir)
     config = checkpoints.load_config(run_dir)
     path = checkpoints.kept_path(run_dir, step)
-    if path.stem == "best":
+    if path.stem in checkpoints.NAMED_STEPS:
         with np.load(path, allow_pickle=False) as arrays:
             age = int(json.loads(str(arrays["state"]))["step"])
     else:
@@ -92,6 +95,10 @@ def encoder_info(
         separator=_separator(run["data"]),
         manifest_hash=run["data"].get("manifest_hash"),
         statistics=statistics or train.statistics_inputs,
+        # Step 0 is a network with fresh weights in every run.
+        init_from=None
+        if path.stem == "step-00000000"
+        else run.get("init", {}).get("path"),
     )
 
 

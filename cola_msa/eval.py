@@ -76,7 +76,7 @@ def define_flags() -> None:
         "with commas between them, give a curve.",
     )
     flags.DEFINE_string(
-        "checkpoint_step", None, "A kept step, or `best`; default: the last."
+        "checkpoint_step", None, "A kept step, `best` or `init`; default: the last."
     )
     flags.DEFINE_enum(
         "statistics",
@@ -113,11 +113,7 @@ def _choose_step(given: str | None, encoder: str) -> int | str | None:
                 f"--encoder={encoder} is step 0; leave out --checkpoint_step"
             )
         return 0
-    if given is None or given == "best":
-        return given
-    if not given.isdigit():
-        raise TaskError(f"--checkpoint_step must be a number or best, not {given!r}")
-    return int(given)
+    return checkpoints.parse_step(given)
 
 
 def choose_mode(

@@ -170,8 +170,8 @@ def export_encoder(
         "config": run["config"],
         "data": {k: v for k, v in run["data"].items() if k != "data_dir"},
         "step": int(checkpoints.kept_path(run_dir, step).stem.split("-")[-1])
-        if step != "best"
-        else "best",
+        if step not in checkpoints.NAMED_STEPS
+        else step,
         "encoder_key": checkpoints.encoder_key(run_dir, step),
         "versions": checkpoints.package_versions(),
         "git_commit": run["git_commit"],

@@ -76,7 +76,7 @@ class PairSampler:
             )
         # Validation is never augmented: its loss is compared between strategies.
         self._augment = build_augmentation(
-            config.augment if split == "train" else "none"
+            config.augment if split == "train" else "none", data.frontend.log_floor
         )
         self.has_clip_span = config.pair_span == "clip"
         self.data = data

@@ -70,7 +70,7 @@ class Run:
     @property
     def strategy(self) -> Strategy | None:
         """The paper's strategy that it trains; None where it is none."""
-        if self.config.strategy in STRATEGIES:
+        if self.config.strategy in STRATEGIES and not self.config.train.init_from:
             return STRATEGIES[self.config.strategy]
         return strategy_of(self.config.train, self.separator)
 

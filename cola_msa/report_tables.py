@@ -224,7 +224,11 @@ def _strategy_cell(run: Run) -> Cell:
     if run.strategy is None:
         train = run.config.train
         text = f"--source={train.source} --batches={train.batches}"
-        return Cell("none of the paper's", f"{text} --augment={train.augment}")
+        text += f" --augment={train.augment}"
+        start = run.description.get("init")
+        if start:
+            text += f"\nits first weights came from {start['path']}"
+        return Cell("none of the paper's", text)
     note = "" if run.config.strategy else "by its fields; none was named"
     return Cell(run.strategy.title, note)
 

@@ -202,6 +202,8 @@ def _encoder_line(info: dict[str, Any]) -> str:
         trained = "an unknown number of updates"
     else:
         trained = f"{info['updates']:,} updates, {info['pairs']:,} pairs"
+    if info.get("init_from"):
+        trained += f", after a start from {info['init_from']}, whose own do not count"
     return f"{info['encoder']}{run}: {trained}"
 
 

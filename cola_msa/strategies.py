@@ -177,6 +177,8 @@ def strategy_of(train: TrainConfig, separator: str | None = None) -> Strategy | 
         separator: Name of the separator of the data's stems, from its manifest.
     """
     is_random = separator == "random"
+    if train.init_from:  # other pairs went before
+        return None
     for strategy in STRATEGIES.values():
         if strategy.stems == DEGRADED:
             continue

@@ -23,6 +23,7 @@ from cola_msa.presets import PRESETS, get_preset
 from cola_msa.runs import resumable_run
 from cola_msa.strategies import STRATEGIES, get_strategy
 from cola_msa.training import Trainer
+from cola_msa.warm_start import read_warm_start
 
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Prepared data; without it the built-in music."
@@ -45,13 +46,18 @@ _CPU_DEVICES = flags.DEFINE_integer(
 _THREADS = flags.DEFINE_integer(
     "threads", 0, "Threads of one operation; 0 lets TensorFlow choose.", lower_bound=0
 )
+_INIT_FROM = flags.DEFINE_string(
+    "init_from", None, "Run, or its kept/*.npz, whose weights training starts from."
+)
 _TRAIN_FLAGS = {
     "source": flags.DEFINE_string(
         "source", None, "multi, one source, a,b or none (COLA)."
     ),
     "batches": flags.DEFINE_enum("batches", None, BATCHES, "Composition of batches."),
-    "augment": flags.DEFINE_enum(
-        "augment", None, AUGMENTATIONS, "Augmentation of both windows of a pair."
+    "augment": flags.DEFINE_string(
+        "augment",
+        None,
+        f"Of both windows of a pair: {', '.join(AUGMENTATIONS)}, or several as a+b.",
     ),
     "pair_span": flags.DEFINE_enum(
         "pair_span", None, PAIR_SPANS, "Whether a pair shares its segment or its clip."
@@ -159,6 +165,10 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unknown argument {argv[1]}; flags begin with --")
     config = config_from_flags()
+    start = read_warm_start(_INIT_FROM.value) if _INIT_FROM.value else None
+    if start is not None:
+        train = dataclasses.replace(config.train, init_from=start.fingerprint)
+        config = dataclasses.replace(config, train=train)
     if _CPU_DEVICES.value > 1:
         cpu = tf.config.list_physical_devices("CPU")[0]
         tf.config.set_logical_device_configuration(
@@ -188,7 +198,7 @@ def main(argv: list[str]) -> None:
         name = config.strategy or config.train.source.replace(",", "-")
         run_dir = pathlib.Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     logging.info("run directory: %s", run_dir)
-    trainer = Trainer(config, data, run_dir)
+    trainer = Trainer(config, data, run_dir, start=start)
     outcome = trainer.run()
     if outcome == "interrupted":
         logging.info(

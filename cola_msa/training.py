@@ -15,7 +15,7 @@ import tensorflow as tf
 from absl import logging
 from tqdm import tqdm
 
-from cola_msa import checkpoints, resume, runs
+from cola_msa import checkpoints, resume, runs, warm_start
 from cola_msa.config import Config
 from cola_msa.model import BatchStatistics, ContrastiveModel
 from cola_msa.optimizers import build_optimizer
@@ -45,6 +45,7 @@ class Trainer:
         data: PreparedData,
         run_dir: str | os.PathLike,
         strategy: tf.distribute.Strategy | None = None,
+        start: warm_start.WarmStart | None = None,
     ):
         """Builds or restores the run.
 
@@ -54,6 +55,7 @@ class Trainer:
             run_dir: Run directory; one that exists is gone on with.
             strategy: TensorFlow's distribution; default MirroredStrategy over all
                 GPUs, or all logical CPUs where there is no GPU.
+            start: Weights to start from; `config` holds their fingerprint.
 
         Raises:
             RunError: If the run directory holds another configuration.
@@ -64,6 +66,7 @@ class Trainer:
         self.run_dir = pathlib.Path(run_dir)
         self.strategy = strategy or runs.default_strategy()
         self.num_replicas = self.strategy.num_replicas_in_sync
+        self._start = warm_start.checked(start, config)
         manifest = data.manifest
         mean, std = manifest["log_mel_mean"], manifest["log_mel_std"]
         silent = silence_value(config.model.silence, data.frontend.log_floor, mean)
@@ -116,6 +119,8 @@ class Trainer:
             },
             self.num_replicas,
         )
+        if self._start:
+            description["init"] = self._start.describe()
         runs.claim_run_dir(self.run_dir, description)
 
     @property
@@ -167,8 +172,8 @@ class Trainer:
             self._forget_lost_best()
             writer = ScalarWriter(self.run_dir)
             try:
-                if self.update == 0 and 0 not in checkpoints.kept_steps(self.run_dir):
-                    self._keep(0)
+                if self.update == 0:
+                    self._keep_first()
                 outcome = self._train(writer, on_step or (lambda step, scalars: None))
                 self._save()
                 self._finish(outcome)
@@ -178,6 +183,15 @@ class Trainer:
             finally:
                 writer.close()
         return outcome
+
+    def _keep_first(self) -> None:
+        """Keeps the fresh network as step 0, then takes the weights to start from."""
+        if 0 not in checkpoints.kept_steps(self.run_dir):
+            self._keep(0)
+        if self._start is not None:
+            warm_start.assign(self.model, self._start)
+            self._validator.forget_graphs()
+            self._keep(0, name=warm_start.KEPT_NAME)
 
     def _train(
         self, writer: ScalarWriter, on_step: Callable[[int, dict[str, float]], None]

@@ -40,6 +40,11 @@ class Validator:
         self._training = training
         self._validation = validation
         self._statistics_batches = statistics_batches
+        self.forget_graphs()
+
+    def forget_graphs(self) -> None:
+        """Makes all graphs anew: traced ones hold the input normalization."""
+        model = self.model
         self._estimator = StatisticsEstimator(model)
         self._project = project_function(model)
         frames, mels = model.frontend.window_frames, model.frontend.num_mels

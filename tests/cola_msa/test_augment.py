@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from cola_msa import augment
+from cola_msa.frontend import log_mel
 from tests.conftest import SHARED
 
 CUT = pathlib.Path(__file__).parents[1] / "data" / "mws_cut.npz"
@@ -214,6 +215,78 @@ def test_extras_mask_some_values_and_keep_the_rest(name, package):
         else:  # one rectangle
             expected = row.any(0)[np.newaxis, :] & row.any(1)[:, np.newaxis]
         np.testing.assert_array_equal(row, expected)
+
+
+FLOOR = np.log(1e-5)
+
+
+@pytest.mark.parametrize("in_graph", [False, True])
+def test_gain_is_that_of_the_waveform(in_graph):
+    """Equal to the log-mel of a louder or softer waveform, digital silence included."""
+    waveform = np.random.default_rng(0).normal(0, 1e-3, (5, 16080)).astype(np.float32)
+    waveform[:, 8000:] = 0.0
+    gains = np.array([-60.0, -10.0, 0.0, 3.0, 10.0], np.float32)
+    factors = 10 ** (gains[:, np.newaxis] / 20)
+    before, after = (
+        log_mel(w)[..., np.newaxis] for w in (waveform, waveform * factors)
+    )
+    apply = tf.function(augment.apply_gain) if in_graph else augment.apply_gain
+    found = apply(tf.constant(before), tf.constant(gains)).numpy()
+    # Bands at the floor are cut off for good: a gain does not bring them back.
+    is_heard = before.numpy() > FLOOR + 0.01
+    np.testing.assert_allclose(found[is_heard], after.numpy()[is_heard], atol=1e-3)
+    np.testing.assert_array_equal(found[~is_heard], before.numpy()[~is_heard])
+    assert (~is_heard).any() and found.min() >= FLOOR - 1e-6
+
+
+def test_gains_are_uniform_and_differ_by_window():
+    found = augment.draw_gain(seed(0), 10000).numpy()
+    assert -10.0 <= found.min() < -9.9 and 9.9 < found.max() <= 10.0
+    counts = np.histogram(found, 10, (-10, 10))[0]
+    assert np.abs(counts - 1000).max() < 4 * np.sqrt(900)
+    np.testing.assert_array_equal(found, augment.draw_gain(seed(0), 10000))
+    assert len(np.unique(found)) > 9000
+
+
+@pytest.mark.parametrize("bands", [-6, -1, 0, 2, 6])
+def test_transpose_equals_the_loop(bands):
+    windows = np.random.default_rng(0).normal(size=(3, 98, 64, 1)).astype(np.float32)
+    found = augment.apply_transpose(tf.constant(windows), tf.constant(bands)).numpy()
+    for mel in range(64):
+        source = min(max(mel - bands, 0), 63)
+        np.testing.assert_array_equal(found[:, :, mel], windows[:, :, source])
+
+
+def test_transposes_are_uniform_over_mini_batches():
+    found = [int(augment.draw_transpose(seed(n))) for n in range(1300)]
+    values, counts = np.unique(found, return_counts=True)
+    assert list(values) == list(range(-6, 7))
+    assert np.abs(counts - 100).max() < 4 * np.sqrt(100)
+
+
+def test_transpose_moves_a_whole_mini_batch_alike():
+    window = tf.random.stateless_normal([1, FRAMES, MELS, 1], [1, 2])
+    run = augment.build_augmentation("transpose")
+    found = [run(tf.repeat(window, 4, axis=0), seed(n)).numpy() for n in range(6)]
+    assert all((batch == batch[:1]).all() for batch in found)
+    assert len({batch.tobytes() for batch in found}) > 1
+
+
+@pytest.mark.parametrize("in_graph", [False, True])
+def test_augmentations_are_applied_in_the_order_of_their_names(in_graph):
+    windows = tf.random.stateless_normal([4, FRAMES, MELS, 1], [1, 2])
+    run = augment.build_augmentation("gain+transpose")
+    found = (tf.function(run) if in_graph else run)(windows, seed(5)).numpy()
+    gained = augment.build_augmentation("gain")(windows, seed(5))
+    second = tf.random.fold_in(seed(5), 1001)
+    expected = augment.apply_transpose(gained, augment.draw_transpose(second))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["gain+blur", "gain+gain", "none+gain", "gain+", ""])
+def test_combinations_that_make_no_sense_are_refused(name):
+    with pytest.raises(augment.AugmentError, match="each once"):
+        augment.build_augmentation(name)
 
 
 def test_a_missing_extra_names_the_pip_command(monkeypatch):
