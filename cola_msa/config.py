@@ -61,6 +61,8 @@ class ModelConfig:
         projection_dim: Width of the projection.
         drop_connect_rate: Stochastic depth of the backbone's last block.
         fused_batch_norm: Use TensorFlow's fused operation (same function, faster).
+        sync_batch_norm: Normalize by statistics of all replicas' parts of a batch,
+            with Keras's own layer, which is not fused.
         input_normalization: `dataset` (mean and deviation of the training log-mels
             go into the backbone's own Normalization layer) or `none`.
         similarity: `bilinear` or `cosine`.
@@ -76,6 +78,7 @@ class ModelConfig:
     projection_dim: int = 512
     drop_connect_rate: float = 0.2
     fused_batch_norm: bool = True
+    sync_batch_norm: bool = False
     input_normalization: str = "dataset"
     similarity: str = "bilinear"
     temperature: float = 0.2
@@ -98,6 +101,8 @@ class TrainConfig:
         pair_span: `segment` (both windows of a pair come from one segment) or `clip`
             (the positive comes from anywhere in the anchor's clip).
         batch_size: Pairs a mini-batch and replica.
+        global_negatives: Contrast over the mini-batches of all replicas, which then
+            draw one source and mode; else each replica's own is all that it sees.
         steps: Length of the run, in steps.
         updates_per_step: Updates a step.
         learning_rate: Adam's rate.
@@ -127,6 +132,7 @@ class TrainConfig:
     augment: str = "none"
     pair_span: str = "segment"
     batch_size: int = 128
+    global_negatives: bool = False
     steps: int = 10000
     updates_per_step: int = 64
     learning_rate: float = 1e-3

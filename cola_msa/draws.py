@@ -38,6 +38,15 @@ class Draw:
     positive_start: np.ndarray
     positive_rows: np.ndarray | None = None
 
+    def part(self, rows: slice) -> "Draw":
+        """Some of the pairs."""
+        arrays = {
+            field.name: getattr(self, field.name)[rows]
+            for field in dataclasses.fields(self)
+            if isinstance(getattr(self, field.name), np.ndarray)
+        }
+        return dataclasses.replace(self, **arrays)
+
 
 def parse_source(source: str, available: tuple[str, ...]) -> tuple[int, ...]:
     """Turns `--source` into numbers of sources.
@@ -84,10 +93,34 @@ def silence_value(silence: str, log_floor: float, log_mel_mean: float) -> float:
     return log_mel_mean if silence == "mean" else 0.0
 
 
+def rows_of_same_clips(
+    clip: np.ndarray, eligible: np.ndarray, rows: np.ndarray, share: np.ndarray
+) -> np.ndarray:
+    """For each row an eligible one of its clip, which may be itself.
+
+    Args:
+        clip: int [S], the clip of every row of an index.
+        eligible: int64 [E], rows to choose from; every clip of `rows` has some.
+        rows: int64 [B].
+        share: float64 [B] in [0, 1), uniform: which of its clip's rows each one takes.
+
+    Returns:
+        int64 [B], rows.
+    """
+    clips = clip[eligible]
+    order = np.argsort(clips, kind="stable")
+    low = np.searchsorted(clips, clip[rows], "left", sorter=order)
+    high = np.searchsorted(clips, clip[rows], "right", sorter=order)
+    picked = low + np.floor(share * (high - low)).astype(np.int64)
+    return eligible[order[picked]]
+
+
 def counter_generator(
-    seed: int, stream: int, update: int, replica: int
+    seed: int, stream: int, update: int, replica: int, micro_batch: int = 0
 ) -> np.random.Generator:
     """A generator that depends on its arguments alone."""
     # The first counter word is the one that moves while numbers are drawn.
-    bits = np.random.Philox(key=[seed, stream], counter=[0, update, replica, 0])
+    bits = np.random.Philox(
+        key=[seed, stream], counter=[0, update, replica, micro_batch]
+    )
     return np.random.Generator(bits)

@@ -84,6 +84,28 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 
 
 @keras.saving.register_keras_serializable(package="cola_msa")
+class SynchronizedBatchNormalization(keras.layers.BatchNormalization):
+    """Keras's own layer with statistics over all replicas; reports them on request."""
+
+    def __init__(self, **kwargs: Any):
+        """Takes Keras's arguments; `synchronized` is always True."""
+        super().__init__(**{**kwargs, "synchronized": True})
+
+    def call(
+        self, inputs: tf.Tensor, training: bool | None = None, mask: Any = None
+    ) -> tf.Tensor:
+        """Normalizes [batch, height, width, channels]."""
+        collected = getattr(_collecting, "found", None)
+        if collected is None:
+            return super().call(inputs, training=training, mask=mask)
+        mean, variance = tf.nn.moments(inputs, [0, 1, 2])
+        collected.append((mean, variance))
+        return tf.nn.batch_normalization(
+            inputs, mean, variance, self.beta, self.gamma, self.epsilon
+        )
+
+
+@keras.saving.register_keras_serializable(package="cola_msa")
 class StochasticDepth(keras.layers.Dropout):
     """Drops whole examples of a residual branch; every replica draws its own."""
 
@@ -152,6 +174,8 @@ def build_encoder(
         elif isinstance(layer, keras.layers.Rescaling):
             values["name"] = "rescaling"
         if isinstance(layer, keras.layers.BatchNormalization):
+            if config.sync_batch_norm:
+                return SynchronizedBatchNormalization.from_config(values)
             if config.fused_batch_norm:
                 return FusedBatchNormalization.from_config(values)
             return layer.__class__.from_config(values)

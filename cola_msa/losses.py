@@ -102,20 +102,25 @@ def silent_centroid_logits(
     is_active: tf.Tensor,
     similarity: Similarity,
     temperature: float,
+    first_row: int | tf.Tensor = 0,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Compares anchors with active positives and with the silent positives' centroid.
 
+    Anchors may be a part of the rows: those of one replica, against all replicas'
+    positives (`gather_candidates`).
+
     Args:
         anchor: float32 [B, D], projections of the mixtures' windows.
-        positive: float32 [B, D], projections of the sources' windows.
-        is_active: bool [B]; False where the positive is silent.
+        positive: float32 [C, D], projections of the sources' windows, C >= B.
+        is_active: bool [C]; False where the positive is silent.
         similarity: (anchors [B, D], candidates [C, D]) -> [B, C].
         temperature: Divides the similarities.
+        first_row: Anchor i belongs to positive first_row + i.
 
     Returns:
-        logits: float32 [B, B + 1]; column B is the centroid's. Columns of silent
+        logits: float32 [B, C + 1]; column C is the centroid's. Columns of silent
             positives, and the centroid's where none is silent, hold -1e9.
-        labels: int32 [B]; an active row's own column, a silent row's B.
+        labels: int32 [B]; an active row's own column, a silent row's C.
 
     Source: section 3.3; differs: static shapes with masked columns instead of the
         authors' ragged selection (equal numbers).
@@ -129,9 +134,39 @@ def silent_centroid_logits(
     logits = tf.cast(similarity(anchor, candidates), tf.float32) / temperature
     is_column = tf.concat([is_active, [num_silent > 0]], axis=0)
     logits = tf.where(is_column[tf.newaxis], logits, _MASKED)
-    batch_size = tf.shape(anchor)[0]
-    labels = tf.where(is_active, tf.range(batch_size), batch_size)
+    own_column = first_row + tf.range(tf.shape(anchor)[0])
+    is_active_row = tf.gather(is_active, own_column)
+    labels = tf.where(is_active_row, own_column, tf.shape(positive)[0])
     return logits, labels
+
+
+def gather_candidates(
+    positive: tf.Tensor, is_active: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Gathers positives and their activity over all replicas, in a replica context.
+
+    Gradients flow back: what every replica's loss says of a positive is summed where
+    the positive was made. With each replica's loss the mean over its own rows, divided
+    by the number of replicas, the gradients' sum over replicas is that of the mean
+    over the rows of all.
+
+    Args:
+        positive: float32 [B, D], this replica's.
+        is_active: bool [B], this replica's.
+
+    Returns:
+        positive: float32 [R B, D], replica by replica.
+        is_active: bool [R B].
+        first_row: int32 scalar, where this replica's rows begin.
+    """
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return positive, is_active, tf.constant(0)
+    first_row = context.replica_id_in_sync_group * tf.shape(positive)[0]
+    gathered = context.all_gather(positive, axis=0)
+    # Numbers, as not every collective operation takes booleans.
+    activity = context.all_gather(tf.cast(is_active, tf.float32), axis=0)
+    return gathered, activity > 0.5, first_row
 
 
 def silent_centroid_loss(

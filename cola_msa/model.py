@@ -12,6 +12,7 @@ from cola_msa import losses, optimizers  # noqa: F401
 from cola_msa.config import FrontendConfig, ModelConfig, from_dict, to_dict
 from cola_msa.encoder import (
     FusedBatchNormalization,
+    SynchronizedBatchNormalization,
     build_encoder,
     build_projector,
     collect_batch_statistics,
@@ -54,6 +55,7 @@ class ContrastiveModel(keras.Model):
         log_mel_mean: float = 0.0,
         log_mel_std: float = 1.0,
         seed: int = 0,
+        global_negatives: bool = False,
         **kwargs: Any,
     ):
         """Builds the network with fresh weights.
@@ -64,6 +66,7 @@ class ContrastiveModel(keras.Model):
             log_mel_mean: Mean of the training data's log-mels.
             log_mel_std: Their standard deviation.
             seed: Seed of initial weights and of stochastic depth.
+            global_negatives: Contrast training batches over all replicas.
             **kwargs: Keras's own.
         """
         super().__init__(**kwargs)
@@ -78,7 +81,9 @@ class ContrastiveModel(keras.Model):
             "log_mel_mean": log_mel_mean,
             "log_mel_std": log_mel_std,
             "seed": seed,
+            "global_negatives": global_negatives,
         }
+        self.global_negatives = global_negatives
         self.encoder = build_encoder(config, frontend, log_mel_mean, log_mel_std, seed)
         self.projector = build_projector(
             self.encoder.output_shape[-1], config.projection_dim, seed
@@ -161,7 +166,8 @@ class ContrastiveModel(keras.Model):
 
         Args:
             batch: As `project_pairs`.
-            training: As in `call`.
+            training: As in `call`; with `global_negatives` a training batch is
+                contrasted with all replicas' positives.
 
         Returns:
             `loss` scalar; `row_loss` [B]; `is_correct` bool [B]; `columns` scalar, how
@@ -170,9 +176,28 @@ class ContrastiveModel(keras.Model):
             it has collapsed.
         """
         anchor, positive = self.project_pairs(batch, training)
-        is_active = batch["is_active"]
+        return self.score_projections(anchor, positive, batch["is_active"], training)
+
+    def score_projections(
+        self,
+        anchor: tf.Tensor,
+        positive: tf.Tensor,
+        is_active: tf.Tensor,
+        training: bool = False,
+    ) -> Batch:
+        """Loss and measures of projections float32 [B, D]; see `score_pairs`."""
+        first_row: int | tf.Tensor = 0
+        if training and self.global_negatives:
+            positive, is_active, first_row = losses.gather_candidates(
+                positive, is_active
+            )
         logits, labels = losses.silent_centroid_logits(
-            anchor, positive, is_active, self.similarity, self.config.temperature
+            anchor,
+            positive,
+            is_active,
+            self.similarity,
+            self.config.temperature,
+            first_row,
         )
         row_loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
         num_active = tf.reduce_sum(tf.cast(is_active, tf.float32))
@@ -284,7 +309,8 @@ class StatisticsEstimator:
             ValueError: If the model was built without fused batch normalization.
         """
         layers = model.batch_norm_layers()
-        if not all(isinstance(layer, FusedBatchNormalization) for layer in layers):
+        kinds = (FusedBatchNormalization, SynchronizedBatchNormalization)
+        if not all(isinstance(layer, kinds) for layer in layers):
             raise ValueError("re-estimation needs fused_batch_norm=True")
         self._model = model
         frontend = model.frontend

@@ -1,11 +1,15 @@
 """Prepared data to pair batches: the pretext task's input.
 
-The pairs of update n are a pure function of (seed, n, replica): a counter-based
-generator draws source, mode, segments and window starts, and just those windows are
-read from memory-mapped shards. So a resumed run sees what an uninterrupted one would.
+The pairs of update n are a pure function of (seed, n, replica, micro-batch): a
+counter-based generator draws source, mode, segments and window starts, and just those
+windows are read from memory-mapped shards. So a resumed run sees what an uninterrupted
+one would. With `global_negatives` the replicas share one draw, the same as that of one
+replica with all their pairs, and each reads its part of it.
 
 Source: section 3.1 of the paper; DESIGN section 7 for the batch compositions.
 """
+
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -21,6 +25,7 @@ from cola_msa.draws import (
     PairError,
     counter_generator,
     parse_source,
+    rows_of_same_clips,
     silence_value,
 )
 from cola_msa.prepared import PreparedData
@@ -51,6 +56,7 @@ class PairSampler:
         config: TrainConfig,
         split: str = "train",
         silent_value: float = 0.0,
+        num_replicas: int = 1,
     ):
         """Finds out which segments are eligible.
 
@@ -59,6 +65,7 @@ class PairSampler:
             config: Source, batches, augment, pair_span, batch_size and seed are used.
             split: Which split to draw from.
             silent_value: What a silent source's window is filled with.
+            num_replicas: Replicas that share a draw with `global_negatives`.
 
         Raises:
             PairError: If the source, the batches or the span is unknown, or (in
@@ -82,6 +89,10 @@ class PairSampler:
         self.data = data
         self.split = split
         self.batch_size = config.batch_size
+        self._num_sharing = 1
+        if config.global_negatives and split == "train":
+            self._num_sharing = num_replicas
+        self._drawn_size = self._num_sharing * config.batch_size
         self.seed = config.seed
         self.silent_value = silent_value
         self.index = data.index(split)
@@ -126,34 +137,52 @@ class PairSampler:
                 count = len(self._eligible(mode, position))
                 if mode == "active_any":
                     count = len(np.unique(self._active_any[:, 0]))
-                if count >= self.batch_size:
+                if count >= self._drawn_size:
                     continue
                 name = "mixture"
                 if mode in ("active", "uniform"):
                     name = self.data.sources[self.sources[position]]
+                times = (
+                    f" x {self._num_sharing} replicas" if self._num_sharing > 1 else ""
+                )
                 raise PairError(
                     f"{self.data.data_dir}: source {name} has {count} eligible "
                     f"segments for {mode} batches in {self.split}, fewer than "
-                    f"--batch_size={self.batch_size}; lower --batch_size, add clips, "
+                    f"--batch_size={self.batch_size}"
+                    f"{times}; lower --batch_size, add clips, "
                     "or leave this source out of --source"
                 )
 
-    def draw(self, update: int, replica: int = 0) -> Draw:
-        """Draws mini-batch `update` of `replica`; equal arguments, equal draw.
+    def draw(self, update: int, replica: int = 0, micro_batch: int = 0) -> Draw:
+        """Draws a mini-batch; equal arguments, equal draw.
+
+        Args:
+            update: The update that it is for.
+            replica: Number of the replica, over all machines.
+            micro_batch: Number of the mini-batch within the update.
 
         Returns:
             Draw of batch_size pairs.
         """
-        random = counter_generator(self.seed, _TRAIN_STREAM, update, replica)
+        if self._num_sharing == 1:
+            return self._draw(update, replica, micro_batch)
+        joint = self._draw(update, 0, micro_batch)
+        first = replica * self.batch_size
+        return joint.part(slice(first, first + self.batch_size))
+
+    def _draw(self, update: int, replica: int, micro_batch: int) -> Draw:
+        random = counter_generator(
+            self.seed, _TRAIN_STREAM, update, replica, micro_batch
+        )
         mode = self.modes[random.integers(len(self.modes))]
         position = int(random.integers(max(len(self.sources), 1)))
         eligible = self._eligible(mode, position)
         if mode == "active_any":
             picked = self._distinct_active_any(random)
             return self._complete(mode, picked[:, 0], picked[:, 1], random)
-        if len(eligible) < self.batch_size:
+        if len(eligible) < self._drawn_size:
             self._check_counts()
-        rows = random.choice(eligible, self.batch_size, replace=False)
+        rows = random.choice(eligible, self._drawn_size, replace=False)
         source = COLA if mode == "cola" else self.sources[position]
         return self._complete(mode, rows, np.full(len(rows), source), random)
 
@@ -162,7 +191,7 @@ class PairSampler:
         order = random.permutation(len(self._active_any))
         picked = self._active_any[order]
         _, first = np.unique(picked[:, 0], return_index=True)
-        return picked[np.sort(first)[: self.batch_size]]
+        return picked[np.sort(first)[: self._drawn_size]]
 
     def _complete(
         self,
@@ -207,13 +236,9 @@ class PairSampler:
                 eligible = (self._uniform if mode == "uniform" else self._active)[
                     position
                 ]
-            clips = self.index.clip[eligible]
-            order = np.argsort(clips, kind="stable")
-            wanted = self.index.clip[rows[is_own]]
-            low = np.searchsorted(clips, wanted, "left", sorter=order)
-            high = np.searchsorted(clips, wanted, "right", sorter=order)
-            picked = low + np.floor(share[is_own] * (high - low)).astype(np.int64)
-            found[is_own] = eligible[order[picked]]
+            found[is_own] = rows_of_same_clips(
+                self.index.clip, eligible, rows[is_own], share[is_own]
+            )
         return found
 
     def validation_draws(self) -> list[Draw]:
@@ -298,12 +323,18 @@ class PairSampler:
             "source": draw.source,
         }
 
-    def batch(self, update: int, replica: int = 0) -> dict[str, np.ndarray]:
+    def batch(
+        self, update: int, replica: int = 0, micro_batch: int = 0
+    ) -> dict[str, np.ndarray]:
         """Draws and reads one mini-batch; see `draw` and `read`."""
-        return self.read(self.draw(update, replica))
+        return self.read(self.draw(update, replica, micro_batch))
 
     def augment(
-        self, batch: dict[str, tf.Tensor], update: tf.Tensor, replica: tf.Tensor
+        self,
+        batch: dict[str, tf.Tensor],
+        update: tf.Tensor,
+        replica: tf.Tensor,
+        micro_batch: tf.Tensor | int = 0,
     ) -> dict[str, tf.Tensor]:
         """Augments both windows of every pair, but for the constant silent ones.
 
@@ -311,14 +342,16 @@ class PairSampler:
             batch: As `dataset` gives, windows float32.
             update: int64, the update that the batch is for.
             replica: int64, its replica.
+            micro_batch: int64, its number within the update.
 
         Returns:
-            The batch; equal (seed, update, replica), equal windows.
+            The batch; equal (seed, update, replica, micro_batch), equal windows.
         """
         if self._augment is None:
             return batch
         seed = tf.stack([tf.constant(self.seed, tf.int64), update])
-        seed = tf.random.fold_in(tf.random.fold_in(seed, replica), _AUGMENT_STREAM)
+        stream = _AUGMENT_STREAM + tf.cast(micro_batch, tf.int64)
+        seed = tf.random.fold_in(tf.random.fold_in(seed, replica), stream)
         windows = tf.concat([batch["anchor"], batch["positive"]], axis=0)
         anchor, positive = tf.split(self._augment(windows, seed), 2)
         is_active = batch["is_active"][:, tf.newaxis, tf.newaxis, tf.newaxis]
@@ -330,25 +363,39 @@ class PairSampler:
         first_update: int = 0,
         num_updates: int | None = None,
         num_replicas: int = 1,
+        num_micro_batches: int = 1,
+        first_replica: int = 0,
     ) -> tf.data.Dataset:
-        """Makes a dataset of mini-batches, replica by replica within each update.
+        """Makes a dataset of mini-batches.
 
         Args:
             first_update: Where to begin.
             num_updates: How many updates; None goes on without an end.
-            num_replicas: How many elements each update has.
+            num_replicas: How many replicas to make mini-batches for.
+            num_micro_batches: Mini-batches an update and replica.
+            first_replica: Number of the first of the replicas.
 
         Returns:
-            tf.data.Dataset of what `read` returns, log-mels as float32.
+            tf.data.Dataset of what `read` returns, log-mels as float32: replica by
+            replica within each micro-batch, these within each update.
         """
-        start = first_update * num_replicas
+        num_elements = num_replicas * num_micro_batches
+        start = first_update * num_elements
         stop = np.iinfo(np.int64).max
         if num_updates is not None:
-            stop = start + num_updates * num_replicas
+            stop = start + num_updates * num_elements
+
+        def place(number: Any) -> tuple[Any, Any, Any]:
+            """Update, replica and micro-batch of an element."""
+            rest, replica = number // num_replicas, number % num_replicas
+            return (
+                rest // num_micro_batches,
+                first_replica + replica,
+                rest % num_micro_batches,
+            )
 
         def load(number: np.ndarray) -> tuple[np.ndarray, ...]:
-            update, replica = divmod(int(number), num_replicas)
-            return tuple(self.batch(update, replica).values())
+            return tuple(self.batch(*place(int(number))).values())
 
         def parse(number: tf.Tensor) -> dict[str, tf.Tensor]:
             anchor, positive, is_active, source = tf.numpy_function(
@@ -361,7 +408,7 @@ class PairSampler:
                 "is_active": tf.ensure_shape(is_active, shape[:1]),
                 "source": tf.ensure_shape(source, shape[:1]),
             }
-            return self.augment(batch, number // num_replicas, number % num_replicas)
+            return self.augment(batch, *place(number))
 
         options = tf.data.Options()
         # Elements are whole mini-batches already, in the order of the replicas.

@@ -65,6 +65,9 @@ _TRAIN_FLAGS = {
     "batch_size": flags.DEFINE_integer(
         "batch_size", None, "Pairs a mini-batch and replica.", lower_bound=2
     ),
+    "global_negatives": flags.DEFINE_bool(
+        "global_negatives", None, "Contrast over the batches of all replicas."
+    ),
     "steps": flags.DEFINE_integer("steps", None, "Length in steps.", lower_bound=1),
     "updates_per_step": flags.DEFINE_integer(
         "updates_per_step", None, "Updates a step.", lower_bound=1
@@ -133,6 +136,9 @@ _MODEL_FLAGS = {
     ),
     "silence": flags.DEFINE_enum(
         "silence", None, SILENCES, "Positive window of a silent source."
+    ),
+    "sync_batch_norm": flags.DEFINE_bool(
+        "sync_batch_norm", None, "Batch statistics over all replicas (slower)."
     ),
     "backbone": flags.DEFINE_enum(
         "backbone", None, ["efficientnetb0", "tiny"], "Network; tiny is for tests."

@@ -70,7 +70,9 @@ class Trainer:
         manifest = data.manifest
         mean, std = manifest["log_mel_mean"], manifest["log_mel_std"]
         silent = silence_value(config.model.silence, data.frontend.log_floor, mean)
-        self.sampler = PairSampler(data, config.train, "train", silent)
+        self.sampler = PairSampler(
+            data, config.train, "train", silent, self.num_replicas
+        )
         self.validation: PairSampler | None = None
         if config.train.validate_every_steps and "validation" in data.splits:
             self.validation = PairSampler(data, config.train, "validation", silent)
@@ -80,7 +82,12 @@ class Trainer:
             tf.config.experimental.enable_op_determinism()
         with self.strategy.scope():
             self.model = ContrastiveModel(
-                config.model, config.frontend, mean, std, config.train.seed
+                config.model,
+                config.frontend,
+                mean,
+                std,
+                config.train.seed,
+                config.train.global_negatives,
             )
             self.model.compile(optimizer=build_optimizer(config.train))
             self.model.optimizer.build(self.model.trainable_variables)
