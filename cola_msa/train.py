@@ -47,7 +47,9 @@ _THREADS = flags.DEFINE_integer(
     "threads", 0, "Threads of one operation; 0 lets TensorFlow choose.", lower_bound=0
 )
 _INIT_FROM = flags.DEFINE_string(
-    "init_from", None, "Run, or its kept/*.npz, whose weights training starts from."
+    "init_from",
+    None,
+    "Run, its kept/*.npz, or pretrained folder, whose weights training starts from.",
 )
 _TRAIN_FLAGS = {
     "source": flags.DEFINE_string(

@@ -1,6 +1,6 @@
-"""A warm start: a run's first weights come from another run's kept encoder.
+"""A warm start: a run's first weights are another run's, or a pretrained folder's.
 
-What another run kept is a fine start for training on an own collection. Optimizer,
+What another run learned is a fine start for training on an own collection. Optimizer,
 schedule and pairs begin anew. The run keeps the weights that it started from as
 `kept/init.npz`; its step 0 stays a network with fresh random weights, so that
 `untrained` means the same for every run.
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from cola_msa import checkpoints
+from cola_msa import checkpoints, pretrained
 from cola_msa.config import Config
 from cola_msa.model import ContrastiveModel
 from cola_msa.storage import RunError, read_arrays
@@ -29,7 +29,7 @@ class WarmStart:
     """Weights to start from.
 
     Attributes:
-        path: The kept checkpoint.
+        path: The kept checkpoint, or the pretrained folder.
         fingerprint: 16 hexadecimal digits that stand for the weights.
         weights: By name within the model, float arrays.
     """
@@ -47,22 +47,25 @@ def read_warm_start(source: str | os.PathLike) -> WarmStart:
     """Reads what `--init_from` names.
 
     Args:
-        source: A run directory (its last kept encoder), or one kept/*.npz of it.
+        source: A run directory (its last kept encoder), one kept/*.npz of it, or a
+            pretrained folder.
 
     Raises:
-        RunError: If it is neither, or damaged.
+        RunError: If it is none of them, or damaged.
     """
     path = pathlib.Path(source)
-    if path.is_dir():
-        path = checkpoints.kept_path(path)
-    elif path.suffix != ".npz" or not path.exists():
-        raise RunError(
-            f"--init_from={source}: must name a run directory, or one of its "
-            "kept/*.npz; there is no such file"
-        )
+    if pretrained.is_pretrained(path):
+        variables = pretrained.load_model(path).variables
+        arrays = {
+            checkpoints.array_name("model", number, variable): np.array(variable)
+            for number, variable in enumerate(variables)
+        }
+    else:
+        path = _kept_file(path)
+        arrays = read_arrays(path)
     digest = hashlib.sha256()
     weights: dict[str, np.ndarray] = {}
-    for name, value in sorted(read_arrays(path).items()):
+    for name, value in sorted(arrays.items()):
         # Seed generators are integers; the new run has its own.
         if name.startswith("model/") and value.dtype.kind == "f":
             weights[name.split("/", 2)[2]] = value
@@ -71,6 +74,17 @@ def read_warm_start(source: str | os.PathLike) -> WarmStart:
     if not weights:
         raise RunError(f"--init_from={path}: holds no weights of a model")
     return WarmStart(path, digest.hexdigest()[:16], weights)
+
+
+def _kept_file(path: pathlib.Path) -> pathlib.Path:
+    if path.is_dir():
+        return checkpoints.kept_path(path)
+    if path.suffix != ".npz" or not path.exists():
+        raise RunError(
+            f"--init_from={path}: must name a run directory, one of its kept/*.npz or "
+            "a pretrained folder; there is no such file"
+        )
+    return path
 
 
 def checked(start: WarmStart | None, config: Config) -> WarmStart | None:

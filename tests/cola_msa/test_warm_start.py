@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from cola_msa import checkpoints, warm_start
+from cola_msa import checkpoints, pretrained, warm_start
 from cola_msa.encoder_info import encoder_info
 from cola_msa.model import ContrastiveModel
 from cola_msa.storage import RunError, read_arrays
@@ -114,6 +114,17 @@ def test_a_kept_file_and_its_run_give_the_same_start(finished_run):
     assert warm_start.read_warm_start(path).fingerprint == last.fingerprint
     first = warm_start.read_warm_start(checkpoints.kept_path(finished_run, 0))
     assert first.fingerprint != last.fingerprint
+
+
+def test_a_pretrained_folder_gives_its_runs_weights(finished_run, tmp_path):
+    pretrained.save_pretrained(finished_run, tmp_path / "model")
+    found = warm_start.read_warm_start(tmp_path / "model").weights
+    expected = warm_start.read_warm_start(finished_run).weights
+    assert set(found) == set(expected)
+    # Its batch-norm statistics are the re-estimated ones, which training moves anyway.
+    for name in expected:
+        if "moving_" not in name:
+            np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
 
 
 def test_another_head_begins_with_fresh_weights(finished_run):
