@@ -6,7 +6,7 @@ import pathlib
 import sys
 from collections import Counter
 
-from data_prep.audio import AUDIO_SUFFIXES
+from cola_msa.audio import AUDIO_SUFFIXES
 from data_prep.clips import (
     Clip,
     Dataset,

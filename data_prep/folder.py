@@ -3,7 +3,7 @@
 import os
 import pathlib
 
-from data_prep.audio import AUDIO_SUFFIXES
+from cola_msa.audio import AUDIO_SUFFIXES
 from data_prep.clips import (
     Clip,
     Dataset,

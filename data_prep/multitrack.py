@@ -4,7 +4,7 @@ import json
 import os
 import pathlib
 
-from data_prep.audio import AUDIO_SUFFIXES, find_audio
+from cola_msa.audio import AUDIO_SUFFIXES, find_audio
 from data_prep.clips import (
     Clip,
     Dataset,

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from cola_msa import audio
 from cola_msa.config import SOURCES, FrontendConfig
-from data_prep import audio
 from data_prep.clips import Clip
 from data_prep.separator_weights import (
     SETTINGS_NAME,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import soundfile
 
-from data_prep import audio
+from cola_msa import audio
 from data_prep.separator_data import RATE_HZ, SeparatorConfig, Track
 
 NUM_CHANNELS = 2

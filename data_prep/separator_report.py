@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from data_prep import audio, separation, separator_folder
+from cola_msa import audio
+from data_prep import separation, separator_folder
 from data_prep.separator_chunks import StemReader
 from data_prep.separator_data import RATE_HZ, SeparatorConfig, Track
 from data_prep.separator_training import write_json

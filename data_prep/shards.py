@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from cola_msa import audio, record_index, records
 from cola_msa import frontend as frontend_lib
-from cola_msa import record_index, records
 from cola_msa.config import FrontendConfig, config_hash
-from data_prep import audio, separation
+from data_prep import separation
 from data_prep.clips import Clip, Failure, IndexOptions
 
 _MIN_CLIPS_PER_SHARD = 8

@@ -7,8 +7,9 @@ import pathlib
 import numpy as np
 import pytest
 
+from cola_msa import audio
 from cola_msa import prepared as prepared_lib
-from data_prep import audio, fma, mtat, nsynth
+from data_prep import fma, mtat, nsynth
 from data_prep.clips import IndexOptions
 from tests.data_prep import trees
 from tests.data_prep.test_datasets import (

@@ -13,7 +13,8 @@ import time
 
 import pytest
 
-from data_prep import audio, folder, manifest, runner, separation, shards
+from cola_msa import audio
+from data_prep import folder, manifest, runner, separation, shards
 from data_prep.clips import DatasetError, IndexOptions
 from tests.data_prep import trees
 

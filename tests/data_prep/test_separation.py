@@ -10,8 +10,9 @@ import sys
 import numpy as np
 import pytest
 
+from cola_msa import audio
 from cola_msa import prepared as prepared_lib
-from data_prep import audio, cli, mtat, separation, shards
+from data_prep import cli, mtat, separation, shards
 from tests.data_prep import trees
 from tests.data_prep.test_datasets import execute
 

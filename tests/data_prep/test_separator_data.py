@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from cola_msa import audio
 from cola_msa.config import SOURCES
-from data_prep import audio, separator_chunks, separator_data
+from data_prep import separator_chunks, separator_data
 from data_prep.clips import DatasetError, IndexOptions
 from data_prep.separator_data import RATE_HZ, SeparatorConfig
 from tests.data_prep import trees

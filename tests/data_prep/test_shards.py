@@ -5,9 +5,9 @@ import pathlib
 import numpy as np
 import pytest
 
-from cola_msa import record_index
+from cola_msa import audio, record_index
 from cola_msa.config import FrontendConfig, config_hash
-from data_prep import audio, shards
+from data_prep import shards
 from data_prep.clips import Clip
 from tests.data_prep import trees
 
