@@ -24,6 +24,7 @@ from cola_msa.records import (
 )
 
 _LENGTH_BYTES, _CRC_BYTES = 8, 4  # TFRecord's frame around each record
+FRAME_BYTES = _LENGTH_BYTES + 2 * _CRC_BYTES
 
 
 @dataclasses.dataclass
@@ -230,7 +231,7 @@ def write_shard(
             serialized = encode_segment(segment, frontend_hash)
             writer.write(serialized)
             builder.add(offset, serialized)
-            offset += _LENGTH_BYTES + 2 * _CRC_BYTES + len(serialized)
+            offset += FRAME_BYTES + len(serialized)
     descriptor = os.open(temporary, os.O_RDONLY)
     os.fsync(descriptor)
     os.close(descriptor)
@@ -273,7 +274,7 @@ def scan_shard(
         for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
             check_frontend(record, path, frontend_hash)
             builder.add(offset, record)
-            offset += _LENGTH_BYTES + 2 * _CRC_BYTES + len(record)
+            offset += FRAME_BYTES + len(record)
     except tf.errors.OpError as error:
         raise DataError(
             f"{path}: not a readable TFRecord file ({error.message}); delete it and "

@@ -4,13 +4,14 @@ import dataclasses
 import json
 import math
 import pathlib
+from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
 import numpy as np
 
 from cola_msa import record_index, records
-from cola_msa.config import config_hash, to_dict
+from cola_msa.config import FrontendConfig, config_hash, to_dict
 from data_prep.clips import Dataset, DatasetIndex
 from data_prep.shards import Plan, PrepConfig, Shard, sidecar_path
 
@@ -69,7 +70,7 @@ def write(
         )
         index_path = output_dir / f"index-{split}.npz"
         index.save(index_path)
-        splits[split] = _summarize(index, config)
+        splits[split] = summarize(index, config.sources, config.frontend)
         splits[split]["index_sha256"] = record_index.file_sha256(index_path)
         # None for shards that an older version wrote.
         splits[split]["shard_sha256"] = [
@@ -123,13 +124,26 @@ def num_planned(found: DatasetIndex) -> int:
     return len(found.clips) + len(found.failures)
 
 
-def _summarize(index: record_index.Index, config: PrepConfig) -> dict[str, Any]:
+def summarize(
+    index: record_index.Index, sources: Sequence[str], frontend: FrontendConfig
+) -> dict[str, Any]:
+    """What the manifest says of a split, as far as its index knows it.
+
+    Args:
+        index: The split's.
+        sources: Sources in order.
+        frontend: `window_frames` is used.
+
+    Returns:
+        Shards, numbers of clips, segments, tails and windows; of every source the
+        share of whole segments in which it is active, among those that have its stem.
+    """
     is_used = ~index.is_tail
     frames = np.bincount(
         index.clip, weights=index.num_frames, minlength=len(index.clip_ids)
     ).astype(int)
     shares = {}
-    for k, source in enumerate(config.sources):
+    for k, source in enumerate(sources):
         has = index.has_stem[:, k] & is_used
         active = index.is_active[has, k]
         shares[source] = round(float(active.mean()), 4) if len(active) else None
@@ -138,7 +152,7 @@ def _summarize(index: record_index.Index, config: PrepConfig) -> dict[str, Any]:
         "num_clips": len(index.clip_ids),
         "num_segments": int(is_used.sum()),
         "num_tails": int(index.is_tail.sum()),
-        "num_windows": int((frames // config.frontend.window_frames).sum()),
+        "num_windows": int((frames // frontend.window_frames).sum()),
         "active_share": shares,
     }
 

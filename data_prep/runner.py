@@ -323,9 +323,8 @@ class _Worker:
 _worker: _Worker | None = None
 
 
-def _start_worker(job: Job, counts: Any, stop: Any) -> None:
-    global _worker
-    # The parent handles Ctrl-C and then sets `stop`.
+def start_worker() -> None:
+    """Sets up a process of a pool: it ends with its parent, which handles Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
@@ -333,6 +332,12 @@ def _start_worker(job: Job, counts: Any, stop: Any) -> None:
             target=_exit_with, args=(parent.sentinel,), daemon=True
         ).start()
     limit_threads()
+
+
+def _start_worker(job: Job, counts: Any, stop: Any) -> None:
+    global _worker
+    # The parent handles Ctrl-C and then sets `stop`.
+    start_worker()
     _worker = _Worker(job, counts, stop)
 
 
