@@ -12,12 +12,10 @@ done.json                outcome, step, pairs and seconds of a run that has ende
 """
 
 import hashlib
-import importlib.metadata
 import json
 import os
 import pathlib
 import re
-import subprocess
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,36 +29,11 @@ from cola_msa.model import BatchStatistics, ContrastiveModel
 from cola_msa.storage import STATE, read_arrays, write_arrays
 from cola_msa.storage import RunError as RunError
 from cola_msa.storage import write_json as write_json
+from cola_msa.versions import git_commit as git_commit
+from cola_msa.versions import package_versions as package_versions
 
-_PACKAGES = ("cola_msa", "tensorflow", "keras", "numpy")
 DONE_NAME = "done.json"
 NAMED_STEPS = ("best", "init")  # kept/<name>.npz
-
-
-def package_versions() -> dict[str, str]:
-    """Versions of this package and of those that decide its numbers."""
-    versions = {}
-    for name in _PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions
-
-
-def git_commit() -> str | None:
-    """The checkout's commit that this package runs from; None outside of one."""
-    try:
-        result = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=pathlib.Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    except OSError:  # no git on this machine
-        return None
-    return result.stdout.strip() or None
 
 
 def load_run(run_dir: str | os.PathLike) -> dict[str, Any]:
@@ -247,12 +220,26 @@ def kept_steps(run_dir: str | os.PathLike) -> list[int]:
     return sorted(int(path.stem.split("-")[1]) for path in folder.glob("step-*.npz"))
 
 
+def kept_step(path: str | os.PathLike) -> int:
+    """The step of a kept checkpoint, whatever its file is called.
+
+    Raises:
+        RunError: If it is damaged.
+    """
+    path = pathlib.Path(path)
+    if path.stem.startswith("step-"):
+        return int(path.stem.split("-")[1])
+    try:
+        return int(json.loads(str(read_arrays(path)[STATE]))["step"])
+    except KeyError as error:
+        raise RunError(f"{path}: damaged checkpoint ({error!r})") from error
+
+
 def best_step(run_dir: str | os.PathLike) -> int | None:
     """The step of kept/best.npz; None where there is none, or it is damaged."""
-    path = pathlib.Path(run_dir) / "kept" / "best.npz"
     try:
-        return json.loads(str(read_arrays(path)[STATE]))["step"]
-    except (RunError, KeyError):
+        return kept_step(pathlib.Path(run_dir) / "kept" / "best.npz")
+    except RunError:
         return None
 
 

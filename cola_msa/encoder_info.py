@@ -5,8 +5,6 @@ import json
 import pathlib
 from typing import Any
 
-import numpy as np
-
 from cola_msa import checkpoints
 from cola_msa.records import MANIFEST_NAME, manifest_hash
 
@@ -73,11 +71,7 @@ def encoder_info(
     run = checkpoints.load_run(run_dir)
     config = checkpoints.load_config(run_dir)
     path = checkpoints.kept_path(run_dir, step)
-    if path.stem in checkpoints.NAMED_STEPS:
-        with np.load(path, allow_pickle=False) as arrays:
-            age = int(json.loads(str(arrays["state"]))["step"])
-    else:
-        age = int(path.stem.split("-")[1])
+    age = checkpoints.kept_step(path)
     train = config.train
     updates = age * train.updates_per_step
     return EncoderInfo(

@@ -40,6 +40,8 @@ class OpenedModel:
         key: 16 hexadecimal digits that stand for the encoder's weights: the same for
             a run, and for the pretrained folder and the export made of it.
         description: One line for logs and titles.
+        details: What its config.json or metadata.json says: `config`, `data`, `step`,
+            `git_commit`.
         matcher: Scores mixtures against stems; None for an export that cannot.
         projector: Projection head, keras.Model [n, dim] -> [n, 512]; None for an
             export.
@@ -55,6 +57,7 @@ class OpenedModel:
     frontend: FrontendConfig
     key: str
     description: str
+    details: dict[str, Any]
     matcher: Matcher | None
     projector: keras.Model | None = None
     similarity: keras.Layer | None = None
@@ -69,10 +72,11 @@ class OpenedModel:
         Returns:
             float32 [n, dim].
         """
-        return self._embed(tf.convert_to_tensor(windows, tf.float32)).numpy()
+        return self.graph(tf.convert_to_tensor(windows, tf.float32)).numpy()
 
     @functools.cached_property
-    def _embed(self) -> Callable[[tf.Tensor], tf.Tensor]:
+    def graph(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        """The encoder as a tf.function, for any number of windows and frames."""
         options = {"training": False} if isinstance(self.encoder, keras.Layer) else {}
         return tf.function(
             lambda windows: self.encoder(windows, **options),
@@ -179,14 +183,24 @@ def load_encoder(
     return pretrained.load_model(path, statistics).encoder
 
 
+def _details(content: dict[str, Any], step: Any) -> dict[str, Any]:
+    """What stands beside weights, wherever they are kept."""
+    return {
+        "config": content["config"],
+        # Where the data lay is nobody else's business.
+        "data": {k: v for k, v in content["data"].items() if k != "data_dir"},
+        "step": step,
+        "git_commit": content.get("git_commit"),
+    }
+
+
 def _of_model(
     model: ContrastiveModel,
     read_pairs: Callable[[], BatchStatistics],
     **fields: Any,
 ) -> OpenedModel:
-    def make_projection() -> Callable[..., tf.Tensor]:
-        network = projection_network(model, read_pairs())
-        return functools.partial(network, training=False)
+    def make_projection() -> keras.Model:
+        return projection_network(model, read_pairs())
 
     return OpenedModel(
         encoder=model.encoder,
@@ -217,6 +231,7 @@ def _open_run(path: pathlib.Path, step: int | str | None) -> OpenedModel:
         key=checkpoints.encoder_key(path, step),
         description=f"run {path.resolve().name}, preset {config.preset}, "
         f"source {config.train.source}, {kept.stem}",
+        details=_details(checkpoints.load_run(path), checkpoints.kept_step(kept)),
     )
 
 
@@ -230,6 +245,7 @@ def _open_pretrained(path: pathlib.Path) -> OpenedModel:
         path=path,
         key=content["encoder_key"],
         description=f"pretrained {content['name']}, step {content['step']}",
+        details=_details(content, content["step"]),
     )
 
 
@@ -268,6 +284,7 @@ def _open_export(path: pathlib.Path) -> OpenedModel:
         frontend=frontend,
         key=key,
         description=f"export {path.resolve().name}, step {metadata['step']}",
+        details=_details(metadata, metadata["step"]),
         matcher=_export_matcher(loaded, frontend.num_mels),
     )
 

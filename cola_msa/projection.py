@@ -6,6 +6,7 @@ One set of weights serves both: `projection_network` shares every layer but batc
 normalization with the model that it is made from.
 """
 
+import functools
 from collections.abc import Callable
 
 import keras
@@ -62,14 +63,31 @@ class Matcher:
 
         Args:
             make_projection: Gives the network, float32 [n, frames, num_mels, 1] ->
-                [n, projection_dim], in inference mode.
+                [n, projection_dim]: a keras.Model, or a function.
             similarity: (anchors [A, D], candidates [P, D]) -> [A, P].
             num_mels: Mel bands.
         """
         self._make_projection = make_projection
-        self._similarity = similarity
+        self.similarity = similarity
         self._num_mels = num_mels
-        self._project: Callable[[tf.Tensor], tf.Tensor] | None = None
+
+    @functools.cached_property
+    def network(self) -> Callable[..., tf.Tensor]:
+        """The projection: a keras.Model, or an export's function."""
+        return self._make_projection()
+
+    @functools.cached_property
+    def graph(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        """The projection as a tf.function, for any number of windows and frames."""
+        network = self.network
+        options = {"training": False} if isinstance(network, keras.Layer) else {}
+        return tf.function(
+            lambda mel: network(mel, **options),
+            input_signature=[
+                tf.TensorSpec([None, None, self._num_mels, 1], tf.float32)
+            ],
+            autograph=False,
+        )
 
     def project(self, windows: np.ndarray) -> np.ndarray:
         """Projects windows of mixtures or of stems.
@@ -80,16 +98,7 @@ class Matcher:
         Returns:
             float32 [n, projection_dim].
         """
-        if self._project is None:
-            network = self._make_projection()
-            self._project = tf.function(
-                lambda mel: network(mel),
-                input_signature=[
-                    tf.TensorSpec([None, None, self._num_mels, 1], tf.float32)
-                ],
-                autograph=False,
-            )
-        return self._project(tf.convert_to_tensor(windows, tf.float32)).numpy()
+        return self.graph(tf.convert_to_tensor(windows, tf.float32)).numpy()
 
     def score(self, mixtures: np.ndarray, stems: np.ndarray) -> np.ndarray:
         """Compares projections of mixtures' windows with those of stems' windows.
@@ -101,7 +110,7 @@ class Matcher:
         Returns:
             float32 [A, P], higher where they belong together; no temperature.
         """
-        scores = self._similarity(
+        scores = self.similarity(
             tf.convert_to_tensor(mixtures), tf.convert_to_tensor(stems)
         )
         return scores.numpy()

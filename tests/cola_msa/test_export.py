@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cola_msa import checkpoints, export
-from cola_msa.config import FrontendConfig
+from cola_msa import checkpoints, export, loading, pretrained
 
 RATE = 16000
 
@@ -25,8 +24,13 @@ def embed(exported):
 
 
 @pytest.fixture(scope="module")
-def encoder(finished_run):
-    return checkpoints.load_encoder(finished_run)
+def opened(finished_run):
+    return loading.open_model(finished_run)
+
+
+@pytest.fixture(scope="module")
+def encoder(opened):
+    return opened.encoder
 
 
 def noise(seconds, seed=0):
@@ -44,9 +48,9 @@ def run(embed, waveforms):
 
 
 @pytest.mark.parametrize("seconds", [0.3, 0.99, 1.0, 3.92, 29.0, 60.0])
-def test_any_length_gives_the_probes_windows(embed, encoder, seconds):
+def test_any_length_gives_the_probes_windows(embed, opened, seconds):
     waveform = noise(seconds)
-    expected = export.reference_windows(waveform, encoder, FrontendConfig())
+    expected = export.reference_windows(waveform, opened)
     found = run(embed, [waveform])
     frames = 1 + (len(waveform) - 400) // 160
     assert found["windows"].shape == (1, max(1, frames // 98), 64)
@@ -96,6 +100,61 @@ def test_log_mel_signature(exported, encoder):
     np.testing.assert_allclose(found, encoder(mel, training=False), rtol=1e-4)
 
 
+def log_mels(frames, seed):
+    random = np.random.default_rng(seed)
+    return random.normal(-3, 2, (4, frames, 64, 1)).astype(np.float32)
+
+
+@pytest.mark.parametrize("frames", [98, 200])
+def test_match_scores_as_the_pretext_task_does(exported, finished_run, frames):
+    signatures = tf.saved_model.load(str(exported[0])).signatures
+    model = checkpoints.load_model(finished_run, statistics="pairs")
+    mixtures, stems = log_mels(frames, 1), log_mels(frames, 2)[:3]
+    anchors = model(mixtures, training=False).numpy()
+    candidates = model(stems, training=False).numpy()
+    expected = anchors @ np.array(model.similarity.kernel) @ candidates.T
+    found = signatures["match"](
+        mixture_windows=tf.constant(mixtures), stem_windows=tf.constant(stems)
+    )
+    np.testing.assert_allclose(found["scores"], expected, rtol=1e-4, atol=1e-5)
+    projected = signatures["project"](log_mel=tf.constant(mixtures))["projection"]
+    np.testing.assert_allclose(projected, anchors, rtol=1e-4, atol=1e-5)
+
+
+def test_an_opened_export_matches_as_its_run_does(exported, opened):
+    matcher = loading.open_model(exported[0]).matcher
+    mixtures, stems = log_mels(98, 1), log_mels(98, 2)
+    found = matcher.score(matcher.project(mixtures), matcher.project(stems))
+    own = opened.matcher
+    expected = own.score(own.project(mixtures), own.project(stems))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_more_windows_than_pass_at_once_are_matched(exported):
+    match = tf.saved_model.load(str(exported[0])).signatures["match"]
+    mixtures = np.concatenate([log_mels(40, seed) for seed in range(66)])
+    stems = log_mels(40, 99)
+    found = match(
+        mixture_windows=tf.constant(mixtures), stem_windows=tf.constant(stems)
+    )["scores"].numpy()
+    assert found.shape == (264, 4)
+    for row in (0, 255, 256, 263):
+        alone = match(
+            mixture_windows=tf.constant(mixtures[row : row + 1]),
+            stem_windows=tf.constant(stems),
+        )["scores"]
+        np.testing.assert_allclose(found[row], alone[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_pretrained_folder_exports_the_same(finished_run, exported, tmp_path):
+    pretrained.save_pretrained(finished_run, tmp_path / "pretrained")
+    metadata = export.export_encoder(tmp_path / "pretrained", tmp_path / "model")
+    same = ("encoder_key", "step", "config", "frontend", "signatures")
+    assert {k: metadata[k] for k in same} == {k: exported[1][k] for k in same}
+    with pytest.raises(export.RunError, match="is an export already"):
+        export.export_encoder(tmp_path / "model", tmp_path / "again")
+
+
 def test_metadata_says_what_a_user_must_know(exported, finished_run):
     folder, metadata = exported
     stored = json.loads((folder / "metadata.json").read_text())
@@ -107,8 +166,8 @@ def test_metadata_says_what_a_user_must_know(exported, finished_run):
 
 
 def test_a_wrong_export_is_not_called_done(finished_run, tmp_path, monkeypatch):
-    def other(waveform, encoder, frontend):
-        return 1.01 * original(waveform, encoder, frontend)
+    def other(waveform, model):
+        return 1.01 * original(waveform, model)
 
     original = export.reference_windows
     monkeypatch.setattr(export, "reference_windows", other)

@@ -1,0 +1,64 @@
+"""What an export is compared with before it is called done."""
+
+import numpy as np
+
+from cola_msa.config import FrontendConfig
+from cola_msa.frontend import log_mel, normalize_level
+from cola_msa.loading import OpenedModel
+
+TOLERANCE = 1e-4  # relative difference between export and encoder
+
+
+class ExportError(RuntimeError):
+    """The export does not compute what the encoder computes."""
+
+
+def check_waveforms(frontend: FrontendConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Clips of 0.3, 2.5 and 11 s.
+
+    Returns:
+        waveform float32 [3, samples], padded with zeros, and lengths int32 [3].
+    """
+    random = np.random.default_rng(0)
+    rate = frontend.sample_rate_hz
+    lengths = np.array([int(0.3 * rate), int(2.5 * rate), 11 * rate], np.int32)
+    waveform = np.zeros((3, lengths.max()), np.float32)
+    for row, length in enumerate(lengths):
+        # Tones that come and go over noise: far from what one window's mean shows.
+        time = np.arange(length) / rate
+        tone = np.sin(2 * np.pi * (220 + 110 * row) * time) * (np.sin(3 * time) > 0)
+        waveform[row, :length] = 0.1 * tone + 0.01 * random.standard_normal(length)
+    return waveform, lengths
+
+
+def relative_difference(found: np.ndarray, expected: np.ndarray) -> float:
+    """Norm of the difference over the expected norm; infinite where NaN is found."""
+    difference = float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+    return difference if np.isfinite(difference) else float("inf")
+
+
+def reference_mel(waveform: np.ndarray, frontend: FrontendConfig) -> np.ndarray:
+    """Windows of one clip: float32 [samples] -> [W, frames, num_mels, 1]."""
+    normalized = normalize_level(waveform, frontend.level)
+    if frontend.num_frames(len(waveform)) > 0:
+        mel = log_mel(normalized, frontend).numpy()
+    else:
+        mel = np.zeros((0, frontend.num_mels), np.float32)
+    missing = max(0, frontend.window_frames - len(mel))
+    mel = np.pad(
+        mel, ((0, missing), (0, 0)), constant_values=np.log(frontend.log_floor)
+    )
+    num_windows = len(mel) // frontend.window_frames
+    return (
+        mel[: num_windows * frontend.window_frames]
+        .reshape(num_windows, frontend.window_frames, frontend.num_mels, 1)
+        .astype(np.float32)
+    )
+
+
+def reference_windows(waveform: np.ndarray, model: OpenedModel) -> np.ndarray:
+    """What a probe sees of one clip: float32 [samples] -> [W, dim]."""
+    windows = reference_mel(waveform, model.frontend)
+    return np.concatenate(
+        [model.embed(windows[i : i + 256]) for i in range(0, len(windows), 256)]
+    )
