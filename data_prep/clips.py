@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -54,11 +54,15 @@ class Failure:
 
 @dataclasses.dataclass(frozen=True)
 class DatasetIndex:
-    """A dataset's clips in a stable order, its classes, and what is amiss in it."""
+    """A dataset's clips in a stable order, its classes, and what is amiss in it.
+
+    `is_published`: the metadata is the published one, whose counts were compared.
+    """
 
     clips: tuple[Clip, ...]
     class_names: tuple[str, ...] = ()
     failures: tuple[Failure, ...] = ()
+    is_published: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +106,10 @@ class Dataset:
         citation: What to cite.
         licence: Under which terms the dataset is given away.
         layout: What lies where under the dataset's root.
+        homepage: Where to get it.
+        download: What to download and unpack.
+        known_broken: Clips that are broken in the published archive: what they are,
+            by path.
     """
 
     name: str
@@ -113,6 +121,9 @@ class Dataset:
     citation: str
     licence: str
     layout: str
+    homepage: str = ""
+    download: str = ""
+    known_broken: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def split_groups(

@@ -25,6 +25,10 @@ _SPLITS = {"training": "train", "validation": "validation", "test": "test"}
 _REAL_COUNTS = {"train": 6400, "validation": 800, "test": 800, "genres": 8}
 _REAL_FROM = 8000
 _AUDIO_FOLDER, _TRACKS = "fma_small", "fma_metadata/tracks.csv"
+# The clipping went beyond the end of these tracks. Source: github.com/mdeff/fma,
+# issues 8 and 44.
+_KNOWN_SHORT = ("098565", "098567", "098569")
+_KNOWN_EMPTY = ("099134", "108925", "133297")
 _GROUPS = (
     ("artist", "id"),
     ("artist", "name"),
@@ -105,7 +109,8 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
         sorted({r[("track", "genre_top")] for r in tracks.values()} - {""})
     )
     number = {name: k for k, name in enumerate(class_names)}
-    if len(tracks) >= _REAL_FROM:
+    is_published = len(tracks) >= _REAL_FROM
+    if is_published:
         counts = Counter(_SPLITS.get(r[("set", "split")], "") for r in tracks.values())
         counts["genres"] = len(class_names)
         check_counts("FMA-small", counts, _REAL_COUNTS)
@@ -140,7 +145,7 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
         (path for track_id, path in audio.items() if track_id in tracks),
         "no row of the subset small in tracks.csv",
     )
-    return DatasetIndex(tuple(clips), class_names, tuple(failures))
+    return DatasetIndex(tuple(clips), class_names, tuple(failures), is_published)
 
 
 CITATION = (
@@ -152,6 +157,22 @@ LAYOUT = (
     "<dataset_dir>/fma_metadata/tracks.csv and <dataset_dir>/fma_small/000/000002.mp3 "
     "and so on"
 )
+HOMEPAGE = "https://github.com/mdeff/fma"
+DOWNLOAD = "fma_small.zip and fma_metadata.zip: unpack both into <dataset_dir>"
+
+
+def _known_broken() -> dict[str, str]:
+    kinds = {
+        "far shorter than 30 s in the published archive": _KNOWN_SHORT,
+        "without audio in the published archive": _KNOWN_EMPTY,
+    }
+    return {
+        f"{_AUDIO_FOLDER}/{track_id[:3]}/{track_id}.mp3": what
+        for what, tracks in kinds.items()
+        for track_id in tracks
+    }
+
+
 DATASET = Dataset(
     name="fma",
     task_type="multiclass",
@@ -162,6 +183,9 @@ DATASET = Dataset(
     citation=CITATION,
     licence=LICENCE,
     layout=LAYOUT,
+    homepage=HOMEPAGE,
+    download=DOWNLOAD,
+    known_broken=_known_broken(),
 )
 
 if __name__ == "__main__":

@@ -160,13 +160,14 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
                 expected_seconds=seconds,
             )
         )
-    if (len(rows), len(tags)) == (_REAL_ROWS, _REAL_TAGS):
+    is_published = (len(rows), len(tags)) == (_REAL_ROWS, _REAL_TAGS)
+    if is_published:
         counts["test with test_extra"] = counts["test"] + counts["test_extra"]
         check_counts("MagnaTagATune", counts, _REAL_COUNTS)
     failures += unlabelled(
         audio, (row[-1] for row in rows), f"no row in {_ANNOTATIONS}"
     )
-    return DatasetIndex(tuple(clips), class_names, tuple(failures))
+    return DatasetIndex(tuple(clips), class_names, tuple(failures), is_published)
 
 
 CITATION = (
@@ -181,6 +182,11 @@ LAYOUT = (
     "<dataset_dir>/annotations_final.csv (tab separated), clip_info_final.csv "
     "(optional), and mp3 files in folders 0 to 9 and a to f"
 )
+HOMEPAGE = "https://mirg.city.ac.uk/codeapps/the-magnatagatune-dataset"
+DOWNLOAD = (
+    "annotations_final.csv, clip_info_final.csv, and mp3.zip.001 to mp3.zip.003, which "
+    "are one archive: cat mp3.zip.00? > mp3.zip; unzip mp3.zip"
+)
 DATASET = Dataset(
     name="mtat",
     task_type="multilabel",
@@ -191,6 +197,9 @@ DATASET = Dataset(
     citation=CITATION,
     licence=LICENCE,
     layout=LAYOUT,
+    homepage=HOMEPAGE,
+    download=DOWNLOAD,
+    known_broken=dict.fromkeys(KNOWN_BROKEN, "an empty file in the published archive"),
 )
 
 if __name__ == "__main__":

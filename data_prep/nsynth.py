@@ -73,7 +73,8 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
         split: _read_notes(dataset_dir / folder / "examples.json")
         for split, folder in FOLDER_OF_SPLIT.items()
     }
-    if len(notes["train"]) >= _REAL_FROM:
+    is_published = len(notes["train"]) >= _REAL_FROM
+    if is_published:
         check_counts("NSynth", {s: len(n) for s, n in notes.items()}, _REAL_COUNTS)
     class_names = _class_names(notes)
     number = {name: k for k, name in enumerate(class_names)}
@@ -103,7 +104,7 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
             (f"{folder}/audio/{name}.wav" for name in notes[split]),
             "no entry in examples.json",
         )
-    return DatasetIndex(tuple(clips), class_names, tuple(failures))
+    return DatasetIndex(tuple(clips), class_names, tuple(failures), is_published)
 
 
 CITATION = (
@@ -115,6 +116,11 @@ LAYOUT = (
     "<dataset_dir>/nsynth-train, nsynth-valid and nsynth-test, each with examples.json "
     "and audio/*.wav (16 kHz, 4 s)"
 )
+HOMEPAGE = "https://magenta.tensorflow.org/datasets/nsynth"
+DOWNLOAD = (
+    "nsynth-train.jsonwav.tar.gz, nsynth-valid.jsonwav.tar.gz and "
+    "nsynth-test.jsonwav.tar.gz: unpack each into <dataset_dir>"
+)
 DATASET = Dataset(
     name="nsynth",
     task_type="multiclass",
@@ -125,6 +131,8 @@ DATASET = Dataset(
     citation=CITATION,
     licence=LICENCE,
     layout=LAYOUT,
+    homepage=HOMEPAGE,
+    download=DOWNLOAD,
 )
 
 if __name__ == "__main__":

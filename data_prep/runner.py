@@ -8,11 +8,8 @@ import json
 import multiprocessing
 import os
 import pathlib
-import signal
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import connection
 from typing import Any
 
 import tensorflow as tf
@@ -20,7 +17,7 @@ import tqdm
 
 from cola_msa import record_index, records
 from cola_msa.config import config_hash, differing_fields, from_dict, to_dict
-from data_prep import manifest, separation, shards
+from data_prep import manifest, separation, shards, workers
 from data_prep.clips import Dataset, DatasetError
 
 _STATE_NAME = "preparation.json"
@@ -324,27 +321,15 @@ _worker: _Worker | None = None
 
 
 def start_worker() -> None:
-    """Sets up a process of a pool: it ends with its parent, which handles Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(
-            target=_exit_with, args=(parent.sentinel,), daemon=True
-        ).start()
+    """Sets up a process of a pool."""
+    workers.follow_parent()
     limit_threads()
 
 
 def _start_worker(job: Job, counts: Any, stop: Any) -> None:
     global _worker
-    # The parent handles Ctrl-C and then sets `stop`.
     start_worker()
     _worker = _Worker(job, counts, stop)
-
-
-def _exit_with(sentinel: int) -> None:
-    """Ends this process with its parent; a pool's worker would wait for ever."""
-    connection.wait([sentinel])
-    os._exit(1)
 
 
 def _work(shard: shards.Shard) -> None:

@@ -1,0 +1,106 @@
+"""Checks a download before days of work: python -m data_prep.validate --dataset=mtat.
+
+Compares the files of a dataset with its metadata: which are missing, empty, too short
+or damaged, which are known to be broken, and whether the metadata has the published
+counts. Decodes nothing and changes nothing. Exit codes: 0 all is well but for what is
+broken in the published archive, 1 something is wrong, 2 wrong usage or not this dataset
+(the message says where to get it), 130 interrupted.
+"""
+
+import dataclasses
+import importlib
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from absl import app, flags
+
+_WRONG, _USAGE, _INTERRUPTED = 1, 2, 130
+_DATASETS = ("mtat", "nsynth", "fma")
+
+flags.disclaim_key_flags()
+
+
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines the command's flags."""
+    add: dict[str, Any] = {"flag_values": values}
+    flags.DEFINE_enum("dataset", None, _DATASETS, "Which dataset.", **add)
+    flags.DEFINE_string("dataset_dir", None, "Where it was unpacked.", **add)
+    flags.DEFINE_bool(
+        "durations",
+        True,
+        "Open every file, too: durations, and whether it is whole. --nodurations only "
+        "looks at names and sizes.",
+        **add,
+    )
+    flags.DEFINE_integer(
+        "num_workers", 1, "Processes; 0 for one a core.", lower_bound=0, **add
+    )
+    flags.DEFINE_string(
+        "output", None, "Also write all problems into this JSON file.", **add
+    )
+    flags.mark_flags_as_required(["dataset", "dataset_dir"], flag_values=values)
+
+
+def execute(values: Any) -> int:
+    """Checks what the parsed flags name; returns the exit code."""
+    from data_prep import validation
+    from data_prep.clips import DatasetError
+
+    dataset = importlib.import_module(f"data_prep.{values.dataset}").DATASET
+    for title, text in (
+        ("get it from", dataset.homepage),
+        ("download", dataset.download),
+        ("layout", dataset.layout),
+        ("licence", dataset.licence),
+        ("cite", dataset.citation),
+    ):
+        print(f"{title}: {text}")
+    try:
+        report = validation.validate(
+            dataset,
+            pathlib.Path(values.dataset_dir),
+            values.durations,
+            values.num_workers or len(os.sched_getaffinity(0)),
+        )
+        if values.output:
+            problems = [dataclasses.asdict(problem) for problem in report.problems]
+            text = json.dumps(problems, indent=1) + "\n"
+            pathlib.Path(values.output).write_text(text, encoding="utf-8")
+    except DatasetError as error:
+        return _complain(f"{error}; get it from {dataset.homepage}", _USAGE)
+    except (validation.ValidationError, OSError) as error:
+        return _complain(str(error), _WRONG)
+    except KeyboardInterrupt:
+        return _complain("interrupted", _INTERRUPTED)
+    validation.describe(report, print)
+    num_wrong = sum(not problem.known for problem in report.problems)
+    if num_wrong:
+        advice = "" if values.output else "; --output=FILE lists them all"
+        return _complain(
+            f"{num_wrong} of {report.num_expected} files are not as they should be; "
+            f"download or unpack them again{advice}",
+            _WRONG,
+        )
+    print(f"{values.dataset_dir}: all is well")
+    return 0
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"data_prep.validate: {message}", file=sys.stderr)
+    return code
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command."""
+    if len(arguments) > 1:
+        return _complain(f"unknown argument {arguments[1]!r}", _USAGE)
+    return execute(flags.FLAGS)
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)
