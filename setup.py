@@ -8,6 +8,7 @@ _ROOT = pathlib.Path(__file__).parent
 
 SEPARATION = ["openunmix>=1.3.0", "torch>=2.13.0", "torchaudio>=2.11.0"]
 AUGMENT = ["tensorflow-io>=0.37.1", "keras-cv>=0.9.0"]
+EMBED = ["pyarrow>=16"]
 DEV = [
     "pytest>=8",
     "pytest-timeout",
@@ -46,8 +47,9 @@ setup(
     extras_require={
         "separation": SEPARATION,
         "augment": AUGMENT,
+        "embed": EMBED,
         "dev": DEV,
-        "all": SEPARATION + AUGMENT,
+        "all": SEPARATION + AUGMENT + EMBED,
     },
     classifiers=[
         "Operating System :: POSIX :: Linux",

@@ -5,6 +5,7 @@ from typing import Any
 __version__ = "0.1.0"
 __all__ = [
     "ContrastiveModel",
+    "Embedder",
     "load_encoder",
     "log_mel",
     "normalize_level",
@@ -13,6 +14,7 @@ __all__ = [
 
 _HOMES = {
     "ContrastiveModel": "cola_msa.model",
+    "Embedder": "cola_msa.embedder",
     "load_encoder": "cola_msa.loading",
     "log_mel": "cola_msa.frontend",
     "normalize_level": "cola_msa.frontend",

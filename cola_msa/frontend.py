@@ -4,6 +4,7 @@ The same functions run eagerly, inside `tf.data`, and in an exported SavedModel.
 """
 
 import functools
+import math
 
 import numpy as np
 import tensorflow as tf
@@ -12,6 +13,30 @@ from cola_msa.config import FrontendConfig
 
 # The level rule `rms` equals the authors' `l2` rule on a clip of this length.
 _REFERENCE_SAMPLES = 16000 * 30
+
+
+def level_scale(square_sum: float, num_samples: int, level: str = "rms") -> float:
+    """The factor of `normalize_level`, from a whole waveform's sum of squares.
+
+    Args:
+        square_sum: Sum of squared samples.
+        num_samples: Samples.
+        level: `rms` or `l2`.
+
+    Returns:
+        What each sample is multiplied by; 0 for digital silence.
+
+    Raises:
+        ValueError: If `level` is neither `rms` nor `l2`.
+    """
+    if level not in ("rms", "l2"):
+        raise ValueError(f"level must be 'rms' or 'l2', not {level!r}")
+    if square_sum <= 0:
+        return 0.0
+    scale = 1 / math.sqrt(square_sum)
+    if level == "l2":
+        return scale
+    return scale * math.sqrt(num_samples / _REFERENCE_SAMPLES)
 
 
 def normalize_level(
@@ -63,6 +88,33 @@ def _mel_matrix(config: FrontendConfig) -> np.ndarray:
         return matrix.numpy()
 
 
+def mel_magnitudes(
+    waveform: tf.Tensor, config: FrontendConfig = FrontendConfig()
+) -> tf.Tensor:
+    """Computes mel magnitudes; they grow with the waveform's level in proportion.
+
+    Args:
+        waveform: float32 [..., samples], mono, at config.sample_rate_hz.
+        config: FrontendConfig; window and hop in samples, band edges in Hz.
+
+    Returns:
+        float32 [..., frames, num_mels]; frames = 1 + (samples - window) // hop.
+
+    Source: COLA (Saeed et al. 2021), section 3; differs: none.
+    """
+    magnitude = tf.abs(
+        tf.signal.stft(
+            tf.convert_to_tensor(waveform, tf.float32),
+            frame_length=config.window_samples,
+            frame_step=config.hop_samples,
+            fft_length=config.fft_size,
+            window_fn=tf.signal.hann_window,
+            pad_end=False,
+        )
+    )
+    return tf.matmul(magnitude, tf.constant(_mel_matrix(config)))
+
+
 def log_mel(
     waveform: tf.Tensor, config: FrontendConfig = FrontendConfig()
 ) -> tf.Tensor:
@@ -88,17 +140,7 @@ def log_mel(
             f"waveform has {num_samples} samples, fewer than one STFT window of "
             f"{config.window_samples}; pad it first"
         )
-    magnitude = tf.abs(
-        tf.signal.stft(
-            waveform,
-            frame_length=config.window_samples,
-            frame_step=config.hop_samples,
-            fft_length=config.fft_size,
-            window_fn=tf.signal.hann_window,
-            pad_end=False,
-        )
-    )
-    mel = tf.matmul(magnitude, tf.constant(_mel_matrix(config)))
+    mel = mel_magnitudes(waveform, config)
     return tf.math.log(tf.clip_by_value(mel, config.log_floor, config.log_ceiling))
 
 

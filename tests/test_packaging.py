@@ -20,7 +20,14 @@ import soundfile
 from tests.test_commands import ROOT
 
 PACKAGES = ("cola_msa", "data_prep")
-EXTRAS = ("torch", "torchaudio", "openunmix", "tensorflow_io", "keras_cv")
+EXTRAS = (
+    "torch",
+    "torchaudio",
+    "openunmix",
+    "tensorflow_io",
+    "keras_cv",
+    "pyarrow",
+)
 SOURCES = sorted(path for name in PACKAGES for path in (ROOT / name).rglob("*.py"))
 DOCUMENTS = ("README.md", "BUILD.md")
 # Flags of other programs that the documents name.
@@ -92,7 +99,7 @@ def test_the_wheel_says_what_it_needs(wheel):
     text = archive.read(name).decode()
     assert "License-Expression: Apache-2.0" in text or "License: Apache-2.0" in text
     provided = set(re.findall(r"^Provides-Extra: (\S+)", text, re.MULTILINE))
-    assert provided == {"separation", "augment", "dev", "all"}
+    assert provided == {"separation", "augment", "embed", "dev", "all"}
     needed = re.findall(r"^Requires-Dist: ([\w-]+)[^;\n]*$", text, re.MULTILINE)
     assert not {name.replace("-", "_") for name in needed} & set(EXTRAS)
 

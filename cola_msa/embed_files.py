@@ -1,0 +1,391 @@
+"""Embeds many files: decoded in threads, batched across files, resumable.
+
+Threads hash and decode files ahead of the network, a few at a time, so that memory
+depends neither on their number nor on their length. What is finished is known by its
+content: a file that was moved, or lies there twice, is not embedded again.
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+import hashlib
+import os
+import pathlib
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tqdm
+
+from cola_msa import audio, interrupts
+from cola_msa.clip_windows import ClipWindows
+from cola_msa.embedder import BATCH_SIZE, Batcher, hop_to_frames
+from cola_msa.embedding_earlier import Earlier
+from cola_msa.embedding_output import (
+    Clip,
+    OutputError,
+    Table,
+    check_output,
+    failures_path,
+    write_failures,
+    write_table,
+)
+from cola_msa.embedding_store import FileRows, Store
+from cola_msa.loading import OpenedModel
+from cola_msa.window_reader import progress_bar
+
+GRANULARITIES = ("clip", "window")
+_HASH_BYTES = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What a run did.
+
+    Attributes:
+        num_files: Files of the input.
+        num_embedded: Of these, embedded now; as many contents.
+        num_earlier: Known by their content from before, or from another path.
+        failures: Reason by path.
+        num_rows: Rows of the output.
+        audio_seconds: Duration of what was embedded now.
+        wall_seconds: Time that it took.
+        previous: Where an output went that held further files; None if it held none.
+    """
+
+    num_files: int
+    num_embedded: int
+    num_earlier: int
+    failures: dict[str, str]
+    num_rows: int
+    audio_seconds: float
+    wall_seconds: float
+    previous: pathlib.Path | None = None
+
+
+@dataclasses.dataclass
+class _Prepared:
+    """A file after its thread: windows to embed, or what else became of it."""
+
+    path: str
+    sha256: str = ""
+    clip: ClipWindows | None = None
+    failure: str = ""
+    rows_left: int = 0
+    total: Any = 0.0
+    num_windows: int = 0
+    is_finite: bool = True
+
+
+def work_folder(output: pathlib.Path) -> pathlib.Path:
+    """Where an unfinished run keeps what it has: beside the output."""
+    return output.with_name(f"{output.name}.work")
+
+
+def describe(model: OpenedModel, per: str, hop_seconds: float | None) -> dict[str, Any]:
+    """What decides the output's values, in plain JSON types.
+
+    Raises:
+        ValueError: If `per` is unknown or the hop below one frame.
+    """
+    if per not in GRANULARITIES:
+        raise ValueError(f"per must be one of {', '.join(GRANULARITIES)}, not {per!r}")
+    frontend = model.frontend
+    frame_seconds = frontend.hop_samples / frontend.sample_rate_hz
+    return {
+        "model_hash": model.key,
+        "frontend": dataclasses.asdict(frontend),
+        "per": per,
+        "hop_seconds": round(hop_to_frames(hop_seconds, frontend) * frame_seconds, 6),
+        "embedding_dim": model.dim,
+    }
+
+
+class _Preparer:
+    """Hashes and decodes files; called by several threads."""
+
+    def __init__(self, model: OpenedModel, store: Store, known: dict[str, FileRows]):
+        self._model = model
+        self._folder = str(store.folder)
+        self._known = known
+        self._claimed = set(known)
+        self._lock = threading.Lock()
+        self.is_stopped = threading.Event()
+
+    def __call__(self, path: str) -> _Prepared:
+        found = _Prepared(path)
+        try:
+            found.sha256 = self._hash(path)
+            with self._lock:
+                is_new = found.sha256 not in self._claimed
+                self._claimed.add(found.sha256)
+            if is_new:
+                found.clip = self._decode(path)
+        except audio.AudioError as error:
+            found.failure = str(error)
+        except OSError as error:
+            found.failure = f"cannot be read: {error.strerror or error}"
+        except MemoryError:
+            found.failure = "there is too little memory to decode it"
+        except Exception as error:  # one file never ends a long run
+            found.failure = f"unexpected: {error!r}"
+        return found
+
+    def _hash(self, path: str) -> str:
+        if not os.path.isfile(path):  # to open a named pipe waits for its writer
+            raise audio.MissingError(
+                "not a regular file" if os.path.exists(path) else "it does not exist"
+            )
+        digest = hashlib.sha256()
+        with open(path, "rb") as file:
+            while block := file.read(_HASH_BYTES):
+                digest.update(block)
+                self._check()
+        return digest.hexdigest()
+
+    def _decode(self, path: str) -> ClipWindows:
+        clip = ClipWindows(self._model.frontend, self._folder)
+        try:
+            with audio.AudioReader(path) as reader:
+                rate_hz = self._model.frontend.sample_rate_hz
+                for block in audio.mono_blocks(
+                    reader.blocks(), reader.info.rate_hz, rate_hz
+                ):
+                    clip.add(block)
+                    self._check()
+            clip.finish()
+        except BaseException:
+            clip.close()
+            raise
+        return clip
+
+    def _check(self) -> None:
+        if self.is_stopped.is_set():
+            raise KeyboardInterrupt
+
+
+class _Run:
+    """One pass over the files that are not known yet."""
+
+    def __init__(
+        self,
+        model: OpenedModel,
+        store: Store,
+        per: str,
+        hop_frames: int,
+        batch_size: int,
+    ):
+        self._store = store
+        self._per = per
+        self._hop_frames = hop_frames
+        self._batcher = Batcher(model.embed, self._receive, batch_size)
+        self.failures: dict[str, str] = {}  # by path
+        self.failed_hashes: dict[str, str] = {}  # reason by SHA-256
+        self.hashes: dict[str, str] = {}  # by path
+        self.num_embedded = 0
+        self.audio_seconds = 0.0
+
+    def take(self, found: _Prepared) -> None:
+        """Passes a file's windows on, or notes what else became of it."""
+        if found.sha256:
+            self.hashes[found.path] = found.sha256
+        if found.failure:
+            self._fail(found, found.failure)
+        if found.clip is None:
+            return
+        with found.clip as clip:
+            found.num_windows = len(clip.starts(self._hop_frames))
+            found.rows_left = found.num_windows
+            for windows in clip.windows(self._hop_frames):
+                self._batcher.add(found, windows)
+                interrupts.check()
+
+    def flush(self) -> None:
+        """Embeds the last batch."""
+        self._batcher.flush()
+
+    def _fail(self, found: _Prepared, reason: str) -> None:
+        self.failures[found.path] = reason
+        self.failed_hashes[found.sha256] = reason
+
+    def _receive(self, found: _Prepared, embeddings: np.ndarray) -> None:
+        found.rows_left -= len(embeddings)
+        found.is_finite &= bool(np.isfinite(embeddings).all())
+        if self._per == "window":
+            self._store.append(embeddings)
+        else:
+            found.total = found.total + embeddings.sum(axis=0, dtype=np.float64)
+        if found.rows_left:
+            return
+        if not found.is_finite:
+            self._store.abandon()
+            self._fail(found, "the encoder's values for it are not finite")
+            return
+        if self._per == "clip":
+            self._store.append((found.total / found.num_windows)[np.newaxis])
+        assert found.clip is not None
+        self._store.finish(found.sha256, found.clip.seconds)
+        self.num_embedded += 1
+        self.audio_seconds += found.clip.seconds
+
+
+def _in_order(
+    prepare: _Preparer, paths: Sequence[str], num_workers: int
+) -> Iterator[_Prepared]:
+    """Prepares files in threads, at most two a thread ahead; gives them in order."""
+    pool = concurrent.futures.ThreadPoolExecutor(num_workers, "decode")
+    waiting: collections.deque[concurrent.futures.Future] = collections.deque()
+    remaining = iter(paths)
+    try:
+        while True:
+            for path in remaining:
+                waiting.append(pool.submit(prepare, path))
+                if len(waiting) >= 2 * num_workers:
+                    break
+            if not waiting:
+                return
+            yield waiting.popleft().result()
+    finally:
+        prepare.is_stopped.set()
+        pool.shutdown(wait=True, cancel_futures=True)
+        for future in waiting:
+            if not future.cancelled() and future.exception() is None:
+                if future.result().clip is not None:
+                    future.result().clip.close()
+
+
+def embed_files(
+    paths: Sequence[str],
+    output: str | os.PathLike,
+    model: OpenedModel,
+    per: str = "clip",
+    hop_seconds: float | None = None,
+    batch_size: int = BATCH_SIZE,
+    num_workers: int = 0,
+    is_quiet: bool = False,
+) -> Summary:
+    """Embeds files into one file of embeddings; goes on where an earlier call was.
+
+    Beside the output, `<stem>.failures.csv` lists what could not be embedded. A
+    stopped call leaves `<output>.work/`, and the same call goes on from there.
+
+    Args:
+        paths: Audio files.
+        output: .parquet, .npz or .h5.
+        model: From `cola_msa.loading.open_model`.
+        per: `clip` (one row a file, the mean over its windows) or `window`.
+        hop_seconds: From one window to the next, rounded to whole frames (10 ms);
+            None for windows that touch (0.98 s).
+        batch_size: Windows that pass through the network at once.
+        num_workers: Threads that decode; 0 for one a core.
+        is_quiet: Whether there is no progress bar.
+
+    Returns:
+        Summary.
+
+    Raises:
+        ValueError: If `per` or the hop makes no sense.
+        OutputError: If the output cannot be written, or holds something else.
+        StoreError: If the work folder cannot be used.
+    """
+    output = pathlib.Path(output)
+    check_output(output)
+    settings = describe(model, per, hop_seconds)
+    hop_frames = hop_to_frames(hop_seconds, model.frontend)
+    earlier = Earlier(output, settings) if output.exists() else None
+    begin = time.monotonic()
+    try:
+        with Store(work_folder(output), model.dim, settings) as store:
+            known = {**store.finished, **(earlier.finished if earlier else {})}
+            run = _Run(model, store, per, hop_frames, batch_size)
+            prepare = _Preparer(model, store, known)
+            workers = num_workers or len(os.sched_getaffinity(0))
+            with progress_bar(len(paths), "embedding", "file", not is_quiet) as bar:
+                for found in _in_order(prepare, paths, workers):
+                    interrupts.check()
+                    run.take(found)
+                    _show(bar, run.audio_seconds, time.monotonic() - begin)
+                run.flush()
+                _show(bar, run.audio_seconds, time.monotonic() - begin, 0)
+            summary = _write(paths, output, settings, model, store, earlier, run, begin)
+        store.remove()
+        return summary
+    finally:
+        if earlier:
+            earlier.close()
+
+
+def _show(bar: tqdm.tqdm, audio: float, wall: float, num_files: int = 1) -> None:
+    bar.set_postfix_str(f"{audio / wall:.0f} times real time", refresh=False)
+    bar.update(num_files)
+
+
+def _write(
+    paths: Sequence[str],
+    output: pathlib.Path,
+    settings: dict[str, Any],
+    model: OpenedModel,
+    store: Store,
+    earlier: Earlier | None,
+    run: _Run,
+    begin: float,
+) -> Summary:
+    clips = []
+    failures = dict(run.failures)
+    frontend = model.frontend
+    window_seconds = (
+        frontend.window_samples + (frontend.window_frames - 1) * frontend.hop_samples
+    ) / frontend.sample_rate_hz
+    for path in paths:
+        sha256 = run.hashes.get(path, "")
+        if path in failures:
+            continue
+        if sha256 in run.failed_hashes:  # the same content under another path
+            failures[path] = run.failed_hashes[sha256]
+            continue
+        is_earlier = earlier is not None and sha256 in earlier.finished
+        source: Any = earlier if is_earlier else store
+        rows: FileRows = source.finished[sha256]
+        if settings["per"] == "clip":
+            starts, seconds = np.zeros(1), np.full(1, rows.seconds)
+        else:
+            starts = np.round(np.arange(rows.num_rows) * settings["hop_seconds"], 6)
+            seconds = np.full(rows.num_rows, min(window_seconds, rows.seconds))
+
+        def read(first: int, count: int, source=source, rows=rows) -> np.ndarray:
+            return source.read(rows.first_row + first, count)
+
+        clips.append(Clip(text(path), sha256, starts, seconds, read))
+    metadata = {**settings, "model": model.description, "kind": model.kind}
+    table = Table(clips, model.dim, metadata)
+    current = {clip.path: clip.sha256 for clip in clips}
+    previous = None
+    if earlier is None or list(earlier.paths.items()) != list(current.items()):
+        if earlier is not None and set(earlier.paths) - set(current):
+            previous = output.with_name(f"{output.name}.previous")
+            previous.unlink(missing_ok=True)
+            os.link(output, previous)
+        if clips:
+            write_table(output, table)
+    in_order = {text(path): failures[path] for path in paths if path in failures}
+    write_failures(failures_path(output), in_order)
+    return Summary(
+        num_files=len(paths),
+        num_embedded=run.num_embedded,
+        num_earlier=len(clips) - run.num_embedded,
+        failures=in_order,
+        num_rows=table.num_rows,
+        audio_seconds=run.audio_seconds,
+        wall_seconds=time.monotonic() - begin,
+        previous=previous,
+    )
+
+
+def text(path: str) -> str:
+    """A path as UTF-8 can hold it: file names may have any bytes."""
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
+__all__ = ["OutputError", "Summary", "describe", "embed_files", "work_folder"]

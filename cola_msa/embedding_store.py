@@ -1,0 +1,182 @@
+"""Finished files of an embedding run, in a folder that survives `kill -9`.
+
+rows.f32      float32 rows, one file's after another's; only ever appended to
+files.jsonl   one line a finished file: its SHA-256, where its rows lie, their CRC
+settings.json what the rows were made with; another run's settings are refused
+
+A file counts only once its line is complete and its rows have that line's CRC, so
+that whatever a stop left half-written is made again.
+"""
+
+import dataclasses
+import fcntl
+import json
+import os
+import pathlib
+import shutil
+import zlib
+from typing import Any
+
+import numpy as np
+
+from cola_msa import storage
+
+
+class StoreError(ValueError):
+    """A work folder that cannot be used; the message says why and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FileRows:
+    """Where one file's embeddings lie.
+
+    Attributes:
+        sha256: Of the file's bytes.
+        first_row: Its first row.
+        num_rows: Its rows.
+        seconds: Its duration.
+    """
+
+    sha256: str
+    first_row: int
+    num_rows: int
+    seconds: float
+
+
+class Store:
+    """The folder; one process at a time. Use it as a context manager.
+
+    Attributes:
+        finished: FileRows by SHA-256.
+    """
+
+    def __init__(self, folder: pathlib.Path, dim: int, settings: dict[str, Any]):
+        """Opens the folder, or makes it.
+
+        Args:
+            folder: The folder.
+            dim: Values of a row.
+            settings: What decides the rows' values.
+
+        Raises:
+            StoreError: If another process works there, or it holds other settings.
+        """
+        self.folder = folder
+        self._dim = dim
+        self.finished: dict[str, FileRows] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = open(folder / ".lock", "w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.close()
+            raise StoreError(
+                f"{folder}: another process writes there; wait for it, or name another "
+                "--output"
+            ) from error
+        try:
+            self._check_settings(settings)
+            self._rows = open(folder / "rows.f32", "a+b")
+            self._lines = open(folder / "files.jsonl", "a+b")
+            self._load()
+        except BaseException:
+            self._lock.close()
+            raise
+        self._pending = (self._num_rows, 0)  # first row and CRC of the file underway
+
+    def _check_settings(self, settings: dict[str, Any]) -> None:
+        path = self.folder / "settings.json"
+        if not path.exists():
+            storage.write_json(path, settings)
+            return
+        try:
+            found = json.loads(path.read_text())
+        except ValueError as error:
+            raise StoreError(f"{path}: damaged; delete {self.folder}") from error
+        names = [n for n in settings if found.get(n) != settings[n]]
+        if names:
+            raise StoreError(
+                f"{self.folder} holds an unfinished run with another "
+                f"{', '.join(names)}; name another --output, or delete that folder"
+            )
+
+    def _load(self) -> None:
+        self._lines.seek(0)
+        row_bytes = self._dim * 4
+        size = os.fstat(self._rows.fileno()).st_size
+        end, kept = 0, 0
+        for line in self._lines:
+            try:
+                entry = json.loads(line)
+                rows = FileRows(**{k: v for k, v in entry.items() if k != "crc32"})
+                crc32 = entry["crc32"]
+            except (ValueError, TypeError, KeyError):
+                break
+            stop = (rows.first_row + rows.num_rows) * row_bytes
+            is_whole = line.endswith(b"\n") and stop <= size
+            if not is_whole or self._crc32(rows) != crc32:
+                break
+            end, kept = stop, kept + len(line)
+            self.finished[rows.sha256] = rows
+        # What follows the last whole file was being written when a run was stopped.
+        self._lines.truncate(kept)
+        self._rows.truncate(end)
+        self._num_rows = end // row_bytes
+
+    def _crc32(self, rows: FileRows) -> int:
+        checksum = 0
+        for first in range(0, rows.num_rows, 1024):
+            count = min(1024, rows.num_rows - first)
+            part = self.read(rows.first_row + first, count)
+            checksum = zlib.crc32(part.tobytes(), checksum)
+        return checksum
+
+    def append(self, embeddings: np.ndarray) -> None:
+        """Appends rows of the file that is underway, float32 [k, dim]."""
+        content = np.ascontiguousarray(embeddings, "<f4").tobytes()
+        self._rows.write(content)
+        self._num_rows += len(embeddings)
+        first, checksum = self._pending
+        self._pending = (first, zlib.crc32(content, checksum))
+
+    def finish(self, sha256: str, seconds: float) -> None:
+        """Ends the file that is underway: all rows since the last end are its own."""
+        first, checksum = self._pending
+        rows = FileRows(sha256, first, self._num_rows - first, seconds)
+        # The rows first: a line stands for rows that are there.
+        self._rows.flush()
+        line = {**dataclasses.asdict(rows), "crc32": checksum}
+        self._lines.write(json.dumps(line).encode() + b"\n")
+        self._lines.flush()
+        self.finished[sha256] = rows
+        self._pending = (self._num_rows, 0)
+
+    def abandon(self) -> None:
+        """Leaves the file underway out; its rows stay where they are, unnamed."""
+        self._pending = (self._num_rows, 0)
+
+    def read(self, first_row: int, num_rows: int) -> np.ndarray:
+        """Reads rows of finished files, float32 [num_rows, dim]."""
+        size = num_rows * self._dim * 4
+        content = os.pread(self._rows.fileno(), size, first_row * self._dim * 4)
+        if len(content) != size:
+            raise StoreError(f"{self.folder / 'rows.f32'}: ends too early; delete it")
+        return np.frombuffer(content, "<f4").reshape(num_rows, self._dim)
+
+    def close(self) -> None:
+        """Writes what is buffered and lets other processes in."""
+        self._rows.close()
+        self._lines.close()
+        self._lock.close()
+
+    def __enter__(self) -> "Store":
+        """Returns itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes the folder."""
+        self.close()
+
+    def remove(self) -> None:
+        """Deletes the folder, once its rows lie elsewhere."""
+        shutil.rmtree(self.folder)
