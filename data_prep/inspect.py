@@ -1,0 +1,71 @@
+"""Draws prepared data: python -m data_prep.inspect --data_dir=... --output=PNG.
+
+With --clip=ID mixture and stems of one clip as log-mels, with the segments marked in
+which each source is active; without it the share of active segments a source, as in the
+paper's figure 2. Exit codes: 0 done, 1 no such clip or no stems, 2 wrong usage or no
+prepared data.
+"""
+
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from absl import app, flags
+
+_FAILED, _USAGE = 1, 2
+
+flags.disclaim_key_flags()
+
+
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines the command's flags."""
+    add: dict[str, Any] = {"flag_values": values}
+    flags.DEFINE_string("data_dir", None, "Prepared data.", **add)
+    flags.DEFINE_string("output", None, "The PNG file to write.", **add)
+    flags.DEFINE_string(
+        "clip", None, "Draw this clip; without it, the set's active shares.", **add
+    )
+    flags.mark_flags_as_required(["data_dir", "output"], flag_values=values)
+
+
+def execute(values: Any) -> int:
+    """Draws what the parsed flags name; returns the exit code."""
+    # Here, not above: TensorFlow takes seconds, and --help need not wait for it.
+    from data_prep import pictures, verification
+
+    data_dir = pathlib.Path(values.data_dir)
+    try:
+        manifest = verification.read_manifest(data_dir)
+        if values.clip:
+            clip = pictures.read_clip(data_dir, manifest, values.clip)
+            pictures.draw_clip(values.output, clip, manifest)
+        else:
+            pictures.draw_shares(values.output, manifest)
+    except verification.VerificationError as error:
+        return _complain(str(error), _USAGE)
+    except pictures.PictureError as error:
+        return _complain(str(error), _FAILED)
+    except OSError as error:
+        return _complain(f"{error}; run data_prep.verify", _FAILED)
+    print(values.output)
+    return 0
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"data_prep.inspect: {message}", file=sys.stderr)
+    return code
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command."""
+    if len(arguments) > 1:
+        return _complain(f"unknown argument {arguments[1]!r}", _USAGE)
+    return execute(flags.FLAGS)
+
+
+if __name__ == "__main__":
+    define_flags()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    app.run(main)
