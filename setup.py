@@ -9,7 +9,9 @@ _ROOT = pathlib.Path(__file__).parent
 SEPARATION = ["openunmix>=1.3.0", "torch>=2.13.0", "torchaudio>=2.11.0"]
 AUGMENT = ["tensorflow-io>=0.37.1", "keras-cv>=0.9.0"]
 EMBED = ["pyarrow>=16"]
+SEARCH = ["faiss-cpu>=1.9"]
 DEV = [
+    "selenium>=4.20",
     "pytest>=8",
     "pytest-timeout",
     "pytest-xdist>=3.6",
@@ -30,7 +32,10 @@ setup(
     packages=find_packages(
         include=["cola_msa", "cola_msa.*", "data_prep", "data_prep.*"]
     ),
-    package_data={"cola_msa": ["py.typed"], "data_prep": ["py.typed"]},
+    package_data={
+        "cola_msa": ["py.typed", "map_page/*"],
+        "data_prep": ["py.typed"],
+    },
     install_requires=[
         "tensorflow>=2.21,<2.22",
         "keras>=3.15,<4",
@@ -48,8 +53,10 @@ setup(
         "separation": SEPARATION,
         "augment": AUGMENT,
         "embed": EMBED,
+        "search": SEARCH,
+        "umap": ["umap-learn>=0.5.7"],  # not in `all`: its Numba bounds NumPy
         "dev": DEV,
-        "all": SEPARATION + AUGMENT + EMBED,
+        "all": SEPARATION + AUGMENT + EMBED + SEARCH,
     },
     classifiers=[
         "Operating System :: POSIX :: Linux",

@@ -27,6 +27,8 @@ EXTRAS = (
     "tensorflow_io",
     "keras_cv",
     "pyarrow",
+    "faiss",
+    "umap",
 )
 SOURCES = sorted(path for name in PACKAGES for path in (ROOT / name).rglob("*.py"))
 DOCUMENTS = ("README.md", "BUILD.md")
@@ -88,7 +90,9 @@ def test_the_wheel_holds_the_packages_and_nothing_else(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     modules = {name for name in names if ".dist-info/" not in name}
     expected = {name_of(path) for path in SOURCES}
-    assert modules == expected | {f"{name}/py.typed" for name in PACKAGES}
+    expected |= {f"{name}/py.typed" for name in PACKAGES}
+    page = ROOT / "cola_msa" / "map_page"
+    assert modules == expected | {name_of(path) for path in page.iterdir()}
     assert "data_prep/demo/__main__.py" in modules
     assert any(name.endswith("LICENSE") for name in names)
 
@@ -99,7 +103,8 @@ def test_the_wheel_says_what_it_needs(wheel):
     text = archive.read(name).decode()
     assert "License-Expression: Apache-2.0" in text or "License: Apache-2.0" in text
     provided = set(re.findall(r"^Provides-Extra: (\S+)", text, re.MULTILINE))
-    assert provided == {"separation", "augment", "embed", "dev", "all"}
+    extras = {"separation", "augment", "embed", "search", "umap", "dev", "all"}
+    assert provided == extras
     needed = re.findall(r"^Requires-Dist: ([\w-]+)[^;\n]*$", text, re.MULTILINE)
     assert not {name.replace("-", "_") for name in needed} & set(EXTRAS)
 

@@ -1,0 +1,788 @@
+"use strict";
+(() => {
+  const $ = (id) => document.getElementById(id);
+  const data = JSON.parse($("data").textContent);
+  const count = data.names.length;
+  const NUM_COLOURS = 11;
+  const SHAPES = 4;
+  const MIN_ZOOM = 0.5, MAX_ZOOM = 400;
+
+  const stage = $("stage"), points = $("points"), marks = $("marks");
+  const pointsContext = points.getContext("2d");
+  const marksContext = marks.getContext("2d");
+
+  // Positions, 0 to 1 in both directions.
+  const xs = Float64Array.from(data.x, (v) => v / 65535);
+  const ys = Float64Array.from(data.y, (v) => v / 65535);
+
+  const state = {
+    scheme: 0,
+    hiddenGroups: new Set(),
+    selected: -1, // the track whose panel is open
+    current: -1, // the track that the keyboard is on
+    hovered: -1,
+    matches: null, // Uint8Array, or null without a search
+    scale: 1, offsetX: 0, offsetY: 0, // screen = position * scale * stretch + offset
+    stretchX: 1, stretchY: 1,
+    home: 1,
+  };
+  let width = 1, height = 1, ratio = 1;
+
+  /* Colours and shapes ------------------------------------------------------- */
+
+  let colours = [], other = "", ink = "", edge = "", accent = "", soft = "";
+  const sprites = new Map();
+
+  function readColours() {
+    const style = getComputedStyle(document.documentElement);
+    const value = (name) => style.getPropertyValue(name).trim();
+    colours = Array.from({ length: NUM_COLOURS }, (_, n) => value(`--c${n}`));
+    other = value("--other");
+    ink = value("--ink");
+    edge = value("--edge");
+    accent = value("--accent");
+    soft = value("--soft");
+    sprites.clear();
+  }
+  const colourOf = (group) => (group < colours.length ? colours[group] : other);
+  const shapeOf = (group) => (group < colours.length ? group % SHAPES : 0);
+
+  function tracePath(context, shape, x, y, r) {
+    context.beginPath();
+    if (shape === 0) {
+      context.arc(x, y, r, 0, 2 * Math.PI);
+    } else if (shape === 1) {
+      context.rect(x - 0.88 * r, y - 0.88 * r, 1.76 * r, 1.76 * r);
+    } else if (shape === 2) {
+      context.moveTo(x, y - 1.15 * r);
+      context.lineTo(x + 1.1 * r, y + 0.8 * r);
+      context.lineTo(x - 1.1 * r, y + 0.8 * r);
+      context.closePath();
+    } else {
+      context.moveTo(x, y - 1.25 * r);
+      context.lineTo(x + 1.25 * r, y);
+      context.lineTo(x, y + 1.25 * r);
+      context.lineTo(x - 1.25 * r, y);
+      context.closePath();
+    }
+  }
+
+  function spriteOf(group, radius) {
+    const index = Math.min(group, colours.length);
+    const key = `${index}/${radius}`;
+    let sprite = sprites.get(key);
+    if (!sprite) {
+      const half = Math.ceil(1.3 * radius * ratio) + 2;
+      sprite = document.createElement("canvas");
+      sprite.width = sprite.height = 2 * half;
+      const context = sprite.getContext("2d");
+      tracePath(context, shapeOf(index), half, half, radius * ratio);
+      context.fillStyle = colourOf(index);
+      context.fill();
+      context.lineWidth = Math.max(1, 0.7 * ratio);
+      context.strokeStyle = edge;
+      context.stroke();
+      sprites.set(key, sprite);
+    }
+    return sprite;
+  }
+
+  function markFor(group) {
+    const size = 14;
+    const canvas = document.createElement("canvas");
+    canvas.className = "mark";
+    canvas.width = canvas.height = size * ratio;
+    canvas.style.position = "static";
+    canvas.style.width = canvas.style.height = `${size}px`;
+    canvas.setAttribute("aria-hidden", "true");
+    const context = canvas.getContext("2d");
+    context.scale(ratio, ratio);
+    tracePath(context, shapeOf(group), size / 2, size / 2 + (shapeOf(group) === 2 ? 1 : 0), 4.6);
+    context.fillStyle = colourOf(group);
+    context.fill();
+    return canvas;
+  }
+
+  /* What is shown ------------------------------------------------------------ */
+
+  const scheme = () => data.schemes[state.scheme];
+  const groupOf = (track) => scheme().of[track];
+  const isShown = (track) => !state.hiddenGroups.has(groupOf(track));
+  const isMatch = (track) => !state.matches || state.matches[track] === 1;
+
+  const scaleX = () => state.scale * state.stretchX;
+  const scaleY = () => state.scale * state.stretchY;
+  const screenX = (track) => xs[track] * scaleX() + state.offsetX;
+  const screenY = (track) => ys[track] * scaleY() + state.offsetY;
+
+  function pointRadius() {
+    const base = count <= 300 ? 6 : count <= 2000 ? 4.5 : 3;
+    const grown = base * Math.pow(state.scale / state.home, 0.25);
+    return Math.round(2 * Math.min(9, Math.max(2, grown))) / 2;
+  }
+
+  /* A grid, so that a pointer asks a few points instead of all ---------------- */
+
+  const side = Math.max(1, Math.ceil(Math.sqrt(count / 3)));
+  const cells = Array.from({ length: side * side }, () => []);
+  const cellOf = (v) => Math.min(side - 1, Math.max(0, Math.floor(v * side)));
+  for (let n = 0; n < count; n++) cells[cellOf(ys[n]) * side + cellOf(xs[n])].push(n);
+
+  function nearestTo(x, y, reach) {
+    const byX = scaleX(), byY = scaleY();
+    const dataX = (x - state.offsetX) / byX, dataY = (y - state.offsetY) / byY;
+    const spanX = reach / byX, spanY = reach / byY;
+    let best = -1, bestDistance = reach * reach;
+    for (let row = cellOf(dataY - spanY); row <= cellOf(dataY + spanY); row++) {
+      for (let column = cellOf(dataX - spanX); column <= cellOf(dataX + spanX); column++) {
+        for (const n of cells[row * side + column]) {
+          if (!isShown(n) || !isMatch(n)) continue;
+          const distance = ((xs[n] - dataX) * byX) ** 2 + ((ys[n] - dataY) * byY) ** 2;
+          if (distance <= bestDistance) { best = n; bestDistance = distance; }
+        }
+      }
+    }
+    return best;
+  }
+
+  function nextInDirection(track, dx, dy) {
+    let best = -1, bestCost = Infinity;
+    for (let n = 0; n < count; n++) {
+      if (n === track || !isShown(n) || !isMatch(n)) continue;
+      const x = (xs[n] - xs[track]) * state.stretchX, y = (ys[n] - ys[track]) * state.stretchY;
+      const along = x * dx + y * dy;
+      const across = Math.abs(x * dy) + Math.abs(y * dx);
+      if (along <= 0 || across > 1.5 * along) continue;
+      const cost = along + 2 * across;
+      if (cost < bestCost) { best = n; bestCost = cost; }
+    }
+    return best;
+  }
+
+  /* Drawing ------------------------------------------------------------------- */
+
+  let pointsDue = false, viewDue = false, frameAsked = false, settle = 0;
+  const timings = { draws: 0, milliseconds: 0 };
+  // The view that the points were drawn for, when, and how long that took.
+  const drawn = { scale: 1, offsetX: 0, offsetY: 0, time: 0, cost: 0 };
+  const CHEAP = 6, STALE = 400, SETTLED = 120; // milliseconds
+
+  /** Asks for a frame: what = "points" (all), "view" (moved or zoomed) or "marks". */
+  function draw(what = "points") {
+    pointsDue = pointsDue || what === "points";
+    viewDue = viewDue || what === "view";
+    if (frameAsked) return;
+    frameAsked = true;
+    requestAnimationFrame(drawFrame);
+  }
+
+  function drawFrame() {
+    frameAsked = false;
+    const isStale = performance.now() - drawn.time > STALE;
+    if (pointsDue || (viewDue && (drawn.cost < CHEAP || isStale))) {
+      drawPoints();
+    } else if (viewDue) {
+      // Many points: the picture is moved at once, and drawn anew soon after.
+      const zoom = state.scale / drawn.scale;
+      const x = state.offsetX - zoom * drawn.offsetX, y = state.offsetY - zoom * drawn.offsetY;
+      points.style.transform = `matrix(${zoom}, 0, 0, ${zoom}, ${x}, ${y})`;
+      clearTimeout(settle);
+      settle = setTimeout(() => draw(), SETTLED);
+    }
+    drawMarks();
+    pointsDue = viewDue = false;
+  }
+
+  function drawPoints() {
+    const started = performance.now();
+    const context = pointsContext;
+    context.setTransform(1, 0, 0, 1, 0, 0);
+    context.clearRect(0, 0, points.width, points.height);
+    const radius = pointRadius();
+    const of = scheme().of;
+    const used = scheme().groups.map((_, group) =>
+      state.hiddenGroups.has(group) ? null : spriteOf(group, radius));
+    const margin = 12, byX = scaleX(), byY = scaleY();
+    // What a search does not find is drawn first, and faintly.
+    for (const pass of state.matches ? [0, 1] : [1]) {
+      context.globalAlpha = pass ? 0.92 : 0.13;
+      for (let n = 0; n < count; n++) {
+        const sprite = used[of[n]];
+        if (!sprite || (state.matches && state.matches[n] !== pass)) continue;
+        const x = xs[n] * byX + state.offsetX, y = ys[n] * byY + state.offsetY;
+        if (x < -margin || y < -margin || x > width + margin || y > height + margin) continue;
+        const half = sprite.width / 2;
+        context.drawImage(sprite, Math.round(x * ratio - half), Math.round(y * ratio - half));
+      }
+    }
+    context.globalAlpha = 1;
+    points.style.transform = "";
+    clearTimeout(settle);
+    drawn.time = performance.now();
+    drawn.cost = drawn.time - started;
+    drawn.scale = state.scale;
+    drawn.offsetX = state.offsetX;
+    drawn.offsetY = state.offsetY;
+    timings.draws += 1;
+    timings.milliseconds += drawn.cost;
+  }
+
+  function ring(track, radius, colour, lineWidth) {
+    marksContext.beginPath();
+    marksContext.arc(screenX(track), screenY(track), radius, 0, 2 * Math.PI);
+    marksContext.lineWidth = lineWidth;
+    marksContext.strokeStyle = colour;
+    marksContext.stroke();
+  }
+
+  function drawBig(track, factor) {
+    const sprite = spriteOf(groupOf(track), Math.round(2 * pointRadius() * factor) / 2);
+    const size = sprite.width / ratio;
+    marksContext.drawImage(sprite, screenX(track) - size / 2, screenY(track) - size / 2, size, size);
+  }
+
+  function drawMarks() {
+    const context = marksContext;
+    context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    context.clearRect(0, 0, width, height);
+    const radius = pointRadius();
+    if (state.selected >= 0) {
+      context.lineWidth = 1.5;
+      context.strokeStyle = ink;
+      context.globalAlpha = 0.55;
+      const shown = neighboursOf(state.selected).filter((found) => isShown(found.track));
+      for (const found of shown) {
+        context.beginPath();
+        context.moveTo(screenX(state.selected), screenY(state.selected));
+        context.lineTo(screenX(found.track), screenY(found.track));
+        context.stroke();
+      }
+      context.globalAlpha = 1;
+      for (const found of shown) {
+        drawBig(found.track, 1.15);
+        ring(found.track, 1.15 * radius + 3, ink, 1.5);
+      }
+      drawBig(state.selected, 1.5);
+      ring(state.selected, 1.5 * radius + 4, accent, 3);
+    }
+    if (state.current >= 0 && state.current !== state.selected && document.activeElement === marks) {
+      drawBig(state.current, 1.4);
+      ring(state.current, 1.4 * radius + 4, ink, 2);
+    }
+    if (state.hovered >= 0) {
+      drawBig(state.hovered, 1.4);
+      ring(state.hovered, 1.4 * radius + 3, ink, 2);
+    }
+  }
+
+  /* View ---------------------------------------------------------------------- */
+
+  function fit() {
+    const padding = Math.min(44, 0.08 * Math.min(width, height));
+    state.home = Math.max(1, Math.min(width, height) - 2 * padding);
+    state.scale = state.home;
+    // Fills a wide or a tall window, without drawing distances out too much.
+    state.stretchX = Math.min(1.5, Math.max(1, (width - 2 * padding) / state.home));
+    state.stretchY = Math.min(1.5, Math.max(1, (height - 2 * padding) / state.home));
+    state.offsetX = (width - scaleX()) / 2;
+    state.offsetY = (height - scaleY()) / 2;
+    draw();
+  }
+
+  function resize() {
+    const wasHome = Math.abs(state.scale - state.home) < 1e-9;
+    const centreX = (width / 2 - state.offsetX) / scaleX();
+    const centreY = (height / 2 - state.offsetY) / scaleY();
+    const zoom = state.scale / state.home;
+    width = Math.max(1, stage.clientWidth);
+    height = Math.max(1, stage.clientHeight);
+    ratio = Math.min(3, window.devicePixelRatio || 1);
+    for (const canvas of [points, marks]) {
+      canvas.width = Math.round(width * ratio);
+      canvas.height = Math.round(height * ratio);
+    }
+    sprites.clear();
+    fit();
+    if (!wasHome) {
+      state.scale = state.home * zoom;
+      state.offsetX = width / 2 - centreX * scaleX();
+      state.offsetY = height / 2 - centreY * scaleY();
+    }
+    draw();
+  }
+
+  function zoomAt(x, y, factor) {
+    const wanted = Math.min(MAX_ZOOM * state.home, Math.max(MIN_ZOOM * state.home, state.scale * factor));
+    const real = wanted / state.scale;
+    state.offsetX = x - (x - state.offsetX) * real;
+    state.offsetY = y - (y - state.offsetY) * real;
+    state.scale = wanted;
+    hideTip();
+    draw("view");
+  }
+
+  function bringIntoView(track) {
+    const margin = 0.1 * Math.min(width, height);
+    const x = screenX(track), y = screenY(track);
+    if (x < margin || x > width - margin) state.offsetX += width / 2 - x;
+    if (y < margin || y > height - margin) state.offsetY += height / 2 - y;
+    draw("view");
+  }
+
+  /* Tooltip ------------------------------------------------------------------- */
+
+  const tip = $("tip");
+
+  function showTip(track) {
+    tip.textContent = data.names[track];
+    const small = document.createElement("small");
+    small.textContent = scheme().groups[groupOf(track)];
+    tip.append(small);
+    tip.hidden = false;
+    const box = tip.getBoundingClientRect();
+    const x = screenX(track), y = screenY(track);
+    const left = Math.min(width - box.width - 6, Math.max(6, x - box.width / 2));
+    const top = y - box.height - 14 < 6 ? y + 14 : y - box.height - 14;
+    tip.style.transform = `translate(${Math.round(left)}px, ${Math.round(top)}px)`;
+  }
+
+  function hideTip() {
+    tip.hidden = true;
+    if (state.hovered >= 0) {
+      state.hovered = -1;
+      marks.classList.remove("over");
+      draw("marks");
+    }
+  }
+
+  function hover(track) {
+    if (track === state.hovered) return;
+    state.hovered = track;
+    marks.classList.toggle("over", track >= 0);
+    if (track >= 0) showTip(track); else tip.hidden = true;
+    draw("marks");
+  }
+
+  /* A track's panel ------------------------------------------------------------ */
+
+  const audio = $("audio"), problem = $("problem");
+
+  function neighboursOf(track) {
+    const k = data.num_neighbours;
+    return Array.from({ length: k }, (_, n) => ({
+      track: data.neighbours[track * k + n],
+      score: data.scores[track * k + n],
+    }));
+  }
+
+  function say(text) { $("said").textContent = text; }
+
+  function openFailed() {
+    if (!audio.getAttribute("src")) return;
+    const suffix = /\.(\w+)$/.exec(data.paths[state.selected] || "");
+    problem.textContent = "This browser cannot play the file: it is not where the map expects it, or "
+      + `the format${suffix ? ` ${suffix[1].toUpperCase()}` : ""} is not one of the browser's. `
+      + "The link opens it in another program.";
+    problem.hidden = false;
+  }
+
+  function play() {
+    const started = audio.play();
+    // Not allowed without a click: the controls are there to start it.
+    if (started) started.catch((error) => { if (error.name === "NotSupportedError") openFailed(); });
+  }
+
+  function select(track, options = {}) {
+    state.selected = state.current = track;
+    $("hint").hidden = true;
+    const wasHidden = $("panel").hidden;
+    $("panel").hidden = false;
+    $("track").textContent = data.names[track];
+    $("path").textContent = data.paths[track];
+    $("tags").replaceChildren(...data.schemes.map((found, number) => {
+      const item = document.createElement("li");
+      if (number === state.scheme) item.append(markFor(found.of[track]));
+      item.append(found.groups[found.of[track]]);
+      item.title = found.name;
+      return item;
+    }));
+    problem.hidden = true;
+    const href = data.hrefs[track];
+    audio.hidden = $("open").hidden = !href;
+    audio.pause();
+    if (href) {
+      audio.src = href;
+      $("link").href = href;
+      if (options.play !== false) play();
+    } else {
+      audio.removeAttribute("src");
+      problem.textContent = "The embeddings do not say where this file lies.";
+      problem.hidden = false;
+    }
+    $("near").replaceChildren(...neighboursOf(track).map((found) => {
+      const item = document.createElement("li"), button = document.createElement("button");
+      const name = document.createElement("span"), score = document.createElement("span");
+      name.className = "name";
+      name.textContent = data.names[found.track];
+      score.className = "score";
+      score.textContent = found.score.toFixed(4);
+      button.type = "button";
+      button.title = data.paths[found.track];
+      button.dataset.track = found.track;
+      button.append(markFor(groupOf(found.track)), name, score);
+      button.addEventListener("click", () => { select(found.track, { focus: true }); });
+      button.addEventListener("pointerenter", () => hover(found.track));
+      button.addEventListener("pointerleave", hideTip);
+      button.addEventListener("focus", () => { if (button.matches(":focus-visible")) hover(found.track); });
+      button.addEventListener("blur", hideTip);
+      item.append(button);
+      return item;
+    }));
+    $("near-title").hidden = data.num_neighbours === 0;
+    if (wasHidden) resize();
+    $("panel").scrollTop = 0;
+    bringIntoView(track);
+    if (options.focus) $("track").focus({ preventScroll: true });
+    say(`${data.names[track]}, ${scheme().groups[groupOf(track)]}. ${data.num_neighbours} nearest tracks listed.`);
+  }
+
+  function closePanel() {
+    if ($("panel").hidden) return;
+    audio.pause();
+    audio.removeAttribute("src");
+    state.current = state.selected;
+    state.selected = -1;
+    $("panel").hidden = true;
+    hideTip();
+    resize();
+    marks.focus({ preventScroll: true });
+  }
+
+  /* Legend --------------------------------------------------------------------- */
+
+  function buildLegend() {
+    const found = scheme();
+    const counts = new Array(found.groups.length).fill(0);
+    for (const group of found.of) counts[group] += 1;
+    $("legend-title").textContent = found.name;
+    $("groups").replaceChildren(...found.groups.map((name, group) => {
+      const item = document.createElement("li"), button = document.createElement("button");
+      const label = document.createElement("span"), number = document.createElement("span");
+      label.className = "name";
+      label.textContent = name;
+      number.className = "count";
+      number.textContent = counts[group].toLocaleString("en");
+      button.type = "button";
+      button.title = "Hide or show; with Shift or a double click: this one alone";
+      button.setAttribute("aria-pressed", String(!state.hiddenGroups.has(group)));
+      button.append(markFor(group), label, number);
+      button.addEventListener("click", (event) => {
+        if (event.shiftKey || event.detail === 2) {
+          state.hiddenGroups = new Set(found.groups.keys());
+          state.hiddenGroups.delete(group);
+        } else if (!state.hiddenGroups.delete(group)) {
+          state.hiddenGroups.add(group);
+        }
+        updateLegend();
+      });
+      item.append(button);
+      return item;
+    }));
+    updateLegend();
+  }
+
+  function updateLegend() {
+    [...$("groups").querySelectorAll("button")].forEach((button, group) =>
+      button.setAttribute("aria-pressed", String(!state.hiddenGroups.has(group))));
+    $("show-all").hidden = state.hiddenGroups.size === 0;
+    hideTip();
+    draw();
+  }
+
+  /* Search --------------------------------------------------------------------- */
+
+  const search = $("search"), foundList = $("found");
+  const MOST_SHOWN = 50;
+  const fold = (text) => text.normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase();
+  const texts = data.names.map((name, n) =>
+    fold(`${name} ${data.paths[n]} ${data.schemes.map((s) => s.groups[s.of[n]]).join(" ")}`));
+  let listed = [], active = -1;
+
+  function runSearch() {
+    const words = fold(search.value).split(/\s+/).filter(Boolean);
+    active = -1;
+    if (!words.length) {
+      state.matches = null;
+      listed = [];
+      closeList();
+      draw();
+      return;
+    }
+    state.matches = new Uint8Array(count);
+    const all = [];
+    for (let n = 0; n < count; n++) {
+      if (words.every((word) => texts[n].includes(word))) { state.matches[n] = 1; all.push(n); }
+    }
+    listed = all.slice(0, MOST_SHOWN);
+    const items = listed.map((track, n) => {
+      const item = document.createElement("li"), small = document.createElement("small");
+      item.id = `found-${n}`;
+      item.setAttribute("role", "option");
+      item.setAttribute("aria-selected", "false");
+      item.dataset.track = track;
+      small.textContent = data.paths[track];
+      item.append(data.names[track], small);
+      return item;
+    });
+    if (all.length !== listed.length || !all.length) {
+      const note = document.createElement("li");
+      note.className = "note";
+      note.textContent = all.length ? `and ${(all.length - listed.length).toLocaleString("en")} more` : "No track found";
+      items.push(note);
+    }
+    foundList.replaceChildren(...items);
+    foundList.hidden = false;
+    search.setAttribute("aria-expanded", "true");
+    search.removeAttribute("aria-activedescendant");
+    say(all.length === 1 ? "1 track found" : `${all.length} tracks found`);
+    draw();
+  }
+
+  function closeList() {
+    foundList.hidden = true;
+    search.setAttribute("aria-expanded", "false");
+    search.removeAttribute("aria-activedescendant");
+  }
+
+  function activate(number) {
+    active = Math.max(0, Math.min(listed.length - 1, number));
+    [...foundList.querySelectorAll("[role=option]")].forEach((item, n) => {
+      item.setAttribute("aria-selected", String(n === active));
+      if (n === active) item.scrollIntoView({ block: "nearest" });
+    });
+    search.setAttribute("aria-activedescendant", `found-${active}`);
+  }
+
+  function choose(track) {
+    closeList();
+    if (!isShown(track)) { state.hiddenGroups.delete(groupOf(track)); updateLegend(); }
+    select(track);
+  }
+
+  search.addEventListener("input", runSearch);
+  search.addEventListener("focus", () => { if (search.value && listed.length) runSearch(); });
+  search.addEventListener("blur", () => setTimeout(closeList, 150));
+  search.addEventListener("keydown", (event) => {
+    if (event.key === "ArrowDown" || event.key === "ArrowUp") {
+      if (foundList.hidden) runSearch();
+      if (listed.length) activate(active + (event.key === "ArrowDown" ? 1 : -1));
+      event.preventDefault();
+    } else if (event.key === "Enter" && listed.length) {
+      choose(listed[Math.max(0, active)]);
+      event.preventDefault();
+    } else if (event.key === "Escape") {
+      if (search.value) { search.value = ""; runSearch(); event.stopPropagation(); }
+      else marks.focus();
+    }
+  });
+  foundList.addEventListener("pointerdown", (event) => {
+    const item = event.target.closest("[role=option]");
+    event.preventDefault();
+    if (item) choose(Number(item.dataset.track));
+  });
+
+  /* Pointers -------------------------------------------------------------------- */
+
+  const pointers = new Map();
+  let moved = 0, pinched = false, lastTap = { time: 0, x: 0, y: 0 };
+  const place = (event) => {
+    const box = marks.getBoundingClientRect();
+    return { x: event.clientX - box.left, y: event.clientY - box.top };
+  };
+  const reachOf = (event) => (event.pointerType === "touch" ? 22 : Math.max(9, pointRadius() + 4));
+
+  marks.addEventListener("pointerdown", (event) => {
+    if (event.button !== 0) return;
+    $("hint").hidden = true;
+    marks.setPointerCapture(event.pointerId);
+    pointers.set(event.pointerId, place(event));
+    if (pointers.size === 1) { moved = 0; pinched = false; } else { pinched = true; }
+  });
+  marks.addEventListener("pointermove", (event) => {
+    const now = place(event), before = pointers.get(event.pointerId);
+    if (!before) {
+      if (event.pointerType !== "touch") hover(nearestTo(now.x, now.y, reachOf(event)));
+      return;
+    }
+    if (pointers.size === 1) {
+      moved += Math.hypot(now.x - before.x, now.y - before.y);
+      if (moved > 4) {
+        marks.classList.add("moving");
+        state.offsetX += now.x - before.x;
+        state.offsetY += now.y - before.y;
+        hideTip();
+        draw("view");
+      }
+    } else if (pointers.size === 2) {
+      const [other] = [...pointers].filter(([id]) => id !== event.pointerId).map(([, p]) => p);
+      const was = Math.hypot(before.x - other.x, before.y - other.y);
+      const is = Math.hypot(now.x - other.x, now.y - other.y);
+      state.offsetX += (now.x - before.x) / 2;
+      state.offsetY += (now.y - before.y) / 2;
+      if (was > 0 && is > 0) zoomAt((now.x + other.x) / 2, (now.y + other.y) / 2, is / was);
+    }
+    pointers.set(event.pointerId, now);
+  });
+  function release(event) {
+    if (!pointers.delete(event.pointerId)) return;
+    marks.classList.remove("moving");
+    if (event.type === "pointercancel" || pointers.size || pinched || moved > 4) return;
+    const at = place(event);
+    const isDouble = event.timeStamp - lastTap.time < 320
+      && Math.hypot(at.x - lastTap.x, at.y - lastTap.y) < 24;
+    lastTap = { time: event.timeStamp, ...at };
+    const track = nearestTo(at.x, at.y, reachOf(event));
+    if (track >= 0 && track !== state.selected) select(track);
+    else if (isDouble) zoomAt(at.x, at.y, 2);
+  }
+  marks.addEventListener("pointerup", release);
+  marks.addEventListener("pointercancel", release);
+  marks.addEventListener("pointerleave", () => { if (!pointers.size) hideTip(); });
+  marks.addEventListener("wheel", (event) => {
+    event.preventDefault();
+    $("hint").hidden = true;
+    const at = place(event);
+    const lines = event.deltaMode === 1 ? 30 : 1;
+    zoomAt(at.x, at.y, Math.exp(-Math.max(-240, Math.min(240, event.deltaY * lines)) * 0.0022));
+  }, { passive: false });
+
+  /* Keyboard -------------------------------------------------------------------- */
+
+  const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+
+  function goTo(track) {
+    state.current = track;
+    bringIntoView(track);
+    hover(track);
+    showTip(track);
+    say(`${data.names[track]}, ${scheme().groups[groupOf(track)]}`);
+  }
+
+  marks.addEventListener("keydown", (event) => {
+    const arrow = ARROWS[event.key];
+    if (arrow && event.shiftKey) {
+      state.offsetX -= 60 * arrow[0];
+      state.offsetY -= 60 * arrow[1];
+      hideTip();
+      draw("view");
+    } else if (arrow) {
+      const from = state.current >= 0 && isShown(state.current) && isMatch(state.current)
+        ? state.current : -1;
+      const next = from < 0 ? nearestTo(width / 2, height / 2, 1e6) : nextInDirection(from, ...arrow);
+      if (next >= 0) goTo(next);
+      else if (from >= 0) goTo(from);
+    } else if (event.key === "Enter" && state.current >= 0) {
+      select(state.current);
+    } else if (event.key === " ") {
+      if (state.selected >= 0 && audio.getAttribute("src")) { if (audio.paused) play(); else audio.pause(); }
+    } else if (event.key === "+" || event.key === "=") {
+      zoomAt(...centre(), 1.5);
+    } else if (event.key === "-") {
+      zoomAt(...centre(), 1 / 1.5);
+    } else if (event.key === "0") {
+      hideTip();
+      fit();
+    } else {
+      return;
+    }
+    event.preventDefault();
+  });
+  const centre = () => (state.current >= 0 && document.activeElement === marks
+    ? [screenX(state.current), screenY(state.current)] : [width / 2, height / 2]);
+  marks.addEventListener("focus", () => draw("marks"));
+  marks.addEventListener("blur", hideTip);
+  document.addEventListener("keydown", (event) => {
+    if ($("help").open) return;
+    const isTyping = /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName);
+    if (event.key === "Escape" && !isTyping) closePanel();
+    if (isTyping || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.key === "/") { search.focus(); search.select(); event.preventDefault(); }
+    if (event.key === "?") $("help").showModal();
+  });
+
+  /* Buttons, theme ---------------------------------------------------------------- */
+
+  const THEMES = ["auto", "light", "dark"];
+  const darkSystem = window.matchMedia("(prefers-color-scheme: dark)");
+  let theme = "auto";
+  try {
+    const stored = localStorage.getItem("cola-msa-map-theme");
+    if (THEMES.includes(stored)) theme = stored;
+  } catch (error) { /* No storage on this page: the system's theme. */ }
+
+  function applyTheme() {
+    const isDark = theme === "dark" || (theme === "auto" && darkSystem.matches);
+    document.documentElement.dataset.theme = isDark ? "dark" : "light";
+    const [sign, text] = { auto: ["◐", "Auto"], light: ["☀", "Light"], dark: ["☾", "Dark"] }[theme];
+    const word = document.createElement("span");
+    word.textContent = ` ${text}`;
+    $("theme").replaceChildren(sign, word);
+    $("theme").setAttribute("aria-label", `Theme: ${theme}`);
+    readColours();
+    buildLegend();
+    if (state.selected >= 0) {
+      for (const button of $("near").querySelectorAll("button")) {
+        button.querySelector(".mark").replaceWith(markFor(groupOf(Number(button.dataset.track))));
+      }
+      $("tags").querySelector(".mark")?.replaceWith(markFor(groupOf(state.selected)));
+    }
+    draw();
+  }
+
+  $("theme").addEventListener("click", () => {
+    theme = THEMES[(THEMES.indexOf(theme) + 1) % THEMES.length];
+    try { localStorage.setItem("cola-msa-map-theme", theme); } catch (error) { /* as above */ }
+    applyTheme();
+  });
+  darkSystem.addEventListener("change", applyTheme);
+  $("zoom-in").addEventListener("click", () => zoomAt(width / 2, height / 2, 1.5));
+  $("zoom-out").addEventListener("click", () => zoomAt(width / 2, height / 2, 1 / 1.5));
+  $("reset").addEventListener("click", fit);
+  $("close").addEventListener("click", closePanel);
+  $("show-all").addEventListener("click", () => { state.hiddenGroups.clear(); updateLegend(); });
+  $("help-open").addEventListener("click", () => $("help").showModal());
+  audio.addEventListener("error", openFailed);
+  $("scheme-field").hidden = data.schemes.length < 2;
+  $("scheme").replaceChildren(...data.schemes.map((found, number) => new Option(found.name, number)));
+  $("scheme").addEventListener("change", () => {
+    state.scheme = Number($("scheme").value);
+    state.hiddenGroups.clear();
+    buildLegend();
+    if (state.selected >= 0) select(state.selected, { play: false });
+  });
+
+  marks.setAttribute("aria-label", `Map of ${count} tracks`);
+  if (window.matchMedia("(max-width: 760px)").matches) $("legend").open = false;
+  ratio = Math.min(3, window.devicePixelRatio || 1);
+  applyTheme();
+  resize();
+  new ResizeObserver(() => {
+    if (stage.clientWidth !== width || stage.clientHeight !== height) resize();
+  }).observe(stage);
+
+  // For tests and for other scripts on the page.
+  window.colaMap = {
+    select, timings, numTracks: count,
+    positionOf: (track) => {
+      const box = marks.getBoundingClientRect();
+      return [box.left + screenX(track), box.top + screenY(track)];
+    },
+    state: () => ({
+      selected: state.selected, current: state.current, hovered: state.hovered,
+      zoom: state.scale / state.home,
+      matches: state.matches ? state.matches.reduce((a, b) => a + b, 0) : null,
+      hiddenGroups: [...state.hiddenGroups],
+    }),
+    moveBy: (dx, dy) => { state.offsetX += dx; state.offsetY += dy; draw("view"); },
+  };
+})();

@@ -1,0 +1,180 @@
+"""The index file of `search`: clips, their embeddings, and which encoder made them."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Callable
+
+import numpy as np
+
+from cola_msa import storage
+from cola_msa.embedding_files import Embeddings, load_embeddings
+from cola_msa.neighbours import METRICS
+
+FORMAT = "cola_msa search index"
+VERSION = 1
+
+
+class SearchError(ValueError):
+    """An index or a query that cannot be used; the message says what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchIndex:
+    """Clips to search among.
+
+    Attributes:
+        table: One row a clip.
+        metric: `cosine` or `euclidean`.
+    """
+
+    table: Embeddings
+    metric: str
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the index as .npz, whole or not at all.
+
+        Raises:
+            SearchError: If the name does not end with .npz.
+            RunError: If it cannot be written.
+        """
+        path = pathlib.Path(path)
+        if path.suffix != ".npz":
+            raise SearchError(f"--output={path}: an index is an .npz file")
+        arrays = {
+            "path": np.array(self.table.paths, np.str_),
+            "sha256": np.array(self.table.sha256, np.str_),
+            "start": self.table.starts,
+            "seconds": self.table.seconds,
+            "embedding": self.table.embeddings,
+        }
+        state = {
+            "format": FORMAT,
+            "version": VERSION,
+            "metric": self.metric,
+            "metadata": self.table.metadata,
+        }
+        storage.write_arrays(path, arrays, state)
+
+
+def build_index(embeddings: str | os.PathLike, metric: str) -> SearchIndex:
+    """Makes an index of a file of embeddings; windows are averaged to clips.
+
+    Raises:
+        EmbeddingFileError: If the file cannot be read.
+    """
+    return SearchIndex(load_embeddings(embeddings), metric)
+
+
+def load_index(path: pathlib.Path) -> SearchIndex:
+    """Reads an index.
+
+    Raises:
+        SearchError: If there is none, or the file is another or damaged.
+    """
+    if not path.is_file():
+        raise SearchError(
+            f"{path}: there is no such index; python -m cola_msa.search build makes one"
+        )
+    try:
+        arrays = storage.read_arrays(path)
+        state = json.loads(str(arrays[storage.STATE]))
+        if state["format"] != FORMAT or state["version"] != VERSION:
+            raise ValueError(f"format {state['format']!r} {state['version']}")
+        if state["metric"] not in METRICS:
+            raise ValueError(f"metric {state['metric']!r}")
+        table = Embeddings(
+            paths=tuple(map(str, arrays["path"])),
+            sha256=tuple(map(str, arrays["sha256"])),
+            starts=arrays["start"],
+            seconds=arrays["seconds"],
+            embeddings=arrays["embedding"],
+            metadata=state["metadata"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise SearchError(
+            f"{path}: not an index of python -m cola_msa.search build ({error}); "
+            "build it again"
+        ) from error
+    return SearchIndex(table, state["metric"])
+
+
+def describe(index: SearchIndex) -> str:
+    """What an index holds, in a line."""
+    model = index.table.model_hash
+    return (
+        f"{len(index.table.paths)} clips, {index.table.embeddings.shape[1]} values "
+        f"each, metric {index.metric}, model {model[:12] if model else 'not recorded'}"
+    )
+
+
+def find_row(table: Embeddings, file: str) -> int | None:
+    """The row of a file: the same path, the same place on the disk, or its content."""
+    if file in table.paths:
+        return table.paths.index(file)
+    real = os.path.realpath(file)
+    for row, path in enumerate(table.paths):
+        if os.path.realpath(path) == real:
+            return row
+    if os.path.isfile(file):
+        digest = file_sha256(file)
+        if digest in table.sha256:
+            return table.sha256.index(digest)
+    return None
+
+
+def file_sha256(path: str | os.PathLike) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_model(index: SearchIndex, model: str, model_hash: str | None) -> None:
+    """Refuses an encoder other than the index's.
+
+    Raises:
+        SearchError: If the hashes differ, or the index does not say which it was.
+    """
+    expected = index.table.model_hash
+    if expected is None:
+        raise SearchError(
+            "the index does not say which encoder made it, so that --model cannot be "
+            "checked; embed the collection again, and build the index anew"
+        )
+    if model_hash != expected:
+        raise SearchError(
+            f"--model={model} is not the encoder that made the index (its weights are "
+            f"{str(model_hash)[:12]}, the index's {expected[:12]}): name that one, or "
+            "embed the collection with this one and build the index anew"
+        )
+
+
+def open_embedder(index: SearchIndex, model: str) -> Callable[[str], np.ndarray]:
+    """A function from a path to its clip's embedding, float32 [dim].
+
+    Windows follow one another as they did when the collection was embedded.
+
+    Raises:
+        SearchError: If the model is not the encoder that made the index.
+        RunError: If there is no such model.
+    """
+    from cola_msa import audio
+    from cola_msa.embedder import Embedder
+    from cola_msa.loading import open_model
+
+    opened = open_model(model)
+    check_model(index, model, opened.key)
+    embedder = Embedder(opened)
+    hop_seconds = index.table.metadata.get("hop_seconds")
+
+    def embed(path: str) -> np.ndarray:
+        try:
+            clip = audio.decode(path)
+        except audio.AudioError as error:
+            raise SearchError(f"--file={path}: {error}") from error
+        windows = embedder.windows(clip.samples, clip.rate_hz, hop_seconds)[1]
+        return windows.mean(axis=0)
+
+    return embed

@@ -1,0 +1,191 @@
+"""The map's data: layouts, groups, labels, links, neighbours."""
+
+import json
+import pathlib
+import re
+import urllib.parse
+
+import numpy as np
+import pytest
+
+from cola_msa import map as map_lib
+from cola_msa import map_data, map_projection, search
+from cola_msa.embedding_files import EmbeddingFileError
+from cola_msa.map_projection import MapError
+from tests.cola_msa import embedding_tables
+
+
+def page_data(page: pathlib.Path) -> dict:
+    """What the page's script would read."""
+    text = page.read_text()
+    (found,) = re.findall(
+        r'<script type="application/json" id="data">(.*?)</script', text, re.S
+    )
+    return json.loads(found)
+
+
+@pytest.mark.parametrize("projection", ["pca", "tsne"])
+@pytest.mark.parametrize("num_rows", [1, 2, 4, 40])
+def test_layouts_fill_the_square_and_repeat(projection, num_rows):
+    values = np.random.default_rng(0).normal(size=(num_rows, 12))
+    layout = map_projection.project(values, projection, seed=1)
+    assert layout.shape == (num_rows, 2) and np.isfinite(layout).all()
+    assert layout.min() >= 0 and layout.max() <= 1
+    if num_rows > 1:
+        assert np.ptp(layout, axis=0).max() == pytest.approx(1)
+    np.testing.assert_array_equal(
+        layout, map_projection.project(values, projection, seed=1)
+    )
+
+
+def test_pca_equals_singular_vectors():
+    values = np.random.default_rng(0).normal(size=(30, 6))
+    unit = values / np.linalg.norm(values, axis=1, keepdims=True)
+    centred = unit - unit.mean(axis=0)
+    left, singular, _ = np.linalg.svd(centred, full_matrices=False)
+    wanted = left[:, :2] * singular[:2]
+    found = map_projection.project(values, "pca")
+    scale = np.ptp(wanted, axis=0).max()
+    for axis in (0, 1):
+        spread = found[:, axis] - found[:, axis].mean()
+        line = wanted[:, axis] / scale
+        close = [np.abs(spread - s * (line - line.mean())).max() for s in (1, -1)]
+        assert min(close) < 1e-9
+
+
+def test_tsne_keeps_groups_together():
+    random = np.random.default_rng(0)
+    group = np.arange(60) % 3
+    values = 4 * random.normal(size=(3, 20))[group] + random.normal(size=(60, 20))
+    layout = map_projection.project(values, "tsne")
+    distance = np.linalg.norm(layout[:, None] - layout[None], axis=2)
+    np.fill_diagonal(distance, np.inf)
+    assert (group[distance.argmin(axis=1)] == group).mean() > 0.95
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "chosen"),
+    [("auto", 3, "pca"), ("auto", 100, "tsne"), ("auto", 20_001, "pca")],
+)
+def test_auto_chooses_by_size(name, count, chosen):
+    assert map_projection.choose_projection(name, count) == chosen
+
+
+def test_umap_where_installed_or_the_command_that_installs_it(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MapError, match=r"pip install 'cola_msa\[umap\]'"):
+        map_projection.choose_projection("umap", 100)
+
+
+def test_clusters_are_the_groups_and_the_largest_is_first():
+    group = np.array([0] * 5 + [1] * 9 + [2] * 7)
+    values = np.eye(3)[group] + 0.01 * np.random.default_rng(0).normal(size=(21, 3))
+    found = map_projection.find_clusters(values, 3)
+    assert found.tolist() == [2] * 5 + [0] * 9 + [1] * 7
+    assert set(map_projection.find_clusters(np.ones((4, 3)), 3)) == {0}
+
+
+def test_labels_find_tracks_by_path_end_and_stem(tmp_path):
+    paths = ["m/a/1.ogg", "m/a/2.ogg", "m/b/2.ogg", "m/b/3.ogg"]
+    (tmp_path / "labels.csv").write_text(
+        "path,Genre,Empty,name\nm/a/1.ogg,Rock,,First song\na/2.ogg,Folk,,\n"
+        "3,Folk,,\n2,Jazz,,\nelsewhere.ogg,Jazz,,\n"
+    )
+    schemes, names = map_data.read_labels(tmp_path / "labels.csv", paths)
+    (genre,) = schemes  # a column without a label is none
+    assert genre.name == "Genre"
+    assert genre.groups == ("Folk", "Rock", "no label")
+    assert [genre.groups[g] for g in genre.of] == ["Rock", "Folk", "no label", "Folk"]
+    assert names == ["First song", "", "", ""]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file;genre\na;b\n", "a column `path`"),
+        ("path,genre\nx.ogg,Rock\n", "none of its 1 rows names a track"),
+        ("", "cannot be read as CSV"),
+    ],
+)
+def test_labels_that_fit_nothing_are_refused(tmp_path, text, message):
+    (tmp_path / "labels.csv").write_text(text)
+    with pytest.raises(MapError, match=message):
+        map_data.read_labels(tmp_path / "labels.csv", ["m/a/1.ogg"])
+
+
+@pytest.mark.parametrize(
+    ("path", "link"),
+    [
+        ("music/a b/1#2?.ogg", "../music/a%20b/1%232%3F.ogg"),
+        ("maps/in.ogg", "./in.ogg"),
+        ("maps/a:b.ogg", "./a%3Ab.ogg"),
+        ("s3://bucket/a.ogg", ""),
+    ],
+)
+def test_links_are_relative_to_the_page(tmp_path, path, link):
+    page = tmp_path / "maps" / "map.html"
+    assert map_data.link_to(path, page, tmp_path) == link
+    if link:
+        reached = (page.parent / urllib.parse.unquote(link)).resolve()
+        assert reached == (tmp_path / path).resolve()
+
+
+def test_folders_are_named_below_what_is_common():
+    paths = ["m/x/a/1.ogg", "m/x/a/2.ogg", "m/x/b/c/1.ogg"]
+    assert map_data.folder_names(paths) == ["a", "a", "b/c"]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    root = tmp_path_factory.mktemp("map")
+    columns = embedding_tables.sample_columns(20)
+    columns["path"][7] = "music/album1/</script><b>&amp; @JS@.ogg"
+    path = embedding_tables.write(root / "e.npz", columns)
+    map_lib.write_map(path, root / "map.html", title="Mine <&>")
+    return root / "map.html"
+
+
+def test_neighbours_of_the_page_are_those_of_search(page, tmp_path):
+    data = page_data(page)
+    search.build(str(page.parent / "e.npz"), str(tmp_path / "i.npz"), "cosine")
+    index = search.load_index(tmp_path / "i.npz")
+    answers = search.query(index, data["paths"], 10)
+    k = data["num_neighbours"]
+    for number, answer in enumerate(answers):
+        part = slice(number * k, (number + 1) * k)
+        paths = [data["paths"][row] for row in data["neighbours"][part]]
+        assert paths == [found["path"] for found in answer["results"]]
+        scores = [found["score"] for found in answer["results"]]
+        np.testing.assert_allclose(data["scores"][part], scores, atol=5.1e-5)
+
+
+def test_the_page_is_whole_and_names_cannot_break_it(page):
+    text = page.read_text()
+    data = page_data(page)
+    assert data["paths"][7] == "music/album1/</script><b>&amp; @JS@.ogg"
+    assert "<title>Mine &lt;&amp;&gt;</title>" in text
+    assert text.count("</script>") == 2
+    assert not re.search(r"@(TITLE|SUBTITLE|CSS|DATA)@", text)
+    # No address but SVG's name, and nothing that would be fetched.
+    assert not re.findall(r"https?://", text)
+    assert [s["name"] for s in data["schemes"]] == ["Folder", "Cluster"]
+    assert [len(s["of"]) for s in data["schemes"]] == [20, 20]
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "output", "error", "message"),
+    [
+        ("none.npz", "map.html", EmbeddingFileError, "there is no such file"),
+        ("e.npz", "map.png", MapError, "a map is an .html file"),
+    ],
+)
+def test_wrong_files_are_refused(page, embeddings, output, error, message):
+    with pytest.raises(error, match=message):
+        map_lib.write_map(page.parent / embeddings, page.parent / output)
+
+
+def test_one_track_makes_a_map(tmp_path):
+    columns = embedding_tables.sample_columns(1)
+    path = embedding_tables.write(tmp_path / "e.h5", columns)
+    data = map_lib.write_map(path, tmp_path / "map.html")
+    assert data["num_neighbours"] == 0 and len(data["names"]) == 1
