@@ -152,7 +152,8 @@ def _read_parquet(path: pathlib.Path) -> tuple[dict[str, Any], bytes | None]:
         from pyarrow import parquet
     except ModuleNotFoundError as error:
         raise EmbeddingFileError(
-            f"{path}: Parquet needs pyarrow: pip install 'cola_msa[embed]'; or write .npz"
+            f"{path}: Parquet needs pyarrow: pip install 'cola_msa[embed]'; or embed "
+            "into .npz or .h5"
         ) from error
     try:
         table = parquet.read_table(path)
