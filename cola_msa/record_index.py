@@ -94,6 +94,7 @@ class Index:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        sync_folder(path.parent)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Index":
@@ -244,7 +245,17 @@ def write_shard(
         }
     )
     os.replace(temporary, path)
+    sync_folder(path.parent)
     return index
+
+
+def sync_folder(folder: pathlib.Path) -> None:
+    """Makes names in a folder survive a power failure, as fsync does for content."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def file_sha256(path: str | os.PathLike) -> str:

@@ -66,6 +66,19 @@ def define_flags(dataset: Dataset, values: flags.FlagValues = flags.FLAGS) -> No
         flags.DEFINE_integer(
             "niter", 1, "Wiener iterations of the separator.", lower_bound=0, **add
         )
+        flags.DEFINE_enum(
+            "separator_dtype",
+            "float32",
+            ["float32", "bfloat16"],
+            "Type of the separator's products.",
+            **add,
+        )
+        flags.DEFINE_string(
+            "stems_cache",
+            None,
+            "Folder where separated stems are kept and found; see data_prep.separate.",
+            **add,
+        )
     _define_option_flags(dataset, add)
     flags.mark_flags_as_required(["dataset_dir", "output_dir"], flag_values=values)
 
@@ -176,10 +189,24 @@ def parse_config(dataset: Dataset, values: Any) -> Any:
         stems_dir=options.stems_dir,
         separator=separator,
         niter=getattr(values, "niter", 1),
+        separator_dtype=getattr(values, "separator_dtype", "float32"),
         clips_per_shard=values.clips_per_shard,
         max_clips_per_shard=dataset.max_clips_per_shard,
         options=options,
     )
+
+
+def stems_cache_of(values: Any) -> pathlib.Path | None:
+    """The folder that `--stems_cache` names, or None.
+
+    Raises:
+        DatasetError: If there is no separator whose stems it could hold.
+    """
+    if not getattr(values, "stems_cache", None):
+        return None
+    if not values.separator:
+        raise DatasetError("--stems_cache keeps what a --separator makes: name one")
+    return pathlib.Path(values.stems_cache)
 
 
 def run(dataset: Dataset) -> None:
@@ -222,6 +249,7 @@ def execute(dataset: Dataset, values: Any) -> int:
             pathlib.Path(values.dataset_dir),
             pathlib.Path(values.output_dir),
             values.num_workers or len(os.sched_getaffinity(0)),
+            stems_cache=stems_cache_of(values),
         )
     except (DatasetError, separation.SeparatorError) as error:
         return _complain(dataset, str(error), _USAGE)

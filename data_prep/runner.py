@@ -8,17 +8,18 @@ import json
 import multiprocessing
 import os
 import pathlib
-from collections.abc import Callable, Iterator
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import tensorflow as tf
-import tqdm
 
 from cola_msa import record_index, records
 from cola_msa.config import config_hash, differing_fields, from_dict, to_dict
 from data_prep import manifest, separation, shards, workers
 from data_prep.clips import Dataset, DatasetError
+from data_prep.progress import Progress
 
 _STATE_NAME = "preparation.json"
 _LOCK_NAME = ".lock"
@@ -41,15 +42,25 @@ class Job:
     plan_hash: str
     dataset_dir: pathlib.Path
     output_dir: pathlib.Path
+    stems_cache: pathlib.Path | None = None
 
     def load_separator(self) -> separation.Separator | None:
         """The separator, where stems come from one."""
         name = self.config.separator
         if self.config.stems != "separator" or name is None:
             return None
-        return separation.Separator(
-            name, self.dataset_dir / name, self.config.niter, self.config.options.seed
+        separator = separation.Separator(
+            name,
+            self.dataset_dir / name,
+            self.config.niter,
+            self.config.options.seed,
+            dtype=self.config.separator_dtype,
+            chunking=self.config.chunking,
         )
+        if self.stems_cache is not None:
+            rate_hz = self.config.frontend.sample_rate_hz
+            separator.use_cache(self.stems_cache, rate_hz)
+        return separator
 
 
 def prepare(
@@ -60,6 +71,7 @@ def prepare(
     num_workers: int = 1,
     show_progress: bool = True,
     log: Callable[[str], None] = print,
+    stems_cache: pathlib.Path | None = None,
 ) -> dict[str, Any]:
     """Prepares a dataset, or what is left of it.
 
@@ -71,6 +83,8 @@ def prepare(
         num_workers: Processes; 1 works in this one. Shards do not depend on it.
         show_progress: Whether to draw a progress bar.
         log: Takes one line.
+        stems_cache: Where separated stems are kept, or None. Shards do not depend on
+            it.
 
     Returns:
         The manifest.
@@ -95,7 +109,7 @@ def prepare(
             )
         )
     output_dir.mkdir(parents=True, exist_ok=True)
-    job = Job(config, plan.hash, dataset_dir, output_dir)
+    job = Job(config, plan.hash, dataset_dir, output_dir, stems_cache)
     with _lock(output_dir):
         _check_state(job, len(found.clips))
         if (done := _finished_manifest(job, plan)) is not None:
@@ -108,7 +122,9 @@ def prepare(
         )
         with contextlib.suppress(FileNotFoundError):
             (output_dir / records.MANIFEST_NAME).unlink()
-        _run(job, left, num_workers, len(found.failures), show_progress)
+        num_clips = sum(len(shard.clips) for shard in left)
+        with Progress(num_clips, len(found.failures), show_progress) as progress:
+            run_items(job, left, _build, num_workers, progress)
         return manifest.write(dataset, found, plan, config, output_dir)
 
 
@@ -166,13 +182,14 @@ def _check_state(job: Job, num_clips: int) -> None:
 
 
 def is_finished(shard: shards.Shard, job: Job) -> bool:
-    """Whether shard, index and a sidecar of this very job exist."""
+    """Whether shard, index and a sidecar of this very job exist, at full length."""
     path = job.output_dir / shard.name
-    if not path.exists() or not record_index.index_path(path).exists():
-        return False
     try:
         sidecar = json.loads(shards.sidecar_path(path).read_text())
-    except (OSError, ValueError):
+        index = record_index.Index.load(record_index.index_path(path))
+        if path.stat().st_size != index.shard_bytes[0]:
+            return False
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return False
     return (sidecar.get("config_hash"), sidecar.get("plan_hash")) == (
         config_hash(job.config),
@@ -198,49 +215,53 @@ def limit_threads() -> None:
         tf.config.set_visible_devices([], "GPU")
 
 
-def _run(
-    job: Job,
-    left: list[shards.Shard],
-    num_workers: int,
-    num_failed: int,
-    show_progress: bool,
+# Work on one item: (job, item, separator, on_clip). A function of a module.
+Work = Callable[[Job, Any, "separation.Separator | None", shards.OnClip], None]
+
+
+def run_items(
+    job: Job, items: Sequence[Any], work: Work, num_workers: int, progress: Progress
 ) -> None:
-    total = sum(len(shard.clips) for shard in left)
-    with tqdm.tqdm(
-        total=total, unit="clip", disable=not show_progress, smoothing=0.05
-    ) as bar:
+    """Works on all items, in this process or in several.
 
-        def advance(num_done: int, num_failures: int) -> None:
-            bar.set_postfix(failed=num_failed + num_failures, refresh=False)
-            bar.update(num_done - bar.n)
+    Args:
+        job: What every worker needs to know.
+        items: Units of work; they are sent to the processes.
+        work: What to do with one.
+        num_workers: Processes; 1 works in this one.
+        progress: Where to show how it goes.
 
-        if num_workers <= 1:
-            _run_here(job, left, advance)
-        elif left:
-            _run_processes(job, left, num_workers, advance)
+    Raises:
+        PreparationError: If a worker died, or work raises it.
+        SeparatorError: If the separator cannot be loaded.
+        OSError: If work raises it.
+    """
+    if num_workers <= 1:
+        _run_here(job, items, work, progress)
+    elif items:
+        _run_processes(job, items, work, num_workers, progress)
 
 
-def _run_here(
-    job: Job, left: list[shards.Shard], advance: Callable[[int, int], None]
-) -> None:
+def _run_here(job: Job, items: Sequence[Any], work: Work, progress: Progress) -> None:
     limit_threads()
-    separator = job.load_separator() if left else None
-    counts = [0, 0]
+    separator = job.load_separator() if items else None
+    counts: list[float] = [0, 0, 0.0]
 
-    def on_clip(has_failed: bool) -> None:
+    def on_clip(has_failed: bool, seconds: float) -> None:
         counts[0] += 1
         counts[1] += has_failed
-        advance(*counts)
+        counts[2] += seconds
+        progress.advance(int(counts[0]), int(counts[1]), counts[2])
 
-    for shard in left:
-        _build(job, shard, separator, on_clip)
+    for item in items:
+        work(job, item, separator, on_clip)
 
 
 def _build(
     job: Job,
     shard: shards.Shard,
     separator: separation.Separator | None,
-    on_clip: Callable[[bool], None],
+    on_clip: shards.OnClip,
 ) -> None:
     path = job.output_dir / shard.name
     try:
@@ -253,42 +274,41 @@ def _build(
             separator,
             on_clip,
         )
-    except tf.errors.OpError as error:
-        raise PreparationError(
-            f"{path} could not be written: {error.message}"
-        ) from None
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             path.with_name(path.name + ".tmp").unlink()
+        if isinstance(error, tf.errors.OpError):
+            raise PreparationError(
+                f"{path} could not be written: {error.message}; finished shards are "
+                "kept: run the same command again once that is mended"
+            ) from None
         raise
 
 
 def _run_processes(
-    job: Job,
-    left: list[shards.Shard],
-    num_workers: int,
-    advance: Callable[[int, int], None],
+    job: Job, items: Sequence[Any], work: Work, num_workers: int, progress: Progress
 ) -> None:
     # Loaded here once too: a missing extra, or a download by all workers at a time,
     # must not come to light in the workers.
     job.load_separator()
     # Never fork: TensorFlow's threads do not survive it.
     context = multiprocessing.get_context("spawn")
-    counts = context.Array("q", 2)
+    counts = context.Array("d", 3)
     stop = context.Event()
     pool = concurrent.futures.ProcessPoolExecutor(
-        min(num_workers, len(left)),
+        min(num_workers, len(items)),
         mp_context=context,
         initializer=_start_worker,
         initargs=(job, counts, stop),
     )
     try:
-        waiting = {pool.submit(_work, shard) for shard in left}
+        waiting = {pool.submit(_work, work, item) for item in items}
         while waiting:
             done, waiting = concurrent.futures.wait(
                 waiting, _POLL_SECONDS, concurrent.futures.FIRST_COMPLETED
             )
-            advance(*counts[:])
+            num_done, num_failed, seconds = counts[:]
+            progress.advance(int(num_done), int(num_failed), seconds)
             for future in done:
                 future.result()
     except BrokenProcessPool as error:
@@ -309,10 +329,11 @@ class _Worker:
     separator: separation.Separator | None = None
     has_separator: bool = False
 
-    def on_clip(self, has_failed: bool) -> None:
+    def on_clip(self, has_failed: bool, seconds: float) -> None:
         with self.counts.get_lock():
             self.counts[0] += 1
             self.counts[1] += has_failed
+            self.counts[2] += seconds
         if self.stop.is_set():
             raise _StoppedError
 
@@ -332,7 +353,7 @@ def _start_worker(job: Job, counts: Any, stop: Any) -> None:
     _worker = _Worker(job, counts, stop)
 
 
-def _work(shard: shards.Shard) -> None:
+def _work(work: Work, item: Any) -> None:
     worker = _worker
     assert worker is not None
     if worker.stop.is_set():
@@ -340,4 +361,4 @@ def _work(shard: shards.Shard) -> None:
     if not worker.has_separator:
         worker.separator = worker.job.load_separator()
         worker.has_separator = True
-    _build(worker.job, shard, worker.separator, worker.on_clip)
+    work(worker.job, item, worker.separator, worker.on_clip)

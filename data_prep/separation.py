@@ -4,6 +4,7 @@ torch and openunmix are an extra: they are imported when a separator is loaded.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import os
 import pathlib
@@ -15,7 +16,9 @@ import numpy as np
 
 from cola_msa import audio
 from cola_msa.config import SOURCES, FrontendConfig
+from data_prep import separator_filter, stems_cache, waveforms
 from data_prep.clips import Clip
+from data_prep.separator_stream import ChunkedSeparation, Chunking, StemStream
 from data_prep.separator_weights import (
     SETTINGS_NAME,
     SeparatorError,
@@ -23,6 +26,7 @@ from data_prep.separator_weights import (
     load_folder,
     start_torch,
 )
+from data_prep.waveforms import Waveform
 
 NAMES = ("umxhq", "umxl", "random")
 _MAX_LENGTH_DIFFERENCE_SECONDS = 0.1
@@ -35,7 +39,7 @@ def load_clip(
     dataset_dir: pathlib.Path,
     stems_dir: str | None = None,
     separator: "Separator | None" = None,
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+) -> tuple[Waveform, dict[str, Waveform]]:
     """Reads a clip's mixture and its stems.
 
     Args:
@@ -48,8 +52,8 @@ def load_clip(
         separator: Makes the stems, where they do not lie on disk.
 
     Returns:
-        The mixture, float32 [n], mono at the front end's rate, and the same of each
-        source that there is, trimmed or padded with zeros to n samples.
+        The mixture, mono at the front end's rate, and the same of each source that
+        there is, as long as the mixture.
 
     Raises:
         AudioError: For the mixture, or for a stem (its message names the stem).
@@ -57,33 +61,39 @@ def load_clip(
     rate_hz = frontend.sample_rate_hz
     if clip.is_sum:
         stems = _read_stems(clip.stem_paths, None, rate_hz, dataset_dir)
-        return np.stack(list(stems.values())).sum(axis=0), stems
-    decoded = audio.decode(dataset_dir / clip.path, clip.expected_seconds)
-    mixture = audio.to_mono(decoded, rate_hz)
-    if not clip.wants_stems or not sources:
+        return waveforms.total(stems), stems
+    path = dataset_dir / clip.path
+    is_wanting = bool(clip.wants_stems and sources)
+    if is_wanting and separator is not None:
+        return separator.separate_file(path, clip.expected_seconds, frontend)
+    mixture = _read_mono(path, rate_hz, clip.expected_seconds)
+    if not is_wanting:
         return mixture, {}
-    if separator is not None:
-        # Before separating, which costs far more than the check.
-        audio.check_length(mixture, frontend)
-        stems = {
-            source: _fit(stem, len(mixture))
-            for source, stem in separator.separate(decoded, rate_hz).items()
-        }
-        return mixture, stems
     paths = clip.stem_paths
     if stems_dir is not None:
         folder = pathlib.Path(stems_dir) / os.path.splitext(clip.path)[0]
         paths = tuple(
-            (source, path.relative_to(dataset_dir).as_posix())
+            (source, found.relative_to(dataset_dir).as_posix())
             for source in sources
-            if (path := audio.find_audio(dataset_dir / folder, source))
+            if (found := audio.find_audio(dataset_dir / folder, source))
         )
         if not paths:
             raise audio.StemError(
                 f"no stem {', '.join(sources)} in <stems_dir>/"
                 f"{os.path.splitext(clip.path)[0]}"
             )
-    return mixture, _read_stems(paths, len(mixture), rate_hz, dataset_dir)
+    return mixture, _read_stems(paths, mixture.num_samples, rate_hz, dataset_dir)
+
+
+def _read_mono(
+    path: pathlib.Path, rate_hz: int, expected_seconds: float | None = None
+) -> Waveform:
+    with audio.AudioReader(path, expected_seconds) as reader:
+        blocks = audio.mono_blocks(reader.blocks(), reader.info.rate_hz, rate_hz)
+        waveform = Waveform()
+        for block in blocks:
+            waveform.append(block)
+    return waveform
 
 
 def _read_stems(
@@ -91,40 +101,24 @@ def _read_stems(
     num_samples: int | None,
     rate_hz: int,
     dataset_dir: pathlib.Path,
-) -> dict[str, np.ndarray]:
+) -> dict[str, Waveform]:
     stems = {}
     for source, path in paths:
         try:
-            stems[source] = audio.to_mono(audio.decode(dataset_dir / path), rate_hz)
+            stems[source] = _read_mono(dataset_dir / path, rate_hz)
         except audio.AudioError as error:
             raise type(error)(f"stem {source}: {error}") from error
     if num_samples is None:
-        num_samples = max(map(len, stems.values()))
+        num_samples = max(stem.num_samples for stem in stems.values())
     for source, stem in stems.items():
-        difference = (len(stem) - num_samples) / rate_hz
+        difference = (stem.num_samples - num_samples) / rate_hz
         if abs(difference) > _MAX_LENGTH_DIFFERENCE_SECONDS:
             raise audio.StemError(
                 f"stem {source} is {abs(difference):.2f} s "
                 f"{'longer' if difference > 0 else 'shorter'} than the mixture"
             )
-        stems[source] = _fit(stem, num_samples)
+        stem.fit(num_samples)
     return stems
-
-
-def _fit(stem: np.ndarray, num_samples: int) -> np.ndarray:
-    """Trims, or pads with zeros, to num_samples."""
-    if len(stem) >= num_samples:
-        return stem[:num_samples]
-    return np.pad(stem, (0, num_samples - len(stem)))
-
-
-def correlation(stem: np.ndarray, mixture: np.ndarray) -> float | None:
-    """Pearson's correlation of two waveforms [n]; None where one is constant."""
-    first = stem - stem.mean(dtype=np.float64)
-    second = mixture - mixture.mean(dtype=np.float64)
-    # Not dot products: BLAS' result may depend on its number of threads.
-    norm = np.sqrt(np.square(first).sum() * np.square(second).sum())
-    return float((first * second).sum() / norm) if norm > 0 else None
 
 
 def separator_sources(name: str, folder: pathlib.Path) -> tuple[str, ...]:
@@ -158,6 +152,8 @@ class Separator:
     Attributes:
         sources: Sources in order.
         weights_sha256: Digest of all weights.
+        chunking: How long mixtures are cut.
+        cache: Where stems are kept, or None.
     """
 
     def __init__(
@@ -168,6 +164,8 @@ class Separator:
         seed: int,
         sources: Sequence[str] | None = None,
         num_threads: int = 1,
+        dtype: str = "float32",
+        chunking: Chunking = Chunking(),
     ):
         """Loads the model; takes a second or two.
 
@@ -178,6 +176,8 @@ class Separator:
             seed: Draws the weights of `random`.
             sources: Sources in order; None: see `separator_sources`.
             num_threads: torch's threads in this process.
+            dtype: `float32` or `bfloat16`, the type of the networks' products.
+            chunking: How long mixtures are cut.
 
         Raises:
             SeparatorError: If the extra is missing or the weights cannot be loaded.
@@ -207,6 +207,46 @@ class Separator:
         first = self._model.target_models[self.sources[0]]
         self._num_channels = first.fc1.in_features // first.nb_bins
         self.weights_sha256 = _digest(self._model.target_models.state_dict())
+        self._separate = separator_filter.MonoSeparator(self._model, dtype)
+        self.chunking = chunking
+        self.cache: stems_cache.StemCache | None = None
+        # All that decides a stem, but for the file.
+        self._identity = {
+            "weights_sha256": self.weights_sha256,
+            "sources": list(self.sources),
+            "niter": niter,
+            "dtype": dtype,
+            "chunking": dataclasses.asdict(chunking),
+        }
+
+    def use_cache(self, folder: pathlib.Path, rate_hz: int) -> None:
+        """Keeps stems in a folder, and takes from there what it holds."""
+        identity = {**self._identity, "rate_hz": rate_hz}
+        self.cache = stems_cache.StemCache(folder, identity)
+
+    def _separate_chunk(self, samples: np.ndarray) -> np.ndarray:
+        estimates = self._separate(samples[np.newaxis])[0]
+        if not np.isfinite(estimates.sum()) and not np.isfinite(estimates).all():
+            raise audio.StemError("the separator gave samples that are not finite")
+        return estimates
+
+    def start(self, from_hz: int, rate_hz: int) -> StemStream:
+        """A mixture of any length at `from_hz`; its stems will have `rate_hz`."""
+        chunked = ChunkedSeparation(
+            self._separate_chunk,
+            self._num_channels,
+            self._rate_hz,
+            self._separate.hop * self._separate.window_frames,
+            self.chunking,
+        )
+        return StemStream(
+            chunked,
+            len(self.sources),
+            self._num_channels,
+            from_hz,
+            self._rate_hz,
+            rate_hz,
+        )
 
     def separate(self, decoded: audio.Audio, rate_hz: int) -> dict[str, np.ndarray]:
         """Separates one clip.
@@ -218,20 +258,65 @@ class Separator:
         Returns:
             float32 [m] of every source, mono.
         """
-        import torch
-
-        samples = decoded.samples
-        if len(samples) != self._num_channels:
-            mono = samples.mean(axis=0, keepdims=True, dtype=np.float32)
-            samples = np.repeat(mono, self._num_channels, axis=0)
-        samples = audio.resample(samples, decoded.rate_hz, self._rate_hz)
-        with torch.inference_mode():
-            estimates = self._model(torch.from_numpy(samples)[None])[0]
-        mono_stems = estimates.mean(dim=1).numpy()
-        if not np.isfinite(mono_stems).all():
-            raise audio.StemError("the separator gave samples that are not finite")
-        stems = audio.resample(mono_stems, self._rate_hz, rate_hz)
+        stream = self.start(decoded.rate_hz, rate_hz)
+        parts = stream.push(decoded.samples) + stream.finish()
+        stems = np.concatenate(parts, axis=1)
         return dict(zip(self.sources, stems, strict=True))
+
+    def separate_file(
+        self,
+        path: pathlib.Path,
+        expected_seconds: float | None,
+        frontend: FrontendConfig,
+    ) -> tuple[Waveform, dict[str, Waveform]]:
+        """Reads a mixture of any length and separates it, or takes stems of the cache.
+
+        Args:
+            path: The file.
+            expected_seconds: Its duration by the dataset's metadata, or None.
+            frontend: FrontendConfig.
+
+        Returns:
+            The mixture and the stems, as long as it, of 24 bits; whether they come
+            from the cache makes no difference.
+
+        Raises:
+            AudioError: With the reason.
+        """
+        rate_hz = frontend.sample_rate_hz
+        if self.cache is not None:
+            kept = self.cache.load(path)
+            if kept is not None:
+                mixture = _read_mono(path, rate_hz, expected_seconds)
+                if all(s.num_samples == mixture.num_samples for s in kept.values()):
+                    return mixture, kept
+        mixture = Waveform()
+        stems = {source: Waveform() for source in self.sources}
+
+        def keep(parts: list[np.ndarray]) -> None:
+            for part in parts:
+                for stem, samples in zip(stems.values(), part, strict=True):
+                    stem.append(samples)
+
+        with audio.AudioReader(path, expected_seconds) as reader:
+            stream = self.start(reader.info.rate_hz, rate_hz)
+
+            def blocks() -> Iterator[np.ndarray]:
+                for block in reader.blocks():
+                    keep(stream.push(block))
+                    yield block
+
+            for samples in audio.mono_blocks(blocks(), reader.info.rate_hz, rate_hz):
+                mixture.append(samples)
+        # Before the last chunk, which for most clips is the only one: separating
+        # costs far more than the checks that have passed by now.
+        audio.check_length(mixture.num_samples, frontend)
+        keep(stream.finish())
+        for stem in stems.values():
+            stem.fit(mixture.num_samples).quantize()
+        if self.cache is not None:
+            self.cache.store(path, stems)
+        return mixture, stems
 
 
 def _pretrained(openunmix: Any, name: str, sources: Sequence[str], niter: int) -> Any:

@@ -17,6 +17,7 @@ from data_prep import separation, separator_folder
 from data_prep.separator_chunks import StemReader
 from data_prep.separator_data import RATE_HZ, SeparatorConfig, Track
 from data_prep.separator_training import write_json
+from data_prep.waveforms import Waveform, correlation
 
 ESTIMATES = ("trained", "random", "mixture")
 # A stem this far below its mixture is silent: there is nothing to correlate with.
@@ -74,8 +75,9 @@ def is_silent(stem: np.ndarray, mixture: np.ndarray) -> bool:
 
 def scores(estimate: np.ndarray, stem: np.ndarray) -> dict[str, float]:
     """Correlation (0 for a constant estimate) and SI-SDR of mono waveforms [n]."""
+    value = correlation(Waveform(estimate), Waveform(stem))
     return {
-        "correlation": round(separation.correlation(estimate, stem) or 0.0, 4),
+        "correlation": round(value or 0.0, 4),
         "si_sdr_db": round(si_sdr(estimate, stem), 3),
     }
 

@@ -1,7 +1,6 @@
 """From clips to shards: configuration, plan, and one shard as the unit of work."""
 
 import dataclasses
-import functools
 import hashlib
 import json
 import os
@@ -11,14 +10,15 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from cola_msa import audio, record_index, records
-from cola_msa import frontend as frontend_lib
 from cola_msa.config import FrontendConfig, config_hash
-from data_prep import separation
+from data_prep import separation, waveforms
 from data_prep.clips import Clip, Failure, IndexOptions
+from data_prep.segments import clip_segments
+from data_prep.separator_stream import Chunking
 
+OnClip = Callable[[bool, float], None]
 _MIN_CLIPS_PER_SHARD = 8
 _SHARDS_PER_SPLIT = 8
 
@@ -38,6 +38,8 @@ class PrepConfig:
         separator: `umxhq`, `umxl`, `random`, or a folder relative to the dataset's
             root.
         niter: Iterations of the separator's Wiener filter.
+        separator_dtype: `float32` or `bfloat16`: type of the separator's products.
+        chunking: How the separator cuts long clips.
         clips_per_shard: Most clips in a shard; 0: about eight shards a split, of 8 to
             max_clips_per_shard clips.
         max_clips_per_shard: See clips_per_shard.
@@ -53,6 +55,8 @@ class PrepConfig:
     stems_dir: str | None = None
     separator: str | None = None
     niter: int = 1
+    separator_dtype: str = "float32"
+    chunking: Chunking = Chunking()
     clips_per_shard: int = 0
     max_clips_per_shard: int = 64
     options: IndexOptions = IndexOptions()
@@ -125,116 +129,6 @@ def _num_shards(num_clips: int, config: PrepConfig) -> int:
     return -(-num_clips // size)
 
 
-@functools.lru_cache(maxsize=4)
-def _log_mel_function(frontend: FrontendConfig) -> Callable[..., tf.Tensor]:
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32)])
-    def level_and_log_mel(waveform: tf.Tensor) -> tf.Tensor:
-        leveled = frontend_lib.normalize_level(waveform, frontend.level)
-        return frontend_lib.log_mel(leveled, frontend)
-
-    return level_and_log_mel
-
-
-def stored_log_mel(waveform: np.ndarray, frontend: FrontendConfig) -> np.ndarray:
-    """Level and log-mel of a whole clip or stem, as records store it.
-
-    Args:
-        waveform: float32 [n], mono, at the front end's rate.
-        frontend: FrontendConfig.
-
-    Returns:
-        float16 [frames, num_mels].
-    """
-    return _log_mel_function(frontend)(waveform).numpy().astype(np.float16)
-
-
-def segment_bounds(num_frames: int, segment_frames: int) -> list[tuple[int, int, bool]]:
-    """Cuts a clip into segments.
-
-    Args:
-        num_frames: Frames of the clip.
-        segment_frames: Frames of a whole segment.
-
-    Returns:
-        (first frame, frames, is_tail) of each segment. What follows the last whole
-        segment is a tail; a clip without a whole segment is one short segment.
-    """
-    bounds = []
-    for start in range(0, num_frames, segment_frames):
-        count = min(segment_frames, num_frames - start)
-        bounds.append((start, count, start > 0 and count < segment_frames))
-    return bounds
-
-
-def is_source_active(
-    stem: np.ndarray, first_frame: int, num_frames: int, config: PrepConfig
-) -> bool:
-    """The silence gate, over exactly the samples under a segment.
-
-    Args:
-        stem: float32 [n], raw, mono, at the front end's rate.
-        first_frame: The segment's first frame.
-        num_frames: The segment's frames.
-        config: Hop and threshold are used.
-
-    Returns:
-        Whether the mean absolute value reaches the threshold.
-
-    Source: DESIGN section 5; differs: the authors gate over windows that drift.
-    """
-    hop = config.frontend.hop_samples
-    samples = stem[first_frame * hop : (first_frame + num_frames) * hop]
-    mean = np.abs(samples).mean(dtype=np.float64)
-    return bool(mean >= config.silence_threshold)
-
-
-def clip_segments(
-    clip: Clip, mixture: np.ndarray, stems: dict[str, np.ndarray], config: PrepConfig
-) -> list[records.Segment]:
-    """Turns a clip's waveforms into records.
-
-    Args:
-        clip: The clip.
-        mixture: float32 [n], mono, at the front end's rate.
-        stems: The same of each source that there is.
-        config: PrepConfig.
-
-    Returns:
-        The clip's segments, in order; at least one.
-
-    Raises:
-        AudioError: If the clip is shorter than one window.
-    """
-    audio.check_length(mixture, config.frontend)
-    mixture_mel = stored_log_mel(mixture, config.frontend)
-    bounds = segment_bounds(len(mixture_mel), config.frontend.segment_frames)
-    active = {
-        source: [is_source_active(stem, start, n, config) for start, n, _ in bounds]
-        for source, stem in stems.items()
-    }
-    stem_mels = {
-        source: stored_log_mel(stems[source], config.frontend)
-        for source, flags in active.items()
-        if any(flags)
-    }
-    return [
-        records.Segment(
-            clip_id=clip.clip_id,
-            group=clip.group,
-            segment=k,
-            is_tail=is_tail,
-            labels=clip.labels,
-            mixture=mixture_mel[start : start + count],
-            stems={
-                s: stem_mels[s][start : start + count] for s in stems if active[s][k]
-            },
-            is_active=tuple(s in stems and active[s][k] for s in config.sources),
-            has_stem=tuple(s in stems for s in config.sources),
-        )
-        for k, (start, count, is_tail) in enumerate(bounds)
-    ]
-
-
 def sidecar_path(shard_path: pathlib.Path) -> pathlib.Path:
     """`x.tfrecord` -> `x.json`, which holds what the shard itself does not."""
     return shard_path.with_suffix(".json")
@@ -247,7 +141,7 @@ def build_shard(
     dataset_dir: pathlib.Path,
     output_dir: pathlib.Path,
     separator: separation.Separator | None = None,
-    on_clip: Callable[[bool], None] = lambda has_failed: None,
+    on_clip: OnClip = lambda has_failed, seconds: None,
 ) -> dict[str, Any]:
     """Decodes a shard's clips and writes shard, index and sidecar.
 
@@ -258,7 +152,7 @@ def build_shard(
         dataset_dir: The dataset's root.
         output_dir: Where shards go.
         separator: A loaded separator, where stems come from one.
-        on_clip: Called after every clip with whether it failed.
+        on_clip: Called after every clip with whether it failed, and its seconds.
 
     Returns:
         The sidecar: hashes of configuration, plan, shard and index, clips, failures,
@@ -282,6 +176,7 @@ def build_shard(
 
     def segments() -> Iterator[records.Segment]:
         for clip in shard.clips:
+            seconds = sidecar["seconds"]
             try:
                 found = _clip_records(clip, config, dataset_dir, separator, sidecar)
             except audio.AudioError as error:
@@ -290,10 +185,10 @@ def build_shard(
                     raise FileNotFoundError(f"{dataset_dir} has vanished") from error
                 failure = Failure(clip.clip_id, clip.path, clip.split, str(error))
                 sidecar["failures"].append(dataclasses.asdict(failure))
-                on_clip(True)
+                on_clip(True, 0.0)
                 continue
             yield from found
-            on_clip(False)
+            on_clip(False, sidecar["seconds"] - seconds)
 
     def write_sidecar(digests: dict[str, str]) -> None:
         # Before the shard takes its name: a finished shard has its sidecar.
@@ -313,25 +208,36 @@ def _clip_records(
     dataset_dir: pathlib.Path,
     separator: separation.Separator | None,
     sidecar: dict[str, Any],
-) -> list[records.Segment]:
+) -> Iterator[records.Segment]:
+    """A clip's records; what is wrong with its audio is raised before the first."""
     mixture, stems = separation.load_clip(
         clip, config.sources, config.frontend, dataset_dir, config.stems_dir, separator
     )
     found = clip_segments(clip, mixture, stems, config)
-    sidecar["seconds"] += len(mixture) / config.frontend.sample_rate_hz
-    for segment in found:
-        values = segment.mixture.astype(np.float64)
-        sidecar["log_mel"]["count"] += values.size
-        sidecar["log_mel"]["sum"] += float(values.sum())
-        # Not a dot product: BLAS' result may depend on its number of threads.
-        sidecar["log_mel"]["sum_of_squares"] += float(np.square(values).sum())
+    sidecar["seconds"] += mixture.num_samples / config.frontend.sample_rate_hz
     if separator:
         for source, stem in stems.items():
-            value = separation.correlation(stem, mixture)
+            value = waveforms.correlation(stem, mixture)
             if value is not None:
                 sidecar["stem_correlation"][source][0] += value
                 sidecar["stem_correlation"][source][1] += 1
-    return found
+    return _counted(found, sidecar["log_mel"], (mixture, *stems.values()))
+
+
+def _counted(
+    found: Iterator[records.Segment],
+    moments: dict[str, Any],
+    used: Sequence[waveforms.Waveform],
+) -> Iterator[records.Segment]:
+    for segment in found:
+        values = segment.mixture.astype(np.float64)
+        moments["count"] += values.size
+        moments["sum"] += float(values.sum())
+        # Not a dot product: BLAS' result may depend on its number of threads.
+        moments["sum_of_squares"] += float(np.square(values).sum())
+        yield segment
+    for waveform in used:
+        waveform.close()
 
 
 def _write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
@@ -341,3 +247,4 @@ def _write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+    record_index.sync_folder(path.parent)

@@ -10,7 +10,7 @@ import pytest
 from absl import flags
 
 from cola_msa import prepared as prepared_lib
-from data_prep import cli, clips, fma, folder, mtat, multitrack, nsynth, shards
+from data_prep import cli, clips, fma, folder, mtat, multitrack, nsynth, segments
 from data_prep.clips import DatasetError, IndexOptions
 from tests.data_prep import trees
 
@@ -209,7 +209,7 @@ def test_multitrack_names_missing_stems_and_sums(tmp_path: pathlib.Path):
     assert flags_of["c"] == [False, True, True, True]
     assert data.manifest["separator"] == {"name": "stems_dir"}
     stems = [trees.chirp(5, seed=20 + n) for n in (1, 2, 3)]
-    expected = shards.stored_log_mel(np.sum(stems, 0), data.frontend)
+    expected = segments.stored_log_mel(np.sum(stems, 0), data.frontend)
     index = data.index(split_of_c)
     rows = np.flatnonzero(index.clip == index.clip[row_of_c])
     found = np.concatenate([data.mixture(split_of_c, int(row)) for row in rows])

@@ -114,7 +114,7 @@ def test_a_finished_output_is_reused(many_clips, undisturbed, monkeypatch):
     def forbid(*_: object) -> None:
         raise AssertionError("nothing is to be decoded")
 
-    monkeypatch.setattr(audio, "decode", forbid)
+    monkeypatch.setattr(audio, "AudioReader", forbid)
     before = digests(undisturbed)
     assert _prepare(many_clips, undisturbed)["num_clips_planned"] == 200
     assert digests(undisturbed) == before

@@ -12,7 +12,8 @@ import pytest
 
 from cola_msa import audio
 from cola_msa import prepared as prepared_lib
-from data_prep import cli, mtat, separation, shards
+from data_prep import cli, mtat, segments, separation, waveforms
+from data_prep.waveforms import Waveform
 from tests.data_prep import trees
 from tests.data_prep.test_datasets import execute
 
@@ -212,8 +213,11 @@ def test_correlation():
     first = trees.chirp(1)
     second = trees.chirp(1, seed=1) + 0.5 * first
     expected = np.corrcoef(first, second)[0, 1]
-    assert separation.correlation(first, second) == pytest.approx(expected, abs=1e-6)
-    assert separation.correlation(first, np.zeros_like(first)) is None
+    found = waveforms.correlation(Waveform(first), Waveform(second))
+    assert found == pytest.approx(expected, abs=1e-6)
+    for constant in (0, 0.3):
+        other = Waveform(np.full_like(first, constant))
+        assert waveforms.correlation(Waveform(first), other) is None
 
 
 def test_mtat_with_a_separator(weights_dir, tmp_path, capsys):
@@ -267,8 +271,8 @@ def _compare_with_direct_separation(weights_dir, root, data) -> None:
     decoded = audio.decode(root / clip.path)
     num_samples = len(audio.to_mono(decoded, 16000))
     for k, stem in enumerate(separator.separate(decoded, 16000).values()):
-        stem = np.pad(stem, (0, 9))[:num_samples]
-        mel = shards.stored_log_mel(stem, data.frontend)
+        stem = Waveform(np.pad(stem, (0, 9))[:num_samples]).quantize().read()
+        mel = segments.stored_log_mel(stem, data.frontend)
         for row in range(len(index.segment)):
             first, count = 392 * row, int(index.num_frames[row])
             under = stem[first * 160 : (first + count) * 160]

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
+from cola_msa import audio
 from data_prep import (
-    audio,
     separator_data,
     separator_network,
     separator_report,

@@ -7,8 +7,9 @@ import pytest
 
 from cola_msa import audio, record_index
 from cola_msa.config import FrontendConfig, config_hash
-from data_prep import shards
+from data_prep import segments, shards
 from data_prep.clips import Clip
+from data_prep.waveforms import Waveform
 from tests.data_prep import trees
 
 SOURCES = ("vocals", "drums", "bass", "other")
@@ -38,13 +39,13 @@ def numpy_log_mel(waveform: np.ndarray) -> np.ndarray:
 
 def test_stored_log_mel_equals_numpy():
     waveform = trees.chirp(2.3)
-    stored = shards.stored_log_mel(waveform, FrontendConfig())
+    stored = segments.stored_log_mel(waveform, FrontendConfig())
     assert stored.dtype == np.float16
     np.testing.assert_allclose(stored, numpy_log_mel(waveform), atol=5e-3)
 
 
 def test_silence_stays_silence():
-    stored = shards.stored_log_mel(np.zeros(32000, np.float32), FrontendConfig())
+    stored = segments.stored_log_mel(np.zeros(32000, np.float32), FrontendConfig())
     np.testing.assert_allclose(stored, np.log(1e-5), atol=5e-3)
 
 
@@ -60,7 +61,7 @@ def test_silence_stays_silence():
     ],
 )
 def test_segment_bounds(num_frames: int, expected: list[tuple[int, int, bool]]):
-    assert shards.segment_bounds(num_frames, 392) == expected
+    assert segments.segment_bounds(num_frames, 392) == expected
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -72,12 +73,12 @@ def test_gate_equals_a_plain_loop(seed: int):
         stem[start : start + 20000] *= random.choice([0, 0.005, 0.0125, 0.03])
     config = shards.PrepConfig()
     num_frames = config.frontend.num_frames(len(stem))
-    for first, count, _ in shards.segment_bounds(num_frames, 392):
+    for first, count, _ in segments.segment_bounds(num_frames, 392):
         total = 0.0
         for position in range(first * 160, (first + count) * 160):
             total += abs(float(stem[position]))
         expected = total / (count * 160) >= 0.01
-        assert shards.is_source_active(stem, first, count, config) == expected
+        assert segments.is_source_active(stem, first, count, config) == expected
 
 
 def test_records_of_one_clip():
@@ -91,7 +92,8 @@ def test_records_of_one_clip():
     }
     clip = Clip("id", "path", "train", "song", (1, 3))
     config = shards.PrepConfig(sources=SOURCES)
-    found = shards.clip_segments(clip, mixture, stems, config)
+    waves = {source: Waveform(stem) for source, stem in stems.items()}
+    found = list(segments.clip_segments(clip, Waveform(mixture), waves, config))
     assert [s.is_tail for s in found] == [False, False, True]
     assert [len(s.mixture) for s in found] == [392, 392, 998 - 784]
     assert [s.is_active for s in found] == [
@@ -113,10 +115,11 @@ def test_records_of_one_clip():
 
 def test_short_clip_is_one_segment_and_a_shorter_one_fails():
     clip = Clip("id", "path", "train", "song")
-    found = shards.clip_segments(clip, trees.chirp(2), {}, shards.PrepConfig())
+    config = shards.PrepConfig()
+    found = list(segments.clip_segments(clip, Waveform(trees.chirp(2)), {}, config))
     assert [(len(s.mixture), s.is_tail) for s in found] == [(198, False)]
     with pytest.raises(audio.TooShortError):
-        shards.clip_segments(clip, trees.chirp(0.2), {}, shards.PrepConfig())
+        segments.clip_segments(clip, Waveform(trees.chirp(0.2)), {}, config)
 
 
 def _clips(num_clips: int, split: str = "train") -> list[Clip]:

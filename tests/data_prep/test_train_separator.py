@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from absl import flags
 
+from cola_msa import audio
 from cola_msa.config import SOURCES, from_dict
 from data_prep import (
-    audio,
     separation,
     separator_data,
     separator_folder,
@@ -126,13 +126,16 @@ def test_the_folder_is_openunmixs(openunmix, trained, stems_dir):
 
     theirs = openunmix.utils.load_separator(str(trained), list(SOURCES), niter=1)
     theirs.freeze()
+    # Constant pans make covariances of rank 1, whose determinants cancel in float32.
+    theirs.double()
     ours = separation.Separator("weights", trained, niter=1, seed=0)
     assert ours.sources == SOURCES
     decoded = audio.decode(stems_dir / "song0" / "mixture.wav")
     with torch.inference_mode():
-        expected = theirs(torch.from_numpy(decoded.samples)[None])[0].mean(1).numpy()
+        samples = torch.from_numpy(decoded.samples).double()
+        expected = theirs(samples[None])[0].mean(1).numpy()
     found = np.stack(list(ours.separate(decoded, 44100).values()))
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_allclose(found, expected, atol=5e-5)
     assert np.abs(found).max() > 0.05
 
 

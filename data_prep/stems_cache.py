@@ -1,0 +1,136 @@
+"""Stems that were separated once: FLAC of 24 bits, found by the mixture's content.
+
+<cache>/<key[:2]>/<key>/<source>.flac and stems.json; the key stands for the file's
+bytes and all that decides its stems (weights, iterations, chunks, rate).
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from cola_msa import audio
+from cola_msa.record_index import sync_folder
+from data_prep.waveforms import STEM_BITS, Waveform
+
+_DESCRIPTION = "stems.json"
+_BLOCK_SAMPLES = 1 << 20
+
+
+class StemCache:
+    """A folder of stems of one separator; several processes may share it."""
+
+    def __init__(self, folder: pathlib.Path, identity: Mapping[str, Any]):
+        """Names the folder, which need not exist.
+
+        Args:
+            folder: The cache, also of other separators.
+            identity: All that decides a stem, but for the file: plain JSON.
+        """
+        self._folder = folder
+        self._identity = dict(identity)
+
+    def _entry(self, path: pathlib.Path) -> pathlib.Path:
+        # Not what cannot be read at all: a named pipe would wait for its writer.
+        if not path.is_file():
+            raise audio.MissingError("the file does not exist, or is no regular file")
+        digest = hashlib.sha256()
+        digest.update(json.dumps(self._identity, sort_keys=True).encode())
+        try:
+            with open(path, "rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            raise audio.UnreadableError(f"cannot be read: {error.strerror}") from error
+        key = digest.hexdigest()[:40]
+        return self._folder / key[:2] / key
+
+    def has(self, path: pathlib.Path) -> bool:
+        """Whether the stems of a mixture's file are there."""
+        return (self._entry(path) / _DESCRIPTION).is_file()
+
+    def load(self, path: pathlib.Path) -> dict[str, Waveform] | None:
+        """The stems of a mixture's file; None where they are missing or damaged."""
+        entry = self._entry(path)
+        try:
+            content = json.loads((entry / _DESCRIPTION).read_text())
+            return {
+                source: _read(entry / f"{source}.flac", content["exponents"][source])
+                for source in self._identity["sources"]
+            }
+        except (OSError, ValueError, KeyError, audio.AudioError):
+            return None
+
+    def store(self, path: pathlib.Path, stems: Mapping[str, Waveform]) -> None:
+        """Keeps the stems of a mixture's file.
+
+        Args:
+            path: The mixture's file.
+            stems: Quantized.
+
+        Raises:
+            OSError: If they cannot be written.
+        """
+        entry = self._entry(path)
+        temporary = entry.with_name(f".{entry.name}.{os.getpid()}.tmp")
+        temporary.mkdir(parents=True, exist_ok=True)
+        try:
+            for source, stem in stems.items():
+                _write(temporary / f"{source}.flac", stem, self._identity["rate_hz"])
+            content = {
+                "exponents": {source: stem.exponent for source, stem in stems.items()},
+                "separator": self._identity,
+            }
+            with open(temporary / _DESCRIPTION, "w", encoding="utf-8") as file:
+                json.dump(content, file, indent=1)
+                file.flush()
+                os.fsync(file.fileno())
+            sync_folder(temporary)
+            # A damaged entry gives way; of two equal ones either may stay.
+            shutil.rmtree(entry, ignore_errors=True)
+            with contextlib.suppress(FileExistsError):
+                os.rename(temporary, entry)
+            sync_folder(entry.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def remove_unfinished(self) -> None:
+        """Deletes what killed processes left; only while no other process writes."""
+        for path in self._folder.glob("??/.*.tmp"):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _write(path: pathlib.Path, stem: Waveform, rate_hz: int) -> None:
+    try:
+        with open(path, "wb") as file:
+            with soundfile.SoundFile(
+                file.fileno(),
+                "w",
+                rate_hz,
+                channels=1,
+                subtype=f"PCM_{STEM_BITS}",
+                format="FLAC",
+                closefd=False,
+            ) as sound:
+                for start in range(0, stem.num_samples, _BLOCK_SAMPLES):
+                    values = stem.integers(start, start + _BLOCK_SAMPLES)
+                    sound.write(values << (32 - STEM_BITS))
+            file.flush()
+            os.fsync(file.fileno())
+    except soundfile.SoundFileError as error:
+        raise OSError(f"{path} could not be written: {error}") from error
+
+
+def _read(path: pathlib.Path, exponent: int) -> Waveform:
+    waveform = Waveform()
+    with audio.AudioReader(path) as reader:
+        for block in reader.blocks(_BLOCK_SAMPLES):
+            # From fractions of 1 to the stem's own scale: exact, a power of two.
+            waveform.append(block[0] * np.float32(2.0**exponent))
+    return waveform
