@@ -17,6 +17,8 @@ DEV = [
     "pytest-xdist>=3.6",
     "ruff>=0.9",
     "mypy>=1.14",
+    "nbclient>=0.10",
+    "ipykernel>=6.29",
     "setuptools>=77",
 ]
 
