@@ -10,6 +10,7 @@ SEPARATION = ["openunmix>=1.3.0", "torch>=2.13.0", "torchaudio>=2.11.0"]
 AUGMENT = ["tensorflow-io>=0.37.1", "keras-cv>=0.9.0"]
 EMBED = ["pyarrow>=16"]
 SEARCH = ["faiss-cpu>=1.9"]
+FORMATS = ["onnx>=1.17", "onnxruntime>=1.20", "tf2onnx>=1.17"]
 DEV = [
     "selenium>=4.20",
     "pytest>=8",
@@ -35,7 +36,7 @@ setup(
         include=["cola_msa", "cola_msa.*", "data_prep", "data_prep.*"]
     ),
     package_data={
-        "cola_msa": ["py.typed", "map_page/*"],
+        "cola_msa": ["py.typed", "registry.json", "map_page/*"],
         "data_prep": ["py.typed"],
     },
     install_requires=[
@@ -56,9 +57,10 @@ setup(
         "augment": AUGMENT,
         "embed": EMBED,
         "search": SEARCH,
+        "formats": FORMATS,
         "umap": ["umap-learn>=0.5.7"],  # not in `all`: its Numba bounds NumPy
         "dev": DEV,
-        "all": SEPARATION + AUGMENT + EMBED + SEARCH,
+        "all": SEPARATION + AUGMENT + EMBED + SEARCH + FORMATS,
     },
     classifiers=[
         "Operating System :: POSIX :: Linux",

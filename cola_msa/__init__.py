@@ -6,6 +6,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ContrastiveModel",
     "Embedder",
+    "from_pretrained",
     "load_encoder",
     "log_mel",
     "normalize_level",
@@ -15,6 +16,7 @@ __all__ = [
 _HOMES = {
     "ContrastiveModel": "cola_msa.model",
     "Embedder": "cola_msa.embedder",
+    "from_pretrained": "cola_msa.loading",
     "load_encoder": "cola_msa.loading",
     "log_mel": "cola_msa.frontend",
     "normalize_level": "cola_msa.frontend",

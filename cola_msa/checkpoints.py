@@ -63,6 +63,21 @@ def load_config(run_dir: str | os.PathLike) -> Config:
     return from_dict(Config, load_run(run_dir)["config"])
 
 
+def own_data_dir(run_dir: str | os.PathLike) -> str:
+    """The prepared data that a run was trained on.
+
+    Raises:
+        RunError: If it has none: its weights were imported.
+    """
+    data_dir = load_run(run_dir)["data"].get("data_dir")
+    if not data_dir:
+        raise RunError(
+            f"{run_dir} holds imported weights and has no data of its own: name some "
+            "by --data_dir"
+        )
+    return data_dir
+
+
 def newest_run(root: str | os.PathLike = "runs") -> pathlib.Path | None:
     """The run under `root` that was started last; None where there is none."""
     runs = list(pathlib.Path(root).glob("*/config.json"))

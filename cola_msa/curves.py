@@ -184,7 +184,7 @@ def main(argv: list[str]) -> None:
     run = checkpoints.load_run(run_dir)
     config = checkpoints.load_config(run_dir)
     data = PreparedData(
-        flags.FLAGS.data_dir or run["data"]["data_dir"], config.frontend
+        flags.FLAGS.data_dir or checkpoints.own_data_dir(run_dir), config.frontend
     )
     probes: dict[str, Any] = {}
     for pair in flags.FLAGS.tasks:

@@ -1,15 +1,22 @@
 """Exports an encoder: python -m cola_msa.export --run_dir=... --output_dir=...
 
-`saved_model` needs TensorFlow alone to be used, takes waveforms, and scores mixtures
-against stems; its signatures stand in `cola_msa.saved_model` and in metadata.json.
+`--format=saved_model` needs TensorFlow alone to be used, takes waveforms, and scores
+mixtures against stems; its signatures stand in `cola_msa.saved_model` and in
+metadata.json. `tflite` and `onnx` take log-mel windows, which `cola_msa.frontend_numpy`
+makes without TensorFlow. `pretrained` is a folder to hand on, with a model card, which
+this package opens.
 """
 
 import json
 import os
 import pathlib
 import shutil
+import subprocess
+import sys
+import tempfile
 from typing import Any
 
+import numpy as np
 from absl import app, flags
 
 from cola_msa import checkpoints, pretrained
@@ -23,41 +30,72 @@ from cola_msa.export_check import (
     reference_windows,
     relative_difference,
 )
+from cola_msa.formats import run_file, write_onnx, write_tflite
+from cola_msa.frontend_numpy import FORMULA
 from cola_msa.loading import OpenedModel, open_model
 from cola_msa.saved_model import SIGNATURES, ExportModule, run_exported
 from cola_msa.storage import RunError
+
+FORMATS = ("saved_model", "tflite", "onnx", "pretrained")
+FILE_TOLERANCES = {".tflite": 1e-3, ".onnx": 1e-4}
+INPUTS = {"log_mel": "float32 [batch, frames, num_mels, 1]"}
+OUTPUTS = {"embedding": "float32 [batch, embedding_dim]"}
 
 
 def export_encoder(
     run_dir: str | os.PathLike,
     output_dir: str | os.PathLike,
     step: int | str | None = None,
+    file_format: str = "saved_model",
+    licence: str = "not stated",
 ) -> dict[str, Any]:
-    """Writes a SavedModel and `metadata.json`, and checks both in a fresh process.
+    """Writes an encoder and `metadata.json`, and checks it in a fresh process.
 
     Args:
         run_dir: A run or a pretrained folder.
-        output_dir: Folder of the SavedModel; replaced only once the new one stands.
+        output_dir: Folder of the export; replaced only once the new one stands.
         step: Of a run: a kept step, `best`, or None for the last.
+        file_format: `saved_model`, `tflite`, `onnx`, or `pretrained` (see
+            `cola_msa.pretrained`; of a run alone).
+        licence: Of the weights, for the model card of a pretrained folder.
 
     Returns:
         The metadata, with the largest relative difference that was found.
 
     Raises:
-        RunError: If the run has no such checkpoint.
-        ExportError: If the reloaded export differs from the encoder.
+        RunError: If the run has no such checkpoint, or `output_dir` holds something
+            else than an export.
+        ExportError: If the reloaded export differs from the encoder, or the format
+            needs an extra.
     """
+    if file_format not in FORMATS:
+        raise ExportError(
+            f"--format={file_format}: must be one of {', '.join(FORMATS)}"
+        )
+    if file_format == "pretrained":
+        content = pretrained.save_pretrained(run_dir, output_dir, step, licence=licence)
+        difference = check_pretrained(output_dir, open_model(run_dir, step))
+        return {**content, "relative_difference": difference}
     model = open_model(run_dir, step)
     if model.kind == "export":
         raise RunError(f"{run_dir} is an export already: name the run it was made of")
     output_dir = pathlib.Path(output_dir)
     temporary = output_dir.with_name(output_dir.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    ExportModule(model).save(temporary)
+    temporary.mkdir(parents=True)
+    if file_format == "saved_model":
+        ExportModule(model).save(temporary)
+        found: dict[str, Any] = {"signatures": SIGNATURES}
+        found["relative_difference"] = check_export(temporary, model)
+    else:
+        write = write_tflite if file_format == "tflite" else write_onnx
+        path = write(model, temporary)
+        found = {"file": path.name, "inputs": INPUTS, "outputs": OUTPUTS}
+        found["relative_difference"] = check_file(path, model)
     metadata = {
+        "format": file_format,
         **describe(model),
-        "signatures": SIGNATURES,
-        "relative_difference": check_export(temporary, model),
+        **found,
         "files": {
             path.relative_to(temporary).as_posix(): pretrained.file_hash(path)
             for path in sorted(temporary.rglob("*"))
@@ -83,6 +121,7 @@ def describe(model: OpenedModel) -> dict[str, Any]:
         / frontend.sample_rate_hz,
         "embedding_dim": model.dim,
         "frontend": to_dict(frontend),
+        "frontend_formula": FORMULA,
         **model.details,
         "encoder_key": model.key,
         "versions": checkpoints.package_versions(),
@@ -132,11 +171,80 @@ def check_export(export_dir: pathlib.Path, model: OpenedModel) -> float:
     return worst
 
 
+def check_pretrained(folder: str | os.PathLike, model: OpenedModel) -> float:
+    """Compares a pretrained folder, opened by a fresh process, with its run.
+
+    Raises:
+        ExportError: If it differs by more than TOLERANCE; the folder is removed.
+    """
+    waveform, lengths = check_waveforms(model.frontend)
+    mel = reference_mel(waveform[-1, : lengths[-1]], model.frontend)
+    with tempfile.TemporaryDirectory() as check:
+        path = pathlib.Path(check) / "mel.npy"
+        np.save(path, mel)
+        command = [sys.executable, "-c", _PRETRAINED_SCRIPT, str(folder), str(path)]
+        subprocess.run(command, check=True)
+        difference = relative_difference(np.load(path), model.embed(mel))
+    if not difference < TOLERANCE:
+        shutil.rmtree(folder)
+        raise ExportError(
+            f"{folder} differs from its run by {difference:.2g} (relative), more than "
+            f"{TOLERANCE:g}"
+        )
+    return difference
+
+
+_PRETRAINED_SCRIPT = """
+import sys
+import numpy as np
+import cola_msa
+model = cola_msa.from_pretrained(sys.argv[1])
+np.save(sys.argv[2], model.embed(np.load(sys.argv[2])))
+"""
+
+
+def check_file(path: pathlib.Path, model: OpenedModel) -> float:
+    """Compares a TFLite or ONNX file, run by a fresh process, with the encoder.
+
+    Args:
+        path: The file.
+        model: What it was made from.
+
+    Returns:
+        Largest relative difference over the windows of clips of 0.3, 2.5 and 11 s, and
+        over one window of twice the length.
+
+    Raises:
+        ExportError: If it exceeds the format's tolerance, or a value is not finite.
+    """
+    waveform, lengths = check_waveforms(model.frontend)
+    batches = [
+        reference_mel(waveform[row, :length], model.frontend)
+        for row, length in enumerate(lengths)
+    ]
+    longest = batches[-1]
+    batches.append(np.concatenate([longest[:1], longest[1:2]], axis=1))
+    tolerance = FILE_TOLERANCES[path.suffix]
+    worst = 0.0
+    for windows, got in zip(batches, run_file(path, batches), strict=True):
+        worst = max(worst, relative_difference(got, model.embed(windows)))
+    if not worst < tolerance:
+        raise ExportError(
+            f"{path} differs from the encoder by {worst:.2g} (relative), more than "
+            f"{tolerance:g}"
+        )
+    return worst
+
+
 def _define_flags() -> None:
     flags.DEFINE_string(
         "run_dir", None, "A run or a pretrained folder; default the newest in runs/."
     )
-    flags.DEFINE_string("output_dir", None, "SavedModel folder.", required=True)
+    flags.DEFINE_string("output_dir", None, "Folder of the export.", required=True)
+    flags.DEFINE_string("format", "saved_model", f"One of {', '.join(FORMATS)}.")
+    flags.DEFINE_string(
+        "licence", "not stated", "Licence of the weights, for a pretrained folder."
+    )
     flags.DEFINE_string("checkpoint_step", None, "A kept step, or best; default last.")
 
 
@@ -149,13 +257,16 @@ def main(argv: list[str]) -> None:
         run_dir,
         flags.FLAGS.output_dir,
         checkpoints.parse_step(flags.FLAGS.checkpoint_step),
+        flags.FLAGS.format,
+        flags.FLAGS.licence,
     )
     print(
         f"exported step {metadata['step']} of {run_dir} to {flags.FLAGS.output_dir}; "
         f"reloaded in a fresh process: relative difference "
         f"{metadata['relative_difference']:.1e}"
     )
-    print(json.dumps({"signatures": list(SIGNATURES)}))
+    content = {k: list(metadata[k]) for k in ("signatures", "inputs") if k in metadata}
+    print(json.dumps(content))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from cola_msa import checkpoints, pretrained
+from cola_msa import checkpoints, download, pretrained
 from cola_msa.config import FrontendConfig, from_dict
 from cola_msa.model import BatchStatistics, ContrastiveModel
 from cola_msa.projection import Matcher, projection_network
@@ -87,6 +87,27 @@ class OpenedModel:
         )
 
 
+def resolve(
+    source: str | os.PathLike, registry: str | os.PathLike | None = None
+) -> pathlib.Path:
+    """The folder of a model that is named by a folder, a URL or a registry's name.
+
+    Args:
+        source: A folder, the URL of an archive of a pretrained folder, or a name.
+        registry: A registry file; None means COLA_MSA_REGISTRY, else the package's.
+
+    Raises:
+        RunError: If a download fails or is not what the registry says.
+    """
+    text = os.fspath(source)
+    if download.is_url(text):
+        return download.fetch(text)
+    path = pathlib.Path(text)
+    if not path.exists() and text in download.read_registry(registry):
+        return download.fetch(text, registry)
+    return path
+
+
 def find_kind(path: str | os.PathLike) -> str:
     """What a folder is: `run`, `pretrained` or `export`.
 
@@ -96,7 +117,11 @@ def find_kind(path: str | os.PathLike) -> str:
     path = pathlib.Path(path)
     wanted = "a run, a pretrained folder or an export"
     if not path.exists():
-        raise RunError(f"{path} does not exist; name {wanted}")
+        known = ", ".join(sorted(download.read_registry())) or "none yet"
+        raise RunError(
+            f"{path} does not exist; name {wanted}, a URL, or a pretrained encoder of "
+            f"the registry ({known})"
+        )
     if not path.is_dir():
         raise RunError(f"{path} is a file; name {wanted}, which are folders")
     if (path / "saved_model.pb").exists():
@@ -120,13 +145,17 @@ def find_kind(path: str | os.PathLike) -> str:
 
 
 def open_model(
-    path: str | os.PathLike, checkpoint_step: int | str | None = None
+    path: str | os.PathLike,
+    checkpoint_step: int | str | None = None,
+    registry: str | os.PathLike | None = None,
 ) -> OpenedModel:
     """Opens a run, a pretrained folder or an export for inference.
 
     Args:
-        path: The folder.
+        path: The folder; or a URL or a registry's name of a pretrained folder, which
+            is fetched into the cache once.
         checkpoint_step: For a run: a kept step, `best`, or None for the last.
+        registry: A registry file; None means COLA_MSA_REGISTRY, else the package's.
 
     Returns:
         OpenedModel.
@@ -135,7 +164,7 @@ def open_model(
         RunError: If the folder is none of these or is damaged, or if a step was named
             for anything but a run.
     """
-    path = pathlib.Path(path)
+    path = resolve(path, registry)
     kind = find_kind(path)
     if kind != "run" and checkpoint_step is not None:
         raise RunError(
@@ -149,6 +178,32 @@ def open_model(
     return _open_export(path)
 
 
+def from_pretrained(
+    source: str | os.PathLike, registry: str | os.PathLike | None = None
+) -> OpenedModel:
+    """Opens a pretrained folder by its path, its URL or its name.
+
+    Args:
+        source: A folder, the URL of an archive of one (optionally with
+            `#sha256=<64 digits>`), or a name of the registry.
+        registry: A registry file; None means COLA_MSA_REGISTRY, else the package's.
+
+    Returns:
+        OpenedModel.
+
+    Raises:
+        RunError: If it is no pretrained folder, or cannot be fetched.
+    """
+    path = resolve(source, registry)
+    kind = find_kind(path)
+    if kind != "pretrained":
+        raise RunError(
+            f"{path}: is {'an' if kind == 'export' else 'a'} {kind}, no pretrained "
+            "folder; cola_msa.open_model opens each of them"
+        )
+    return _open_pretrained(path)
+
+
 def load_encoder(
     path: str | os.PathLike,
     step: int | str | None = None,
@@ -157,7 +212,7 @@ def load_encoder(
     """Loads the encoder of a run or of a pretrained folder for inference.
 
     Args:
-        path: A run directory or a pretrained folder.
+        path: A run directory, or a pretrained folder, its URL or its name.
         step: For a run: a kept step, `best`, or None for the last; 0 is the untrained
             network.
         statistics: Batch-norm statistics: `anchors` (for mixtures) or `pairs` (for
@@ -170,6 +225,7 @@ def load_encoder(
     Raises:
         RunError: If there is no such run, folder or step.
     """
+    path = resolve(path)
     kind = find_kind(path)
     if kind == "run":
         return checkpoints.load_encoder(path, step, statistics)

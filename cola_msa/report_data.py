@@ -304,6 +304,8 @@ def _read_run(run_dir: pathlib.Path, problems: list[str]) -> Run:
 def _read_manifest(
     run_dir: pathlib.Path, data: dict[str, Any], problems: list[str]
 ) -> dict[str, Any] | None:
+    if not data["data_dir"]:  # imported weights have no data of their own
+        return None
     data_dir = pathlib.Path(data["data_dir"])
     if not (data_dir / MANIFEST_NAME).exists():
         problems.append(f"{run_dir}: its data in {data_dir} is gone")

@@ -5,6 +5,7 @@ songs as there are, for the trained network and for the one it started from, and
 the paired interval of their difference. Writes <run_dir>/eval/retrieval/results.json.
 """
 
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -22,9 +23,11 @@ from cola_msa.retrieval import (
     retrieval_draws,
     retrieve,
 )
+from cola_msa.validation import Validator
 
 NUM_CANDIDATES = 64
 NUM_ROUNDS = 8
+_FRESH_BATCH = 32  # pairs a batch, for the statistics of a network without a run
 
 
 def retrieval_of(
@@ -65,7 +68,7 @@ def compare_with_untrained(
     config = checkpoints.load_config(run_dir)
     sampler = PairSampler(data, config.train, split)
     trained_model = checkpoints.load_model(run_dir, step, "pairs")
-    untrained_model = checkpoints.load_model(run_dir, 0, "pairs")
+    untrained_model = _untrained_model(run_dir, data)
     found = {
         "trained": retrieval_of(trained_model, sampler),
         "untrained": retrieval_of(untrained_model, sampler),
@@ -104,6 +107,37 @@ def compare_with_untrained(
     results["split"] = split
     results["num_candidates"] = NUM_CANDIDATES
     return results
+
+
+def _untrained_model(
+    run_dir: str | pathlib.Path, data: PreparedData
+) -> ContrastiveModel:
+    """The network that a run started from; a fresh one where weights were imported."""
+    if 0 in checkpoints.kept_steps(run_dir):
+        return checkpoints.load_model(run_dir, 0, "pairs")
+    config = checkpoints.load_config(run_dir)
+    logging.info(
+        "%s has kept no untrained network: one with fresh weights of seed %d, with "
+        "batch-norm statistics of this data",
+        run_dir,
+        config.train.seed,
+    )
+    described = checkpoints.load_run(run_dir)["data"]
+    model = ContrastiveModel(
+        config.model,
+        config.frontend,
+        described["log_mel_mean"],
+        described["log_mel_std"],
+        config.train.seed,
+    )
+    train = dataclasses.replace(
+        config.train, batch_size=min(config.train.batch_size, _FRESH_BATCH)
+    )
+    validator = Validator(
+        model, PairSampler(data, train), None, train.statistics_batches
+    )
+    validator.estimate_statistics()["pairs"].assign_to(model)
+    return model
 
 
 def render(results: dict[str, Any]) -> str:
@@ -151,7 +185,7 @@ def main(argv: list[str]) -> None:
     run_dir = checkpoints.choose_run(flags.FLAGS.run_dir)
     data_dir = flags.FLAGS.data_dir
     if data_dir is None:
-        data_dir = checkpoints.load_run(run_dir)["data"]["data_dir"]
+        data_dir = checkpoints.own_data_dir(run_dir)
         logging.info("no --data_dir: the run's own, %s", data_dir)
     data = PreparedData(data_dir, checkpoints.load_config(run_dir).frontend)
     step = checkpoints.parse_step(flags.FLAGS.checkpoint_step)

@@ -29,11 +29,14 @@ EXTRAS = (
     "pyarrow",
     "faiss",
     "umap",
+    "onnx",
+    "onnxruntime",
+    "tf2onnx",
 )
 SOURCES = sorted(path for name in PACKAGES for path in (ROOT / name).rglob("*.py"))
 DOCUMENTS = ("README.md", "BUILD.md")
 # Flags of other programs that the documents name.
-FOREIGN_FLAGS = {"--help", "--helpfull", "--index-url", "--check"}
+FOREIGN_FLAGS = {"--help", "--helpfull", "--index-url", "--check", "--no-deps"}
 
 
 def name_of(path: pathlib.Path) -> str:
@@ -91,6 +94,7 @@ def test_the_wheel_holds_the_packages_and_nothing_else(wheel):
     modules = {name for name in names if ".dist-info/" not in name}
     expected = {name_of(path) for path in SOURCES}
     expected |= {f"{name}/py.typed" for name in PACKAGES}
+    expected.add("cola_msa/registry.json")
     page = ROOT / "cola_msa" / "map_page"
     assert modules == expected | {name_of(path) for path in page.iterdir()}
     assert "data_prep/demo/__main__.py" in modules
@@ -103,7 +107,8 @@ def test_the_wheel_says_what_it_needs(wheel):
     text = archive.read(name).decode()
     assert "License-Expression: Apache-2.0" in text or "License: Apache-2.0" in text
     provided = set(re.findall(r"^Provides-Extra: (\S+)", text, re.MULTILINE))
-    extras = {"separation", "augment", "embed", "search", "umap", "dev", "all"}
+    extras = {"separation", "augment", "embed", "search", "formats", "umap"}
+    extras |= {"dev", "all"}
     assert provided == extras
     needed = re.findall(r"^Requires-Dist: ([\w-]+)[^;\n]*$", text, re.MULTILINE)
     assert not {name.replace("-", "_") for name in needed} & set(EXTRAS)
