@@ -1,9 +1,9 @@
 """The encoder (EfficientNetB0, global max pooling) and the projection head.
 
-The backbone is `keras.applications`' own graph. Two kinds of its layers are replaced
-by ones that compute the same function: batch normalization by TensorFlow's fused
-operation (Keras 3 does not fuse it on the CPU, a third of a training step), and
-stochastic depth by one whose masks differ by replica.
+The backbone is `keras.applications`' own graph. Some of its layers are replaced by
+ones that compute the same function: batch normalization by TensorFlow's fused operation
+(Keras 3 does not fuse it on the CPU), stochastic depth by one whose masks differ by
+replica, and on CPUs convolutions and activations by those of `cpu_layers`.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ import keras
 import tensorflow as tf
 
 from cola_msa.config import FrontendConfig, ModelConfig
+from cola_msa.cpu_layers import KERNELS, cpu_layer, default_kernels
 
 _EFFICIENTNET_DROP_RATE = 0.2  # what keras.applications builds into EfficientNetB0
 _PIXEL_SCALE = 255.0  # its Rescaling(1 / 255), which precedes its Normalization
@@ -131,6 +132,7 @@ def build_encoder(
     log_mel_mean: float = 0.0,
     log_mel_std: float = 1.0,
     seed: int = 0,
+    kernels: str | None = None,
 ) -> keras.Model:
     """Builds the encoder with fresh weights.
 
@@ -141,6 +143,9 @@ def build_encoder(
             config.input_normalization is `dataset`.
         log_mel_std: Their standard deviation.
         seed: Seed of initial weights and of stochastic depth.
+        kernels: Whose operations convolutions and activations run: `keras`, or `cpu`
+            for `cpu_layers`; None is `cpu_layers.default_kernels`. Weights, names
+            and the function are the same.
 
     Returns:
         keras.Model, float32 [batch, frames, num_mels, 1] -> [batch, 1280].
@@ -163,6 +168,9 @@ def build_encoder(
         raise ValueError(
             f"backbone must be 'efficientnetb0' or 'tiny', not {config.backbone!r}"
         )
+    kernels = default_kernels() if kernels is None else kernels
+    if kernels not in KERNELS:
+        raise ValueError(f"kernels must be one of {KERNELS}, not {kernels!r}")
     layer_number = [0]
 
     def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
@@ -188,7 +196,8 @@ def build_encoder(
             if hasattr(initializer, "seed"):
                 initializer.seed = seed * 100003 + layer_number[0]
                 values["kernel_initializer"] = initializer
-        return layer.__class__.from_config(values)
+        layer_class = cpu_layer(layer) if kernels == "cpu" else layer.__class__
+        return layer_class.from_config(values)
 
     encoder = keras.models.clone_model(backbone, clone_function=clone)
     if config.input_normalization == "dataset":

@@ -56,6 +56,7 @@ class ContrastiveModel(keras.Model):
         log_mel_std: float = 1.0,
         seed: int = 0,
         global_negatives: bool = False,
+        kernels: str | None = None,
         **kwargs: Any,
     ):
         """Builds the network with fresh weights.
@@ -67,6 +68,7 @@ class ContrastiveModel(keras.Model):
             log_mel_std: Their standard deviation.
             seed: Seed of initial weights and of stochastic depth.
             global_negatives: Contrast training batches over all replicas.
+            kernels: As in `build_encoder`; a saved model chooses anew.
             **kwargs: Keras's own.
         """
         super().__init__(**kwargs)
@@ -84,7 +86,9 @@ class ContrastiveModel(keras.Model):
             "global_negatives": global_negatives,
         }
         self.global_negatives = global_negatives
-        self.encoder = build_encoder(config, frontend, log_mel_mean, log_mel_std, seed)
+        self.encoder = build_encoder(
+            config, frontend, log_mel_mean, log_mel_std, seed, kernels
+        )
         self.projector = build_projector(
             self.encoder.output_shape[-1], config.projection_dim, seed
         )

@@ -1,0 +1,234 @@
+"""Layers for the CPU against Keras's own: values, gradients, whole updates."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from cola_msa import cpu_layers
+from cola_msa.config import ModelConfig
+from cola_msa.encoder import build_encoder
+from cola_msa.model import ContrastiveModel
+
+MODES = ("eager", "graph")
+# Kernel, stride, padding, height, width; the last two are narrower than the kernel.
+DEPTHWISE = [
+    (5, 1, "same", 13, 8),
+    (5, 2, "valid", 17, 12),
+    (7, 1, "same", 7, 4),
+    (5, 1, "same", 4, 2),
+    (5, 1, "same", 1, 3),
+]
+
+
+def _relative(found, expected):
+    found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
+    return np.linalg.norm(found - expected) / np.linalg.norm(expected)
+
+
+def _values_and_gradients(layer, inputs, upstream, mode):
+    """(output, gradients of sum(output * upstream): inputs' and weights')."""
+
+    def compute(inputs, upstream):
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            output = layer(inputs)
+            score = tf.reduce_sum(output * upstream)
+        weights = [v.value for v in layer.trainable_variables]
+        return [output, *tape.gradient(score, [inputs, *weights])]
+
+    compute = compute if mode == "eager" else tf.function(compute)
+    return compute(tf.constant(inputs), tf.constant(upstream))
+
+
+def _compare(layer, replaced, inputs, mode):
+    layer.build(inputs.shape)
+    replaced.build(inputs.shape)
+    replaced.set_weights(layer.get_weights())
+    random = np.random.default_rng(1)
+    upstream = random.normal(size=layer(inputs).shape).astype(np.float32)
+    expected = _values_and_gradients(layer, inputs, upstream, mode)
+    found = _values_and_gradients(replaced, inputs, upstream, mode)
+    assert len(found) == len(expected)
+    for ours, keras_own in zip(found, expected, strict=True):
+        assert ours.shape == keras_own.shape
+        assert _relative(ours, keras_own) < 1e-5
+
+
+def _inputs(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("size", "stride", "padding", "height", "width"), DEPTHWISE)
+def test_depthwise_convolution_equals_keras(size, stride, padding, height, width, mode):
+    layer = keras.layers.DepthwiseConv2D(
+        size, strides=stride, padding=padding, use_bias=False
+    )
+    replaced = cpu_layers.cpu_layer(layer)
+    assert replaced is cpu_layers.CpuDepthwiseConv2D
+    replaced = replaced.from_config(layer.get_config())
+    _compare(layer, replaced, _inputs(3, height, width, 6), mode)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("activation", [None, "swish", "sigmoid"])
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_pointwise_convolution_equals_keras(use_bias, activation, mode):
+    layer = keras.layers.Conv2D(
+        7, 1, use_bias=use_bias, activation=activation, bias_initializer="normal"
+    )
+    replaced = cpu_layers.cpu_layer(layer)
+    assert replaced is cpu_layers.CpuPointwiseConv2D
+    replaced = replaced.from_config(layer.get_config())
+    _compare(layer, replaced, _inputs(3, 5, 4, 6), mode)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_swish_equals_keras_and_its_formula(mode):
+    layer = keras.layers.Activation("swish")
+    assert cpu_layers.cpu_layer(layer) is cpu_layers.CpuSwish
+    # Far out, where exp overflows if it is used carelessly.
+    inputs = np.concatenate([_inputs(500), [-200, -90, 0, 90, 200]]).astype(np.float32)
+    _compare(layer, cpu_layers.CpuSwish("swish"), inputs, mode)
+    _, gradient = _values_and_gradients(
+        cpu_layers.CpuSwish("swish"), inputs, np.ones_like(inputs), mode
+    )
+    sigmoid = 1 / (1 + np.exp(-inputs.astype(np.float64)))
+    expected = sigmoid + inputs * sigmoid * (1 - sigmoid)
+    np.testing.assert_allclose(gradient, expected, atol=1e-6)
+
+
+def _gate(activation, average):
+    inputs = keras.Input((None, 4, 3))
+    active = activation(inputs)
+    gate = keras.layers.Reshape((1, 1, 3))(average(active))
+    return keras.Model(inputs, keras.layers.multiply([active, gate]))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_swish_with_its_mean_equals_keras(mode):
+    layer = _gate(
+        keras.layers.Activation("swish"), keras.layers.GlobalAveragePooling2D()
+    )
+    replaced = keras.models.clone_model(
+        layer,
+        clone_function=lambda old: cpu_layers.cpu_layer(old).from_config(
+            old.get_config()
+        ),
+    )
+    kinds = {type(part) for part in replaced.layers}
+    assert {cpu_layers.CpuSwishAndMean, cpu_layers.CpuGlobalAverage} <= kinds
+    _compare(layer, replaced, _inputs(2, 5, 4, 3), mode)
+
+
+def test_global_average_of_another_tensor_is_its_own():
+    inputs = _inputs(2, 5, 4, 3)
+    found = cpu_layers.CpuGlobalAverage()(inputs)
+    np.testing.assert_allclose(found, inputs.mean((1, 2)), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        keras.layers.DepthwiseConv2D(3, padding="same", use_bias=False),
+        keras.layers.DepthwiseConv2D(5, strides=2, padding="same", use_bias=False),
+        keras.layers.DepthwiseConv2D(5, padding="same"),
+        keras.layers.DepthwiseConv2D(5, padding="same", dilation_rate=2),
+        keras.layers.DepthwiseConv2D((5, 3), padding="same", use_bias=False),
+        keras.layers.Conv2D(4, 3),
+        keras.layers.Conv2D(4, 1, strides=2),
+        keras.layers.Conv2D(4, 1, groups=2),
+        keras.layers.Conv2D(4, 1, data_format="channels_first"),
+        keras.layers.Activation("relu"),
+        keras.layers.Dense(3),
+    ],
+)
+def test_other_layers_stay_as_they_are(layer):
+    assert cpu_layers.cpu_layer(layer) is type(layer)
+
+
+def test_unknown_kernels_are_refused():
+    with pytest.raises(ValueError, match="kernels"):
+        build_encoder(ModelConfig(backbone="tiny"), kernels="fpga")
+
+
+def test_a_gpu_keeps_keras_own_kernels(monkeypatch):
+    assert cpu_layers.default_kernels() == "cpu"
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [kind])
+    assert cpu_layers.default_kernels() == "keras"
+
+
+def _pairs(num_pairs):
+    random = np.random.default_rng(3)
+    shape = (num_pairs, 98, 64, 1)
+    return {
+        "anchor": tf.constant(random.normal(-3, 2, shape), tf.float32),
+        "positive": tf.constant(random.normal(-3, 2, shape), tf.float32),
+        "is_active": tf.constant(np.arange(num_pairs) % 4 > 0),
+        "source": tf.zeros(num_pairs, tf.int32),
+    }
+
+
+def _train(backbone, is_ours, start=None):
+    """Three updates of SGD: outputs, first gradients, variables afterwards, names."""
+    config = ModelConfig(
+        backbone=backbone, fused_batch_norm=is_ours, drop_connect_rate=0.0
+    )
+    model = ContrastiveModel(config, kernels="cpu" if is_ours else "keras")
+    model.optimizer = keras.optimizers.SGD(1e-3)
+    model.optimizer.build(model.trainable_variables)
+    batch = _pairs(8)
+
+    @tf.function(autograph=False)
+    def gradients():
+        with tf.GradientTape() as tape:
+            scores = model.score_pairs(batch, training=True)
+        weights = [v.value for v in model.trainable_variables]
+        return scores["row_loss"], tape.gradient(scores["loss"], weights)
+
+    untouched = start or [v.numpy() for v in model.variables]
+    for variable, value in zip(model.variables, untouched, strict=True):
+        variable.assign(value)
+    outputs, slopes = gradients()
+    for variable, value in zip(model.variables, untouched, strict=True):
+        variable.assign(value)
+    step = tf.function(model.train_step, autograph=False)
+    for _ in range(3):
+        step(batch)
+    inference = model(batch["anchor"], training=False)
+    return {
+        "outputs": [outputs, inference],
+        "gradients": slopes,
+        "start": untouched,
+        "variables": [v.numpy() for v in model.variables],
+        "paths": [v.path.split("/", 1)[-1] for v in model.variables],
+        "moving": ["moving" in v.path for v in model.variables],
+    }
+
+
+@pytest.mark.parametrize(
+    "backbone", ["tiny", pytest.param("efficientnetb0", marks=pytest.mark.slow)]
+)
+def test_whole_model_equals_keras_own(backbone):
+    plain = _train(backbone, False)
+    ours = _train(backbone, True, plain["start"])
+    assert ours["paths"] == plain["paths"]
+    for found, expected in zip(ours["outputs"], plain["outputs"], strict=True):
+        assert _relative(found, expected) < 1e-4
+    flat = [
+        np.concatenate([np.ravel(g) for g in r["gradients"]]) for r in (ours, plain)
+    ]
+    assert np.linalg.norm(flat[1]) > 0
+    assert _relative(*flat) < 1e-4
+
+    def moves(run, is_moving):
+        chosen = zip(run["variables"], run["start"], run["moving"], strict=True)
+        return np.concatenate(
+            [np.ravel(v - s) for v, s, m in chosen if m == is_moving and v.size]
+        )
+
+    for is_moving in (True, False):
+        expected = moves(plain, is_moving)
+        assert np.linalg.norm(expected) > 0
+        assert _relative(moves(ours, is_moving), expected) < 1e-4
