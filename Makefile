@@ -1,5 +1,6 @@
 # make demo   the whole job on the built-in music, from nothing to a table
 # make test   lint, types and tests
+# make bench  every stage's speed against its baseline: benchmarks/RESULTS.md
 # Both create .venv where it is missing, install into it, and reuse what is there.
 
 PYTHON ?= python3.11
@@ -15,7 +16,7 @@ PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo test lint fast-test clean
+.PHONY: demo test lint fast-test bench clean
 
 $(STAMP): setup.py pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { \
@@ -39,6 +40,9 @@ fast-test: $(STAMP)
 
 test: lint
 	$(PYTEST)
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/run_all.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -141,5 +141,5 @@ if __name__ == "__main__":
     flags.DEFINE_bool("quick", False, "A tiny network: whether the script runs.")
     flags.DEFINE_bool("eager", False, "Time the eager loop as well.")
     flags.DEFINE_bool("profile", False, "Add where the time goes.")
-    flags.DEFINE_integer("repetitions", 7, "Rounds.", lower_bound=1)
+    flags.DEFINE_integer("repetitions", 5, "Rounds.", lower_bound=1)
     app.run(run_command(main))

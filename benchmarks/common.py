@@ -14,8 +14,7 @@ import numpy as np
 
 def cpu_seconds() -> float:
     """User and system seconds of this process so far, all of its threads."""
-    times = os.times()
-    return times.user + times.system
+    return time.process_time()
 
 
 def paired_medians(
@@ -111,3 +110,8 @@ def random_pairs(
         "is_active": tf.constant(np.arange(num_pairs) % 4 > 0),
         "source": tf.zeros(num_pairs, tf.int32),
     }
+
+
+def load() -> str:
+    """Processes that wanted a core in the last minute, as the system says it."""
+    return f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"

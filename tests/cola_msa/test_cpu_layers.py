@@ -180,27 +180,27 @@ def _train(backbone, is_ours, start=None):
     model.optimizer.build(model.trainable_variables)
     batch = _pairs(8)
 
+    start = start or [v.numpy() for v in model.variables]
+    for variable, value in zip(model.variables, start, strict=True):
+        variable.assign(value)
+
     @tf.function(autograph=False)
-    def gradients():
+    def update():
         with tf.GradientTape() as tape:
             scores = model.score_pairs(batch, training=True)
-        weights = [v.value for v in model.trainable_variables]
-        return scores["row_loss"], tape.gradient(scores["loss"], weights)
+        weights = model.trainable_variables
+        slopes = tape.gradient(scores["loss"], [v.value for v in weights])
+        model.optimizer.apply_gradients(zip(slopes, weights, strict=True))
+        return scores["row_loss"], slopes
 
-    untouched = start or [v.numpy() for v in model.variables]
-    for variable, value in zip(model.variables, untouched, strict=True):
-        variable.assign(value)
-    outputs, slopes = gradients()
-    for variable, value in zip(model.variables, untouched, strict=True):
-        variable.assign(value)
-    step = tf.function(model.train_step, autograph=False)
-    for _ in range(3):
-        step(batch)
+    outputs, slopes = update()
+    for _ in range(2):
+        update()
     inference = model(batch["anchor"], training=False)
     return {
         "outputs": [outputs, inference],
         "gradients": slopes,
-        "start": untouched,
+        "start": start,
         "variables": [v.numpy() for v in model.variables],
         "paths": [v.path.split("/", 1)[-1] for v in model.variables],
         "moving": ["moving" in v.path for v in model.variables],

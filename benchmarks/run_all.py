@@ -1,0 +1,74 @@
+"""Runs every stage's benchmark and writes RESULTS.md beside this file.
+
+python benchmarks/run_all.py [--quick] [--output=PATH]
+"""
+
+import datetime
+import pathlib
+import subprocess
+import sys
+import time
+
+import common
+from absl import app, flags
+
+from cola_msa.checkpoints import git_commit
+from cola_msa.console import run_command
+
+_FOLDER = pathlib.Path(__file__).parent
+_STAGES = (
+    ("bench_step.py", "--profile"),
+    ("bench_pairs.py",),
+    ("bench_embed.py",),
+    ("bench_probe.py",),
+    ("bench_prep.py",),
+)
+
+
+def main(argv: list[str]) -> None:
+    """Runs the scripts one after the other; one that fails is named."""
+    del argv
+    options = flags.FLAGS
+    parts = [
+        "# Results of the benchmarks\n",
+        f"`make bench`, {datetime.date.today()}, commit {git_commit() or 'unknown'}.\n",
+        f"{common.machine()}. Load when it began: {common.load()}.\n",
+        "CPU seconds are user and system time of the process. Rows of a table were "
+        "timed in turns in one process; figures are medians.",
+    ]
+    begin = time.monotonic()
+    failed: list[str] = []
+    for name, *arguments in _STAGES:
+        path = _FOLDER / name
+        if not path.exists():
+            continue
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        started = time.monotonic()
+        done = subprocess.run(
+            [
+                sys.executable,
+                str(path),
+                *arguments,
+                *(["--quick"] if options.quick else []),
+            ],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        print(done.stdout, flush=True)
+        took = f"{time.monotonic() - started:.0f} s"
+        if done.returncode:
+            failed.append(name)
+            took += f"; it FAILED with exit code {done.returncode}"
+        parts.append(f"\n## {name}\n\n{done.stdout.strip()}\n\n({took})")
+        pathlib.Path(options.output).write_text("\n".join(parts) + "\n")
+    parts.append(f"\nIn all {(time.monotonic() - begin) / 60:.1f} min.")
+    pathlib.Path(options.output).write_text("\n".join(parts) + "\n")
+    if failed:
+        sys.exit(f"error: failed: {', '.join(failed)}; see above")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_bool("quick", False, "Whether the scripts run, in a minute.")
+    flags.DEFINE_string("output", str(_FOLDER / "RESULTS.md"), "Where results go.")
+    app.run(run_command(main))
