@@ -11,6 +11,7 @@ AUGMENT = ["tensorflow-io>=0.37.1", "keras-cv>=0.9.0"]
 EMBED = ["pyarrow>=16"]
 SEARCH = ["faiss-cpu>=1.9"]
 FORMATS = ["onnx>=1.17", "onnxruntime>=1.20", "tf2onnx>=1.17"]
+BEAM = ["apache-beam>=2.77", "google-crc32c>=1.9"]
 DEV = [
     "selenium>=4.20",
     "pytest>=8",
@@ -59,7 +60,8 @@ setup(
         "search": SEARCH,
         "formats": FORMATS,
         "umap": ["umap-learn>=0.5.7"],  # not in `all`: its Numba bounds NumPy
-        "dev": DEV,
+        "beam": BEAM,  # not in `all`: large, and for clusters only
+        "dev": DEV + BEAM,
         "all": SEPARATION + AUGMENT + EMBED + SEARCH + FORMATS,
     },
     classifiers=[

@@ -1,5 +1,6 @@
 """The command line that all dataset modules share."""
 
+import functools
 import os
 import pathlib
 import sys
@@ -47,6 +48,17 @@ def define_flags(dataset: Dataset, values: flags.FlagValues = flags.FLAGS) -> No
         "Share of clips that may fail before the command ends with an error.",
         lower_bound=0.0,
         upper_bound=1.0,
+        **add,
+    )
+    flags.DEFINE_enum(
+        "runner", "local", ["local", "beam"], "What builds the shards.", **add
+    )
+    flags.DEFINE_string(
+        "beam_args",
+        "",
+        "Apache Beam's own flags in one string, e.g. '--runner=FlinkRunner ...'; "
+        "without --runner among them it works on this machine, in --num_workers "
+        "processes.",
         **add,
     )
     flags.DEFINE_integer("seed", 0, "Seed of order, own splits, random masks.", **add)
@@ -250,6 +262,7 @@ def execute(dataset: Dataset, values: Any) -> int:
             pathlib.Path(values.output_dir),
             values.num_workers or len(os.sched_getaffinity(0)),
             stems_cache=stems_cache_of(values),
+            engine=_engine(values),
         )
     except (DatasetError, separation.SeparatorError) as error:
         return _complain(dataset, str(error), _USAGE)
@@ -272,6 +285,18 @@ def execute(dataset: Dataset, values: Any) -> int:
             _FAILED,
         )
     return 0
+
+
+def _engine(values: Any) -> Any:
+    """What builds the shards; None for this machine's processes."""
+    from data_prep import beam_runner
+
+    if values.runner == "local":
+        if values.beam_args:
+            raise DatasetError("--beam_args is for --runner=beam")
+        return None
+    beam_runner.import_beam()
+    return functools.partial(beam_runner.run, beam_args=values.beam_args)
 
 
 def _print_summary(content: dict[str, Any]) -> None:

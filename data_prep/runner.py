@@ -63,6 +63,11 @@ class Job:
         return separator
 
 
+# (job, shards to build, workers, advance): see `beam_runner.run`.
+Advance = Callable[[int, int, float], None]
+Engine = Callable[[Job, list[shards.Shard], int, Advance], None]
+
+
 def prepare(
     dataset: Dataset,
     config: shards.PrepConfig,
@@ -72,6 +77,7 @@ def prepare(
     show_progress: bool = True,
     log: Callable[[str], None] = print,
     stems_cache: pathlib.Path | None = None,
+    engine: Engine | None = None,
 ) -> dict[str, Any]:
     """Prepares a dataset, or what is left of it.
 
@@ -85,6 +91,7 @@ def prepare(
         log: Takes one line.
         stems_cache: Where separated stems are kept, or None. Shards do not depend on
             it.
+        engine: Builds the shards in place of this machine's processes.
 
     Returns:
         The manifest.
@@ -124,7 +131,10 @@ def prepare(
             (output_dir / records.MANIFEST_NAME).unlink()
         num_clips = sum(len(shard.clips) for shard in left)
         with Progress(num_clips, len(found.failures), show_progress) as progress:
-            run_items(job, left, _build, num_workers, progress)
+            if engine is not None:
+                engine(job, left, num_workers, progress.advance)
+            else:
+                run_items(job, left, build, num_workers, progress)
         return manifest.write(dataset, found, plan, config, output_dir)
 
 
@@ -257,12 +267,24 @@ def _run_here(job: Job, items: Sequence[Any], work: Work, progress: Progress) ->
         work(job, item, separator, on_clip)
 
 
-def _build(
+def build(
     job: Job,
     shard: shards.Shard,
     separator: separation.Separator | None,
     on_clip: shards.OnClip,
 ) -> None:
+    """One unit of work: builds a shard; leaves nothing half written where it fails.
+
+    Args:
+        job: What every worker needs to know.
+        shard: The shard.
+        separator: A loaded separator, where stems come from one.
+        on_clip: Called after every clip with whether it failed, and its seconds.
+
+    Raises:
+        PreparationError: If TensorFlow could not write it.
+        OSError: If something else could not.
+    """
     path = job.output_dir / shard.name
     try:
         shards.build_shard(

@@ -32,11 +32,17 @@ EXTRAS = (
     "onnx",
     "onnxruntime",
     "tf2onnx",
+    "apache_beam",
+    "google_crc32c",
 )
 SOURCES = sorted(path for name in PACKAGES for path in (ROOT / name).rglob("*.py"))
 DOCUMENTS = ("README.md", "BUILD.md")
 # Flags of other programs that the documents name.
 FOREIGN_FLAGS = {"--help", "--helpfull", "--index-url", "--check", "--no-deps"}
+# Apache Beam's, within --beam_args.
+FOREIGN_FLAGS |= {"--project", "--region", "--temp_location", "--sdk_container_image"}
+FOREIGN_FLAGS |= {"--flink_master", "--environment_type", "--job_endpoint"}
+FOREIGN_FLAGS |= {"--direct_num_workers", "--direct_running_mode"}
 
 
 def name_of(path: pathlib.Path) -> str:
@@ -108,7 +114,7 @@ def test_the_wheel_says_what_it_needs(wheel):
     assert "License-Expression: Apache-2.0" in text or "License: Apache-2.0" in text
     provided = set(re.findall(r"^Provides-Extra: (\S+)", text, re.MULTILINE))
     extras = {"separation", "augment", "embed", "search", "formats", "umap"}
-    extras |= {"dev", "all"}
+    extras |= {"beam", "dev", "all"}
     assert provided == extras
     needed = re.findall(r"^Requires-Dist: ([\w-]+)[^;\n]*$", text, re.MULTILINE)
     assert not {name.replace("-", "_") for name in needed} & set(EXTRAS)
