@@ -42,6 +42,11 @@ class PreparedData:
             DataError: If the folder is not prepared data, has another schema version
                 or was made with another front end.
         """
+        if "://" in os.fspath(data_dir):
+            raise DataError(
+                f"--data_dir={data_dir} is an address, and windows are read from local "
+                "files: copy the folder to a local disk first"
+            )
         self.data_dir = pathlib.Path(data_dir)
         path = self.data_dir / MANIFEST_NAME
         if not path.exists():

@@ -246,6 +246,8 @@ def _complain(dataset: Dataset, message: str, code: int) -> int:
 
 def execute(dataset: Dataset, values: Any) -> int:
     """Prepares what the parsed flags ask for; returns the exit code, see `run`."""
+    if (message := _remote_path(values)) is not None:
+        return _complain(dataset, message, _USAGE)
     if not os.path.isdir(values.dataset_dir):
         message = f"--dataset_dir={values.dataset_dir} is not a folder"
         return _complain(dataset, message, _USAGE)
@@ -297,6 +299,18 @@ def _engine(values: Any) -> Any:
         return None
     beam_runner.import_beam()
     return functools.partial(beam_runner.run, beam_args=values.beam_args)
+
+
+def _remote_path(values: Any) -> str | None:
+    """Refuses addresses, of which --output_dir would become a folder named `gs:`."""
+    for flag in ("dataset_dir", "output_dir", "stems_dir", "stems_cache"):
+        path = getattr(values, flag, None)
+        if path and "://" in path:
+            return (
+                f"--{flag}={path} is an address, and preparation reads and writes "
+                "folders: mount the bucket, or copy it to a local disk"
+            )
+    return None
 
 
 def _print_summary(content: dict[str, Any]) -> None:

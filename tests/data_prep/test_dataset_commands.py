@@ -7,9 +7,9 @@ import pathlib
 import numpy as np
 import pytest
 
-from cola_msa import audio
+from cola_msa import audio, records
 from cola_msa import prepared as prepared_lib
-from data_prep import fma, mtat, nsynth
+from data_prep import cli, fma, mtat, nsynth
 from data_prep.clips import IndexOptions
 from tests.data_prep import trees
 from tests.data_prep.test_datasets import (
@@ -17,6 +17,7 @@ from tests.data_prep.test_datasets import (
     dataset_of,
     default_options,
     execute,
+    parse,
 )
 
 
@@ -135,6 +136,22 @@ def test_real_music_where_it_lies_beside_the_checkout(name: str):
     clip = found.clips[0]
     decoded = audio.decode(MUSIC / name / clip.path, clip.expected_seconds)
     assert decoded.seconds > 3.9
+
+
+@pytest.mark.parametrize("flag", ["dataset_dir", "output_dir", "stems_dir"])
+def test_addresses_are_refused_before_anything_is_made(tmp_path, capsys, flag):
+    root = trees.write_mtat(tmp_path / "raw")
+    paths = {"dataset_dir": root, "output_dir": tmp_path / "out", flag: "gs://bucket/x"}
+    arguments = [f"--{name}={path}" for name, path in paths.items()]
+    values = parse("mtat", *arguments)
+    assert cli.execute(dataset_of("mtat"), values) == 2
+    assert f"--{flag}=gs://bucket/x is an address" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+
+
+def test_prepared_data_at_an_address_is_refused():
+    with pytest.raises(records.DataError, match="copy the folder to a local disk"):
+        prepared_lib.PreparedData("gs://bucket/prepared")
 
 
 def test_stems_beyond_a_symbolic_link(tmp_path: pathlib.Path):
