@@ -29,14 +29,24 @@ from cola_msa.label_fractions import parse_fractions, write_curve
 from cola_msa.model import ContrastiveModel
 from cola_msa.prepared import PreparedData
 from cola_msa.results import scale_lines
-from cola_msa.tasks import TASKS, TRAIN_CLIPS, TaskError, TaskSpec, get_task
+from cola_msa.tasks import (
+    OTHER_TASKS,
+    TASKS,
+    TRAIN_CLIPS,
+    TaskError,
+    TaskSpec,
+    get_task,
+)
 
 __all__ = ["EncoderInfo", "encoder_info", "evaluate", "main", "render_table"]
 
 
 def define_flags() -> None:
     """Defines the command's flags; not at import, so that others can import this."""
-    flags.DEFINE_string("task", None, f"What to judge on: {', '.join(TASKS)}.")
+    names = ", ".join(TASKS | OTHER_TASKS)
+    flags.DEFINE_string(
+        "task", None, f"What to judge on: {names}, or a .py file with a TASK."
+    )
     flags.DEFINE_string("run_dir", None, "A training run; default: the newest.")
     flags.DEFINE_string("data_dir", None, "Prepared data; default: built-in music.")
     flags.DEFINE_string(
@@ -103,6 +113,11 @@ def _choose_data(given: str | None, task: TaskSpec) -> pathlib.Path:
         return pathlib.Path(given)
     from cola_msa import demo_data
 
+    if task.dataset not in demo_data.TASKS:
+        raise TaskError(
+            f"--task={task.name} needs --data_dir: the built-in music has no such "
+            f"data (python -m data_prep.{task.dataset} prepares it)"
+        )
     return demo_data.ensure(task.dataset)
 
 

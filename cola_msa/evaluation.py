@@ -239,7 +239,7 @@ def conclude(
             for part in PARTS
         },
         "absent_splits": setting.absent_splits,
-        "paper_clips": dict(zip(PARTS, task.paper_clips, strict=True)),
+        "paper_clips": dict(zip(PARTS, task.paper_clips or (), strict=False)),
         "paper_scale": {"updates": PAPER_UPDATES, "pairs": PAPER_PAIRS},
         "head": head,
         "tuning": tuning,

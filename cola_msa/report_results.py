@@ -162,7 +162,7 @@ def read_result(folder: pathlib.Path) -> Result:
 def _check_result(result: Result) -> None:
     """Touches whatever the report reads, so that it is known to be there."""
     if result.task not in TASKS:
-        raise ValueError(f"task {result.task!r}")
+        raise ValueError(f"task {result.task!r}, which the report does not have")
     _ = (result.step, result.pairs, result.clips, result.num_heads)
     _ = (result.deviations, result.statistics, result.test_data)
     for row in result.scores.values():

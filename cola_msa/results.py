@@ -168,6 +168,7 @@ def scale_lines(results: dict[str, Any]) -> list[str]:
     paper, splits, data = results["paper_scale"], results["splits"], results["data"]
     clips = " / ".join(f"{part['clips']:,}" for part in splits.values())
     paper_clips = " / ".join(f"{count:,}" for count in results["paper_clips"].values())
+    published = f"paper: {paper_clips}" if paper_clips else "not a task of the paper's"
     is_tags = "pr_auc" in results["scores"]
     kind = "tags" if is_tags else "classes"
     needed = "positives and negatives" if is_tags else "clips"
@@ -175,7 +176,7 @@ def scale_lines(results: dict[str, Any]) -> list[str]:
     lines = [
         f"encoder: {_encoder_line(results['encoder'])} "
         f"(paper: {paper['updates']:,} updates, {paper['pairs']:,} pairs)",
-        f"clips: {clips} for training / validation / test (paper: {paper_clips})",
+        f"clips: {clips} for training / validation / test ({published})",
         f"{data['num_counted']} of {data['num_classes']} {kind} are counted: they have "
         f"{needed} in the test split",
         f"heads: {num_seeds} seed{'s' if num_seeds > 1 else ''}; intervals: 95 % "

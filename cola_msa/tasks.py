@@ -1,4 +1,8 @@
-"""The downstream tasks: data, head, loss, scores, and the paper's published numbers."""
+"""The downstream tasks: data, head, loss, scores, and the paper's published numbers.
+
+`TASKS` are the paper's, `OTHER_TASKS` are further ones, and a Python file that defines
+`TASK = TaskSpec(...)` is a task of the user's (see `task_files`).
+"""
 
 import dataclasses
 from collections.abc import Collection
@@ -50,7 +54,7 @@ class TaskSpec:
     """One downstream task. Source: the paper, section 4; DESIGN section 8.
 
     Attributes:
-        name: What `--task` takes.
+        name: What `--task` takes; for a task in a file, the name of its results.
         title: For tables and charts.
         dataset: The manifest's `dataset` that the task reads.
         task_type: `multilabel` (binary cross-entropy on sigmoids) or `multiclass`
@@ -61,7 +65,8 @@ class TaskSpec:
         splits: What is trained, validated and tested on.
         splits_all: The same for `--train_clips=all`; None where the task has no such
             variant.
-        paper_clips: Clips of the paper's training, validation and test splits.
+        paper_clips: Clips of the paper's training, validation and test splits; None
+            where the paper does not have the task.
     """
 
     name: str
@@ -71,9 +76,9 @@ class TaskSpec:
     hidden_units: tuple[int, ...]
     learning_rate: float
     scores: tuple[str, ...]
-    splits: Splits
-    splits_all: Splits | None
-    paper_clips: tuple[int, int, int]
+    splits: Splits = Splits()
+    splits_all: Splits | None = None
+    paper_clips: tuple[int, int, int] | None = None
 
     @property
     def loss(self) -> str:
@@ -84,7 +89,9 @@ class TaskSpec:
 
     @property
     def published(self) -> dict[str, float]:
-        """The paper's scores of MSA (Table 1), by score."""
+        """The paper's scores of MSA (Table 1), by score; none for other tasks."""
+        if TASKS.get(self.name) != self:
+            return {}
         return TABLE_1["MSA"][self.name]
 
     def choose_splits(self, train_clips: str = "filtered") -> Splits:
@@ -148,8 +155,8 @@ class TaskSpec:
         return absent
 
 
-_TAG_SCORES = ("roc_auc", "pr_auc")
-_CLASS_SCORES = ("accuracy", "balanced_accuracy")
+TAG_SCORES = ("roc_auc", "pr_auc")
+CLASS_SCORES = ("accuracy", "balanced_accuracy")
 _UNFILTERED_TEST = ("test", "test_extra")
 
 TASKS: dict[str, TaskSpec] = {
@@ -162,7 +169,7 @@ TASKS: dict[str, TaskSpec] = {
             task_type=MULTILABEL,
             hidden_units=(),
             learning_rate=5e-4,
-            scores=_TAG_SCORES,
+            scores=TAG_SCORES,
             splits=Splits(),
             splits_all=None,
             paper_clips=(15_244, 1_529, 4_332),
@@ -174,7 +181,7 @@ TASKS: dict[str, TaskSpec] = {
             task_type=MULTILABEL,
             hidden_units=(),
             learning_rate=5e-4,
-            scores=_TAG_SCORES,
+            scores=TAG_SCORES,
             splits=Splits(test=_UNFILTERED_TEST),
             splits_all=Splits(
                 train=("train", "train_extra"),
@@ -190,7 +197,7 @@ TASKS: dict[str, TaskSpec] = {
             task_type=MULTICLASS,
             hidden_units=(512,),
             learning_rate=3e-4,
-            scores=_CLASS_SCORES,
+            scores=CLASS_SCORES,
             splits=Splits(),
             splits_all=None,
             paper_clips=(289_205, 12_678, 4_096),
@@ -202,7 +209,7 @@ TASKS: dict[str, TaskSpec] = {
             task_type=MULTICLASS,
             hidden_units=(),
             learning_rate=5e-4,
-            scores=_CLASS_SCORES,
+            scores=CLASS_SCORES,
             splits=Splits(),
             splits_all=None,
             paper_clips=(6_400, 800, 800),
@@ -211,21 +218,66 @@ TASKS: dict[str, TaskSpec] = {
 }
 
 
+# Beyond the paper, with its head for FMA and MagnaTagATune.
+OTHER_TASKS: dict[str, TaskSpec] = {
+    spec.name: spec
+    for spec in (
+        TaskSpec(
+            name="gtzan",
+            title="genre, GTZAN, fault-filtered split",
+            dataset="gtzan",
+            task_type=MULTICLASS,
+            hidden_units=(),
+            learning_rate=5e-4,
+            scores=CLASS_SCORES,
+        ),
+        TaskSpec(
+            name="jamendo",
+            title="music tagging, MTG-Jamendo, top 50 tags",
+            dataset="jamendo",
+            task_type=MULTILABEL,
+            hidden_units=(),
+            learning_rate=5e-4,
+            scores=TAG_SCORES,
+        ),
+        TaskSpec(
+            name="folder",
+            title="own labels, a folder a class",
+            dataset="labelled_folder",
+            task_type=MULTICLASS,
+            hidden_units=(),
+            learning_rate=5e-4,
+            scores=CLASS_SCORES,
+        ),
+    )
+}
+
+
 def get_task(name: str | None) -> TaskSpec:
     """Looks a task up.
+
+    Args:
+        name: A task's name, or the path of a Python file that defines one.
 
     Raises:
         TaskError: If there is none of that name; the message lists the tasks.
     """
-    if not name or name not in TASKS:
+    if name and name.endswith(".py"):
+        from cola_msa.task_files import load_task
+
+        return load_task(name)
+    known = TASKS | OTHER_TASKS
+    if not name or name not in known:
         given = f"not {name!r}" if name else "and none was given"
-        raise TaskError(f"--task must be one of {', '.join(TASKS)}, {given}")
-    return TASKS[name]
+        raise TaskError(
+            f"--task must be one of {', '.join(known)}, or a .py file, {given}"
+        )
+    return known[name]
 
 
 def _row(*values: float | None) -> dict[str, dict[str, float]]:
     """One published row: MTAT ROC, PR; MTAT* ROC, PR; NSynth WA; FMA WA."""
-    columns = [(t, s) for t in ("mtat", "mtat_unfiltered") for s in _TAG_SCORES]
+    columns = [(t, s) for t in ("mtat", "mtat_unfiltered") for s in TAG_SCORES]
     columns += [("nsynth", "accuracy"), ("fma", "accuracy")]
     row: dict[str, dict[str, float]] = {name: {} for name in TASKS}
     for (task, score), value in zip(columns, values, strict=True):

@@ -118,7 +118,16 @@ def _define_option_flags(dataset: Dataset, add: dict[str, Any]) -> None:
         flags.DEFINE_float(
             "validation_share", 0.15, "Share of groups for validation.", **add
         )
-        flags.DEFINE_float("test_share", 0.0, "Share of groups for testing.", **add)
+        flags.DEFINE_float(
+            "test_share", dataset.test_share, "Share of groups for testing.", **add
+        )
+    if "split_dir" in dataset.options:
+        flags.DEFINE_string(
+            "split_dir",
+            None,
+            "Folder of the published split files; default: <dataset_dir>.",
+            **add,
+        )
 
 
 def parse_options(dataset: Dataset, values: Any) -> IndexOptions:
@@ -148,6 +157,8 @@ def parse_options(dataset: Dataset, values: Any) -> IndexOptions:
         raise DatasetError(f"--sources={','.join(sources)} must be distinct names")
     if "mixture" in sources:
         raise DatasetError("--sources: mixture is not a source")
+    if given.get("split_dir"):
+        given["split_dir"] = _relative(given["split_dir"], values.dataset_dir)
     if getattr(values, "stems_dir", None):
         given["stems_dir"] = _relative(values.stems_dir, values.dataset_dir)
     return IndexOptions(**given)

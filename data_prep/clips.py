@@ -79,6 +79,7 @@ class IndexOptions:
         validation_share: Share of groups that become the validation split.
         test_share: Share of groups that become the test split.
         stems_dir: Folder of stems, relative to the dataset's root, or None.
+        split_dir: Folder of published split files, relative like it, or None.
     """
 
     seed: int = 0
@@ -89,6 +90,7 @@ class IndexOptions:
     validation_share: float = 0.15
     test_share: float = 0.0
     stems_dir: str | None = None
+    split_dir: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +110,7 @@ class Dataset:
         layout: What lies where under the dataset's root.
         homepage: Where to get it.
         download: What to download and unpack.
+        test_share: Default share of groups for testing, of own splits.
         known_broken: Clips that are broken in the published archive: what they are,
             by path.
     """
@@ -123,6 +126,7 @@ class Dataset:
     layout: str
     homepage: str = ""
     download: str = ""
+    test_share: float = 0.0
     known_broken: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 

@@ -251,7 +251,7 @@ def tracked_files() -> list[pathlib.Path]:
     """Text files of the project, as far as they lie in its own folders."""
     found = [path for path in ROOT.iterdir() if path.suffix in (".py", ".md", ".toml")]
     found += [ROOT / "Makefile", ROOT / ".ci" / "run"]
-    for name in (*PACKAGES, "tests", "docs", "benchmarks"):
+    for name in (*PACKAGES, "tests", "docs", "benchmarks", "examples"):
         found += (ROOT / name).rglob("*.py")
         found += (ROOT / name).rglob("*.md")
     return sorted(path for path in found if path.is_file())

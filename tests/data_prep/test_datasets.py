@@ -15,6 +15,7 @@ from data_prep.clips import DatasetError, IndexOptions
 from tests.data_prep import trees
 
 NAMES = ("mtat", "nsynth", "fma", "multitrack", "folder")
+NAMES += ("gtzan", "jamendo", "labelled_folder")
 MUSIC = pathlib.Path(__file__).parents[3] / "shared" / "music"
 
 

@@ -121,6 +121,45 @@ def write_folder(root: pathlib.Path) -> pathlib.Path:
     return root
 
 
+def write_gtzan(root: pathlib.Path) -> pathlib.Path:
+    """Two genres, four excerpts in the lists, and a faulty one in none."""
+    names = [f"{genre}/{genre}.0000{n}" for n in range(4) for genre in ("jazz", "pop")]
+    for k, name in enumerate(names[:7]):
+        write_wav(root / "genres" / f"{name}.wav", chirp(4, 22050, seed=k), 22050)
+    lists = {"train": names[:2], "valid": names[2:4], "test": names[4:6]}
+    for split, listed in lists.items():
+        lines = "".join(f"{name}.wav\n" for name in listed)
+        (root / f"{split}_filtered.txt").write_text(lines)
+    return root
+
+
+def write_jamendo(root: pathlib.Path) -> pathlib.Path:
+    """Two tracks a split, one of them of the smaller download."""
+    header = ["TRACK_ID", "ARTIST_ID", "ALBUM_ID", "PATH", "DURATION", "TAGS"]
+    for number, split in enumerate(("train", "validation", "test")):
+        rows = []
+        for k in range(2):
+            track = 100 * number + k
+            tags = ["genre---rock", "mood/theme---happy"][: k + 1]
+            path = f"{track % 100:02d}/{track}.mp3"
+            suffix = ".low.mp3" if k else ".mp3"
+            write_mp3(root / path.replace(".mp3", suffix), chirp(4, seed=track))
+            ids = [f"track_{track:07d}", f"artist_{number:06d}", "album_000001"]
+            rows.append([*ids, path, "4.0", *tags])
+        text = "".join("\t".join(row) + "\r\n" for row in [header, *rows])
+        (root / f"autotagging_top50tags-{split}.tsv").write_bytes(text.encode())
+    return root
+
+
+def write_labelled_folder(root: pathlib.Path, num_files: int = 6) -> pathlib.Path:
+    """Two classes: files at the top of one, albums of two files in the other."""
+    for k in range(num_files):
+        write_wav(root / "calm" / f"{k}.wav", chirp(4, seed=k))
+        album = root / "loud" / f"album{k // 2}"
+        write_wav(album / f"{k}.wav", chirp(4, seed=50 + k, level=0.9))
+    return root
+
+
 def _write_csv(path: pathlib.Path, rows: list[list[str]], delimiter: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w", newline="") as file:

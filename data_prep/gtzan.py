@@ -1,0 +1,148 @@
+"""GTZAN: 30 s excerpts of 10 genres. `python -m data_prep.gtzan --help`.
+
+The splits are read from the published lists of the fault-filtered partition
+(`train_filtered.txt`, `valid_filtered.txt`, `test_filtered.txt`): excerpts that repeat,
+are distorted or mislabelled are in none of them, and no artist is in two.
+"""
+
+import os
+import pathlib
+from collections import Counter
+
+from cola_msa.audio import AUDIO_SUFFIXES
+from data_prep.clips import (
+    Clip,
+    Dataset,
+    DatasetError,
+    DatasetIndex,
+    Failure,
+    IndexOptions,
+    check_counts,
+    require,
+    text,
+)
+
+LISTS = {
+    "train": "train_filtered.txt",
+    "validation": "valid_filtered.txt",
+    "test": "test_filtered.txt",
+}
+_AUDIO_FOLDERS = ("genres", "genres_original", ".")
+_REAL_FROM = 900  # excerpts in the lists
+_REAL_COUNTS = {"train": 443, "validation": 197, "test": 290, "genres": 10}
+
+
+def _read_list(path: pathlib.Path) -> list[tuple[str, str]]:
+    """Genre and name without suffix of each line, `blues/blues.00029.wav`."""
+    found = []
+    lines = require(path, LAYOUT).read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        genre, _, name = line.strip().replace("\\", "/").rpartition("/")
+        if not genre or not name:
+            raise DatasetError(
+                f"{path}, line {number}: {line!r} is not like blues/blues.00029.wav"
+            )
+        found.append((genre.rpartition("/")[2], os.path.splitext(name)[0]))
+    return found
+
+
+def _list_audio(dataset_dir: pathlib.Path) -> dict[tuple[str, str], str]:
+    """Paths relative to the root by genre and name without suffix."""
+    found: dict[tuple[str, str], str] = {}
+    for base in _AUDIO_FOLDERS:
+        if not (dataset_dir / base).is_dir():
+            continue
+        for genre in sorted(os.listdir(dataset_dir / base)):
+            folder = dataset_dir / base / genre
+            if not folder.is_dir():
+                continue
+            for entry in sorted(os.listdir(folder)):
+                name, suffix = os.path.splitext(entry)
+                if suffix.lower() in AUDIO_SUFFIXES:
+                    path = (pathlib.PurePath(base) / genre / entry).as_posix()
+                    found.setdefault((genre, name), path)
+    return found
+
+
+def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
+    """Lists the excerpts that the split lists name; the classes are sorted by name.
+
+    Args:
+        dataset_dir: Holds a folder a genre, or `genres` or `genres_original` with them.
+        options: `split_dir`, the folder of the lists; default `dataset_dir`.
+
+    Returns:
+        The DatasetIndex; excerpts without a file are failures, files in no list are
+        none (they are the faulty ones).
+
+    Raises:
+        DatasetError: If a list is missing, has another format or names an excerpt of
+            another list, or if the real lists do not give the published counts.
+    """
+    lists_dir = dataset_dir / (options.split_dir or ".")
+    listed = {split: _read_list(lists_dir / name) for split, name in LISTS.items()}
+    keys = [key for found in listed.values() for key in found]
+    twice = [key for key, count in Counter(keys).items() if count > 1]
+    if twice:
+        raise DatasetError(
+            f"{lists_dir}: the lists name {'/'.join(twice[0])} twice; put the "
+            "published lists back"
+        )
+    class_names = tuple(sorted({genre for genre, _ in keys}))
+    number = {genre: k for k, genre in enumerate(class_names)}
+    if len(keys) >= _REAL_FROM:
+        counts = {split: len(found) for split, found in listed.items()}
+        check_counts("GTZAN", counts | {"genres": len(class_names)}, _REAL_COUNTS)
+    audio = _list_audio(dataset_dir)
+    clips, failures = [], []
+    for split, found in listed.items():
+        for genre, name in sorted(found):
+            path = audio.get((genre, name))
+            if path is None:
+                reason = f"the file does not exist, but {LISTS[split]} names it"
+                failures.append(
+                    Failure(text(name), text(f"{genre}/{name}.wav"), split, reason)
+                )
+                continue
+            clips.append(
+                Clip(
+                    clip_id=text(f"{genre}/{name}"),
+                    path=path,
+                    split=split,
+                    group=text(name),
+                    labels=(number[genre],),
+                )
+            )
+    return DatasetIndex(tuple(clips), class_names, tuple(failures))
+
+
+CITATION = (
+    "G. Tzanetakis, P. Cook: Musical genre classification of audio signals. IEEE "
+    "Transactions on Speech and Audio Processing 10(5), 2002. Fault-filtered split: "
+    "C. Kereliuk, B. L. Sturm, J. Larsen: Deep learning and music adversaries. IEEE "
+    "Transactions on Multimedia 17(11), 2015."
+)
+LICENCE = "None stated by its authors; excerpts of commercial recordings, for research"
+LAYOUT = (
+    "<dataset_dir>/genres/blues/blues.00000.wav and so on (genres_original, or without "
+    "that folder, do too), and train_filtered.txt, valid_filtered.txt, "
+    "test_filtered.txt in --split_dir or in <dataset_dir>"
+)
+DATASET = Dataset(
+    name="gtzan",
+    task_type="multiclass",
+    stems="none",
+    options=("split_dir",),
+    max_clips_per_shard=64,
+    index=index,
+    citation=CITATION,
+    licence=LICENCE,
+    layout=LAYOUT,
+)
+
+if __name__ == "__main__":
+    from data_prep import cli
+
+    cli.run(DATASET)

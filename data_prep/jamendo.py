@@ -1,0 +1,143 @@
+"""MTG-Jamendo: whole tracks with tags. `python -m data_prep.jamendo --help`.
+
+Splits and tags are read from the published `autotagging_top50tags-train.tsv`,
+`-validation.tsv` and `-test.tsv` of one of the dataset's five splits
+(`data/splits/split-0` and so on in its repository); no artist is in two of them.
+"""
+
+import csv
+import os
+import pathlib
+
+from cola_msa.audio import AUDIO_SUFFIXES
+from data_prep.clips import (
+    Clip,
+    Dataset,
+    DatasetError,
+    DatasetIndex,
+    Failure,
+    IndexOptions,
+    check_counts,
+    require,
+    text,
+)
+
+SUBSET = "autotagging_top50tags"
+SPLITS = ("train", "validation", "test")
+_HEADER = ["TRACK_ID", "ARTIST_ID", "ALBUM_ID", "PATH", "DURATION", "TAGS"]
+_REAL_FROM = 50_000  # tracks
+_REAL_COUNTS = {"tracks": 54_380, "tags": 50}
+
+
+def _read_split(path: pathlib.Path) -> list[list[str]]:
+    with open(require(path, LAYOUT), newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.reader(file, delimiter="\t") if row]
+    if not rows or rows[0] != _HEADER:
+        raise DatasetError(
+            f"{path} is not MTG-Jamendo's: its header must be {', '.join(_HEADER)}, "
+            "with tabs between"
+        )
+    for number, row in enumerate(rows[1:], 2):
+        if len(row) < len(_HEADER):
+            raise DatasetError(f"{path}, row {number}: {len(row)} columns and no tag")
+    return rows[1:]
+
+
+def _find_audio(dataset_dir: pathlib.Path, path: str) -> str | None:
+    """The file of a track, relative to the root.
+
+    `34/786434.mp3` as published, `34/786434.low.mp3` of the smaller download, or the
+    same name with another suffix.
+    """
+    folder, name = os.path.split(path)
+    stem = os.path.splitext(name)[0]
+    suffixes = [".mp3", ".low.mp3", *sorted(AUDIO_SUFFIXES - {".mp3"})]
+    for suffix in suffixes:
+        found = f"{folder}/{stem}{suffix}"
+        if (dataset_dir / found).is_file():
+            return found
+    return None
+
+
+def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
+    """Lists the tracks of the three split files; the tags are sorted by name.
+
+    Args:
+        dataset_dir: Holds the folders 00 to 99 with the tracks.
+        options: `split_dir`, the folder of the split files; default `dataset_dir`.
+
+    Returns:
+        The DatasetIndex; a track's group is its artist, and tracks without a file are
+        failures.
+
+    Raises:
+        DatasetError: If a split file is missing or of another format, if a track is in
+            two, or if the real files do not give the published counts.
+    """
+    lists_dir = dataset_dir / (options.split_dir or ".")
+    rows = [
+        (split, row)
+        for split in SPLITS
+        for row in _read_split(lists_dir / f"{SUBSET}-{split}.tsv")
+    ]
+    class_names = tuple(sorted({tag for _, row in rows for tag in row[5:] if tag}))
+    number = {tag: k for k, tag in enumerate(class_names)}
+    if len(rows) >= _REAL_FROM:
+        counts = {"tracks": len(rows), "tags": len(class_names)}
+        check_counts("MTG-Jamendo", counts, _REAL_COUNTS)
+    clips, failures = [], []
+    seen: set[str] = set()
+    for split, row in rows:
+        track, artist, _, path = row[:4]
+        if track in seen:
+            raise DatasetError(
+                f"{lists_dir}: {track} is listed twice; take all three files of one "
+                "published split"
+            )
+        seen.add(track)
+        found = _find_audio(dataset_dir, path)
+        if found is None:
+            reason = f"the file does not exist, but {SUBSET}-{split}.tsv names it"
+            failures.append(Failure(text(track), text(path), split, reason))
+            continue
+        clips.append(
+            Clip(
+                clip_id=text(track),
+                path=found,
+                split=split,
+                group=text(artist),
+                labels=tuple(sorted({number[tag] for tag in row[5:] if tag})),
+            )
+        )
+    return DatasetIndex(tuple(clips), class_names, tuple(failures))
+
+
+CITATION = (
+    "D. Bogdanov, M. Won, P. Tovstogan, A. Porter, X. Serra: The MTG-Jamendo dataset "
+    "for automatic music tagging. Machine Learning for Music Discovery Workshop, ICML "
+    "2019."
+)
+LICENCE = (
+    "Metadata CC BY-NC-SA 4.0; each track under its artist's Creative Commons licence, "
+    "see audio_licenses.txt"
+)
+LAYOUT = (
+    "<dataset_dir>/34/786434.mp3 (or .low.mp3) and so on, and "
+    f"{SUBSET}-train.tsv, -validation.tsv, -test.tsv in --split_dir or in <dataset_dir>"
+)
+DATASET = Dataset(
+    name="jamendo",
+    task_type="multilabel",
+    stems="none",
+    options=("split_dir",),
+    max_clips_per_shard=128,
+    index=index,
+    citation=CITATION,
+    licence=LICENCE,
+    layout=LAYOUT,
+)
+
+if __name__ == "__main__":
+    from data_prep import cli
+
+    cli.run(DATASET)

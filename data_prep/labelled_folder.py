@@ -1,0 +1,114 @@
+"""Own labels: a folder a class. `python -m data_prep.labelled_folder --help`."""
+
+import os
+import pathlib
+
+from cola_msa.audio import AUDIO_SUFFIXES
+from data_prep.clips import (
+    Clip,
+    Dataset,
+    DatasetError,
+    DatasetIndex,
+    Failure,
+    IndexOptions,
+    split_groups,
+    text,
+)
+
+
+def _audio_below(folder: pathlib.Path) -> list[str]:
+    """Audio files below a folder, relative to it, in sorted order."""
+    found = []
+    for parent, names, files in os.walk(folder):
+        names[:] = sorted(name for name in names if not name.startswith("."))
+        relative = pathlib.Path(parent).relative_to(folder)
+        found += [
+            (relative / name).as_posix()
+            for name in files
+            if not name.startswith(".")
+            and os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES
+        ]
+    return sorted(found)
+
+
+def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
+    """Lists audio files below class folders; the classes are the folders' names.
+
+    Each class is divided by itself, so that every split has all classes as far as
+    they have enough groups. A group is a folder within the class (an album) or, of
+    files that lie in the class folder itself, the file.
+
+    Args:
+        dataset_dir: Holds a folder a class.
+        options: `split_by`, `validation_share`, `test_share`, `seed`.
+
+    Returns:
+        The DatasetIndex; audio files beside the class folders are failures.
+
+    Raises:
+        DatasetError: If there are not at least two folders with audio.
+    """
+    folders = sorted(
+        entry.name
+        for entry in os.scandir(dataset_dir)
+        if entry.is_dir() and not entry.name.startswith(".")
+    )
+    files = {name: _audio_below(dataset_dir / name) for name in folders}
+    class_names = tuple(name for name in folders if files[name])
+    if len(class_names) < 2:
+        raise DatasetError(
+            f"{dataset_dir}: {len(class_names)} folder with audio; a task needs two "
+            f"classes; expected layout: {LAYOUT}"
+        )
+    clips = []
+    for number, name in enumerate(class_names):
+
+        def group_of(path: str) -> str:
+            album = os.path.dirname(path) if options.split_by == "folder" else ""
+            return album or path
+
+        split_of = split_groups(
+            map(group_of, files[name]),
+            options.validation_share,
+            options.test_share,
+            options.seed,
+        )
+        clips += [
+            Clip(
+                clip_id=text(f"{name}/{path}"),
+                path=f"{name}/{path}",
+                split=split_of[group_of(path)],
+                group=text(f"{name}/{group_of(path)}"),
+                labels=(number,),
+            )
+            for path in files[name]
+        ]
+    failures = tuple(
+        Failure(text(entry), text(entry), "", "not in a folder that names its class")
+        for entry in sorted(os.listdir(dataset_dir))
+        if os.path.splitext(entry)[1].lower() in AUDIO_SUFFIXES
+        and (dataset_dir / entry).is_file()
+    )
+    return DatasetIndex(tuple(clips), tuple(map(text, class_names)), failures)
+
+
+CITATION = "Your own collection."
+LICENCE = "Your own collection's."
+LAYOUT = "<dataset_dir>/<class>/**/<any name>.<wav, flac, ogg, mp3, ...>"
+DATASET = Dataset(
+    name="labelled_folder",
+    task_type="multiclass",
+    stems="none",
+    options=("split_by", "validation_share", "test_share"),
+    max_clips_per_shard=64,
+    index=index,
+    citation=CITATION,
+    licence=LICENCE,
+    layout=LAYOUT,
+    test_share=0.2,
+)
+
+if __name__ == "__main__":
+    from data_prep import cli
+
+    cli.run(DATASET)
