@@ -1,0 +1,245 @@
+"""Which stem belongs to this song? python -m cola_msa.match --model=... .
+
+    python -m cola_msa.match --model=runs/NAME --mixture=song.wav --stems=stems
+    python -m cola_msa.match --model=runs/NAME --mixture=songs --stems=songs
+
+One mixture gives a ranking of all stems, several give the matrix and, where a stem lies
+in its mixture's folder or has its name, how often the own stem comes first.
+"""
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tqdm
+from absl import app, flags, logging
+
+from cola_msa import match_chart, matching, storage
+from cola_msa.audio import AudioError
+from cola_msa.checkpoints import parse_step
+from cola_msa.console import run_command
+from cola_msa.loading import OpenedModel, open_model
+from cola_msa.matching import MatchError, Projected
+
+
+def project_all(
+    model: OpenedModel, paths: Sequence[pathlib.Path], failures: dict[str, str]
+) -> list[Projected]:
+    """Projects files; what cannot be read is left out and gets a reason.
+
+    Args:
+        model: With a matcher.
+        paths: Files.
+        failures: Reasons by path; added to.
+    """
+    found = []
+    for path in tqdm.tqdm(paths, desc="project", unit="file"):
+        try:
+            found.append(matching.project_file(model, path))
+        except AudioError as error:
+            failures[str(path)] = str(error)
+    return found
+
+
+def match(
+    model: OpenedModel,
+    mixture: str,
+    stems: str,
+    mixture_names: Sequence[str] = ("mixture",),
+    stem_names: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Scores every stem against every mixture.
+
+    Args:
+        model: With a matcher.
+        mixture: A file, or a folder: its files named like one of `mixture_names`, or
+            all where there are none.
+        stems: A file or a folder.
+        mixture_names: File names without suffix; such files are no stems.
+        stem_names: File names without suffix to take as stems; all by default.
+
+    Returns:
+        `mixtures`, `stems` (paths), `scores` [mixtures, stems], `windows` [mixtures,
+        stems, W], `is_own`, `own` (ranks of own stems; and `own_centred`, of scores
+        less each stem's mean), `failures`.
+
+    Raises:
+        MatchError: If nothing is left to compare.
+    """
+    try:
+        mixture_paths = matching.find_files(mixture, mixture_names)
+    except MatchError:
+        mixture_paths = matching.find_files(mixture)
+    taken = {path.resolve() for path in mixture_paths}
+    stem_paths = [
+        path
+        for path in matching.find_files(stems, stem_names)
+        if path.resolve() not in taken and path.stem not in mixture_names
+    ]
+    failures: dict[str, str] = {}
+    songs = project_all(model, mixture_paths, failures)
+    parts = project_all(model, stem_paths, failures)
+    if not songs or not parts:
+        reasons = "; ".join(f"{path}: {why}" for path, why in failures.items())
+        what = "mixture" if not songs else "stem"
+        raise MatchError(f"no {what} is left to compare ({reasons or 'no file'})")
+    scores = np.full((len(songs), len(parts)), np.nan)
+    windows: list[list[list[float | None]]] = []
+    for row, song in enumerate(songs):
+        windows.append([])
+        for column, part in enumerate(parts):
+            try:
+                found = matching.score_pair(model, song, part)
+            except MatchError as error:
+                logging.warning("%s", error)
+                windows[-1].append([None] * len(song.projections))
+                continue
+            scores[row, column] = found.clip
+            windows[-1].append(
+                [None if np.isnan(v) else round(float(v), 6) for v in found.windows]
+            )
+    if not np.isfinite(scores).any():
+        raise MatchError("every stem is silent as long as the mixtures last")
+    is_own = matching.own_stems([s.path for s in songs], [p.path for p in parts])
+    kinds = [p.path.stem for p in parts]
+    if len(set(kinds)) == len(kinds):  # each stem has a name of its own
+        kinds = [""] * len(kinds)
+    frontend = model.frontend
+    seconds = frontend.window_frames * frontend.hop_samples / frontend.sample_rate_hz
+    result: dict[str, Any] = {
+        "model": model.description,
+        "model_hash": model.key,
+        "window_seconds": seconds,
+        "mixtures": [str(s.path) for s in songs],
+        "stems": [str(p.path) for p in parts],
+        "scores": [[None if np.isnan(v) else float(v) for v in row] for row in scores],
+        "windows": windows,
+        "is_own": is_own.tolist(),
+        "own": matching.rank_own(scores, is_own, kinds),
+        "failures": failures,
+    }
+    if len(songs) > 1:
+        result["own_centred"] = matching.rank_own(
+            matching.centred(scores), is_own, kinds
+        )
+    return result
+
+
+def render(result: dict[str, Any], num_results: int) -> str:
+    """A result as text: rankings, and how often own stems come first."""
+    lines = []
+    for row, mixture in enumerate(result["mixtures"]):
+        scores = np.array(result["scores"][row], float)
+        order = [
+            n for n in np.argsort(-scores, kind="stable") if np.isfinite(scores[n])
+        ]
+        lines += [f"{mixture}:", f"{'':>4}  {'score':>10}"]
+        for rank, number in enumerate(order[:num_results], 1):
+            own = "  (its own)" if result["is_own"][row][number] else ""
+            path = result["stems"][number]
+            lines.append(f"{rank:>4}  {scores[number]:>10.4f}  {path}{own}")
+    for name, title in (("own", "scores"), ("own_centred", "less each stem's mean")):
+        found = result.get(name, {})
+        if found.get("num_queries"):
+            lines.append(
+                f"own stems, {title}: top-1 {found['top1']:.3f} (chance "
+                f"{found['chance_top1']:.3f}), MRR {found['mrr']:.3f} (chance "
+                f"{found['chance_mrr']:.3f}), {found['num_queries']} queries"
+            )
+    lines += [f"failed: {path}: {why}" for path, why in result["failures"].items()]
+    return "\n".join(lines)
+
+
+def draw(result: dict[str, Any], path: pathlib.Path) -> None:
+    """Draws a ranking (one mixture) or the matrix (several)."""
+    scores = np.array(result["scores"], float)
+    mixtures, stems = result["mixtures"], result["stems"]
+    if len(mixtures) == 1:
+        order = [
+            n
+            for n in np.argsort(-scores[0], kind="stable")
+            if np.isfinite(scores[0][n])
+        ]
+        windows = np.array(result["windows"][0], float)
+        match_chart.draw_ranking(
+            path,
+            [_short(stems[n]) for n in order],
+            scores[0][order],
+            windows[order],
+            result["window_seconds"],
+            f"stems for {_short(mixtures[0])}",
+        )
+        return
+    own = result["own"]
+    title = f"{len(mixtures)} mixtures, {len(stems)} stems"
+    if own["num_queries"]:
+        title += (
+            f"; own stem first: {own['top1']:.2f} (chance {own['chance_top1']:.2f})"
+        )
+    names = [[_short(p) for p in paths] for paths in (mixtures, stems)]
+    match_chart.draw_matrix(
+        path, *names, scores, np.array(result["is_own"], bool), title
+    )
+
+
+def _short(path: str) -> str:
+    """The last folder and the file's name."""
+    parts = pathlib.PurePath(path).with_suffix("").parts
+    return "/".join(parts[-2:])
+
+
+def define_flags() -> None:
+    """Defines the command's flags; not at import, so that others can import this."""
+    flags.DEFINE_string("model", None, "Run, pretrained folder, or export.")
+    flags.DEFINE_string(
+        "checkpoint_step", None, "Of a run: a kept step (0: untrained), or best."
+    )
+    flags.DEFINE_string("mixture", None, "A song, or a folder of songs.")
+    flags.DEFINE_string("stems", None, "A stem, or a folder of stems, at any depth.")
+    flags.DEFINE_list(
+        "mixture_names",
+        ["mixture"],
+        "Names (without suffix) of mixtures in a folder, where files have such.",
+    )
+    flags.DEFINE_list(
+        "stem_names", [], "Names (without suffix) of stems to compare; default: all."
+    )
+    flags.DEFINE_integer("num_results", 10, "Stems to print for each mixture.")
+    flags.DEFINE_string("output_dir", "match", "Where match.json and match.png go.")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command.
+
+    Raises:
+        MatchError: If a flag is missing, or nothing can be compared.
+        RunError: If there is no such model.
+    """
+    options = flags.FLAGS
+    if len(argv) > 1:
+        raise MatchError(f"unknown argument {argv[1]}; flags begin with --")
+    for name in ("model", "mixture", "stems"):
+        if not options[name].value:
+            raise MatchError(f"--{name} is needed; see --help")
+    for name in ("mixture", "stems"):
+        if not pathlib.Path(options[name].value).exists():
+            raise MatchError(f"--{name}={options[name].value} does not exist")
+    model = open_model(options.model, parse_step(options.checkpoint_step))
+    result = match(
+        model,
+        options.mixture,
+        options.stems,
+        options.mixture_names,
+        options.stem_names,
+    )
+    output_dir = pathlib.Path(options.output_dir)
+    storage.write_json(output_dir / "match.json", result)
+    draw(result, output_dir / "match.png")
+    print(render(result, options.num_results))
+    print(f"files: {output_dir}/match.json, match.png")
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(run_command(main))

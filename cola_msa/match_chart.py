@@ -1,0 +1,88 @@
+"""Charts of `match`, as PNG, drawn without a display."""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+_COLOURS = ("#0067a5", "#d45500", "#00845a", "#b5438b", "#8f6b00")
+_REST = "#9aa0a8"
+_MOST_BARS = 30
+
+
+def draw_ranking(
+    path: str | os.PathLike,
+    names: Sequence[str],
+    clip_scores: np.ndarray,
+    window_scores: np.ndarray,
+    window_seconds: float,
+    title: str,
+) -> None:
+    """Draws the ranked stems of one mixture, and the best ones over time.
+
+    Args:
+        path: The PNG file.
+        names: Of n stems, the best first.
+        clip_scores: float [n].
+        window_scores: float [n, W]; gaps where a stem is silent.
+        window_seconds: From one window to the next.
+        title: The mixture.
+    """
+    shown = min(len(names), _MOST_BARS)
+    height = 1.6 + 0.26 * shown
+    figure = Figure((9, height + 3.2), layout="constrained")
+    bars, lines = figure.subplots(2, 1, height_ratios=[height, 3])
+    colours = [_COLOURS[k] if k < len(_COLOURS) else _REST for k in range(shown)]
+    place = np.arange(shown)
+    bars.barh(place, clip_scores[:shown], color=colours, height=0.7)
+    bars.set_yticks(place, names[:shown])
+    bars.invert_yaxis()
+    bars.set_xlabel("score over the clip (higher: belongs together)")
+    more = f", the first {shown} of {len(names)} stems" if shown < len(names) else ""
+    bars.set_title(f"{title}{more}")
+    seconds = np.arange(window_scores.shape[1]) * window_seconds
+    for k in range(min(shown, len(_COLOURS))):
+        lines.plot(seconds, window_scores[k], ".-", color=colours[k], label=names[k])
+    lines.set_xlabel("time (s)")
+    lines.set_ylabel("score per window")
+    lines.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    for axes in (bars, lines):
+        axes.spines[["top", "right"]].set_visible(False)
+    FigureCanvasAgg(figure)
+    figure.savefig(path, dpi=130)
+
+
+def draw_matrix(
+    path: str | os.PathLike,
+    mixtures: Sequence[str],
+    stems: Sequence[str],
+    scores: np.ndarray,
+    is_own: np.ndarray,
+    title: str,
+) -> None:
+    """Draws scores of stems (columns) against mixtures (rows); own stems are ringed.
+
+    Args:
+        path: The PNG file.
+        mixtures: Names of the rows.
+        stems: Names of the columns.
+        scores: float [mixtures, stems].
+        is_own: bool [mixtures, stems].
+        title: Above the matrix.
+    """
+    size = (3.6 + 0.28 * len(stems), 3.0 + 0.28 * len(mixtures))
+    figure = Figure((min(size[0], 40), min(size[1], 40)), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(scores, cmap="cividis", aspect="auto")
+    rows, columns = np.nonzero(is_own)
+    axes.scatter(columns, rows, s=60, facecolors="none", edgecolors="#ff5a36", lw=1.6)
+    axes.set_xticks(np.arange(len(stems)), stems, rotation=90, fontsize=7)
+    axes.set_yticks(np.arange(len(mixtures)), mixtures, fontsize=7)
+    axes.set_xlabel("stem (ring: the mixture's own)")
+    axes.set_ylabel("mixture")
+    axes.set_title(title, fontsize=10)
+    figure.colorbar(image, ax=axes, label="score", shrink=0.8)
+    FigureCanvasAgg(figure)
+    figure.savefig(path, dpi=110)
