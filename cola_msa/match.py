@@ -177,9 +177,13 @@ def draw(result: dict[str, Any], path: pathlib.Path) -> None:
         title += (
             f"; own stem first: {own['top1']:.2f} (chance {own['chance_top1']:.2f})"
         )
-    names = [[_short(p) for p in paths] for paths in (mixtures, stems)]
     match_chart.draw_matrix(
-        path, *names, scores, np.array(result["is_own"], bool), title
+        path,
+        [_short(p) for p in mixtures],
+        [_short(p) for p in stems],
+        scores,
+        np.array(result["is_own"], bool),
+        title,
     )
 
 
@@ -223,7 +227,7 @@ def main(argv: Sequence[str]) -> None:
         if not options[name].value:
             raise MatchError(f"--{name} is needed; see --help")
     for name in ("mixture", "stems"):
-        if not pathlib.Path(options[name].value).exists():
+        if not pathlib.Path(str(options[name].value)).exists():
             raise MatchError(f"--{name}={options[name].value} does not exist")
     model = open_model(options.model, parse_step(options.checkpoint_step))
     result = match(
