@@ -147,11 +147,13 @@ def array_name(prefix: str, number: int, variable: Any) -> str:
     return f"{prefix}/{number:04d}/" + re.sub(r"_\d+/", "/", variable.path)
 
 
-def _mean_arrays(prefix: str, variables: list) -> dict[str, np.ndarray]:
+def _mean_arrays(
+    prefix: str, variables: list, values: Sequence[Sequence[np.ndarray]]
+) -> dict[str, np.ndarray]:
     """The variables with moving statistics that are the replicas' mean."""
     arrays = {}
     for number, variable in enumerate(variables):
-        first, *others = replica_values(variable)
+        first, *others = values[number]
         # The mean of equal copies may differ from them in the last bit.
         if first.dtype.kind == "f" and any((first != v).any() for v in others):
             first = np.mean([first, *others], axis=0, dtype=first.dtype)
@@ -200,6 +202,7 @@ def save_kept(
     statistics: dict[str, BatchStatistics],
     step: int,
     name: str | None = None,
+    values: Sequence[Sequence[np.ndarray]] | None = None,
 ) -> pathlib.Path:
     """Keeps a model's variables with re-estimated batch-norm statistics beside them.
 
@@ -213,11 +216,15 @@ def save_kept(
             from `pairs` (whole batches, what the pretext task sees).
         step: The model's age.
         name: File name without suffix; default `step-<step>`.
+        values: Every replica's value of each of the model's variables; default: those
+            of this process's replicas.
 
     Returns:
         The file.
     """
-    arrays = _mean_arrays("model", model.variables)
+    if values is None:
+        values = [replica_values(variable) for variable in model.variables]
+    arrays = _mean_arrays("model", model.variables, values)
     for inputs, found in statistics.items():
         for number, (mean, variance) in enumerate(
             zip(found.means, found.variances, strict=True)

@@ -103,6 +103,10 @@ class TrainConfig:
         batch_size: Pairs a mini-batch and replica.
         global_negatives: Contrast over the mini-batches of all replicas, which then
             draw one source and mode; else each replica's own is all that it sees.
+        accumulate: Mini-batches an update and replica, each contrasted alone; the
+            update takes the mean of their gradients.
+        micro_batch: Pairs that go through the network at a time, by cached gradients;
+            0 means the whole mini-batch. It must divide batch_size.
         steps: Length of the run, in steps.
         updates_per_step: Updates a step.
         learning_rate: Adam's rate.
@@ -123,7 +127,8 @@ class TrainConfig:
         seed: Seed of initial weights, pairs and stochastic depth.
         init_from: Fingerprint of the weights of a warm start, see `warm_start`; empty
             where training begins with fresh ones.
-        distribution: `mirrored` (all local devices).
+        distribution: `mirrored` (all local devices) or `multi_worker` (those of all
+            machines in TF_CONFIG).
         deterministic: Deterministic kernels, at a cost.
     """
 
@@ -133,6 +138,8 @@ class TrainConfig:
     pair_span: str = "segment"
     batch_size: int = 128
     global_negatives: bool = False
+    accumulate: int = 1
+    micro_batch: int = 0
     steps: int = 10000
     updates_per_step: int = 64
     learning_rate: float = 1e-3

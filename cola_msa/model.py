@@ -12,6 +12,7 @@ from cola_msa import losses, optimizers  # noqa: F401
 from cola_msa.config import FrontendConfig, ModelConfig, from_dict, to_dict
 from cola_msa.encoder import (
     FusedBatchNormalization,
+    StochasticDepth,
     SynchronizedBatchNormalization,
     build_encoder,
     build_projector,
@@ -215,7 +216,8 @@ class ContrastiveModel(keras.Model):
             "deviation": tf.reduce_mean(tf.math.reduce_std(anchor, axis=0)),
         }
 
-    def _summarize(self, batch: Batch, scores: Batch) -> Batch:
+    def summarize(self, batch: Batch, scores: Batch) -> Batch:
+        """What `train_step` returns, from `score_pairs`'s result."""
         is_active = tf.cast(batch["is_active"], tf.float32)
         is_correct = tf.cast(scores["is_correct"], tf.float32)
         return {
@@ -241,19 +243,54 @@ class ContrastiveModel(keras.Model):
             logarithm of the number of columns), `accuracy`, `active_accuracy`,
             `active_share`, `deviation`.
         """
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        gradients, scalars = self.pair_gradients(data)
+        self.apply_gradients(gradients)
+        return scalars
+
+    def pair_gradients(self, data: Batch) -> tuple[list[tf.Tensor], Batch]:
+        """Gradients by the trainable variables, not yet applied.
+
+        Args:
+            data: As `train_step`.
+
+        Returns:
+            This replica's share of the gradients, in the variables' order, and
+            `train_step`'s scalars.
+        """
         with tf.GradientTape() as tape:
             scores = self.score_pairs(data, training=True)
-            # Gradients are summed over replicas: scaled, the sum is their mean.
-            scaled_loss = scores["loss"] / replicas
+            scaled_loss = self.scale_loss(scores["loss"])
+        gradients = tape.gradient(
+            scaled_loss,
+            [v.value for v in self.trainable_variables],
+            unconnected_gradients=tf.UnconnectedGradients.ZERO,
+        )
+        return gradients, self.summarize(data, scores)
+
+    def scale_loss(self, loss: tf.Tensor) -> tf.Tensor:
+        """What to differentiate: gradients are summed over replicas, not averaged.
+
+        With float16 the optimizer's scale against underflow comes on top.
+        """
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        return self.optimizer.scale_loss(loss / replicas)
+
+    def apply_gradients(self, gradients: list[tf.Tensor]) -> None:
+        """Sums gradients over replicas and updates the weights by them."""
         variables = self.trainable_variables
-        gradients = tape.gradient(scaled_loss, [v.value for v in variables])
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        return self._summarize(data, scores)
+
+    def seed_states(self) -> list[keras.Variable]:
+        """States of stochastic depth's seed generators, in order."""
+        return [
+            layer.seed_generator.state
+            for layer in self.encoder.layers
+            if isinstance(layer, StochasticDepth) and layer.rate > 0
+        ]
 
     def test_step(self, data: Batch) -> Batch:
         """Scores one mini-batch in inference mode; returns what `train_step` does."""
-        return self._summarize(data, self.score_pairs(data, training=False))
+        return self.summarize(data, self.score_pairs(data, training=False))
 
     def batch_norm_layers(self) -> list[keras.layers.BatchNormalization]:
         """The encoder's batch normalization layers, in order."""

@@ -11,7 +11,7 @@ import fcntl
 import json
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,6 +66,7 @@ def save_training(
     state: dict[str, Any],
     update: int,
     max_to_keep: int,
+    values: Sequence[Sequence[np.ndarray]] | None = None,
 ) -> None:
     """Writes what a resumed run starts from, then removes the oldest of its kind.
 
@@ -75,6 +76,8 @@ def save_training(
         state: The loop's state, JSON values.
         update: Updates done; names the file.
         max_to_keep: How many of these checkpoints stay.
+        values: Every replica's value of each of `saved_variables`; default: those of
+            this process's replicas.
 
     Raises:
         RunError: If it cannot be written.
@@ -85,10 +88,13 @@ def save_training(
         if path.exists():
             storage.sync(path)
     arrays: dict[str, np.ndarray] = {}
+    if values is None:
+        values = [checkpoints.replica_values(v) for v in saved_variables(model)]
+    copies = iter(values)
     for prefix, variables in _parts(model):
         for number, variable in enumerate(variables):
             name = checkpoints.array_name(prefix, number, variable)
-            first, *others = checkpoints.replica_values(variable)
+            first, *others = next(copies)
             arrays[name] = first
             for replica, value in enumerate(others, start=1):
                 if value.tobytes() != first.tobytes():
@@ -107,12 +113,19 @@ def _parts(model: ContrastiveModel) -> tuple[tuple[str, list], tuple[str, list]]
     return ("model", model.variables), ("optimizer", model.optimizer.variables)
 
 
+def saved_variables(model: ContrastiveModel) -> list:
+    """Every variable that a checkpoint holds, in order."""
+    return [variable for _, variables in _parts(model) for variable in variables]
+
+
 def _copy_name(replica: int, prefix: str, number: int) -> str:
     """Name of a replica's own value, where it differs from the first replica's."""
     return f"replica-{replica}/{prefix}/{number:04d}"
 
 
-def _restore(path: pathlib.Path, model: ContrastiveModel) -> dict[str, Any]:
+def _restore(
+    path: pathlib.Path, model: ContrastiveModel, first_replica: int
+) -> dict[str, Any]:
     """Assigns everything or, where something is amiss, nothing.
 
     Raises:
@@ -134,8 +147,8 @@ def _restore(path: pathlib.Path, model: ContrastiveModel) -> dict[str, Any]:
             zip(variables, fitting, strict=True)
         ):
             values = [
-                arrays.get(_copy_name(replica, prefix, number), first)
-                for replica in range(len(checkpoints.replica_values(variable)))
+                arrays.get(_copy_name(first_replica + local, prefix, number), first)
+                for local in range(len(checkpoints.replica_values(variable)))
             ]
             copies.append((variable, values))
     for variable, values in copies:
@@ -145,7 +158,7 @@ def _restore(path: pathlib.Path, model: ContrastiveModel) -> dict[str, Any]:
 
 
 def restore_training(
-    run_dir: str | os.PathLike, model: ContrastiveModel
+    run_dir: str | os.PathLike, model: ContrastiveModel, first_replica: int = 0
 ) -> dict[str, Any] | None:
     """Loads the newest undamaged checkpoint into the model and its optimizer.
 
@@ -154,6 +167,7 @@ def restore_training(
     Args:
         run_dir: The run.
         model: Compiled model whose optimizer is built.
+        first_replica: Number of this process's first replica among those of all.
 
     Returns:
         The loop's state; None where the run has no checkpoint.
@@ -167,7 +181,7 @@ def restore_training(
     paths = folder.glob("*-????????.npz")  # step-*: of an early version
     for path in sorted(paths, key=lambda path: path.stem[-8:], reverse=True):
         try:
-            state = _restore(path, model)
+            state = _restore(path, model, first_replica)
         except RunError as error:
             logging.warning("%s; trying the one before", error)
             damaged.append(path)

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from cola_msa import checkpoints, storage
+from cola_msa import checkpoints, storage, workers
 from cola_msa.config import Config, differing_fields, from_dict, to_dict
 from cola_msa.prepared import PreparedData
 from cola_msa.records import manifest_hash
@@ -53,6 +53,17 @@ def default_strategy() -> tf.distribute.Strategy:
         if devices:
             return tf.distribute.MirroredStrategy([device.name for device in devices])
     raise RuntimeError("TensorFlow found no device")
+
+
+def build_strategy(distribution: str) -> tf.distribute.Strategy:
+    """TensorFlow's strategy of `--distribution`; call it before anything else runs.
+
+    Raises:
+        WorkerError: If the workers of `multi_worker` are not named or do not meet.
+    """
+    if distribution == "multi_worker":
+        return workers.multi_worker_strategy()
+    return default_strategy()
 
 
 def resumable_run(

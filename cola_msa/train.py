@@ -20,7 +20,7 @@ from cola_msa.console import run_command
 from cola_msa.pairs import BATCHES, PAIR_SPANS, SILENCES
 from cola_msa.prepared import PreparedData
 from cola_msa.presets import PRESETS, get_preset
-from cola_msa.runs import resumable_run
+from cola_msa.runs import build_strategy, resumable_run
 from cola_msa.strategies import STRATEGIES, get_strategy
 from cola_msa.training import Trainer
 from cola_msa.warm_start import read_warm_start
@@ -70,6 +70,18 @@ _TRAIN_FLAGS = {
     "global_negatives": flags.DEFINE_bool(
         "global_negatives", None, "Contrast over the batches of all replicas."
     ),
+    "accumulate": flags.DEFINE_integer(
+        "accumulate",
+        None,
+        "Mini-batches an update, each contrasted alone.",
+        lower_bound=1,
+    ),
+    "micro_batch": flags.DEFINE_integer(
+        "micro_batch",
+        None,
+        "Pairs that go through the network at a time, by cached gradients; 0: all.",
+        lower_bound=0,
+    ),
     "steps": flags.DEFINE_integer("steps", None, "Length in steps.", lower_bound=1),
     "updates_per_step": flags.DEFINE_integer(
         "updates_per_step", None, "Updates a step.", lower_bound=1
@@ -113,7 +125,10 @@ _TRAIN_FLAGS = {
     ),
     "seed": flags.DEFINE_integer("seed", None, "Seed.", lower_bound=0),
     "distribution": flags.DEFINE_enum(
-        "distribution", None, ["mirrored"], "TensorFlow's distribution."
+        "distribution",
+        None,
+        ["mirrored", "multi_worker"],
+        "All devices of this machine, or of the machines in TF_CONFIG.",
     ),
     "deterministic": flags.DEFINE_bool(
         "deterministic", None, "Deterministic operations (slower)."
@@ -173,10 +188,6 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unknown argument {argv[1]}; flags begin with --")
     config = config_from_flags()
-    start = read_warm_start(_INIT_FROM.value) if _INIT_FROM.value else None
-    if start is not None:
-        train = dataclasses.replace(config.train, init_from=start.fingerprint)
-        config = dataclasses.replace(config, train=train)
     if _CPU_DEVICES.value > 1:
         cpu = tf.config.list_physical_devices("CPU")[0]
         tf.config.set_logical_device_configuration(
@@ -185,6 +196,16 @@ def main(argv: list[str]) -> None:
     if _THREADS.value:
         tf.config.threading.set_intra_op_parallelism_threads(_THREADS.value)
         tf.config.threading.set_inter_op_parallelism_threads(_THREADS.value)
+    if config.train.distribution == "multi_worker" and not _RUN_DIR.value:
+        raise app.UsageError(
+            "--distribution=multi_worker needs --run_dir, which all machines see"
+        )
+    # TensorFlow wants to know its workers before it does anything else.
+    strategy = build_strategy(config.train.distribution)
+    start = read_warm_start(_INIT_FROM.value) if _INIT_FROM.value else None
+    if start is not None:
+        train = dataclasses.replace(config.train, init_from=start.fingerprint)
+        config = dataclasses.replace(config, train=train)
     if _DATA_DIR.value is not None:
         data_dir = pathlib.Path(_DATA_DIR.value)
     else:
@@ -206,7 +227,7 @@ def main(argv: list[str]) -> None:
         name = config.strategy or config.train.source.replace(",", "-")
         run_dir = pathlib.Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     logging.info("run directory: %s", run_dir)
-    trainer = Trainer(config, data, run_dir, start=start)
+    trainer = Trainer(config, data, run_dir, strategy, start)
     outcome = trainer.run()
     if outcome == "interrupted":
         logging.info(

@@ -5,7 +5,6 @@ import json
 import math
 import os
 import pathlib
-import signal
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,19 +20,17 @@ from cola_msa.model import BatchStatistics, ContrastiveModel
 from cola_msa.optimizers import build_optimizer
 from cola_msa.pairs import PairSampler, silence_value
 from cola_msa.prepared import PreparedData
+from cola_msa.progress import Progress
 from cola_msa.records import manifest_hash
 from cola_msa.scalars import ScalarWriter
+from cola_msa.stops import StopRequestedError, Stops
+from cola_msa.updates import Updater, num_parts
 from cola_msa.validation import Validator
-
-_RATE_UPDATES = 3  # updates that the expected end is reckoned from
+from cola_msa.workers import Workers
 
 
 class TrainingError(RuntimeError):
     """Training cannot go on."""
-
-
-class _StopRequestedError(Exception):
-    """A signal came while something was computed that can be computed again."""
 
 
 class Trainer:
@@ -66,7 +63,9 @@ class Trainer:
         self.run_dir = pathlib.Path(run_dir)
         self.strategy = strategy or runs.default_strategy()
         self.num_replicas = self.strategy.num_replicas_in_sync
+        self.workers = Workers(self.strategy)
         self._start = warm_start.checked(start, config)
+        num_parts(config.train)  # refuses what does not fit, before anything is made
         manifest = data.manifest
         mean, std = manifest["log_mel_mean"], manifest["log_mel_std"]
         silent = silence_value(config.model.silence, data.frontend.log_floor, mean)
@@ -76,7 +75,7 @@ class Trainer:
         self.validation: PairSampler | None = None
         if config.train.validate_every_steps and "validation" in data.splits:
             self.validation = PairSampler(data, config.train, "validation", silent)
-        self._claim_run_dir(mean, std)
+        self.workers.chief_first(lambda: self._claim_run_dir(mean, std))
         keras.utils.set_random_seed(config.train.seed)
         if config.train.deterministic:
             tf.config.experimental.enable_op_determinism()
@@ -91,7 +90,7 @@ class Trainer:
             )
             self.model.compile(optimizer=build_optimizer(config.train))
             self.model.optimizer.build(self.model.trainable_variables)
-        restored = resume.restore_training(self.run_dir, self.model)
+        restored = self.workers.chief_first(self._restore)
         self.state: dict[str, Any] = restored or {
             "update": 0,
             "step": 0,  # steps that have ended
@@ -104,10 +103,12 @@ class Trainer:
         self._validator = Validator(
             self.model, self.sampler, self.validation, config.train.statistics_batches
         )
-        self._update = tf.function(self._distributed_update)
-        self._stop_signal: int | None = None
+        self._update = Updater(self.model, self.strategy, config.train, data.sources)
+        self._stops = Stops(self.workers)
         self._kept_step: int | None = None
-        self._first_times: list[float] = []
+        self._progress = Progress(
+            config.train, self.num_replicas, self.strategy.extended.worker_devices
+        )
         if restored:
             logging.info("going on at update %d of %d", self.update, self.num_updates)
 
@@ -140,24 +141,10 @@ class Trainer:
         """Updates of the whole run."""
         return self.config.train.steps * self.config.train.updates_per_step
 
-    def _distributed_update(self, batch: Any) -> dict[str, tf.Tensor]:
-        names = self.data.sources
-        has_one_source = self.config.train.batches != "active_any" and names
-
-        def replica_update(data: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-            scalars = self.model.train_step(data)
-            if has_one_source:
-                for number, name in enumerate(names):
-                    chosen = tf.cast(tf.equal(data["source"][0], number), tf.float32)
-                    scalars[f"count/{name}"] = chosen
-                    scalars[f"loss/{name}"] = chosen * scalars["loss"]
-            return scalars
-
-        per_replica = self.strategy.run(replica_update, args=(batch,))
-        return {
-            name: self.strategy.reduce(tf.distribute.ReduceOp.MEAN, value, axis=None)
-            for name, value in per_replica.items()
-        }
+    def _restore(self) -> dict[str, Any] | None:
+        return resume.restore_training(
+            self.run_dir, self.model, self.workers.first_replica
+        )
 
     def run(
         self, on_step: Callable[[int, dict[str, float]], None] | None = None
@@ -171,51 +158,77 @@ class Trainer:
             `finished`, `stopped early` or `interrupted`; in each case a checkpoint
             stands, and the same command goes on after an interruption.
         """
-        if (self.run_dir / checkpoints.DONE_NAME).exists():
+        # One look at the disk for all: they must go the same way.
+        is_done = (self.run_dir / checkpoints.DONE_NAME).exists()
+        found = [is_done, self.update]
+        is_ended, update = self.workers.share_chiefs(found)
+        if (is_ended, update) != tuple(map(float, found)):
+            raise runs.RunError(
+                f"{self.run_dir}: this worker finds update {self.update}, the chief "
+                f"{update:.0f}: it must be one folder that all workers see"
+            )
+        if is_done:
             done = json.loads((self.run_dir / checkpoints.DONE_NAME).read_text())
             return done["outcome"]
-        with resume.exclusive(self.run_dir), self._caught_signals():
-            resume.drop_scalars_after(self.run_dir, self.state["step"])
-            self._forget_lost_best()
-            writer = ScalarWriter(self.run_dir)
+        with contextlib.ExitStack() as stack:
+            writer = self.workers.chief_first(lambda: self._open_run_dir(stack))
+            stack.enter_context(self._stops.caught_signals())
+            stack.enter_context(self.workers.noticing_losses())
             try:
-                if self.update == 0:
-                    self._keep_first()
+                if not self._has_untrained():
+                    self._keep(0)
                 outcome = self._train(writer, on_step or (lambda step, scalars: None))
                 self._save()
                 self._finish(outcome)
-            except _StopRequestedError:
+            except StopRequestedError:
                 outcome = "interrupted"
                 self._save()
-            finally:
-                writer.close()
         return outcome
 
-    def _keep_first(self) -> None:
-        """Keeps the fresh network as step 0, then takes the weights to start from."""
-        if 0 not in checkpoints.kept_steps(self.run_dir):
-            self._keep(0)
-        if self._start is not None:
-            warm_start.assign(self.model, self._start)
-            self._validator.forget_graphs()
-            self._keep(0, name=warm_start.KEPT_NAME)
+    def _open_run_dir(self, stack: contextlib.ExitStack) -> ScalarWriter | None:
+        """Locks and tidies the run directory; None but on the chief."""
+        if not self.workers.is_chief:
+            return None
+        stack.enter_context(resume.exclusive(self.run_dir))
+        resume.drop_scalars_after(self.run_dir, self.state["step"])
+        writer = ScalarWriter(self.run_dir)
+        stack.callback(writer.close)
+        return writer
+
+    def _has_untrained(self) -> bool:
+        """Whether the untrained network is kept; forgets a lost best encoder too.
+
+        A process that is killed between writing a new best and the checkpoint, or
+        whose newest checkpoint is damaged, leaves a best.npz from updates that are
+        made again: the validations among them decide anew.
+        """
+        best = self.state["best"]
+        is_kept = self.update > 0 or 0 in checkpoints.kept_steps(self.run_dir)
+        is_lost = bool(best) and checkpoints.best_step(self.run_dir) != best[0]
+        is_kept, is_lost = map(bool, self.workers.share_chiefs([is_kept, is_lost]))
+        if is_lost:
+            self.state["best"] = None
+        return is_kept
 
     def _train(
-        self, writer: ScalarWriter, on_step: Callable[[int, dict[str, float]], None]
+        self,
+        writer: ScalarWriter | None,
+        on_step: Callable[[int, dict[str, float]], None],
     ) -> str:
         """The loop; its state is whole at the top of every round."""
         train, state = self.config.train, self.state
         batches = self._batches()
-        self._say_extent()
+        self._progress.say_extent(self.num_updates - self.update)
         with tqdm(
             total=self.num_updates,
             initial=self.update,
             desc="train",
             unit="update",
             mininterval=1.0,
+            disable=not self.workers.is_chief,
         ) as bar:
             while True:
-                self._stop_if_asked()
+                self._stops.stop_together()
                 if state["rows"] and self.update % train.updates_per_step == 0:
                     step, scalars = self._end_step(writer)
                     on_step(step, scalars)
@@ -228,70 +241,50 @@ class Trainer:
                 if self.update == self.num_updates:
                     return "finished"
                 started = time.monotonic()
-                row = self._one_update(next(batches))
+                row = self._one_update(self._next(batches))
                 state["update"] += 1
                 state["rows"].append(row)
                 state["step_seconds"] += time.monotonic() - started
                 bar.update()
                 bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
-                self._say_expected_end()
+                self._progress.note_update(self.num_updates - self.update)
 
     def _batches(self) -> Iterator[Any]:
-        """The pairs of the updates that are left, replica by replica."""
+        """The pairs of the updates that are left, for this worker's replicas."""
         dataset = self.sampler.dataset(
-            self.update, self.num_updates - self.update, self.num_replicas
+            self.update,
+            self.num_updates - self.update,
+            self.workers.num_local_replicas,
+            self.config.train.accumulate,
+            self.workers.first_replica,
         )
         if self.num_replicas == 1:
             return iter(dataset)
         return iter(self.strategy.distribute_datasets_from_function(lambda _: dataset))
 
-    @contextlib.contextmanager
-    def _caught_signals(self) -> Iterator[None]:
-        """Turns Ctrl-C and SIGTERM into a stop at the next safe place."""
-
-        def note(number: int, _: Any) -> None:
-            self._stop_signal = number
-
-        self._stop_signal = None
-        caught = (signal.SIGINT, signal.SIGTERM)
-        previous = {number: signal.signal(number, note) for number in caught}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-
-    def _stop_if_asked(self) -> None:
-        if self._stop_signal is not None:
-            raise _StopRequestedError
-
-    def _forget_lost_best(self) -> None:
-        """Forgets the best loss where best.npz is not of its step.
-
-        A process that is killed between writing a new best and the checkpoint, or
-        whose newest checkpoint is damaged, leaves a best.npz from updates that are
-        made again: the validations among them decide anew.
-        """
-        best = self.state["best"]
-        if best and checkpoints.best_step(self.run_dir) != best[0]:
-            self.state["best"] = None
+    def _next(self, batches: Iterator[Any]) -> Any:
+        """What one update takes."""
+        count = self.config.train.accumulate
+        return next(batches) if count == 1 else [next(batches) for _ in range(count)]
 
     def _finish(self, outcome: str) -> None:
         """Keeps the last weights and marks the run as ended."""
         step = self.state["step"]
         if self._kept_step != step:
             self._keep(step)
-        checkpoints.remove_kept_after(self.run_dir, step)
-        checkpoints.write_json(
-            self.run_dir / checkpoints.DONE_NAME,
-            {
-                "outcome": outcome,
-                "step": step,
-                "updates": self.update,
-                "pairs": self.update * self.config.train.batch_size * self.num_replicas,
-                "training_seconds": round(self.state["seconds"], 1),
-            },
-        )
+        if self.workers.is_chief:
+            checkpoints.remove_kept_after(self.run_dir, step)
+            checkpoints.write_json(
+                self.run_dir / checkpoints.DONE_NAME,
+                {
+                    "outcome": outcome,
+                    "step": step,
+                    "updates": self.update,
+                    "pairs": self.update * self._progress.pairs_per_update,
+                    "training_seconds": round(self.state["seconds"], 1),
+                },
+            )
+        self.workers.share([0.0])  # the others leave when all of it is written
 
     def _one_update(self, batch: Any) -> dict[str, float]:
         scalars = {name: float(v) for name, v in self._update(batch).items()}
@@ -302,36 +295,7 @@ class Trainer:
             )
         return scalars
 
-    def _say_extent(self) -> None:
-        train = self.config.train
-        left = self.num_updates - self.update
-        logging.info(
-            "%s, %s batches: %d updates of %d x %d pairs to go, %d pairs in all",
-            train.source,
-            train.batches,
-            left,
-            self.num_replicas,
-            train.batch_size,
-            left * train.batch_size * self.num_replicas,
-        )
-
-    def _say_expected_end(self) -> None:
-        """After the fourth update: the rate since the first, which built the graph."""
-        if len(self._first_times) > _RATE_UPDATES:
-            return
-        self._first_times.append(time.monotonic())
-        if len(self._first_times) <= _RATE_UPDATES:
-            return
-        rate = _RATE_UPDATES / (self._first_times[-1] - self._first_times[0])
-        seconds = (self.num_updates - self.update) / rate
-        logging.info(
-            "%.1f pairs/s on %s: at this rate the end is %s away",
-            rate * self.config.train.batch_size * self.num_replicas,
-            ", ".join(self.strategy.extended.worker_devices),
-            f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h",
-        )
-
-    def _end_step(self, writer: ScalarWriter) -> tuple[int, dict[str, float]]:
+    def _end_step(self, writer: ScalarWriter | None) -> tuple[int, dict[str, float]]:
         """Validates, writes scalars, keeps and saves where due.
 
         What can be stopped comes first and leaves the state as it is; a resumed run
@@ -352,15 +316,19 @@ class Trainer:
         )
         statistics: dict[str, BatchStatistics] = {}
         if is_kept or is_validated:
-            statistics = self.estimate_statistics()
+            statistics = self._stops.on_chief(self.estimate_statistics) or {}
         if is_validated:
-            found = self.validate(statistics["pairs"])
+            found = (
+                self._stops.on_chief(lambda: self.validate(statistics["pairs"])) or {}
+            )
             scalars |= {f"validation/{name}": value for name, value in found.items()}
-            state["validation"].append([step, found["loss"]])
-            if state["best"] is None or found["loss"] < state["best"][1]:
-                state["best"] = [step, found["loss"]]
+            (loss,) = self.workers.share_chiefs([found.get("loss", 0.0)])
+            state["validation"].append([step, loss])
+            if state["best"] is None or loss < state["best"][1]:
+                state["best"] = [step, loss]
                 self._keep(step, statistics, "best")
-        writer.write(step, scalars)
+        if writer:
+            writer.write(step, scalars)
         if is_kept:
             self._keep(step, statistics)
         state["seconds"] += state["step_seconds"]
@@ -372,19 +340,22 @@ class Trainer:
     def _step_scalars(self) -> dict[str, float]:
         rows = self.state["rows"]
         scalars = runs.summarize_updates(rows, self.data.sources)
-        pairs = len(rows) * self.config.train.batch_size * self.num_replicas
+        pairs = len(rows) * self._progress.pairs_per_update
         scalars["pairs_per_second"] = pairs / max(self.state["step_seconds"], 1e-9)
         scalars["learning_rate"] = float(self.model.optimizer.learning_rate)
         return scalars
 
     def _save(self) -> None:
-        resume.save_training(
-            self.run_dir,
-            self.model,
-            self.state,
-            self.update,
-            self.config.train.max_to_keep,
-        )
+        values = self.workers.replica_values(resume.saved_variables(self.model))
+        if self.workers.is_chief:
+            resume.save_training(
+                self.run_dir,
+                self.model,
+                self.state,
+                self.update,
+                self.config.train.max_to_keep,
+                values,
+            )
 
     def _keep(
         self,
@@ -393,15 +364,19 @@ class Trainer:
         name: str | None = None,
     ) -> None:
         if statistics is None:
-            statistics = self.estimate_statistics()
-        checkpoints.save_kept(self.run_dir, self.model, statistics, step, name)
+            statistics = self._stops.on_chief(self.estimate_statistics)
+        values = self.workers.replica_values(self.model.variables)
+        if self.workers.is_chief:
+            checkpoints.save_kept(
+                self.run_dir, self.model, statistics or {}, step, name, values
+            )
         if name is None:
             self._kept_step = step
 
     def estimate_statistics(self) -> dict[str, BatchStatistics]:
         """Batch-norm statistics of the weights as they are; see `Validator`."""
-        return self._validator.estimate_statistics(self._stop_if_asked)
+        return self._validator.estimate_statistics(self._stops.stop_if_asked)
 
     def validate(self, statistics: BatchStatistics) -> dict[str, float]:
         """Scores the validation split in inference mode; see `Validator`."""
-        return self._validator.validate(statistics, self._stop_if_asked)
+        return self._validator.validate(statistics, self._stops.stop_if_asked)

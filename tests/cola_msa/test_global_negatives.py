@@ -38,7 +38,18 @@ def joint_batch(size: int = 16):
     return make_batch(size, seed=3, num_silent=5)
 
 
-def build_model(backbone: str, is_synchronized: bool, global_negatives: bool):
+def set_precision(dtype: str) -> None:
+    keras.config.set_floatx(dtype)
+    keras.config.set_dtype_policy(dtype)
+
+
+def build_model(
+    backbone: str,
+    is_synchronized: bool,
+    global_negatives: bool,
+    is_frozen: bool = False,
+):
+    """Plain SGD; frozen means that moving statistics normalize."""
     config = ModelConfig(
         backbone=backbone,
         projection_dim=32,
@@ -46,6 +57,8 @@ def build_model(backbone: str, is_synchronized: bool, global_negatives: bool):
         kernel_scale=0.05,
         sync_batch_norm=is_synchronized,
     )
+    # Depthwise kernels are drawn from the global seed.
+    keras.utils.set_random_seed(1)
     model = ContrastiveModel(
         config,
         log_mel_mean=0.5,
@@ -53,6 +66,9 @@ def build_model(backbone: str, is_synchronized: bool, global_negatives: bool):
         seed=1,
         global_negatives=global_negatives,
     )
+    if is_frozen:
+        for layer in model.batch_norm_layers():
+            layer.trainable = False
     model.compile(optimizer=keras.optimizers.SGD(0.1))
     model.optimizer.build(model.trainable_variables)
     return model
@@ -67,7 +83,11 @@ cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(
     cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from cola_msa import losses
+from cola_msa.config import TrainConfig
+from cola_msa.updates import Updater
 from tests.cola_msa import test_global_negatives as cases
+
+cases.set_precision(sys.argv[3])
 
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 found = {}
@@ -113,12 +133,21 @@ step = tf.function(lambda data: strategy.run(model.train_step, args=(data,)))
 found["model/loss"] = np.mean(local(step(batch)["loss"]))
 for number, variable in enumerate(model.variables):
     found[f"model/{number}"] = np.array(variable)
+
+if sys.argv[2] == "tiny":
+    # Each replica's half in two parts, contrasted with both replicas' positives.
+    with strategy.scope():
+        model = cases.build_model("tiny", False, True, is_frozen=True)
+    train = TrainConfig(batch_size=8, micro_batch=4, global_negatives=True)
+    Updater(model, strategy, train)(batch)
+    for number, variable in enumerate(model.variables):
+        found[f"cached/{number}"] = np.array(variable)
 np.savez(sys.argv[1], **found)
 """
 
 
-def two_replicas(path: pathlib.Path, backbone: str) -> dict[str, np.ndarray]:
-    command = [sys.executable, "-c", TWO_REPLICAS, str(path), backbone]
+def two_replicas(path: pathlib.Path, backbone: str, dtype: str) -> dict:
+    command = [sys.executable, "-c", TWO_REPLICAS, str(path), backbone, dtype]
     subprocess.run(command, check=True)
     with np.load(path) as found:
         return dict(found)
@@ -126,7 +155,15 @@ def two_replicas(path: pathlib.Path, backbone: str) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    return two_replicas(tmp_path_factory.mktemp("replicas") / "found.npz", "tiny")
+    path = tmp_path_factory.mktemp("replicas") / "found.npz"
+    return two_replicas(path, "tiny", "float32")
+
+
+@pytest.fixture
+def float64():
+    set_precision("float64")
+    yield
+    set_precision("float32")
 
 
 def relative_distance(found, expected) -> float:
@@ -155,33 +192,42 @@ def test_loss_and_gradients_of_given_projections_are_the_joint_batchs(found, cas
         assert distance <= 1e-5 * np.linalg.norm(gradient.numpy()) + 1e-8, name
 
 
-def assert_joint_update(found, backbone):
+def assert_joint_update(found, prefix, model):
     """Compares an SGD update of the whole model with one device's."""
-    model = build_model(backbone, False, False)
     start = [np.array(v) for v in model.variables]
     scalars = tf.function(model.train_step)(joint_batch())
-    assert float(found["model/loss"]) == pytest.approx(float(scalars["loss"]), rel=1e-3)
     moved, expected = [], []
     for number, (variable, before) in enumerate(
         zip(model.variables, start, strict=True)
     ):
         if "normalization/" in variable.path or "seed_generator" in variable.path:
             continue
-        moved.append((found[f"model/{number}"] - before).ravel())
+        moved.append((found[f"{prefix}/{number}"] - before).ravel())
         expected.append((np.array(variable) - before).ravel())
     assert np.linalg.norm(np.concatenate(expected)) > 0
     distance = relative_distance(np.concatenate(moved), np.concatenate(expected))
     assert distance < 1e-3
+    return scalars
 
 
 def test_the_whole_models_update_is_the_joint_batchs(found):
-    assert_joint_update(found, "tiny")
+    scalars = assert_joint_update(found, "model", build_model("tiny", False, False))
+    assert float(found["model/loss"]) == pytest.approx(float(scalars["loss"]), rel=1e-4)
+
+
+def test_cached_gradients_over_two_replicas_are_the_joint_batchs(found):
+    model = build_model("tiny", False, False, is_frozen=True)
+    assert_joint_update(found, "cached", model)
 
 
 @pytest.mark.slow
-def test_efficientnets_update_is_the_joint_batchs(tmp_path):
-    found = two_replicas(tmp_path / "found.npz", "efficientnetb0")
-    assert_joint_update(found, "efficientnetb0")
+def test_efficientnets_update_is_the_joint_batchs(tmp_path, float64):
+    """In float32 a rounding error moves one of 40,960 maxima to another place now and
+    then, and with it a part of the gradient: that is 3e-3, on one device too."""
+    found = two_replicas(tmp_path / "found.npz", "efficientnetb0", "float64")
+    model = build_model("efficientnetb0", True, False)
+    assert model.encoder.trainable_variables[0].dtype == "float64"
+    assert_joint_update(found, "model", model)
 
 
 # Pairs -------------------------------------------------------------------------------
