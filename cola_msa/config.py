@@ -130,6 +130,9 @@ class TrainConfig:
         distribution: `mirrored` (all local devices) or `multi_worker` (those of all
             machines in TF_CONFIG).
         deterministic: Deterministic kernels, at a cost.
+        jit_compile: XLA: `on`, `off`, or `auto`, see `acceleration`.
+        mixed_precision: What the encoder computes in: `none` (float32), `bfloat16`,
+            `float16` (with loss scaling), or `auto`.
     """
 
     source: str = "multi"
@@ -157,6 +160,8 @@ class TrainConfig:
     init_from: str = ""
     distribution: str = "mirrored"
     deterministic: bool = False
+    jit_compile: str = "auto"
+    mixed_precision: str = "auto"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -99,11 +99,13 @@ class SynchronizedBatchNormalization(keras.layers.BatchNormalization):
         collected = getattr(_collecting, "found", None)
         if collected is None:
             return super().call(inputs, training=training, mask=mask)
-        mean, variance = tf.nn.moments(inputs, [0, 1, 2])
+        exact = tf.cast(inputs, self.variable_dtype)
+        mean, variance = tf.nn.moments(exact, [0, 1, 2])
         collected.append((mean, variance))
-        return tf.nn.batch_normalization(
-            inputs, mean, variance, self.beta, self.gamma, self.epsilon
+        output = tf.nn.batch_normalization(
+            exact, mean, variance, self.beta, self.gamma, self.epsilon
         )
+        return tf.cast(output, inputs.dtype)
 
 
 @keras.saving.register_keras_serializable(package="cola_msa")

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 # Importing `optimizers` registers it: a .keras file that was compiled with it reloads.
 from cola_msa import losses, optimizers  # noqa: F401
+from cola_msa.acceleration import dtype_policy
 from cola_msa.config import FrontendConfig, ModelConfig, from_dict, to_dict
 from cola_msa.encoder import (
     FusedBatchNormalization,
@@ -58,6 +59,7 @@ class ContrastiveModel(keras.Model):
         seed: int = 0,
         global_negatives: bool = False,
         kernels: str | None = None,
+        encoder_policy: str = "float32",
         **kwargs: Any,
     ):
         """Builds the network with fresh weights.
@@ -70,6 +72,7 @@ class ContrastiveModel(keras.Model):
             seed: Seed of initial weights and of stochastic depth.
             global_negatives: Contrast training batches over all replicas.
             kernels: As in `build_encoder`; a saved model chooses anew.
+            encoder_policy: Keras's dtype policy of the encoder's layers.
             **kwargs: Keras's own.
         """
         super().__init__(**kwargs)
@@ -85,11 +88,13 @@ class ContrastiveModel(keras.Model):
             "log_mel_std": log_mel_std,
             "seed": seed,
             "global_negatives": global_negatives,
+            "encoder_policy": encoder_policy,
         }
         self.global_negatives = global_negatives
-        self.encoder = build_encoder(
-            config, frontend, log_mel_mean, log_mel_std, seed, kernels
-        )
+        with dtype_policy(encoder_policy):
+            self.encoder = build_encoder(
+                config, frontend, log_mel_mean, log_mel_std, seed, kernels
+            )
         self.projector = build_projector(
             self.encoder.output_shape[-1], config.projection_dim, seed
         )

@@ -68,8 +68,15 @@ class KernelRateAdam(keras.optimizers.Adam):
         return {**super().get_config(), "kernel_rate": self.kernel_rate}
 
 
-def build_optimizer(config: TrainConfig) -> keras.optimizers.Optimizer:
+def build_optimizer(
+    config: TrainConfig, has_loss_scale: bool = False
+) -> keras.optimizers.Optimizer:
     """Builds the pretext task's optimizer.
+
+    Args:
+        config: Rates and schedule.
+        has_loss_scale: Scale the loss, by a factor that adapts itself, so that
+            gradients do not vanish in float16.
 
     Source: section 5 (Adam, 0.001, halved after 5,000 steps); differs: warm-up and
         the kernel's own rate, both off in the presets `paper` and `authors`.
@@ -79,4 +86,7 @@ def build_optimizer(config: TrainConfig) -> keras.optimizers.Optimizer:
         config.warmup_updates,
         config.halve_at_step * config.updates_per_step,
     )
-    return KernelRateAdam(schedule, kernel_rate=config.kernel_rate)
+    optimizer = KernelRateAdam(schedule, kernel_rate=config.kernel_rate)
+    if has_loss_scale:
+        return keras.optimizers.LossScaleOptimizer(optimizer)
+    return optimizer

@@ -9,8 +9,6 @@ replica with all their pairs, and each reads its part of it.
 Source: section 3.1 of the paper; DESIGN section 7 for the batch compositions.
 """
 
-from typing import Any
-
 import numpy as np
 import tensorflow as tf
 
@@ -28,6 +26,7 @@ from cola_msa.draws import (
     rows_of_same_clips,
     silence_value,
 )
+from cola_msa.pair_dataset import pair_dataset
 from cola_msa.prepared import PreparedData
 
 __all__ = [
@@ -379,45 +378,11 @@ class PairSampler:
             tf.data.Dataset of what `read` returns, log-mels as float32: replica by
             replica within each micro-batch, these within each update.
         """
-        num_elements = num_replicas * num_micro_batches
-        start = first_update * num_elements
-        stop = np.iinfo(np.int64).max
-        if num_updates is not None:
-            stop = start + num_updates * num_elements
-
-        def place(number: Any) -> tuple[Any, Any, Any]:
-            """Update, replica and micro-batch of an element."""
-            rest, replica = number // num_replicas, number % num_replicas
-            return (
-                rest // num_micro_batches,
-                first_replica + replica,
-                rest % num_micro_batches,
-            )
-
-        def load(number: np.ndarray) -> tuple[np.ndarray, ...]:
-            return tuple(self.batch(*place(int(number))).values())
-
-        def parse(number: tf.Tensor) -> dict[str, tf.Tensor]:
-            anchor, positive, is_active, source = tf.numpy_function(
-                load, [number], [tf.float16, tf.float16, tf.bool, tf.int32]
-            )
-            shape = [self.batch_size, self.window_frames, self.num_mels, 1]
-            batch = {
-                "anchor": tf.cast(tf.ensure_shape(anchor, shape), tf.float32),
-                "positive": tf.cast(tf.ensure_shape(positive, shape), tf.float32),
-                "is_active": tf.ensure_shape(is_active, shape[:1]),
-                "source": tf.ensure_shape(source, shape[:1]),
-            }
-            return self.augment(batch, *place(number))
-
-        options = tf.data.Options()
-        # Elements are whole mini-batches already, in the order of the replicas.
-        options.experimental_distribute.auto_shard_policy = (
-            tf.data.experimental.AutoShardPolicy.OFF
-        )
-        return (
-            tf.data.Dataset.range(start, stop)
-            .map(parse, num_parallel_calls=2, deterministic=True)
-            .prefetch(2 * num_replicas)
-            .with_options(options)
+        return pair_dataset(
+            self,
+            first_update,
+            num_updates,
+            num_replicas,
+            num_micro_batches,
+            first_replica,
         )

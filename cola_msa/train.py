@@ -14,6 +14,7 @@ import tensorflow as tf
 from absl import app, flags, logging
 
 from cola_msa import checkpoints, demo_data
+from cola_msa.acceleration import JIT_COMPILE, MIXED_PRECISION
 from cola_msa.augment import AUGMENTATIONS
 from cola_msa.config import Config
 from cola_msa.console import run_command
@@ -132,6 +133,15 @@ _TRAIN_FLAGS = {
     ),
     "deterministic": flags.DEFINE_bool(
         "deterministic", None, "Deterministic operations (slower)."
+    ),
+    "jit_compile": flags.DEFINE_enum(
+        "jit_compile", None, JIT_COMPILE, "XLA; auto: off, as it loses on CPUs."
+    ),
+    "mixed_precision": flags.DEFINE_enum(
+        "mixed_precision",
+        None,
+        MIXED_PRECISION,
+        "What the encoder computes in; auto: float32.",
     ),
 }
 _MODEL_FLAGS = {

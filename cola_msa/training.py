@@ -15,6 +15,7 @@ from absl import logging
 from tqdm import tqdm
 
 from cola_msa import checkpoints, resume, runs, warm_start
+from cola_msa.acceleration import choose_acceleration
 from cola_msa.config import Config
 from cola_msa.model import BatchStatistics, ContrastiveModel
 from cola_msa.optimizers import build_optimizer
@@ -65,6 +66,10 @@ class Trainer:
         self.num_replicas = self.strategy.num_replicas_in_sync
         self.workers = Workers(self.strategy)
         self._start = warm_start.checked(start, config)
+        self.acceleration = choose_acceleration(
+            config.train, config.model.sync_batch_norm
+        )
+        logging.info("%s", self.acceleration)
         num_parts(config.train)  # refuses what does not fit, before anything is made
         manifest = data.manifest
         mean, std = manifest["log_mel_mean"], manifest["log_mel_std"]
@@ -87,8 +92,10 @@ class Trainer:
                 std,
                 config.train.seed,
                 config.train.global_negatives,
+                encoder_policy=self.acceleration.policy,
             )
-            self.model.compile(optimizer=build_optimizer(config.train))
+            has_loss_scale = self.acceleration.precision == "float16"
+            self.model.compile(optimizer=build_optimizer(config.train, has_loss_scale))
             self.model.optimizer.build(self.model.trainable_variables)
         restored = self.workers.chief_first(self._restore)
         self.state: dict[str, Any] = restored or {
@@ -103,7 +110,13 @@ class Trainer:
         self._validator = Validator(
             self.model, self.sampler, self.validation, config.train.statistics_batches
         )
-        self._update = Updater(self.model, self.strategy, config.train, data.sources)
+        self._update = Updater(
+            self.model,
+            self.strategy,
+            config.train,
+            data.sources,
+            self.acceleration.jit_compile,
+        )
         self._stops = Stops(self.workers)
         self._kept_step: int | None = None
         self._progress = Progress(

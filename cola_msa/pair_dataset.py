@@ -1,0 +1,62 @@
+"""A sampler's mini-batches as a tf.data pipeline."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tensorflow as tf
+
+if TYPE_CHECKING:
+    from cola_msa.pairs import PairSampler
+
+
+def pair_dataset(
+    sampler: "PairSampler",
+    first_update: int,
+    num_updates: int | None,
+    num_replicas: int,
+    num_micro_batches: int,
+    first_replica: int,
+) -> tf.data.Dataset:
+    """Mini-batches in the order of `PairSampler.dataset`, which has the arguments."""
+    num_elements = num_replicas * num_micro_batches
+    start = first_update * num_elements
+    stop = np.iinfo(np.int64).max
+    if num_updates is not None:
+        stop = start + num_updates * num_elements
+
+    def place(number: Any) -> tuple[Any, Any, Any]:
+        """Update, replica and micro-batch of an element."""
+        rest, replica = number // num_replicas, number % num_replicas
+        return (
+            rest // num_micro_batches,
+            first_replica + replica,
+            rest % num_micro_batches,
+        )
+
+    def load(number: np.ndarray) -> tuple[np.ndarray, ...]:
+        return tuple(sampler.batch(*place(int(number))).values())
+
+    def parse(number: tf.Tensor) -> dict[str, tf.Tensor]:
+        anchor, positive, is_active, source = tf.numpy_function(
+            load, [number], [tf.float16, tf.float16, tf.bool, tf.int32]
+        )
+        shape = [sampler.batch_size, sampler.window_frames, sampler.num_mels, 1]
+        batch = {
+            "anchor": tf.cast(tf.ensure_shape(anchor, shape), tf.float32),
+            "positive": tf.cast(tf.ensure_shape(positive, shape), tf.float32),
+            "is_active": tf.ensure_shape(is_active, shape[:1]),
+            "source": tf.ensure_shape(source, shape[:1]),
+        }
+        return sampler.augment(batch, *place(number))
+
+    options = tf.data.Options()
+    # Elements are whole mini-batches already, in the order of the replicas.
+    options.experimental_distribute.auto_shard_policy = (
+        tf.data.experimental.AutoShardPolicy.OFF
+    )
+    return (
+        tf.data.Dataset.range(start, stop)
+        .map(parse, num_parallel_calls=2, deterministic=True)
+        .prefetch(2 * num_elements)
+        .with_options(options)
+    )
