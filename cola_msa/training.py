@@ -84,7 +84,7 @@ class Trainer:
         keras.utils.set_random_seed(config.train.seed)
         if config.train.deterministic:
             tf.config.experimental.enable_op_determinism()
-        with self.strategy.scope():
+        with self.workers.noticing_losses(), self.strategy.scope():
             self.model = ContrastiveModel(
                 config.model,
                 config.frontend,
