@@ -85,8 +85,11 @@ def choose_acceleration(
 
 
 @contextlib.contextmanager
-def dtype_policy(name: str) -> Iterator[None]:
-    """Layers that are made inside compute by this Keras policy."""
+def dtype_policy(name: str | None) -> Iterator[None]:
+    """Layers that are made inside compute by this Keras policy; None changes none."""
+    if name is None:
+        yield
+        return
     previous = keras.config.dtype_policy()
     keras.config.set_dtype_policy(name)
     try:

@@ -59,7 +59,7 @@ class ContrastiveModel(keras.Model):
         seed: int = 0,
         global_negatives: bool = False,
         kernels: str | None = None,
-        encoder_policy: str = "float32",
+        encoder_policy: str | None = None,
         **kwargs: Any,
     ):
         """Builds the network with fresh weights.
@@ -72,7 +72,7 @@ class ContrastiveModel(keras.Model):
             seed: Seed of initial weights and of stochastic depth.
             global_negatives: Contrast training batches over all replicas.
             kernels: As in `build_encoder`; a saved model chooses anew.
-            encoder_policy: Keras's dtype policy of the encoder's layers.
+            encoder_policy: Keras's dtype policy of the encoder; default: the global.
             **kwargs: Keras's own.
         """
         super().__init__(**kwargs)
@@ -91,6 +91,8 @@ class ContrastiveModel(keras.Model):
             "encoder_policy": encoder_policy,
         }
         self.global_negatives = global_negatives
+        if encoder_policy not in (None, "float32"):
+            kernels = "keras"  # the others are for float32
         with dtype_policy(encoder_policy):
             self.encoder = build_encoder(
                 config, frontend, log_mel_mean, log_mel_std, seed, kernels
