@@ -8,6 +8,7 @@ directory, which must be the same folder on a file system that all of them see.
 
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -210,6 +211,7 @@ class _NoticedLosses:
         if self._count > 1 and isinstance(error, _LOST):
             lines = [x for x in str(error.message).splitlines() if x.strip()]
             reason = next((x for x in lines if "abort" in x.lower()), lines[0])
+            reason = re.sub(r"\{\{.*?\}\} ?", "", reason).rstrip(" :")
             raise WorkerError(
                 f"another worker is lost ({reason[:300]}). Start the same command on "
                 "all workers again: they go on from the last checkpoint"
