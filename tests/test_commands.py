@@ -99,7 +99,7 @@ def _is(value: str) -> bool:
         (
             "cola_msa.export",
             ["--output_dir=out", "--run_dir=nowhere"],
-            "--run_dir must name a training run",
+            "nowhere does not exist; name a run",
         ),
         ("cola_msa.retrieve", ["--run_dir=nowhere"], "--run_dir must name a training"),
         ("cola_msa.curves", ["--run_dir=nowhere"], "--run_dir must name a training"),
