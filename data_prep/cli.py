@@ -88,7 +88,7 @@ def define_flags(dataset: Dataset, values: flags.FlagValues = flags.FLAGS) -> No
         flags.DEFINE_string(
             "stems_cache",
             None,
-            "Folder where separated stems are kept and found; see data_prep.separate.",
+            "Folder where separated stems are kept and found.",
             **add,
         )
     _define_option_flags(dataset, add)
@@ -160,11 +160,12 @@ def parse_options(dataset: Dataset, values: Any) -> IndexOptions:
     if given.get("split_dir"):
         given["split_dir"] = _relative(given["split_dir"], values.dataset_dir)
     if getattr(values, "stems_dir", None):
-        given["stems_dir"] = _relative(values.stems_dir, values.dataset_dir)
+        given["stems_dir"] = relative(values.stems_dir, values.dataset_dir)
     return IndexOptions(**given)
 
 
-def _relative(path: str, root: str) -> str:
+def relative(path: str, root: str) -> str:
+    """A path as seen from a folder."""
     # Of real paths: beyond a symbolic link, `..` is not where its name suggests.
     return os.path.relpath(os.path.realpath(path), os.path.realpath(root))
 
@@ -203,7 +204,7 @@ def parse_config(dataset: Dataset, values: Any) -> Any:
         sources = separation.separator_sources(separator, pathlib.Path(separator))
         stems = "separator"
         if separator not in separation.NAMES:
-            separator = _relative(separator, values.dataset_dir)
+            separator = relative(separator, values.dataset_dir)
     return shards.PrepConfig(
         dataset=dataset.name,
         frontend=FrontendConfig(level=values.level),

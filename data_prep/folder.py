@@ -9,15 +9,20 @@ from data_prep.clips import (
     Dataset,
     DatasetError,
     DatasetIndex,
+    Failure,
     IndexOptions,
     split_groups,
     text,
 )
 
 
-def _list_audio(dataset_dir: pathlib.Path, stems_dir: str | None) -> list[str]:
+def _list_audio(
+    dataset_dir: pathlib.Path, stems_dir: str | None
+) -> tuple[list[str], list[str]]:
+    """Audio files, and folders without any that are named like one."""
     skipped = stems_dir and os.path.normpath(dataset_dir / stems_dir)
-    found = []
+    found: list[str] = []
+    suspects = []
     for folder, names, files in os.walk(dataset_dir):
         # Stems beside the mixtures are not mixtures themselves.
         names[:] = sorted(
@@ -27,13 +32,20 @@ def _list_audio(dataset_dir: pathlib.Path, stems_dir: str | None) -> list[str]:
             and os.path.normpath(os.path.join(folder, name)) != skipped
         )
         relative = pathlib.Path(folder).relative_to(dataset_dir)
+        suspects += [
+            (relative / name).as_posix()
+            for name in names
+            if os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES
+        ]
         found += [
             (relative / name).as_posix()
             for name in files
             if not name.startswith(".")
             and os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES
         ]
-    return sorted(found)
+    # An album may be called anything, also x.mp3.
+    empty = [s for s in suspects if not any(f.startswith(f"{s}/") for f in found)]
+    return sorted(found), sorted(empty)
 
 
 def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
@@ -50,7 +62,7 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
     Raises:
         DatasetError: If there is no audio file.
     """
-    paths = _list_audio(dataset_dir, options.stems_dir)
+    paths, folders = _list_audio(dataset_dir, options.stems_dir)
     if not paths:
         raise DatasetError(
             f"{dataset_dir}: no audio file ({', '.join(sorted(AUDIO_SUFFIXES))})"
@@ -75,7 +87,11 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
         )
         for path in paths
     )
-    return DatasetIndex(clips)
+    failures = tuple(
+        Failure(text(path), text(path), "", "not a regular file, but a directory")
+        for path in folders
+    )
+    return DatasetIndex(clips, failures=failures)
 
 
 CITATION = "Your own collection."

@@ -117,7 +117,7 @@ def prepare(
         )
     output_dir.mkdir(parents=True, exist_ok=True)
     job = Job(config, plan.hash, dataset_dir, output_dir, stems_cache)
-    with _lock(output_dir):
+    with lock(output_dir):
         _check_state(job, len(found.clips))
         if (done := _finished_manifest(job, plan)) is not None:
             log(f"{output_dir} is already prepared with this configuration")
@@ -144,7 +144,7 @@ def failed_share(content: dict[str, Any]) -> float:
 
 
 @contextlib.contextmanager
-def _lock(output_dir: pathlib.Path) -> Iterator[None]:
+def lock(output_dir: pathlib.Path) -> Iterator[None]:
     """Keeps a second run out of the folder; a killed run's lock vanishes with it."""
     with open(output_dir / _LOCK_NAME, "w") as file:
         try:

@@ -154,12 +154,15 @@ class MonoSeparator:
                     mono[:, window, k] = wiener_mono(
                         masks[:, window, k], spectrum[window, k], self._niter
                     )
-        estimates = torch.istft(
-            mono.permute(2, 0, 3, 1).reshape(-1, bins, frames),
-            length=num_samples,
-            **options,
-        )
-        return estimates.reshape(batch, num_sources, num_samples)
+            del masks
+        del spectrum
+        # One source at a time: the frames of all would take as much again.
+        estimates = torch.empty(batch, num_sources, num_samples)
+        for source in range(num_sources):
+            estimates[:, source] = torch.istft(
+                mono[source].permute(1, 2, 0), length=num_samples, **options
+            )
+        return estimates
 
 
 def wiener_mono(masks: Any, spectrum: Any, niter: int) -> Any:

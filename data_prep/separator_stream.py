@@ -25,7 +25,7 @@ class Chunking:
         fade_seconds: Length of the cross-fade, in the middle of the overlap.
     """
 
-    chunk_windows: int = 8
+    chunk_windows: int = 5
     overlap_windows: int = 1
     fade_seconds: float = 1.0
 

@@ -14,7 +14,7 @@ import numpy as np
 from cola_msa import audio, record_index, records
 from cola_msa.config import FrontendConfig, config_hash
 from data_prep import separation, waveforms
-from data_prep.clips import Clip, Failure, IndexOptions
+from data_prep.clips import Clip, Failure, IndexOptions, text
 from data_prep.segments import clip_segments
 from data_prep.separator_stream import Chunking
 
@@ -95,8 +95,8 @@ def make_plan(clips: Sequence[Clip], config: PrepConfig) -> Plan:
     for clip in sorted(clips, key=lambda c: (c.clip_id, c.path)):
         first = unique.setdefault(clip.clip_id, clip)
         if first is not clip:
-            reason = f"its clip id is also {first.path}'s"
-            failures.append(Failure(clip.clip_id, clip.path, clip.split, reason))
+            reason = f"its clip id is also {text(first.path)}'s"
+            failures.append(Failure(clip.clip_id, text(clip.path), clip.split, reason))
     by_split: dict[str, list[Clip]] = {}
     for clip in unique.values():
         by_split.setdefault(clip.split, []).append(clip)
@@ -183,7 +183,7 @@ def build_shard(
                 if not dataset_dir.is_dir():
                     # An unmounted disk is no reason to give up on every clip.
                     raise FileNotFoundError(f"{dataset_dir} has vanished") from error
-                failure = Failure(clip.clip_id, clip.path, clip.split, str(error))
+                failure = Failure(clip.clip_id, text(clip.path), clip.split, str(error))
                 sidecar["failures"].append(dataclasses.asdict(failure))
                 on_clip(True, 0.0)
                 continue

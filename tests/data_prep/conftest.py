@@ -1,11 +1,13 @@
 """What the tests of separators share."""
 
+import json
 import os
 import pathlib
 
 import pytest
 from absl import flags
 
+from cola_msa.config import SOURCES
 from data_prep import separator_weights, train_separator
 from tests.data_prep import trees
 
@@ -44,3 +46,22 @@ def openunmix():
         if os.environ.get("CI") == "true":
             pytest.fail(f"CI needs the extra: {error}")
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def weights_dir(openunmix, tmp_path_factory) -> pathlib.Path:
+    """A tiny Open-Unmix of four targets, in its own folder format."""
+    import torch
+    from openunmix import model
+
+    path = tmp_path_factory.mktemp("weights")
+    settings = {"sample_rate": 44100.0, "nfft": 1024, "nhop": 512, "nb_channels": 2}
+    (path / "separator.json").write_text(json.dumps(settings))
+    arguments = {"nfft": 1024, "nb_channels": 2, "hidden_size": 8}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        for source in SOURCES:
+            target = model.OpenUnmix(513, 2, hidden_size=8, max_bin=300)
+            torch.save(target.state_dict(), path / f"{source}.pth")
+            (path / f"{source}.json").write_text(json.dumps({"args": arguments}))
+    return path

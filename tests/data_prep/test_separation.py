@@ -25,25 +25,6 @@ def random_separator(openunmix) -> separation.Separator:
     return separation.Separator("random", pathlib.Path("random"), niter=1, seed=0)
 
 
-@pytest.fixture(scope="session")
-def weights_dir(openunmix, tmp_path_factory) -> pathlib.Path:
-    """A tiny Open-Unmix of four targets, in its own folder format."""
-    import torch
-    from openunmix import model
-
-    path = tmp_path_factory.mktemp("weights")
-    settings = {"sample_rate": 44100.0, "nfft": 1024, "nhop": 512, "nb_channels": 2}
-    (path / "separator.json").write_text(json.dumps(settings))
-    arguments = {"nfft": 1024, "nb_channels": 2, "hidden_size": 8}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        for source in SOURCES:
-            target = model.OpenUnmix(513, 2, hidden_size=8, max_bin=300)
-            torch.save(target.state_dict(), path / f"{source}.pth")
-            (path / f"{source}.json").write_text(json.dumps({"args": arguments}))
-    return path
-
-
 def _load(weights_dir: pathlib.Path, niter: int = 1) -> separation.Separator:
     return separation.Separator("weights", weights_dir, niter, 0)
 
