@@ -158,7 +158,7 @@ def parse_options(dataset: Dataset, values: Any) -> IndexOptions:
     if "mixture" in sources:
         raise DatasetError("--sources: mixture is not a source")
     if given.get("split_dir"):
-        given["split_dir"] = _relative(given["split_dir"], values.dataset_dir)
+        given["split_dir"] = relative(given["split_dir"], values.dataset_dir)
     if getattr(values, "stems_dir", None):
         given["stems_dir"] = relative(values.stems_dir, values.dataset_dir)
     return IndexOptions(**given)
