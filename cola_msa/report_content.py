@@ -22,7 +22,7 @@ from cola_msa.report_page import (
     Text,
 )
 from cola_msa.strategies import STRATEGIES
-from cola_msa.tasks import PAPER_PAIRS, SCORE_TITLES, TASKS
+from cola_msa.tasks import PAPER_CLIPS, PAPER_PAIRS, SCORE_TITLES
 
 TITLE = "Musical source association: measured beside published"
 TABLES, FIGURES = (1, 2, 3), (2, 3, 4, 5)
@@ -42,7 +42,7 @@ def introduction(collection: Collection) -> list[Block]:
                 "Maragos, SMC 2023). The other rows were measured here; the second "
                 "column says what with.",
                 f"The paper trains on {PAPER_PAIRS:,} pairs of MagnaTagATune's "
-                f"{TASKS['mtat'].paper_clips[0]:,} training clips. The longest run "
+                f"{PAPER_CLIPS['mtat'][0]:,} training clips. The longest run "
                 f"here saw {largest:,} pairs, "
                 f"{report_tables.share_of_paper(largest)}.",
                 "Below a score stand its 95 % bootstrap interval over the test clips, "

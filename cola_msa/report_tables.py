@@ -7,7 +7,7 @@ from cola_msa.report_data import Collection, Group, Run
 from cola_msa.report_page import MEASURED, MISSING, PUBLISHED, Cell, Table
 from cola_msa.report_results import Result, Score, share_of_paper, summarize
 from cola_msa.strategies import STRATEGIES, Strategy
-from cola_msa.tasks import PAPER_PAIRS, PAPER_UPDATES, SCORE_TITLES, TASKS
+from cola_msa.tasks import PAPER_CLIPS, PAPER_PAIRS, PAPER_UPDATES, SCORE_TITLES, TASKS
 from cola_msa.tasks import PUBLISHED as PUBLISHED_TABLES
 
 COLUMNS = (
@@ -85,12 +85,12 @@ def _published_row(
     for task, score in COLUMNS:
         value = values[task].get(score)
         text = "-" if value is None else f"{value:.3f}"
-        note = "" if value is None else f"{TASKS[task].paper_clips[2]:,} clips"
+        note = "" if value is None else f"{PAPER_CLIPS[task][2]:,} clips"
         cells.append(Cell(text, note, PUBLISHED))
     if strategy is None:
         scale = Cell("paper", PUBLISHED_ONLY[name], PUBLISHED)
         return (Cell(name, kind=PUBLISHED), scale, *cells)
-    note = f"{PAPER_UPDATES:,} updates\n{TASKS['mtat'].paper_clips[0]:,} training clips"
+    note = f"{PAPER_UPDATES:,} updates\n{PAPER_CLIPS['mtat'][0]:,} training clips"
     scale = Cell(f"paper: {PAPER_PAIRS:,} pairs", note, PUBLISHED)
     return (Cell(strategy.title, kind=PUBLISHED), scale, *cells)
 
@@ -129,7 +129,7 @@ def _clips_line(run: Run) -> str:
     if run.train_clips is None:
         return "an unknown number of training clips"
     dataset = str(run.description["data"]["dataset"])
-    is_paper = dataset == "mtat" and run.train_clips == TASKS["mtat"].paper_clips[0]
+    is_paper = dataset == "mtat" and run.train_clips == PAPER_CLIPS["mtat"][0]
     # The built-in music and cuts of MagnaTagATune have the dataset's name too.
     kind = "(mtat)" if is_paper else f"in {dataset}'s layout"
     return f"{run.train_clips:,} training clips {kind}"

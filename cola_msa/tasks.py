@@ -217,6 +217,10 @@ TASKS: dict[str, TaskSpec] = {
     )
 }
 
+# Clips of the paper's training, validation and test splits, where it is its task.
+PAPER_CLIPS: dict[str, tuple[int, int, int]] = {
+    name: spec.paper_clips for name, spec in TASKS.items() if spec.paper_clips
+}
 
 # Beyond the paper, with its head for FMA and MagnaTagATune.
 OTHER_TASKS: dict[str, TaskSpec] = {
