@@ -2,7 +2,7 @@
 
 config.json        configuration, front end, step, what it was trained on, scores, and
                    the SHA-256 of every other file
-model.weights.h5   the ContrastiveModel's weights, in Keras's format, with batch-norm
+model.weights.h5   the ContrastiveModel's variables by number and name, with batch-norm
                    statistics of mixtures
 statistics.h5      re-estimated batch-norm statistics: of `anchors` (mixtures) and of
                    `pairs` (mixtures and stems, what the pretext task sees)
@@ -81,7 +81,7 @@ def save_pretrained(
     temporary = output_dir.with_name(output_dir.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    model.save_weights(temporary / WEIGHTS_NAME)
+    _write_weights(temporary / WEIGHTS_NAME, model)
     layers = len(model.batch_norm_layers())
     with h5py.File(temporary / STATISTICS_NAME, "w") as file:
         for inputs in STATISTICS:
@@ -177,14 +177,40 @@ def load_model(
         config.train.seed,
     )
     try:
-        model.load_weights(path / WEIGHTS_NAME)
-    except (ValueError, KeyError, OSError) as error:
+        _read_weights(path / WEIGHTS_NAME, model)
+    except (RunError, OSError) as error:
         raise RunError(
             f"{path / WEIGHTS_NAME}: does not fit its config.json ({error})"
         ) from error
     checkpoints.model_normalization(model).finalize_state()
     read_statistics(path, statistics or content["statistics"]).assign_to(model)
     return model
+
+
+def _write_weights(path: pathlib.Path, model: ContrastiveModel) -> None:
+    """Writes every variable under its name in checkpoints.
+
+    Not Keras's `save_weights`: its names follow the classes of layers, and those
+    differ between CPU and GPU.
+    """
+    with h5py.File(path, "w") as file:
+        for number, variable in enumerate(model.variables):
+            name = checkpoints.array_name("model", number, variable)
+            file[name] = np.array(variable)
+
+
+def _read_weights(path: pathlib.Path, model: ContrastiveModel) -> None:
+    arrays: dict[str, np.ndarray] = {}
+
+    def collect(name: str, item: h5py.Group | h5py.Dataset) -> None:
+        if isinstance(item, h5py.Dataset):
+            arrays[name] = item[()]
+
+    with h5py.File(path, "r") as file:
+        file.visititems(collect)
+    values = checkpoints.fitting_values("model", model.variables, arrays)
+    for variable, value in zip(model.variables, values, strict=True):
+        variable.assign(value)
 
 
 def read_statistics(path: str | os.PathLike, inputs: str) -> BatchStatistics:

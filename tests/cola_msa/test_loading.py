@@ -136,6 +136,16 @@ def test_a_folder_of_runs_names_one(finished_run):
         loading.open_model(finished_run.parent)
 
 
+def test_a_folder_opens_where_layers_are_of_other_classes(folders, monkeypatch):
+    """On a GPU the network has Keras's own layers, on a CPU it has not."""
+    expected = loading.open_model(folders["pretrained"]).embed(windows())
+    monkeypatch.setattr("cola_msa.encoder.default_kernels", lambda: "keras")
+    model = loading.open_model(folders["pretrained"])
+    classes = {type(layer).__name__ for layer in model.encoder.layers}
+    assert not any(name.startswith("Cpu") for name in classes)
+    np.testing.assert_allclose(model.embed(windows()), expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", [pretrained.WEIGHTS_NAME, pretrained.STATISTICS_NAME])
 @pytest.mark.parametrize("damage", ["flipped", "missing"])
 def test_a_damaged_pretrained_folder_is_refused(folders, tmp_path, name, damage):
