@@ -38,7 +38,9 @@ def _swish_gradient(inputs: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
 def _swish_and_mean_gradient(
     inputs: tf.Tensor, upstream: tf.Tensor, upstream_mean: tf.Tensor
 ) -> tf.Tensor:
-    size = inputs.shape[1] * inputs.shape[2]
+    # Not the static shape: an export traces this with sizes that are not known.
+    shape = tf.shape(inputs)
+    size = tf.cast(shape[1] * shape[2], inputs.dtype)
     sigmoid = tf.sigmoid(inputs)
     upstream += upstream_mean / size
     return upstream * (sigmoid * (1.0 + inputs * (1.0 - sigmoid)))

@@ -232,3 +232,24 @@ def test_whole_model_equals_keras_own(backbone):
         expected = moves(plain, is_moving)
         assert np.linalg.norm(expected) > 0
         assert _relative(moves(ours, is_moving), expected) < 1e-4
+
+
+def test_gradients_are_traced_where_sizes_are_not_known():
+    """What saving an export does with every custom gradient."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 4], tf.float32)])
+    def gradient(inputs):
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            outputs, mean = cpu_layers.swish_and_mean(inputs)
+            loss = tf.reduce_sum(outputs**2) + tf.reduce_sum(mean**3)
+        return tape.gradient(loss, inputs)
+
+    inputs = tf.random.stateless_normal([2, 5, 3, 4], [1, 2])
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        outputs = inputs * tf.sigmoid(inputs)
+        mean = tf.reduce_mean(outputs, [1, 2], keepdims=True)
+        loss = tf.reduce_sum(outputs**2) + tf.reduce_sum(mean**3)
+    expected = tape.gradient(loss, inputs)
+    np.testing.assert_allclose(gradient(inputs), expected, rtol=1e-4, atol=1e-5)
