@@ -4,9 +4,13 @@ import sys
 
 import numpy as np
 import pytest
+import soundfile
+import soxr
 import tensorflow as tf
 
 from cola_msa import checkpoints, export, loading, pretrained
+from cola_msa.embed_files import embed_files
+from cola_msa.embedder import Embedder
 
 RATE = 16000
 
@@ -192,3 +196,31 @@ def test_the_command_exports_and_reports(finished_run, tmp_path):
     )
     assert "exported step 2" in result.stdout
     assert (tmp_path / "model" / "saved_model.pb").exists()
+
+
+@pytest.mark.parametrize("rate", [16000, 44100])
+def test_files_python_and_the_saved_model_give_the_same(
+    exported, embed, finished_run, tmp_path, rate
+):
+    """One clip by `cola_msa.embed`'s function, by Embedder and by TensorFlow alone."""
+    time = np.arange(rate * 7) / rate
+    tones = [0.3 * np.sin(2 * np.pi * hz * time * (1 + time)) for hz in (90, 330)]
+    stereo = np.stack(tones).astype(np.float32)
+    path = tmp_path / "song.wav"
+    soundfile.write(path, stereo.T, rate, subtype="FLOAT")
+    mono = soxr.resample(stereo.mean(0), rate, 16000)
+    expected = embed(
+        waveform=tf.constant(mono[None]), lengths=tf.constant([len(mono)])
+    )["windows"][0].numpy()
+    found = {}
+    for model_dir in (finished_run, exported[0]):
+        model = loading.open_model(model_dir)
+        output = tmp_path / f"{model.kind}.npz"
+        embed_files([str(path)], output, model, per="window", is_quiet=True)
+        with np.load(output) as rows:
+            found[f"{model.kind}, files"] = rows["embedding"]
+        found[f"{model.kind}, Python"] = Embedder(model).windows(stereo, rate)[1]
+    assert len(found) == 4
+    for name, windows in found.items():
+        difference = np.linalg.norm(windows - expected) / np.linalg.norm(expected)
+        assert difference < 1e-4, name
