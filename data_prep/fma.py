@@ -61,16 +61,21 @@ def _read_tracks(path: pathlib.Path) -> dict[str, dict[tuple[str, str], str]]:
     return tracks
 
 
-def _list_audio(folder: pathlib.Path) -> dict[str, str]:
-    """Path relative to the root by track id (the name without suffix)."""
+def _list_audio(folder: pathlib.Path) -> tuple[dict[str, str], list[Failure]]:
+    """Path relative to the root by track id (the name without suffix), and twins."""
     found: dict[str, str] = {}
+    twins = []
     for entry in sorted(os.listdir(folder)):
         if (folder / entry).is_dir():
             for name in sorted(os.listdir(folder / entry)):
                 stem, suffix = os.path.splitext(name)
                 if suffix.lower() in AUDIO_SUFFIXES:
-                    found.setdefault(stem, f"{_AUDIO_FOLDER}/{entry}/{name}")
-    return found
+                    path = f"{_AUDIO_FOLDER}/{entry}/{name}"
+                    first = found.setdefault(stem, path)
+                    if first != path:
+                        reason = f"its track id is also {text(first)}'s"
+                        twins.append(Failure(text(stem), text(path), "", reason))
+    return found, twins
 
 
 def _group(track_id: str, row: dict[tuple[str, str], str]) -> str:
@@ -104,7 +109,7 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
             does not give the published counts.
     """
     tracks = _read_tracks(require(dataset_dir / _TRACKS, LAYOUT))
-    audio = _list_audio(require(dataset_dir / _AUDIO_FOLDER, LAYOUT))
+    audio, twins = _list_audio(require(dataset_dir / _AUDIO_FOLDER, LAYOUT))
     class_names = tuple(
         sorted({r[("track", "genre_top")] for r in tracks.values()} - {""})
     )
@@ -114,7 +119,8 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
         counts = Counter(_SPLITS.get(r[("set", "split")], "") for r in tracks.values())
         counts["genres"] = len(class_names)
         check_counts("FMA-small", counts, _REAL_COUNTS)
-    clips, failures = [], []
+    clips: list[Clip] = []
+    failures = twins
     for track_id, row in sorted(tracks.items()):
         split = _SPLITS.get(row[("set", "split")], "")
         genre = row[("track", "genre_top")]

@@ -56,6 +56,7 @@ def write(
     failures = [dataclasses.asdict(f) for f in (*found.failures, *plan.failures)]
     for sidecar in sidecars.values():
         failures += sidecar["failures"]
+    failures = [_named_if_known(failure, dataset) for failure in failures]
     splits: dict[str, Any] = {}
     class_counts: dict[str, dict[str, int]] = {}
     for split, shards in by_split.items():
@@ -117,6 +118,15 @@ def write(
     }
     records.write_manifest(output_dir, content)
     return content
+
+
+def _named_if_known(failure: dict[str, str], dataset: Dataset) -> dict[str, str]:
+    """Says so where a failed clip is broken in the published dataset itself."""
+    what = dataset.known_broken.get(failure["path"])
+    if what is None or not failure["split"]:  # without a split: no row names it
+        return failure
+    reason = f"known to be broken in the published dataset ({what}): "
+    return failure | {"reason": reason + failure["reason"]}
 
 
 def num_planned(found: DatasetIndex) -> int:

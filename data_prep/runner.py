@@ -304,6 +304,9 @@ def build(
                 f"{path} could not be written: {error.message}; finished shards are "
                 "kept: run the same command again once that is mended"
             ) from None
+        if isinstance(error, OSError) and error.errno and not error.filename:
+            # What a full disk raises says nothing of where.
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 

@@ -180,9 +180,7 @@ def build_shard(
             try:
                 found = _clip_records(clip, config, dataset_dir, separator, sidecar)
             except audio.AudioError as error:
-                if not dataset_dir.is_dir():
-                    # An unmounted disk is no reason to give up on every clip.
-                    raise FileNotFoundError(f"{dataset_dir} has vanished") from error
+                _check_presence(dataset_dir, config.stems_dir, error)
                 failure = Failure(clip.clip_id, text(clip.path), clip.split, str(error))
                 sidecar["failures"].append(dataclasses.asdict(failure))
                 on_clip(True, 0.0)
@@ -200,6 +198,21 @@ def build_shard(
         path, segments(), config.sources, frontend_hash, write_sidecar
     )
     return sidecar
+
+
+def _check_presence(
+    dataset_dir: pathlib.Path, stems_dir: str | None, error: audio.AudioError
+) -> None:
+    """An unmounted disk, whose folder is gone or empty, is no reason to fail a clip."""
+    for name in (".", stems_dir):
+        if name is not None:
+            folder = dataset_dir / name
+            what = None if folder.is_dir() else "has vanished"
+            if what is None and next(folder.iterdir(), None) is None:
+                what = "is empty now: is its disk still mounted?"
+            if what is not None:
+                shown = os.path.normpath(folder)
+                raise FileNotFoundError(f"{shown} {what}") from error
 
 
 def _clip_records(

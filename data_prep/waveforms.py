@@ -32,9 +32,17 @@ class Waveform:
             self.append(samples)
 
     def append(self, block: np.ndarray) -> None:
-        """Adds float32 [n] at the end."""
+        """Adds float32 [n] at the end.
+
+        Raises:
+            OSError: If the temporary file cannot take it.
+        """
         if len(block):
-            self._file.write(np.ascontiguousarray(block, np.float32).data)
+            try:
+                self._file.write(np.ascontiguousarray(block, np.float32).data)
+            except OSError as error:  # which names no file
+                place = f"{tempfile.gettempdir()} (TMPDIR)"
+                raise OSError(error.errno, error.strerror, place) from error
             self.peak = max(self.peak, float(np.abs(block).max()))
         self._num_written += len(block)
         self.num_samples = self._num_written

@@ -138,6 +138,88 @@ def test_real_music_where_it_lies_beside_the_checkout(name: str):
     assert decoded.seconds > 3.9
 
 
+def test_two_clips_with_one_id(tmp_path: pathlib.Path):
+    root = trees.write_mtat(tmp_path / "mtat")
+    table = root / "annotations_final.csv"
+    trees.write_mp3(root / "1/twin-0-5.mp3", trees.chirp(5))
+    table.write_text(table.read_text().rstrip() + '\n"1"\t"1"\t"0"\t"1/twin-0-5.mp3"\n')
+    assert execute("mtat", root, tmp_path / "out", "--max_failures=0.2") == 0
+    data = prepared_lib.PreparedData(tmp_path / "out")
+    assert [(f["path"], f["reason"]) for f in data.manifest["failures"]] == [
+        ("1/twin-0-5.mp3", "its clip id is also 1/a-b-02-y-0-5.mp3's")
+    ]
+    assert list(data.index("train").clip_ids).count("1") == 1
+    root = trees.write_fma(tmp_path / "fma")
+    trees.write_mp3(root / "fma_small/000/000002.mp3", trees.chirp(3))
+    found = fma.index(root, IndexOptions())
+    assert [(f.path, f.reason) for f in found.failures] == [
+        (
+            "fma_small/000/000002.wav",
+            "its track id is also fma_small/000/000002.mp3's",
+        )
+    ]
+    assert "fma_small/000/000002.mp3" in {clip.path for clip in found.clips}
+
+
+def _add_broken_mtat(root: pathlib.Path) -> None:
+    rows = (root / "annotations_final.csv").read_text().splitlines()
+    for number, path in enumerate(sorted(mtat.KNOWN_BROKEN)):
+        rows.append(f'"{100 + number}"\t"1"\t"0"\t"{path}"')
+        (root / path).parent.mkdir(exist_ok=True)
+        (root / path).write_bytes(b"")
+    (root / "annotations_final.csv").write_text("\n".join(rows))
+    # The same fault elsewhere is the user's own.
+    (root / "1/a-b-02-y-0-5.mp3").write_bytes(b"")
+
+
+def _add_broken_fma(root: pathlib.Path) -> None:
+    tracks = root / "fma_metadata/tracks.csv"
+    rows = ""
+    for number in (98565, 98567, 98569, 99134, 108925, 133297):
+        rows += f'"{number}","F","F","training","small","30","Rock"\n'
+        path = root / f"fma_small/{number // 1000:03d}/{number:06d}.mp3"
+        trees.write_mp3(path, trees.chirp(1.5))
+        if number > 99000:
+            path.write_bytes(b"ID3" + bytes(1749))
+    tracks.write_text(tracks.read_text() + rows)
+    (root / "fma_small/000/000005.wav").write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    ("name", "add", "reasons"),
+    [
+        (
+            "mtat",
+            _add_broken_mtat,
+            {"(an empty file in the published archive): the file is empty": 3},
+        ),
+        (
+            "fma",
+            _add_broken_fma,
+            {
+                "(far shorter than 30 s in the published archive): truncated": 3,
+                "(without audio in the published archive): not readable": 3,
+            },
+        ),
+    ],
+)
+def test_clips_that_are_broken_as_published_are_told_as_such(
+    tmp_path, name, add, reasons
+):
+    root = getattr(trees, f"write_{name}")(tmp_path / "raw")
+    add(root)
+    assert execute(name, root, tmp_path / "out", "--max_failures=1") == 0
+    data = prepared_lib.PreparedData(tmp_path / "out")
+    known = "known to be broken in the published dataset "
+    failures = data.manifest["failures"]
+    named = [f["reason"] for f in failures if f["reason"].startswith(known)]
+    assert len(named) == sum(reasons.values()) == len(dataset_of(name).known_broken)
+    for reason, count in reasons.items():
+        assert sum(text.startswith(known + reason) for text in named) == count
+    others = [f["reason"] for f in failures if f["reason"] not in named]
+    assert others == ["the file is empty (0 bytes)"]
+
+
 @pytest.mark.parametrize("flag", ["dataset_dir", "output_dir", "stems_dir"])
 def test_addresses_are_refused_before_anything_is_made(tmp_path, capsys, flag):
     root = trees.write_mtat(tmp_path / "raw")

@@ -8,7 +8,7 @@ import pytest
 from cola_msa import audio, record_index
 from cola_msa.config import FrontendConfig, config_hash
 from data_prep import segments, shards
-from data_prep.clips import Clip
+from data_prep.clips import Clip, IndexOptions
 from data_prep.waveforms import Waveform
 from tests.data_prep import trees
 
@@ -141,6 +141,21 @@ def test_plan_mixes_folders_and_does_not_depend_on_order():
     ]
     assert all(len({c.group for c in s.clips}) >= 5 for s in plan.shards)
     assert shards.make_plan(clips[::-1], config).hash == plan.hash
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_ordered_metadata_gives_no_ordered_shards(seed: int):
+    options = IndexOptions(seed=seed)
+    config = shards.PrepConfig(clips_per_shard=25, options=options)
+    plan = shards.make_plan(_clips(200), config)
+    # Of 20 folders of ten clips each, in the order of the metadata.
+    number_of = {clip.clip_id: k for k, clip in enumerate(_clips(200))}
+    order = [number_of[c.clip_id] for shard in plan.shards for c in shard.clips]
+    assert sorted(order) == list(range(200))
+    # Of a random order: 0 +- 0.07; of the metadata's, or folder by folder: 1.
+    assert abs(np.corrcoef(order, np.arange(200))[0, 1]) < 0.3
+    assert np.mean(np.diff(np.array(order) // 10) == 0) < 0.15
+    assert all(len({c.group for c in s.clips}) > 8 for s in plan.shards)
 
 
 @pytest.mark.parametrize(
