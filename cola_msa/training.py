@@ -190,6 +190,8 @@ class Trainer:
             try:
                 if not self._has_untrained():
                     self._keep(0)
+                if self.update == 0 and self._start is not None:
+                    self._take_start(self._start)
                 outcome = self._train(writer, on_step or (lambda step, scalars: None))
                 self._save()
                 self._finish(outcome)
@@ -222,6 +224,12 @@ class Trainer:
         if is_lost:
             self.state["best"] = None
         return is_kept
+
+    def _take_start(self, start: warm_start.WarmStart) -> None:
+        """Takes the weights to start from; step 0 stays the fresh network."""
+        warm_start.assign(self.model, start)
+        self._validator.forget_graphs()
+        self._keep(0, name=warm_start.KEPT_NAME)
 
     def _train(
         self,
