@@ -17,8 +17,8 @@ from data_prep.waveforms import Waveform
 if TYPE_CHECKING:
     from data_prep.shards import PrepConfig
 
-# Segments of which log-mels are made at a time: 4 minutes.
-_GROUP_SEGMENTS = 64
+# Segments of which log-mels are made at a time: a minute.
+_GROUP_SEGMENTS = 16
 
 
 @functools.lru_cache(maxsize=4)

@@ -4,7 +4,9 @@ torch and openunmix are an extra: they are imported when a separator is loaded.
 """
 
 import contextlib
+import ctypes
 import dataclasses
+import functools
 import hashlib
 import os
 import pathlib
@@ -195,19 +197,20 @@ class Separator:
             # Not load_separator(pretrained=False), which downloads all the same.
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                self._model = openunmix.umxhq(
+                model = openunmix.umxhq(
                     targets=list(self.sources), niter=niter, pretrained=False
                 )
         elif name in NAMES:
-            self._model = _pretrained(openunmix, name, self.sources, niter)
+            model = _pretrained(openunmix, name, self.sources, niter)
         else:
-            self._model = load_folder(folder, self.sources, niter)
-        self._model.freeze()
-        self._rate_hz = int(self._model.sample_rate)
-        first = self._model.target_models[self.sources[0]]
+            model = load_folder(folder, self.sources, niter)
+        model.freeze()
+        self._rate_hz = int(model.sample_rate)
+        first = model.target_models[self.sources[0]]
         self._num_channels = first.fc1.in_features // first.nb_bins
-        self.weights_sha256 = _digest(self._model.target_models.state_dict())
-        self._separate = separator_filter.MonoSeparator(self._model, dtype)
+        self.weights_sha256 = _digest(model.target_models.state_dict())
+        # The model itself is not kept: its matrices are there once more, folded.
+        self._separate = separator_filter.MonoSeparator(model, dtype)
         self.chunking = chunking
         self.cache: stems_cache.StemCache | None = None
         # All that decides a stem, but for the file.
@@ -226,6 +229,7 @@ class Separator:
 
     def _separate_chunk(self, samples: np.ndarray) -> np.ndarray:
         estimates = self._separate(samples[np.newaxis])[0]
+        _return_memory()
         if not np.isfinite(estimates.sum()) and not np.isfinite(estimates).all():
             raise audio.StemError("the separator gave samples that are not finite")
         return estimates
@@ -317,6 +321,18 @@ class Separator:
         if self.cache is not None:
             self.cache.store(path, stems)
         return mixture, stems
+
+
+@functools.cache
+def _trim() -> Any:
+    return getattr(ctypes.CDLL(None), "malloc_trim", None)
+
+
+def _return_memory() -> None:
+    """Gives freed memory back to the system, where its C library can."""
+    # Else what chunks leave behind between living blocks grows by 200 MB.
+    if (trim := _trim()) is not None:
+        trim(0)
 
 
 def _pretrained(openunmix: Any, name: str, sources: Sequence[str], niter: int) -> Any:

@@ -1,13 +1,20 @@
-"""Chunks that are cross-faded, and stems of 24 bits."""
+"""Chunks that are cross-faded, waveforms in pieces, and stems that are kept."""
+
+import dataclasses
+import pathlib
 
 import numpy as np
 import pytest
+from absl import flags
 
 from cola_msa import audio
-from data_prep import separation
+from cola_msa.config import FrontendConfig
+from data_prep import mtat, runner, segments, separate, separation, shards
+from data_prep.clips import Clip, IndexOptions
 from data_prep.separator_stream import ChunkedSeparation, Chunking
 from data_prep.waveforms import Waveform
 from tests.data_prep import trees
+from tests.data_prep.test_runner import digests
 
 
 @pytest.mark.parametrize("num_samples", [1, 999, 1000, 1001, 1150, 5432])
@@ -61,3 +68,101 @@ def test_quantized_stems_never_clip(peak, exponent):
     assert np.abs(waveform.read() - samples).max() <= step / 2
     assert np.abs(waveform.integers(0, 1001)).max() < 2**23
     assert waveform.exponent == exponent
+
+
+def test_a_waveform_in_a_file_is_one_in_memory(monkeypatch):
+    samples = trees.chirp(20)
+    whole = Waveform(samples)
+    monkeypatch.setattr("data_prep.waveforms._MEMORY_BYTES", 1000)
+    spooled = Waveform()
+    for start in range(0, len(samples), 777):
+        spooled.append(samples[start : start + 777])
+    assert spooled._file._rolled and not whole._file._rolled
+    np.testing.assert_array_equal(spooled.read(), samples)
+    np.testing.assert_array_equal(spooled.read(1000, 5000), samples[1000:5000])
+    assert spooled.sum_of_squares() == whole.sum_of_squares()
+    padded = spooled.fit(len(samples) + 5).read()[-5:]
+    np.testing.assert_array_equal(padded, np.zeros(5))
+
+
+def test_groups_of_segments_give_what_one_group_gives(monkeypatch):
+    clip = Clip("id", "path", "train", "song")
+    config = shards.PrepConfig(sources=("bass",))
+    found = []
+    for size in (64, 2):
+        monkeypatch.setattr(segments, "_GROUP_SEGMENTS", size)
+        waves = Waveform(trees.chirp(21)), {"bass": Waveform(trees.chirp(21, seed=1))}
+        found.append(list(segments.clip_segments(clip, *waves, config)))
+    assert len(found[0]) == len(found[1]) == 6
+    for one, other in zip(*found, strict=True):
+        assert (one.segment, one.is_active) == (other.segment, other.is_active)
+        np.testing.assert_allclose(one.mixture, other.mixture, atol=4e-3)
+        np.testing.assert_allclose(one.stems["bass"], other.stems["bass"], atol=4e-3)
+
+
+def _prepare(root, output, weights_dir, stems_cache=None):
+    config = shards.PrepConfig(
+        dataset="mtat",
+        frontend=FrontendConfig(),
+        sources=("vocals", "drums", "bass", "other"),
+        stems="separator",
+        separator=str(weights_dir),
+        options=IndexOptions(),
+    )
+    return runner.prepare(
+        mtat.DATASET, config, root, output, 1, False, stems_cache=stems_cache
+    )
+
+
+def _separate(root, cache, weights_dir, *more: str) -> int:
+    values = flags.FlagValues()
+    separate.define_flags(values)
+    paths = [f"--dataset_dir={root}", f"--stems_cache={cache}"]
+    values(["x", "--dataset=mtat", f"--separator={weights_dir}", *paths, *more])
+    return separate.execute(values)
+
+
+def test_the_cache_gives_the_shards_of_direct_preparation(
+    openunmix, weights_dir, tmp_path, monkeypatch, capsys
+):
+    root = trees.write_mtat(tmp_path / "raw")
+    _prepare(root, tmp_path / "direct", weights_dir)
+    cache = tmp_path / "cache"
+    assert _separate(root, cache, weights_dir) == 0
+    names = sorted(path.name for path in cache.rglob("*.flac"))
+    assert set(names) == {f"{s}.flac" for s in ("vocals", "drums", "bass", "other")}
+    stored = audio.decode(next(cache.rglob("bass.flac")))
+    assert stored.rate_hz == 16000 and len(stored.samples) == 1
+
+    def forbid(*_: object) -> None:
+        raise AssertionError("nothing is to be separated")
+
+    monkeypatch.setattr(separation.Separator, "_separate_chunk", forbid)
+    assert _separate(root, cache, weights_dir) == 0
+    content = _prepare(root, tmp_path / "cached", weights_dir, cache)
+    assert content["failures"] == []
+    expected, found = digests(tmp_path / "direct"), digests(tmp_path / "cached")
+    assert found == expected
+    # Other weights, iterations or chunks are other stems.
+    separator = separation.Separator("weights", weights_dir, 0, 0)
+    separator.use_cache(cache, 16000)
+    clip = mtat.index(root, IndexOptions()).clips[0]
+    assert not separator.cache.has(root / clip.path)
+
+
+def test_failures_of_separation_are_counted(openunmix, weights_dir, tmp_path, capsys):
+    root = trees.write_mtat(tmp_path / "raw")
+    path = next((root / "c").glob("*.mp3"))
+    path.write_bytes(path.read_bytes()[:3000])
+    flag = "--stem_splits=validation"
+    assert _separate(root, tmp_path / "cache", weights_dir, flag) == 1
+    assert "1 of 1 clips failed" in capsys.readouterr().err
+    text = (tmp_path / "cache" / "failures-mtat.jsonl").read_text()
+    assert path.name in text and "truncated" in text
+    assert not list(pathlib.Path(tmp_path / "cache").rglob("*.flac"))
+
+
+def test_chunking_is_part_of_the_configuration():
+    config = shards.PrepConfig()
+    other = dataclasses.replace(config, chunking=Chunking(chunk_windows=4))
+    assert shards.config_hash(config) != shards.config_hash(other)

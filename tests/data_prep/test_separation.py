@@ -167,9 +167,15 @@ def test_downloaded_weights_are_loaded_with_weights_only(
         content = {"output_scale": scale} if is_safe else {"payload": _Payload()}
         torch.save(content, folder / f"{name}.pth")
     if is_safe:
-        separator = separation.Separator("umxhq", tmp_path, 1, 0)
-        models = separator._model.target_models.values()
-        assert all(model.output_scale.equal(scale) for model in models)
+        loaded = []
+        monkeypatch.setattr(
+            separation.separator_filter,
+            "MonoSeparator",
+            lambda model, dtype: loaded.append(model),
+        )
+        separation.Separator("umxhq", tmp_path, 1, 0)
+        networks = loaded[0].target_models.values()
+        assert all(network.output_scale.equal(scale) for network in networks)
     else:
         with pytest.raises(
             separation.SeparatorError, match="weights of umxhq"
