@@ -11,7 +11,15 @@ from absl import flags
 
 from cola_msa import record_index, records
 from cola_msa.config import SOURCES, FrontendConfig, config_hash
-from data_prep import multitrack, runner, shard_checks, shards, verification, verify
+from data_prep import (
+    multitrack,
+    runner,
+    segments,
+    shard_checks,
+    shards,
+    verification,
+    verify,
+)
 from data_prep.clips import IndexOptions
 from tests.data_prep import trees
 
@@ -337,7 +345,7 @@ def test_the_largest_log_mel_holds(level, kind):
         time = np.arange(400) / 16000
         samples[8000:8400] = np.hanning(400) * np.sin(2 * np.pi * 7000 * time)
     frontend = FrontendConfig(level=level)
-    mel = shards.stored_log_mel(samples, frontend)
+    mel = segments.stored_log_mel(samples, frontend)
     largest = shard_checks.largest_log_mel(len(mel), frontend)
     assert float(mel.max()) < largest < float(mel.max()) + 4
 
