@@ -104,23 +104,30 @@ def _measure_plain(
     """All but separation; gives the clip, float32 [1, channels, n]."""
     from cola_msa import audio, record_index
     from cola_msa.config import config_hash
-    from data_prep import segments, shards
+    from data_prep import segments, separation, shards
     from data_prep.clips import Clip
-    from data_prep.waveforms import Waveform
 
     config = shards.PrepConfig()
-    found["decode"], decoded = _cpu(lambda: audio.decode(path), repeats)
-    found["resample"], mono = _cpu(lambda: audio.to_mono(decoded, 16000), repeats)
-    clip = Clip("clip", "clip.mp3", "train", "clip")
+    clip = Clip("clip", path.name, "train", "clip")
+
+    def decode() -> list[np.ndarray]:
+        with audio.AudioReader(path) as reader:
+            return list(reader.blocks())
+
+    found["decode"], blocks = _cpu(decode, repeats)
+    both, (mixture, _) = _cpu(
+        lambda: separation.load_clip(clip, (), config.frontend, path.parent), repeats
+    )
+    found["resample"] = both - found["decode"]
     found["level and log-mel"], records = _cpu(
-        lambda: list(segments.clip_segments(clip, Waveform(mono), {}, config)), repeats
+        lambda: list(segments.clip_segments(clip, mixture, {}, config)), repeats
     )
     shard = path.with_name("train-00000-of-00001.tfrecord")
     frontend_hash = config_hash(config.frontend)
     found["write"], _ = _cpu(
         lambda: record_index.write_shard(shard, records, (), frontend_hash), repeats
     )
-    return np.ascontiguousarray(decoded.samples)[np.newaxis]
+    return np.concatenate(blocks, axis=1)[np.newaxis]
 
 
 def _umxhq(openunmix: Any, niter: int) -> Any:
