@@ -17,7 +17,6 @@ import numpy as np
 import soundfile
 
 from cola_msa import audio
-from cola_msa.record_index import sync_folder
 from data_prep.waveforms import STEM_BITS, Waveform
 
 _DESCRIPTION = "stems.json"
@@ -91,6 +90,9 @@ class StemCache:
                 json.dump(content, file, indent=1)
                 file.flush()
                 os.fsync(file.fileno())
+            # Here, not above: training a separator need not wait for TensorFlow.
+            from cola_msa.record_index import sync_folder
+
             sync_folder(temporary)
             # A damaged entry gives way; of two equal ones either may stay.
             shutil.rmtree(entry, ignore_errors=True)

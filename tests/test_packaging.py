@@ -292,10 +292,10 @@ for module in sys.argv[1:]:
 
 
 @functools.cache
-def helps() -> dict[str, str]:
-    """What `--helpfull` of each of the documents' commands prints."""
+def helps(modules: tuple[str, ...]) -> dict[str, str]:
+    """What `--helpfull` of each command prints."""
     found = subprocess.run(
-        [sys.executable, "-c", _SHOW_HELP, *OWN_MODULES],
+        [sys.executable, "-c", _SHOW_HELP, *modules],
         capture_output=True,
         text=True,
         check=False,
@@ -306,7 +306,8 @@ def helps() -> dict[str, str]:
 
 
 def help_of(module: str) -> str:
-    return helps()[module]
+    documented = tuple(OWN_MODULES)
+    return helps(documented if module in documented else (module,))[module]
 
 
 def flags_of(module: str) -> set[str]:

@@ -20,6 +20,7 @@ from cola_msa.config import Config, ModelConfig
 from cola_msa.evaluation import EvaluationConfig
 from cola_msa.model import BatchStatistics, ContrastiveModel
 from cola_msa.records import DataError
+from cola_msa.storage import RunError
 from cola_msa.tasks import TASKS, TaskError
 from tests.cola_msa.test_embeddings import tiny_encoder, write_data
 
@@ -175,7 +176,7 @@ def test_unfit_data_is_refused(fma, mtat, tmp_path):
     with pytest.raises(DataError, match="holds dataset 'mtat'"):
         evaluate("fma", mtat, tmp_path)
     with pytest.raises(TaskError, match="must be one of"):
-        evaluate("gtzan", fma, tmp_path)
+        evaluate("jazz", fma, tmp_path)
     clips = {name: [("a", (0,), 98)] for name in ("train", "validation")}
     two = write_data(tmp_path / "two", {**clips, "test": [("b", (0, 1), 98)]})
     with pytest.raises(DataError, match="clip b has 2 classes"):
@@ -251,11 +252,12 @@ def test_encoder_info(run_dir):
 
 
 def test_unknown_task_is_one_line():
-    result = run_command("--task=gtzan")
+    result = run_command("--task=jazz")
     assert result.returncode == 1
     lines = [line for line in result.stderr.splitlines() if line.startswith("error:")]
     assert lines == [
-        "error: --task must be one of mtat, mtat_unfiltered, nsynth, fma, not 'gtzan'"
+        "error: --task must be one of mtat, mtat_unfiltered, nsynth, fma, gtzan, "
+        "jamendo, folder, or a .py file, not 'jazz'"
     ]
     assert "Traceback" not in result.stderr
 
@@ -275,7 +277,7 @@ def test_choice_of_step(given, encoder, expected):
 
 @pytest.mark.parametrize(("given", "encoder"), [("3", "untrained"), ("x", "trained")])
 def test_impossible_step(given, encoder):
-    with pytest.raises(TaskError, match="--checkpoint_step"):
+    with pytest.raises((TaskError, RunError), match="--checkpoint_step"):
         eval_command._choose_step(given, encoder)
 
 
