@@ -21,11 +21,12 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from absl import logging
 
+from cola_msa import replicas
+from cola_msa.batch_statistics import BatchStatistics
 from cola_msa.config import Config, from_dict
-from cola_msa.model import BatchStatistics, ContrastiveModel
+from cola_msa.model import ContrastiveModel
 from cola_msa.storage import STATE, read_arrays, write_arrays
 from cola_msa.storage import RunError as RunError
 from cola_msa.storage import write_json as write_json
@@ -116,29 +117,6 @@ def parse_step(given: str | None) -> int | str | None:
     return int(given)
 
 
-def replica_values(variable: Any) -> list[np.ndarray]:
-    """A variable's value on every replica; one value without a distribution.
-
-    Under MirroredStrategy most variables are equal on all replicas. Moving statistics
-    are not: each replica moves its own by its own part of the batch.
-    """
-    value = variable.value
-    if isinstance(value, tf.distribute.DistributedValues):
-        return [copy.numpy() for copy in value.values]
-    return [np.array(variable)]
-
-
-def assign_replicas(variable: Any, values: Sequence[np.ndarray]) -> None:
-    """Gives every replica's copy of a variable its own value, in their order."""
-    value = variable.value
-    if not isinstance(value, tf.distribute.DistributedValues):
-        (only,) = values
-        variable.assign(only)
-        return
-    for copy, found in zip(value.values, values, strict=True):
-        copy.assign(found)
-
-
 def array_name(prefix: str, number: int, variable: Any) -> str:
     """Name of a variable in a checkpoint: the same in every process.
 
@@ -223,7 +201,7 @@ def save_kept(
         The file.
     """
     if values is None:
-        values = [replica_values(variable) for variable in model.variables]
+        values = [replicas.replica_values(variable) for variable in model.variables]
     arrays = _mean_arrays("model", model.variables, values)
     for inputs, found in statistics.items():
         for number, (mean, variance) in enumerate(

@@ -23,6 +23,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from cola_msa.batch_statistics import StatisticsEstimator
 from cola_msa.config import FrontendConfig
 from cola_msa.heads import (
     BestEpoch,
@@ -32,7 +33,7 @@ from cola_msa.heads import (
     window_accuracies,
     window_losses,
 )
-from cola_msa.model import ContrastiveModel, StatisticsEstimator
+from cola_msa.model import ContrastiveModel
 from cola_msa.tasks import MULTILABEL
 from cola_msa.window_reader import (
     even_bounds,

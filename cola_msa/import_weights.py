@@ -15,9 +15,10 @@ from typing import Any
 from absl import app, flags
 
 from cola_msa import checkpoints, runs
+from cola_msa.batch_statistics import BatchStatistics
 from cola_msa.config import SOURCES, Config
 from cola_msa.console import run_command
-from cola_msa.model import BatchStatistics, ContrastiveModel
+from cola_msa.model import ContrastiveModel
 from cola_msa.presets import get_preset
 from cola_msa.released import find_prefix, read_released, released_variables
 from cola_msa.storage import RunError

@@ -18,8 +18,9 @@ import numpy as np
 import tensorflow as tf
 
 from cola_msa import checkpoints, download, pretrained
+from cola_msa.batch_statistics import BatchStatistics
 from cola_msa.config import FrontendConfig, from_dict
-from cola_msa.model import BatchStatistics, ContrastiveModel
+from cola_msa.model import ContrastiveModel
 from cola_msa.projection import Matcher, projection_network
 from cola_msa.storage import RunError
 

@@ -1,10 +1,8 @@
 """The contrastive model: an ordinary Keras model with its own train_step."""
 
-import dataclasses
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 # Importing `optimizers` registers it: a .keras file that was compiled with it reloads.
@@ -12,12 +10,9 @@ from cola_msa import losses, optimizers  # noqa: F401
 from cola_msa.acceleration import dtype_policy
 from cola_msa.config import FrontendConfig, ModelConfig, from_dict, to_dict
 from cola_msa.encoder import (
-    FusedBatchNormalization,
     StochasticDepth,
-    SynchronizedBatchNormalization,
     build_encoder,
     build_projector,
-    collect_batch_statistics,
 )
 
 Batch = dict[str, tf.Tensor]
@@ -315,89 +310,3 @@ def project_function(model: ContrastiveModel) -> Any:
         lambda windows: model(windows, training=False),
         input_signature=[tf.TensorSpec([None, None, mels, 1], tf.float32)],
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class BatchStatistics:
-    """Means and variances for every batch normalization layer, in order."""
-
-    means: tuple[np.ndarray, ...]
-    variances: tuple[np.ndarray, ...]
-
-    def assign_to(self, model: ContrastiveModel) -> None:
-        """Makes the model's inference mode use these statistics."""
-        layers = model.batch_norm_layers()
-        for layer, mean, variance in zip(
-            layers, self.means, self.variances, strict=True
-        ):
-            layer.moving_mean.assign(mean)
-            layer.moving_variance.assign(variance)
-
-    @classmethod
-    def of(cls, model: ContrastiveModel) -> "BatchStatistics":
-        """The model's moving statistics as they are."""
-        layers = model.batch_norm_layers()
-        return cls(
-            tuple(np.array(layer.moving_mean) for layer in layers),
-            tuple(np.array(layer.moving_variance) for layer in layers),
-        )
-
-
-class StatisticsEstimator:
-    """Re-estimates batch-norm statistics as exact averages over batches.
-
-    Moving statistics with a momentum of 0.99 lag behind the weights for hundreds of
-    updates, so that inference mode computes another function than training did.
-    """
-
-    def __init__(self, model: ContrastiveModel):
-        """Traces nothing yet; the first `estimate` does.
-
-        Raises:
-            ValueError: If the model was built without fused batch normalization.
-        """
-        layers = model.batch_norm_layers()
-        kinds = (FusedBatchNormalization, SynchronizedBatchNormalization)
-        if not all(isinstance(layer, kinds) for layer in layers):
-            raise ValueError("re-estimation needs fused_batch_norm=True")
-        self._model = model
-        frontend = model.frontend
-        self._function = tf.function(
-            self._collect,
-            input_signature=[
-                tf.TensorSpec([None, None, frontend.num_mels, 1], tf.float32)
-            ],
-        )
-
-    def _collect(self, windows: tf.Tensor) -> list[tuple[tf.Tensor, tf.Tensor]]:
-        with collect_batch_statistics() as found:
-            self._model.encoder(windows, training=False)
-        return list(found)
-
-    def estimate(self, batches: Any) -> BatchStatistics:
-        """Averages over batches of windows.
-
-        Args:
-            batches: Iterable of float32 [batch, frames, num_mels, 1], equal in size.
-
-        Returns:
-            BatchStatistics: mean of means, and the variance about it.
-
-        Raises:
-            ValueError: If there is no batch.
-        """
-        found = [
-            [(mean.numpy(), variance.numpy()) for mean, variance in self._function(b)]
-            for b in batches
-        ]
-        if not found:
-            raise ValueError("no batch to estimate batch-norm statistics from")
-        means, variances = [], []
-        for layer in zip(*found, strict=True):
-            batch_means = np.stack([mean for mean, _ in layer]).astype(np.float64)
-            batch_variances = np.stack([v for _, v in layer]).astype(np.float64)
-            means.append(batch_means.mean(0).astype(np.float32))
-            # Law of total variance: within batches plus between their means.
-            total = batch_variances.mean(0) + batch_means.var(0)
-            variances.append(total.astype(np.float32))
-        return BatchStatistics(tuple(means), tuple(variances))

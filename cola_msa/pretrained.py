@@ -22,9 +22,10 @@ import h5py
 import numpy as np
 
 from cola_msa import checkpoints
+from cola_msa.batch_statistics import BatchStatistics
 from cola_msa.config import Config, from_dict, to_dict
 from cola_msa.encoder_info import encoder_info
-from cola_msa.model import BatchStatistics, ContrastiveModel
+from cola_msa.model import ContrastiveModel
 from cola_msa.model_card import read_scores, render_card
 from cola_msa.storage import RunError, write_json
 

@@ -13,7 +13,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from cola_msa.model import BatchStatistics, ContrastiveModel
+from cola_msa.batch_statistics import BatchStatistics
+from cola_msa.model import ContrastiveModel
 
 
 def projection_network(

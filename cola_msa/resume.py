@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from cola_msa import checkpoints, storage
+from cola_msa import checkpoints, replicas, storage
 from cola_msa.model import ContrastiveModel
 from cola_msa.scalars import read_metrics
 from cola_msa.storage import RunError
@@ -89,7 +89,7 @@ def save_training(
             storage.sync(path)
     arrays: dict[str, np.ndarray] = {}
     if values is None:
-        values = [checkpoints.replica_values(v) for v in saved_variables(model)]
+        values = [replicas.replica_values(v) for v in saved_variables(model)]
     copies = iter(values)
     for prefix, variables in _parts(model):
         for number, variable in enumerate(variables):
@@ -148,11 +148,11 @@ def _restore(
         ):
             values = [
                 arrays.get(_copy_name(first_replica + local, prefix, number), first)
-                for local in range(len(checkpoints.replica_values(variable)))
+                for local in range(len(replicas.replica_values(variable)))
             ]
             copies.append((variable, values))
     for variable, values in copies:
-        checkpoints.assign_replicas(variable, values)
+        replicas.assign_replicas(variable, values)
     checkpoints.model_normalization(model).finalize_state()
     return state
 

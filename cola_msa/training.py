@@ -16,8 +16,9 @@ from tqdm import tqdm
 
 from cola_msa import checkpoints, resume, runs, warm_start
 from cola_msa.acceleration import choose_acceleration
+from cola_msa.batch_statistics import BatchStatistics
 from cola_msa.config import Config
-from cola_msa.model import BatchStatistics, ContrastiveModel
+from cola_msa.model import ContrastiveModel
 from cola_msa.optimizers import build_optimizer
 from cola_msa.pairs import PairSampler, silence_value
 from cola_msa.prepared import PreparedData
@@ -97,7 +98,11 @@ class Trainer:
             has_loss_scale = self.acceleration.precision == "float16"
             self.model.compile(optimizer=build_optimizer(config.train, has_loss_scale))
             self.model.optimizer.build(self.model.trainable_variables)
-        restored = self.workers.chief_first(self._restore)
+        restored = self.workers.chief_first(
+            lambda: resume.restore_training(
+                self.run_dir, self.model, self.workers.first_replica
+            )
+        )
         self.state: dict[str, Any] = restored or {
             "update": 0,
             "step": 0,  # steps that have ended
@@ -153,11 +158,6 @@ class Trainer:
     def num_updates(self) -> int:
         """Updates of the whole run."""
         return self.config.train.steps * self.config.train.updates_per_step
-
-    def _restore(self) -> dict[str, Any] | None:
-        return resume.restore_training(
-            self.run_dir, self.model, self.workers.first_replica
-        )
 
     def run(
         self, on_step: Callable[[int, dict[str, float]], None] | None = None
@@ -262,7 +262,7 @@ class Trainer:
                 if self.update == self.num_updates:
                     return "finished"
                 started = time.monotonic()
-                row = self._one_update(self._next(batches))
+                row = self._one_update(next(batches))
                 state["update"] += 1
                 state["rows"].append(row)
                 state["step_seconds"] += time.monotonic() - started
@@ -271,22 +271,21 @@ class Trainer:
                 self._progress.note_update(self.num_updates - self.update)
 
     def _batches(self) -> Iterator[Any]:
-        """The pairs of the updates that are left, for this worker's replicas."""
+        """What the updates that are left take, for this worker's replicas."""
+        count = self.config.train.accumulate
         dataset = self.sampler.dataset(
             self.update,
             self.num_updates - self.update,
             self.workers.num_local_replicas,
-            self.config.train.accumulate,
+            count,
             self.workers.first_replica,
         )
         if self.num_replicas == 1:
-            return iter(dataset)
-        return iter(self.strategy.distribute_datasets_from_function(lambda _: dataset))
-
-    def _next(self, batches: Iterator[Any]) -> Any:
-        """What one update takes."""
-        count = self.config.train.accumulate
-        return next(batches) if count == 1 else [next(batches) for _ in range(count)]
+            made = iter(dataset)
+        else:
+            distribute = self.strategy.distribute_datasets_from_function
+            made = iter(distribute(lambda _: dataset))
+        return made if count == 1 else map(list, zip(*[made] * count, strict=True))
 
     def _finish(self, outcome: str) -> None:
         """Keeps the last weights and marks the run as ended."""
@@ -330,11 +329,7 @@ class Trainer:
         step = self.update // train.updates_per_step
         scalars = self._step_scalars()
         is_kept = step in train.keep_steps
-        is_validated = bool(
-            self.validation
-            and train.validate_every_steps
-            and step % train.validate_every_steps == 0
-        )
+        is_validated = bool(self.validation and step % train.validate_every_steps == 0)
         statistics: dict[str, BatchStatistics] = {}
         if is_kept or is_validated:
             statistics = self._stops.on_chief(self.estimate_statistics) or {}
@@ -359,12 +354,12 @@ class Trainer:
         return step, scalars
 
     def _step_scalars(self) -> dict[str, float]:
-        rows = self.state["rows"]
-        scalars = runs.summarize_updates(rows, self.data.sources)
-        pairs = len(rows) * self._progress.pairs_per_update
-        scalars["pairs_per_second"] = pairs / max(self.state["step_seconds"], 1e-9)
-        scalars["learning_rate"] = float(self.model.optimizer.learning_rate)
-        return scalars
+        rows, seconds = self.state["rows"], max(self.state["step_seconds"], 1e-9)
+        return {
+            **runs.summarize_updates(rows, self.data.sources),
+            "pairs_per_second": len(rows) * self._progress.pairs_per_update / seconds,
+            "learning_rate": float(self.model.optimizer.learning_rate),
+        }
 
     def _save(self) -> None:
         values = self.workers.replica_values(resume.saved_variables(self.model))
@@ -391,8 +386,7 @@ class Trainer:
             checkpoints.save_kept(
                 self.run_dir, self.model, statistics or {}, step, name, values
             )
-        if name is None:
-            self._kept_step = step
+        self._kept_step = step if name is None else self._kept_step
 
     def estimate_statistics(self) -> dict[str, BatchStatistics]:
         """Batch-norm statistics of the weights as they are; see `Validator`."""

@@ -5,13 +5,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tensorflow as tf
 
-from cola_msa import checkpoints, retrieval
-from cola_msa.model import (
-    BatchStatistics,
-    ContrastiveModel,
-    StatisticsEstimator,
-    project_function,
-)
+from cola_msa import replicas, retrieval
+from cola_msa.batch_statistics import BatchStatistics, StatisticsEstimator
+from cola_msa.model import ContrastiveModel, project_function
 from cola_msa.pairs import PairSampler
 
 # Updates whose pairs serve batch-norm statistics; no training update reaches them.
@@ -103,7 +99,7 @@ class Validator:
         """
         assert self._validation is not None
         own = [
-            (variable, checkpoints.replica_values(variable))
+            (variable, replicas.replica_values(variable))
             for layer in self.model.batch_norm_layers()
             for variable in (layer.moving_mean, layer.moving_variance)
         ]
@@ -119,7 +115,7 @@ class Validator:
                 found |= {"top1": scores["top1"], "mrr": scores["mrr"]}
         finally:
             for variable, values in own:
-                checkpoints.assign_replicas(variable, values)
+                replicas.assign_replicas(variable, values)
         return found
 
     def _score(

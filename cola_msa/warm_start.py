@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from cola_msa import checkpoints, pretrained
+from cola_msa import checkpoints, pretrained, replicas
 from cola_msa.config import Config
 from cola_msa.model import ContrastiveModel
 from cola_msa.storage import RunError, read_arrays
@@ -136,8 +136,8 @@ def assign(model: ContrastiveModel, start: WarmStart) -> list[str]:
         else:
             fresh.append(name)
     for variable, value in found:
-        copies = len(checkpoints.replica_values(variable))
-        checkpoints.assign_replicas(variable, [value] * copies)
+        copies = len(replicas.replica_values(variable))
+        replicas.assign_replicas(variable, [value] * copies)
     checkpoints.model_normalization(model).finalize_state()
     if fresh:
         logging.warning("--init_from: fresh weights for %s", ", ".join(fresh))

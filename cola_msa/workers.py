@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from cola_msa import checkpoints
+from cola_msa import replicas
 from cola_msa.storage import RunError
 
 T = TypeVar("T")
@@ -170,7 +170,7 @@ class Workers:
         Raises:
             WorkerError: If a worker is lost.
         """
-        local = [checkpoints.replica_values(variable) for variable in variables]
+        local = [replicas.replica_values(variable) for variable in variables]
         if self.count == 1:
             return local
         # Moving statistics are each replica's own; all else is equal everywhere.

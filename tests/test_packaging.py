@@ -369,6 +369,21 @@ def test_documents_link_to_files_that_exist(document):
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
+def test_the_table_of_files_has_every_module_and_no_other():
+    table = (ROOT / "README.md").read_text().split("## Files")[1].split("\n## ")[0]
+    named: set[pathlib.Path] = set()
+    for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE):
+        folder = ROOT
+        for name in re.findall(r"`([^`]+)`", row):
+            if "/" in name:
+                folder = ROOT / name.rpartition("/")[0]
+            found = set(folder.glob(name.rpartition("/")[2] or "*.py"))
+            assert found or name.endswith("/"), f"{name} in {folder.name} is not there"
+            named |= found
+    missing = {p for p in SOURCES if p.name != "__init__.py"} - named
+    assert sorted(name_of(path) for path in missing) == []
+
+
 def test_make_targets_of_the_documents_exist():
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))
     for document in DOCUMENTS:

@@ -6,6 +6,7 @@ import os
 import pathlib
 import shutil
 from collections.abc import Iterator
+from typing import NoReturn
 
 import pytest
 
@@ -24,17 +25,22 @@ FLAGS = (
 )
 
 
+def _unavailable(reason: str) -> NoReturn:
+    """Skips the test, or fails it in CI."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
 def find_browser() -> tuple[str, str]:
     """Paths of Chromium and its driver; the test is skipped, or fails in CI."""
     pairs = (("chromium", "chromedriver"), ("google-chrome", "chromedriver"))
     for browser, driver in pairs:
         if (found := shutil.which(browser)) and (drives := shutil.which(driver)):
             return found, drives
-    reason = "no chromium and chromedriver: apt-get install chromium chromium-driver"
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)
-    raise AssertionError  # both of the above raise
+    _unavailable(
+        "no chromium and chromedriver: apt-get install chromium chromium-driver"
+    )
 
 
 @contextlib.contextmanager
@@ -49,7 +55,7 @@ def open_browser(
     try:
         from selenium import webdriver
     except ModuleNotFoundError:
-        pytest.skip("no selenium: pip install 'cola_msa[dev]'")
+        _unavailable("no selenium: pip install 'cola_msa[dev]'")
     options = webdriver.ChromeOptions()
     options.binary_location = browser
     for flag in (*FLAGS, f"--user-data-dir={profile}", f"--window-size={size[0]},900"):

@@ -215,8 +215,8 @@ def _train(backbone, is_ours, start=None):
     }
 
 
-# Rounding in 240 layers: the real network's gradients differ by 2e-5 to 2e-4, depending
-# on the first weights, where each operation alone differs by 1e-6.
+# Three updates of the real network multiply rounding: where its inputs change by 1e-7,
+# Keras's own layers move the weights by 9e-4 of the way that they go.
 @pytest.mark.parametrize(
     ("backbone", "limit"),
     [
@@ -234,7 +234,7 @@ def test_whole_model_equals_keras_own(backbone, limit):
         np.concatenate([np.ravel(g) for g in r["gradients"]]) for r in (ours, plain)
     ]
     assert np.linalg.norm(flat[1]) > 0
-    assert _relative(*flat) < limit
+    assert _relative(*flat) < 1e-4
 
     def moves(run, is_moving):
         chosen = zip(run["variables"], run["start"], run["moving"], strict=True)

@@ -16,9 +16,10 @@ from sklearn.metrics import average_precision_score
 
 from cola_msa import checkpoints, judge, metrics, runs
 from cola_msa import eval as eval_command
+from cola_msa.batch_statistics import BatchStatistics
 from cola_msa.config import Config, ModelConfig
 from cola_msa.evaluation import EvaluationConfig
-from cola_msa.model import BatchStatistics, ContrastiveModel
+from cola_msa.model import ContrastiveModel
 from cola_msa.records import DataError
 from cola_msa.storage import RunError
 from cola_msa.tasks import TASKS, TaskError

@@ -8,8 +8,9 @@ import pytest
 import tensorflow as tf
 
 from cola_msa import losses
+from cola_msa.batch_statistics import BatchStatistics, StatisticsEstimator
 from cola_msa.config import ModelConfig, TrainConfig
-from cola_msa.model import BatchStatistics, ContrastiveModel, StatisticsEstimator
+from cola_msa.model import ContrastiveModel
 from cola_msa.optimizers import WarmupHalving, build_optimizer
 from cola_msa.pairs import PairSampler
 

@@ -329,7 +329,7 @@ import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(
     cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from cola_msa import checkpoints, resume
+from cola_msa import checkpoints, replicas, resume
 from cola_msa.prepared import PreparedData
 from cola_msa.training import Trainer
 from tests.conftest import tiny_config
@@ -341,7 +341,7 @@ config = dataclasses.replace(config, model=model)
 
 def copies(trainer):
     variables = trainer.model.variables + trainer.model.optimizer.variables
-    return [(v.path, checkpoints.replica_values(v)) for v in variables]
+    return [(v.path, replicas.replica_values(v)) for v in variables]
 
 def assert_equal(found, expected):
     for (path, a), (_, b) in zip(found, expected, strict=True):

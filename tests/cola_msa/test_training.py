@@ -32,7 +32,7 @@ import keras
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(
     cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from cola_msa import checkpoints
+from cola_msa import replicas
 from cola_msa.config import ModelConfig
 from cola_msa.model import ContrastiveModel
 from tests.cola_msa.test_model import make_batch
@@ -71,7 +71,7 @@ for v, before, a, b in zip(model.trainable_variables, start, *gradients):
     assert not np.array_equal(np.array(v), before) or not np.any(a + b), v.path
 moving = [v for v in model.non_trainable_variables if "moving" in v.path]
 for v, *expected in zip(moving, *statistics):
-    for copy, value in zip(checkpoints.replica_values(v), expected, strict=True):
+    for copy, value in zip(replicas.replica_values(v), expected, strict=True):
         np.testing.assert_allclose(copy, value, rtol=1e-4, atol=1e-6)
 assert any(not np.allclose(a, b) for a, b in zip(*statistics))
 """
