@@ -1,15 +1,19 @@
-"""What all commands share: one clear line instead of a traceback for user errors."""
+"""What all commands share: memory that is kept, one clear line for a user's error."""
 
 import sys
 from collections.abc import Callable
 
 from absl import logging
 
+from cola_msa.allocator import keep_freed_memory
+
 _OWN_PACKAGES = ("cola_msa", "data_prep")
 
 
 def run_command(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
     """Wraps a command's main: user errors become one line and exit code 1.
+
+    The process keeps its freed memory, see `allocator`.
 
     Args:
         main: Takes absl's remaining arguments.
@@ -21,6 +25,7 @@ def run_command(main: Callable[[list[str]], None]) -> Callable[[list[str]], None
     def wrapped(argv: list[str]) -> None:
         logging.use_absl_handler()
         logging.set_verbosity(logging.INFO)
+        keep_freed_memory()
         try:
             main(argv)
         except KeyboardInterrupt:

@@ -12,8 +12,11 @@ import pytest
 
 from cola_msa import prepared as prepared_lib
 from cola_msa import record_index, records
+from cola_msa.allocator import keep_freed_memory
 from cola_msa.config import SOURCES, FrontendConfig, config_hash, to_dict
 from cola_msa.presets import get_preset
+
+keep_freed_memory()  # as the commands do
 
 ROOT = pathlib.Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
