@@ -52,6 +52,7 @@ setup(
         "tqdm>=4.66",
         "matplotlib>=3.9",
         "h5py>=3.11",
+        "fsspec>=2024.6",
     ],
     extras_require={
         "separation": SEPARATION,

@@ -77,9 +77,9 @@ def _measure(
     seconds: float, repeats: int, has_baselines: bool, barrier: Any, results: Any
 ) -> None:
     """One worker: every stage's CPU seconds."""
-    from data_prep import runner, separator_weights
+    from data_prep import processes, separator_weights
 
-    runner.limit_threads()
+    processes.limit_threads()
     openunmix = separator_weights.start_torch(1)
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as name:

@@ -45,7 +45,8 @@ class PreparedData:
         if "://" in os.fspath(data_dir):
             raise DataError(
                 f"--data_dir={data_dir} is an address, and windows are read from local "
-                "files: copy the folder to a local disk first"
+                "files: copy the folder to a local disk first: python -m "
+                f"data_prep.copy --data_dir={data_dir} --output_dir=FOLDER"
             )
         self.data_dir = pathlib.Path(data_dir)
         path = self.data_dir / MANIFEST_NAME

@@ -13,10 +13,11 @@ import pathlib
 import re
 import shlex
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from data_prep import runner, separation, shards
+from data_prep import processes, remote, runner, separation, shards
 
 _POLL_SECONDS = 0.5
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -50,7 +51,7 @@ def build(shard: shards.Shard, job: runner.Job) -> str:
     Returns:
         The shard's name.
     """
-    runner.limit_threads()
+    processes.limit_threads()
     if not runner.is_finished(shard, job):
         runner.build(job, shard, _separator(job), lambda has_failed, seconds: None)
     return shard.name
@@ -67,6 +68,7 @@ def run(
     left: Sequence[shards.Shard],
     num_workers: int,
     advance: runner.Advance,
+    refresh: runner.Refresh = lambda: None,
     beam_args: str = "",
 ) -> None:
     """Builds all shards that are left, and returns when they are finished.
@@ -76,6 +78,7 @@ def run(
         left: The shards to build.
         num_workers: Processes, where Beam works on this machine.
         advance: Called with clips done, clips failed, seconds of audio, now and then.
+        refresh: Brings job.output_dir up to date, where it is a stand-in.
         beam_args: Beam's own flags, as on a command line. Without `--runner` among
             them Beam works on this machine, in processes of its own.
 
@@ -110,7 +113,7 @@ def run(
         | "Spread" >> beam.Reshuffle()
         | "Build" >> beam.Map(build, job)
     )
-    with _importable(), _watch(job, left, advance):
+    with _importable(), _watch(job, left, advance, refresh):
         try:
             result = pipeline.run()
             result.wait_until_finish()
@@ -120,12 +123,13 @@ def run(
                 f"the Beam pipeline failed: {_reason(error)}; finished shards are "
                 "kept: run the same command again once that is mended"
             ) from error
+    refresh()
     missing = [shard.name for shard in left if not runner.is_finished(shard, job)]
     if missing:
         raise runner.PreparationError(
             f"the Beam pipeline ended as {result.state}, but {len(missing)} shards are "
-            f"not in {job.output_dir}, first {missing[0]}: do its workers see the same "
-            "folders?"
+            f"not in {job.output_url or job.output_dir}, first {missing[0]}: do its "
+            "workers see the same folders?"
         )
 
 
@@ -155,13 +159,17 @@ def _watch(
     job: runner.Job,
     left: Sequence[shards.Shard],
     advance: runner.Advance,
+    refresh: runner.Refresh,
 ) -> Iterator[None]:
     """Tells of finished shards by looking at the output, whatever the engine."""
     waiting = {shard.name: shard for shard in left}
     counts, seconds = [0, 0], [0.0]
     stop = threading.Event()
 
-    def look() -> None:
+    def look() -> float:
+        began = time.monotonic()
+        refresh()
+        refresh_seconds = time.monotonic() - began
         for name, shard in list(waiting.items()):
             path = job.output_dir / name
             if path.exists() and runner.is_finished(shard, job):
@@ -171,10 +179,15 @@ def _watch(
                 seconds[0] += sidecar["seconds"]
                 del waiting[name]
         advance(counts[0], counts[1], seconds[0])
+        return refresh_seconds
 
     def poll() -> None:
-        while not stop.wait(_POLL_SECONDS):
-            look()
+        pause = _POLL_SECONDS
+        while not stop.wait(pause):
+            # A listing that fails now may do so no longer at the end.
+            with contextlib.suppress(remote.RemoteError):
+                # Listings of a bucket cost time and money: a twentieth of it at most.
+                pause = max(_POLL_SECONDS, 20 * look())
 
     thread = threading.Thread(target=poll, daemon=True)
     thread.start()
@@ -183,4 +196,5 @@ def _watch(
     finally:
         stop.set()
         thread.join()
-        look()
+        with contextlib.suppress(remote.RemoteError):
+            look()

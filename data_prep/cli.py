@@ -4,12 +4,13 @@ import functools
 import os
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import app, flags
 
 from cola_msa.config import SOURCES, FrontendConfig
+from data_prep import places, remote
 from data_prep.clips import Dataset, DatasetError, IndexOptions
 
 _USAGE, _FAILED, _INTERRUPTED = 2, 1, 130
@@ -158,16 +159,10 @@ def parse_options(dataset: Dataset, values: Any) -> IndexOptions:
     if "mixture" in sources:
         raise DatasetError("--sources: mixture is not a source")
     if given.get("split_dir"):
-        given["split_dir"] = relative(given["split_dir"], values.dataset_dir)
+        given["split_dir"] = places.relative(given["split_dir"], values.dataset_dir)
     if getattr(values, "stems_dir", None):
-        given["stems_dir"] = relative(values.stems_dir, values.dataset_dir)
+        given["stems_dir"] = places.relative(values.stems_dir, values.dataset_dir)
     return IndexOptions(**given)
-
-
-def relative(path: str, root: str) -> str:
-    """A path as seen from a folder."""
-    # Of real paths: beyond a symbolic link, `..` is not where its name suggests.
-    return os.path.relpath(os.path.realpath(path), os.path.realpath(root))
 
 
 def parse_config(dataset: Dataset, values: Any) -> Any:
@@ -192,8 +187,19 @@ def parse_config(dataset: Dataset, values: Any) -> Any:
     separator = getattr(values, "separator", None)
     if stems_dir and separator:
         raise DatasetError("give --stems_dir or --separator, not both")
-    if stems_dir and not os.path.isdir(stems_dir):
+    if stems_dir and remote.is_address(values.dataset_dir):
+        if not remote.is_address(stems_dir):
+            raise DatasetError(
+                f"--stems_dir={stems_dir} is a folder, but "
+                f"--dataset_dir={values.dataset_dir} an address: copy it there"
+            )
+    if stems_dir and not _is_folder(stems_dir):
         raise DatasetError(f"--stems_dir={stems_dir} is not a folder")
+    if separator and remote.is_address(separator):
+        raise DatasetError(
+            f"--separator={separator}: a folder of weights must lie on a local disk, "
+            "the same on every machine that works: copy it there"
+        )
     sources: tuple[str, ...] = ()
     stems = "none"
     if dataset.stems == "folder":
@@ -204,7 +210,7 @@ def parse_config(dataset: Dataset, values: Any) -> Any:
         sources = separation.separator_sources(separator, pathlib.Path(separator))
         stems = "separator"
         if separator not in separation.NAMES:
-            separator = relative(separator, values.dataset_dir)
+            separator = places.relative(separator, values.dataset_dir)
     return shards.PrepConfig(
         dataset=dataset.name,
         frontend=FrontendConfig(level=values.level),
@@ -220,6 +226,12 @@ def parse_config(dataset: Dataset, values: Any) -> Any:
     )
 
 
+def _is_folder(path: str) -> bool:
+    if remote.is_address(path):
+        return remote.open_folder(path).is_there()
+    return os.path.isdir(path)
+
+
 def stems_cache_of(values: Any) -> pathlib.Path | None:
     """The folder that `--stems_cache` names, or None.
 
@@ -230,6 +242,11 @@ def stems_cache_of(values: Any) -> pathlib.Path | None:
         return None
     if not values.separator:
         raise DatasetError("--stems_cache keeps what a --separator makes: name one")
+    if remote.is_address(values.stems_cache):
+        raise DatasetError(
+            f"--stems_cache={values.stems_cache}: stems are kept in a folder, not at "
+            "an address; name a local one"
+        )
     return pathlib.Path(values.stems_cache)
 
 
@@ -258,32 +275,39 @@ def _complain(dataset: Dataset, message: str, code: int) -> int:
 
 def execute(dataset: Dataset, values: Any) -> int:
     """Prepares what the parsed flags ask for; returns the exit code, see `run`."""
-    if (message := _remote_path(values)) is not None:
-        return _complain(dataset, message, _USAGE)
-    if not os.path.isdir(values.dataset_dir):
-        message = f"--dataset_dir={values.dataset_dir} is not a folder"
-        return _complain(dataset, message, _USAGE)
     from data_prep import manifest, runner, separation
 
+    shown: Callable[[str], str] = str
     try:
-        config = parse_config(dataset, values)
-        if dataset.stems == "optional" and not config.sources:
-            print("no --stems_dir and no --separator: mixtures only")
-        content = runner.prepare(
-            dataset,
-            config,
-            pathlib.Path(values.dataset_dir),
-            pathlib.Path(values.output_dir),
-            values.num_workers or len(os.sched_getaffinity(0)),
-            stems_cache=stems_cache_of(values),
-            engine=_engine(values),
-        )
+        engine, stems_cache = _engine(values), stems_cache_of(values)
+        with places.open_places(
+            values.dataset_dir,
+            values.output_dir,
+            dataset.metadata,
+            getattr(values, "split_dir", None),
+        ) as opened:
+            shown = opened.shown
+            config = parse_config(dataset, values)
+            if dataset.stems == "optional" and not config.sources:
+                print("no --stems_dir and no --separator: mixtures only")
+            content = runner.prepare(
+                dataset,
+                config,
+                opened.dataset_dir,
+                opened.output_dir,
+                values.num_workers or len(os.sched_getaffinity(0)),
+                stems_cache=stems_cache,
+                engine=engine,
+                places=opened,
+            )
     except (DatasetError, separation.SeparatorError) as error:
-        return _complain(dataset, str(error), _USAGE)
+        return _complain(dataset, shown(str(error)), _USAGE)
     except (runner.PreparationError, manifest.ResumeError) as error:
-        return _complain(dataset, str(error), _FAILED)
+        return _complain(dataset, shown(str(error)), _FAILED)
     except OSError as error:
-        return _complain(dataset, f"{error}; finished shards are kept", _FAILED)
+        return _complain(
+            dataset, f"{shown(str(error))}; finished shards are kept", _FAILED
+        )
     except KeyboardInterrupt:
         message = "interrupted; run the same command again to go on"
         return _complain(dataset, message, _INTERRUPTED)
@@ -311,18 +335,6 @@ def _engine(values: Any) -> Any:
         return None
     beam_runner.import_beam()
     return functools.partial(beam_runner.run, beam_args=values.beam_args)
-
-
-def _remote_path(values: Any) -> str | None:
-    """Refuses addresses, of which --output_dir would become a folder named `gs:`."""
-    for flag in ("dataset_dir", "output_dir", "stems_dir", "stems_cache"):
-        path = getattr(values, flag, None)
-        if path and "://" in path:
-            return (
-                f"--{flag}={path} is an address, and preparation reads and writes "
-                "folders: mount the bucket, or copy it to a local disk"
-            )
-    return None
 
 
 def _print_summary(content: dict[str, Any]) -> None:

@@ -113,6 +113,8 @@ class Dataset:
         test_share: Default share of groups for testing, of own splits.
         known_broken: Clips that are broken in the published archive: what they are,
             by path.
+        metadata: Patterns (`fnmatch`) of the paths of the files that `index` reads,
+            below the root or `--split_dir`; of all others it uses the names alone.
     """
 
     name: str
@@ -128,6 +130,7 @@ class Dataset:
     download: str = ""
     test_share: float = 0.0
     known_broken: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    metadata: tuple[str, ...] = ()
 
 
 def split_groups(

@@ -98,7 +98,7 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
 
     Args:
         dataset_dir: Holds fma_small and fma_metadata.
-        options: Not used.
+        options: `stem_splits` is used.
 
     Returns:
         The DatasetIndex; missing files, files without a row and rows without a genre
@@ -143,6 +143,7 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
                 split=split,
                 group=text(_group(track_id, row)),
                 labels=(number[genre],),
+                wants_stems=split in options.stem_splits,
                 expected_seconds=_seconds(row),
             )
         )
@@ -182,13 +183,14 @@ def _known_broken() -> dict[str, str]:
 DATASET = Dataset(
     name="fma",
     task_type="multiclass",
-    stems="none",
-    options=(),
+    stems="optional",
+    options=("stem_splits",),
     max_clips_per_shard=128,
     index=index,
     citation=CITATION,
     licence=LICENCE,
     layout=LAYOUT,
+    metadata=(_TRACKS,),
     homepage=HOMEPAGE,
     download=DOWNLOAD,
     known_broken=_known_broken(),

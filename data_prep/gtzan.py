@@ -71,7 +71,8 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
 
     Args:
         dataset_dir: Holds a folder a genre, or `genres` or `genres_original` with them.
-        options: `split_dir`, the folder of the lists; default `dataset_dir`.
+        options: `split_dir`, the folder of the lists (default `dataset_dir`), and
+            `stem_splits`.
 
     Returns:
         The DatasetIndex; excerpts without a file are failures, files in no list are
@@ -113,6 +114,7 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
                     split=split,
                     group=text(name),
                     labels=(number[genre],),
+                    wants_stems=split in options.stem_splits,
                 )
             )
     return DatasetIndex(tuple(clips), class_names, tuple(failures))
@@ -133,13 +135,14 @@ LAYOUT = (
 DATASET = Dataset(
     name="gtzan",
     task_type="multiclass",
-    stems="none",
-    options=("split_dir",),
+    stems="optional",
+    options=("split_dir", "stem_splits"),
     max_clips_per_shard=64,
     index=index,
     citation=CITATION,
     licence=LICENCE,
     layout=LAYOUT,
+    metadata=tuple(LISTS.values()),
 )
 
 if __name__ == "__main__":

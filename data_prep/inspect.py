@@ -33,8 +33,10 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
 def execute(values: Any) -> int:
     """Draws what the parsed flags name; returns the exit code."""
     # Here, not above: TensorFlow takes seconds, and --help need not wait for it.
-    from data_prep import pictures, verification
+    from data_prep import pictures, remote, verification
 
+    if remote.is_address(values.data_dir):
+        return _complain(remote.why_local("data_dir", values.data_dir), _USAGE)
     data_dir = pathlib.Path(values.data_dir)
     try:
         manifest = verification.read_manifest(data_dir)

@@ -64,7 +64,8 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
 
     Args:
         dataset_dir: Holds the folders 00 to 99 with the tracks.
-        options: `split_dir`, the folder of the split files; default `dataset_dir`.
+        options: `split_dir`, the folder of the split files (default `dataset_dir`),
+            and `stem_splits`.
 
     Returns:
         The DatasetIndex; a track's group is its artist, and tracks without a file are
@@ -107,6 +108,7 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
                 split=split,
                 group=text(artist),
                 labels=tuple(sorted({number[tag] for tag in row[5:] if tag})),
+                wants_stems=split in options.stem_splits,
             )
         )
     return DatasetIndex(tuple(clips), class_names, tuple(failures))
@@ -128,13 +130,14 @@ LAYOUT = (
 DATASET = Dataset(
     name="jamendo",
     task_type="multilabel",
-    stems="none",
-    options=("split_dir",),
+    stems="optional",
+    options=("split_dir", "stem_splits"),
     max_clips_per_shard=128,
     index=index,
     citation=CITATION,
     licence=LICENCE,
     layout=LAYOUT,
+    metadata=(f"{SUBSET}-*.tsv",),
 )
 
 if __name__ == "__main__":

@@ -16,11 +16,16 @@ from data_prep.clips import (
 )
 
 
-def _audio_below(folder: pathlib.Path) -> list[str]:
+def _audio_below(folder: pathlib.Path, skipped: str | None) -> list[str]:
     """Audio files below a folder, relative to it, in sorted order."""
     found = []
     for parent, names, files in os.walk(folder):
-        names[:] = sorted(name for name in names if not name.startswith("."))
+        # Stems beside the mixtures are not mixtures themselves.
+        names[:] = sorted(
+            name
+            for name in names
+            if not name.startswith(".") and os.path.join(parent, name) != skipped
+        )
         relative = pathlib.Path(parent).relative_to(folder)
         found += [
             (relative / name).as_posix()
@@ -40,7 +45,8 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
 
     Args:
         dataset_dir: Holds a folder a class.
-        options: `split_by`, `validation_share`, `test_share`, `seed`.
+        options: `split_by`, `validation_share`, `test_share`, `stem_splits`,
+            `stems_dir`, `seed`.
 
     Returns:
         The DatasetIndex; audio files beside the class folders are failures.
@@ -48,12 +54,14 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
     Raises:
         DatasetError: If there are not at least two folders with audio.
     """
+    skipped = options.stems_dir and os.path.normpath(dataset_dir / options.stems_dir)
     folders = sorted(
         entry.name
         for entry in os.scandir(dataset_dir)
         if entry.is_dir() and not entry.name.startswith(".")
+        if os.path.normpath(entry.path) != skipped
     )
-    files = {name: _audio_below(dataset_dir / name) for name in folders}
+    files = {name: _audio_below(dataset_dir / name, skipped) for name in folders}
     class_names = tuple(name for name in folders if files[name])
     if len(class_names) < 2:
         raise DatasetError(
@@ -80,6 +88,7 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
                 split=split_of[group_of(path)],
                 group=text(f"{name}/{group_of(path)}"),
                 labels=(number,),
+                wants_stems=split_of[group_of(path)] in options.stem_splits,
             )
             for path in files[name]
         ]
@@ -98,8 +107,8 @@ LAYOUT = "<dataset_dir>/<class>/**/<any name>.<wav, flac, ogg, mp3, ...>"
 DATASET = Dataset(
     name="labelled_folder",
     task_type="multiclass",
-    stems="none",
-    options=("split_by", "validation_share", "test_share"),
+    stems="optional",
+    options=("split_by", "validation_share", "test_share", "stem_splits"),
     max_clips_per_shard=64,
     index=index,
     citation=CITATION,

@@ -197,6 +197,7 @@ DATASET = Dataset(
     citation=CITATION,
     licence=LICENCE,
     layout=LAYOUT,
+    metadata=(_ANNOTATIONS, _CLIP_INFO),
     homepage=HOMEPAGE,
     download=DOWNLOAD,
     known_broken=dict.fromkeys(KNOWN_BROKEN, "an empty file in the published archive"),

@@ -120,6 +120,7 @@ DATASET = Dataset(
     citation=CITATION,
     licence=LICENCE,
     layout=LAYOUT,
+    metadata=("*meta.json",),
 )
 
 if __name__ == "__main__":

@@ -131,6 +131,7 @@ DATASET = Dataset(
     citation=CITATION,
     licence=LICENCE,
     layout=LAYOUT,
+    metadata=("nsynth-*/examples.json",),
     homepage=HOMEPAGE,
     download=DOWNLOAD,
 )

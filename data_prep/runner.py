@@ -1,71 +1,34 @@
-"""Runs a plan on this machine: resume, processes, progress, manifest."""
+"""Runs a plan: resume, shards, manifest."""
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import fcntl
 import json
-import multiprocessing
 import os
 import pathlib
+import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
 
 from cola_msa import record_index, records
 from cola_msa.config import config_hash, differing_fields, from_dict, to_dict
-from data_prep import manifest, separation, shards, workers
+from data_prep import manifest, separation, shards
 from data_prep.clips import Dataset, DatasetError
+from data_prep.inputs import SCRATCH_PREFIX
+from data_prep.jobs import Job, PreparationError
+from data_prep.places import STATE_NAME, Places, upload_shard
+from data_prep.processes import run_items
 from data_prep.progress import Progress
 
-_STATE_NAME = "preparation.json"
 _LOCK_NAME = ".lock"
-_POLL_SECONDS = 0.2
 
-
-class PreparationError(RuntimeError):
-    """The run cannot begin or go on; finished shards are kept."""
-
-
-class _StoppedError(Exception):
-    """A worker was asked to stop."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """What every worker needs to know."""
-
-    config: shards.PrepConfig
-    plan_hash: str
-    dataset_dir: pathlib.Path
-    output_dir: pathlib.Path
-    stems_cache: pathlib.Path | None = None
-
-    def load_separator(self) -> separation.Separator | None:
-        """The separator, where stems come from one."""
-        name = self.config.separator
-        if self.config.stems != "separator" or name is None:
-            return None
-        separator = separation.Separator(
-            name,
-            self.dataset_dir / name,
-            self.config.niter,
-            self.config.options.seed,
-            dtype=self.config.separator_dtype,
-            chunking=self.config.chunking,
-        )
-        if self.stems_cache is not None:
-            rate_hz = self.config.frontend.sample_rate_hz
-            separator.use_cache(self.stems_cache, rate_hz)
-        return separator
-
-
-# (job, shards to build, workers, advance): see `beam_runner.run`.
+# (job, shards to build, workers, advance, refresh): see `beam_runner.run`.
 Advance = Callable[[int, int, float], None]
-Engine = Callable[[Job, list[shards.Shard], int, Advance], None]
+Refresh = Callable[[], None]
+Engine = Callable[[Job, list[shards.Shard], int, Advance, Refresh], None]
 
 
 def prepare(
@@ -78,6 +41,7 @@ def prepare(
     log: Callable[[str], None] = print,
     stems_cache: pathlib.Path | None = None,
     engine: Engine | None = None,
+    places: Places | None = None,
 ) -> dict[str, Any]:
     """Prepares a dataset, or what is left of it.
 
@@ -92,6 +56,7 @@ def prepare(
         stems_cache: Where separated stems are kept, or None. Shards do not depend on
             it.
         engine: Builds the shards in place of this machine's processes.
+        places: What the two folders stand for, where they are stand-ins.
 
     Returns:
         The manifest.
@@ -102,6 +67,7 @@ def prepare(
         SeparatorError: If the separator cannot be loaded.
         OSError: If the output cannot be written.
     """
+    places = places or Places(dataset_dir, output_dir)
     if not dataset_dir.is_dir():
         raise DatasetError(f"--dataset_dir={dataset_dir} is not a folder")
     found = dataset.index(dataset_dir, config.options)
@@ -116,26 +82,40 @@ def prepare(
             )
         )
     output_dir.mkdir(parents=True, exist_ok=True)
-    job = Job(config, plan.hash, dataset_dir, output_dir, stems_cache)
+    job = Job(
+        config,
+        plan.hash,
+        dataset_dir,
+        output_dir,
+        stems_cache,
+        places.dataset_url,
+        places.output_url,
+    )
     with lock(output_dir):
         _check_state(job, len(found.clips))
         if (done := _finished_manifest(job, plan)) is not None:
-            log(f"{output_dir} is already prepared with this configuration")
+            shown = places.shown(str(output_dir))
+            log(f"{shown} is already prepared with this configuration")
             return done
         left = [shard for shard in plan.shards if not is_finished(shard, job)]
         log(
-            f"{dataset.name}: {len(found.clips)} clips of {dataset_dir}, "
+            f"{dataset.name}: {len(found.clips)} clips of "
+            f"{places.shown(str(dataset_dir))}, "
             f"{len(plan.shards)} shards, {len(plan.shards) - len(left)} finished"
         )
         with contextlib.suppress(FileNotFoundError):
             (output_dir / records.MANIFEST_NAME).unlink()
+        places.begin()
         num_clips = sum(len(shard.clips) for shard in left)
         with Progress(num_clips, len(found.failures), show_progress) as progress:
             if engine is not None:
-                engine(job, left, num_workers, progress.advance)
+                engine(job, left, num_workers, progress.advance, places.refresh)
             else:
                 run_items(job, left, build, num_workers, progress)
-        return manifest.write(dataset, found, plan, config, output_dir)
+        places.refresh()
+        content = manifest.write(dataset, found, plan, config, output_dir)
+        places.publish(content["splits"])
+        return content
 
 
 def failed_share(content: dict[str, Any]) -> float:
@@ -158,7 +138,7 @@ def lock(output_dir: pathlib.Path) -> Iterator[None]:
 
 def _check_state(job: Job, num_clips: int) -> None:
     """Refuses a folder that holds something else; else notes what it holds."""
-    path = job.output_dir / _STATE_NAME
+    path = job.output_dir / STATE_NAME
     if path.exists():
         state = json.loads(path.read_text())
         advice = "use another --output_dir, or delete this one"
@@ -217,56 +197,6 @@ def _finished_manifest(job: Job, plan: shards.Plan) -> dict[str, Any] | None:
     return content if content["plan"]["hash"] == plan.hash else None
 
 
-def limit_threads() -> None:
-    """One TensorFlow thread a process, no GPU: parallel work is by processes."""
-    with contextlib.suppress(RuntimeError):  # TensorFlow already runs in this process
-        tf.config.threading.set_intra_op_parallelism_threads(1)
-        tf.config.threading.set_inter_op_parallelism_threads(1)
-        tf.config.set_visible_devices([], "GPU")
-
-
-# Work on one item: (job, item, separator, on_clip). A function of a module.
-Work = Callable[[Job, Any, "separation.Separator | None", shards.OnClip], None]
-
-
-def run_items(
-    job: Job, items: Sequence[Any], work: Work, num_workers: int, progress: Progress
-) -> None:
-    """Works on all items, in this process or in several.
-
-    Args:
-        job: What every worker needs to know.
-        items: Units of work; they are sent to the processes.
-        work: What to do with one.
-        num_workers: Processes; 1 works in this one.
-        progress: Where to show how it goes.
-
-    Raises:
-        PreparationError: If a worker died, or work raises it.
-        SeparatorError: If the separator cannot be loaded.
-        OSError: If work raises it.
-    """
-    if num_workers <= 1:
-        _run_here(job, items, work, progress)
-    elif items:
-        _run_processes(job, items, work, num_workers, progress)
-
-
-def _run_here(job: Job, items: Sequence[Any], work: Work, progress: Progress) -> None:
-    limit_threads()
-    separator = job.load_separator() if items else None
-    counts: list[float] = [0, 0, 0.0]
-
-    def on_clip(has_failed: bool, seconds: float) -> None:
-        counts[0] += 1
-        counts[1] += has_failed
-        counts[2] += seconds
-        progress.advance(int(counts[0]), int(counts[1]), counts[2])
-
-    for item in items:
-        work(job, item, separator, on_clip)
-
-
 def build(
     job: Job,
     shard: shards.Shard,
@@ -286,12 +216,24 @@ def build(
         OSError: If something else could not.
     """
     path = job.output_dir / shard.name
+    if job.output_url is not None:
+        with tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX) as scratch:
+            folder = pathlib.Path(scratch)
+            here = dataclasses.replace(job, output_dir=folder, output_url=None)
+            build(here, shard, separator, on_clip)
+            here_path = folder / shard.name
+            index, sidecar = (
+                make(here_path).name
+                for make in (record_index.index_path, shards.sidecar_path)
+            )
+            upload_shard(job.output_url, folder, (shard.name, index, sidecar))
+        return
     try:
         shards.build_shard(
             shard,
             job.plan_hash,
             job.config,
-            job.dataset_dir,
+            job.inputs,
             job.output_dir,
             separator,
             on_clip,
@@ -308,82 +250,3 @@ def build(
             # What a full disk raises says nothing of where.
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
-
-
-def _run_processes(
-    job: Job, items: Sequence[Any], work: Work, num_workers: int, progress: Progress
-) -> None:
-    # Loaded here once too: a missing extra, or a download by all workers at a time,
-    # must not come to light in the workers.
-    job.load_separator()
-    # Never fork: TensorFlow's threads do not survive it.
-    context = multiprocessing.get_context("spawn")
-    counts = context.Array("d", 3)
-    stop = context.Event()
-    pool = concurrent.futures.ProcessPoolExecutor(
-        min(num_workers, len(items)),
-        mp_context=context,
-        initializer=_start_worker,
-        initargs=(job, counts, stop),
-    )
-    try:
-        waiting = {pool.submit(_work, work, item) for item in items}
-        while waiting:
-            done, waiting = concurrent.futures.wait(
-                waiting, _POLL_SECONDS, concurrent.futures.FIRST_COMPLETED
-            )
-            num_done, num_failed, seconds = counts[:]
-            progress.advance(int(num_done), int(num_failed), seconds)
-            for future in done:
-                future.result()
-    except BrokenProcessPool as error:
-        raise PreparationError(
-            "a worker process died, perhaps for lack of memory; finished shards are "
-            "kept: run the same command again, with fewer --num_workers"
-        ) from error
-    finally:
-        stop.set()
-        pool.shutdown(cancel_futures=True)
-
-
-@dataclasses.dataclass
-class _Worker:
-    job: Job
-    counts: Any
-    stop: Any
-    separator: separation.Separator | None = None
-    has_separator: bool = False
-
-    def on_clip(self, has_failed: bool, seconds: float) -> None:
-        with self.counts.get_lock():
-            self.counts[0] += 1
-            self.counts[1] += has_failed
-            self.counts[2] += seconds
-        if self.stop.is_set():
-            raise _StoppedError
-
-
-_worker: _Worker | None = None
-
-
-def start_worker() -> None:
-    """Sets up a process of a pool."""
-    workers.follow_parent()
-    limit_threads()
-
-
-def _start_worker(job: Job, counts: Any, stop: Any) -> None:
-    global _worker
-    start_worker()
-    _worker = _Worker(job, counts, stop)
-
-
-def _work(work: Work, item: Any) -> None:
-    worker = _worker
-    assert worker is not None
-    if worker.stop.is_set():
-        raise _StoppedError
-    if not worker.has_separator:
-        worker.separator = worker.job.load_separator()
-        worker.has_separator = True
-    work(worker.job, item, worker.separator, worker.on_clip)

@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from absl import app, flags
@@ -20,10 +21,12 @@ from absl import app, flags
 from cola_msa import audio
 from cola_msa.config import FrontendConfig
 from cola_msa.record_index import sync_folder
+from data_prep import places, remote
 from data_prep.clips import Clip, Dataset, DatasetError, Failure, IndexOptions, text
 
-# Those that have --separator.
-_DATASETS = ("mtat", "folder")
+# Those that have --separator. NSynth's notes are of one instrument each, and a
+# multitrack folder has its own stems.
+DATASETS = ("mtat", "fma", "gtzan", "jamendo", "folder", "labelled_folder")
 _BATCH_CLIPS = 8
 
 flags.disclaim_key_flags()
@@ -32,7 +35,7 @@ flags.disclaim_key_flags()
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the command's flags."""
     add: dict[str, Any] = {"flag_values": values}
-    flags.DEFINE_enum("dataset", None, _DATASETS, "The dataset module.", **add)
+    flags.DEFINE_enum("dataset", None, DATASETS, "The dataset module.", **add)
     flags.DEFINE_string("dataset_dir", None, "The dataset's root.", **add)
     flags.DEFINE_string("stems_cache", None, "Where stems are kept.", **add)
     flags.DEFINE_string(
@@ -47,6 +50,12 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
         "float32",
         ["float32", "bfloat16"],
         "Type of the separator's products.",
+        **add,
+    )
+    flags.DEFINE_string(
+        "split_dir",
+        None,
+        "Folder of the published split files (gtzan, jamendo); default: <dataset_dir>.",
         **add,
     )
     flags.DEFINE_list(
@@ -68,11 +77,19 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     flags.mark_flags_as_required(required, flag_values=values)
 
 
-def _wanted(dataset: Dataset, values: Any) -> list[Clip]:
+def _wanted(dataset: Dataset, dataset_dir: pathlib.Path, values: Any) -> list[Clip]:
     """The clips of the splits that get stems, each path once."""
     splits = tuple(values.stem_splits)
-    options = IndexOptions(seed=values.seed, stem_splits=splits)
-    found = dataset.index(pathlib.Path(values.dataset_dir), options)
+    split_dir = values.split_dir and places.relative(
+        values.split_dir, values.dataset_dir
+    )
+    options = IndexOptions(
+        seed=values.seed,
+        stem_splits=splits,
+        test_share=dataset.test_share,
+        split_dir=split_dir,
+    )
+    found = dataset.index(dataset_dir, options)
     clips = {clip.path: clip for clip in found.clips if clip.split in splits}
     if not clips:
         raise DatasetError(f"--stem_splits={','.join(splits)}: no clip is in these")
@@ -91,82 +108,107 @@ def separate_clips(job: Any, clips: Any, separator: Any, on_clip: Any) -> None:
         on_clip: Called after every clip with whether it failed, and its seconds.
     """
     frontend = job.config.frontend
+    source = job.inputs
     for clip in clips:
-        path = job.dataset_dir / clip.path
         try:
             seconds = 0.0
-            if not separator.cache.has(path):
-                mixture, stems = separator.separate_file(
-                    path, clip.expected_seconds, frontend
-                )
-                seconds = mixture.num_samples / frontend.sample_rate_hz
-                for waveform in (mixture, *stems.values()):
-                    waveform.close()
+            with source.files_of(clip, ()) as root:
+                if not separator.cache.has(root / clip.path):
+                    mixture, stems = separator.separate_file(
+                        root / clip.path, clip.expected_seconds, frontend
+                    )
+                    seconds = mixture.num_samples / frontend.sample_rate_hz
+                    for waveform in (mixture, *stems.values()):
+                        waveform.close()
         except audio.AudioError as error:
-            if not job.dataset_dir.is_dir():
-                raise FileNotFoundError(f"{job.dataset_dir} has vanished") from error
+            source.check_presence(error)
             failure = Failure(clip.clip_id, text(clip.path), clip.split, str(error))
-            with open(_failures_path(job), "a", encoding="utf-8") as file:
+            path = _failures_path(job.output_dir, job.config.dataset)
+            with open(path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(failure.__dict__) + "\n")
             on_clip(True, 0.0)
             continue
         on_clip(False, seconds)
 
 
-def _failures_path(job: Any) -> pathlib.Path:
-    return job.output_dir / f"failures-{job.config.dataset}.jsonl"
+def _failures_path(cache: pathlib.Path, dataset_name: str) -> pathlib.Path:
+    return cache / f"failures-{dataset_name}.jsonl"
+
+
+def _separate(
+    dataset: Dataset,
+    clips: list[Clip],
+    opened: places.Places,
+    cache: pathlib.Path,
+    values: Any,
+) -> list[dict[str, str]]:
+    """Fills the cache; returns the failures."""
+    from data_prep import processes, runner, separation, shards, stems_cache
+    from data_prep.progress import Progress
+
+    name = values.separator
+    sources = separation.separator_sources(name, pathlib.Path(name))
+    if name not in separation.NAMES:
+        name = places.relative(name, values.dataset_dir)
+    config = shards.PrepConfig(
+        dataset=dataset.name,
+        frontend=FrontendConfig(),
+        sources=sources,
+        stems="separator",
+        separator=name,
+        niter=values.niter,
+        separator_dtype=values.separator_dtype,
+        options=IndexOptions(seed=values.seed),
+    )
+    cache.mkdir(parents=True, exist_ok=True)
+    job = runner.Job(
+        config, "", opened.dataset_dir, cache, cache, dataset_url=opened.dataset_url
+    )
+    units = [
+        tuple(clips[k : k + _BATCH_CLIPS]) for k in range(0, len(clips), _BATCH_CLIPS)
+    ]
+    path = _failures_path(cache, dataset.name)
+    with runner.lock(cache), Progress(len(clips)) as progress:
+        stems_cache.StemCache(cache, {}).remove_unfinished()
+        path.write_text("")
+        num_workers = values.num_workers or len(os.sched_getaffinity(0))
+        processes.run_items(job, units, separate_clips, num_workers, progress)
+        sync_folder(cache)
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def execute(values: Any) -> int:
     """Separates what the parsed flags ask for; returns the exit code."""
-    from data_prep import cli, manifest, runner, separation, shards, stems_cache
-    from data_prep.progress import Progress
+    from data_prep import manifest, runner, separation
 
     def complain(message: str, code: int) -> int:
         print(f"data_prep.separate: {message}", file=sys.stderr)
         return code
 
+    shown: Callable[[str], str] = str
     try:
-        if not os.path.isdir(values.dataset_dir):
-            raise DatasetError(f"--dataset_dir={values.dataset_dir} is not a folder")
         dataset = importlib.import_module(f"data_prep.{values.dataset}").DATASET
-        name = values.separator
-        sources = separation.separator_sources(name, pathlib.Path(name))
-        if name not in separation.NAMES:
-            name = cli.relative(name, values.dataset_dir)
-        clips = _wanted(dataset, values)
-        config = shards.PrepConfig(
-            dataset=dataset.name,
-            frontend=FrontendConfig(),
-            sources=sources,
-            stems="separator",
-            separator=name,
-            niter=values.niter,
-            separator_dtype=values.separator_dtype,
-            options=IndexOptions(seed=values.seed),
-        )
+        for name in ("separator", "stems_cache"):
+            if remote.is_address(getattr(values, name)):
+                raise DatasetError(
+                    f"--{name}={getattr(values, name)} is an address, and this is "
+                    "read and written as a folder: name a local one"
+                )
         cache = pathlib.Path(values.stems_cache)
-        cache.mkdir(parents=True, exist_ok=True)
-        job = runner.Job(config, "", pathlib.Path(values.dataset_dir), cache, cache)
-        units = [
-            tuple(clips[k : k + _BATCH_CLIPS])
-            for k in range(0, len(clips), _BATCH_CLIPS)
-        ]
-        with runner.lock(cache), Progress(len(clips)) as progress:
-            stems_cache.StemCache(cache, {}).remove_unfinished()
-            _failures_path(job).write_text("")
-            num_workers = values.num_workers or len(os.sched_getaffinity(0))
-            runner.run_items(job, units, separate_clips, num_workers, progress)
-            sync_folder(cache)
-        failures = [
-            json.loads(line) for line in _failures_path(job).read_text().splitlines()
-        ]
+        if values.split_dir and "split_dir" not in dataset.options:
+            raise DatasetError(f"--split_dir: {dataset.name} has no split files")
+        with places.open_places(
+            values.dataset_dir, None, dataset.metadata, values.split_dir
+        ) as opened:
+            shown = opened.shown
+            clips = _wanted(dataset, opened.dataset_dir, values)
+            failures = _separate(dataset, clips, opened, cache, values)
     except (DatasetError, separation.SeparatorError) as error:
-        return complain(str(error), 2)
+        return complain(shown(str(error)), 2)
     except (runner.PreparationError, manifest.ResumeError) as error:
         return complain(str(error), 1)
     except OSError as error:
-        return complain(f"{error}; finished stems are kept", 1)
+        return complain(f"{shown(str(error))}; finished stems are kept", 1)
     except KeyboardInterrupt:
         return complain("interrupted; run the same command again to go on", 130)
     print(f"{len(clips) - len(failures)} of {len(clips)} clips have stems in {cache}")
@@ -175,8 +217,8 @@ def execute(values: Any) -> int:
     if len(failures) > values.max_failures * len(clips):
         return complain(
             f"{len(failures)} of {len(clips)} clips failed, more than "
-            f"--max_failures={values.max_failures}; {_failures_path(job)} names each "
-            "with its reason",
+            f"--max_failures={values.max_failures}; "
+            f"{_failures_path(cache, dataset.name)} names each with its reason",
             1,
         )
     return 0

@@ -15,6 +15,7 @@ from cola_msa import audio, record_index, records
 from cola_msa.config import FrontendConfig, config_hash
 from data_prep import separation, waveforms
 from data_prep.clips import Clip, Failure, IndexOptions, text
+from data_prep.inputs import Inputs
 from data_prep.segments import clip_segments
 from data_prep.separator_stream import Chunking
 
@@ -138,7 +139,7 @@ def build_shard(
     shard: Shard,
     plan_hash: str,
     config: PrepConfig,
-    dataset_dir: pathlib.Path,
+    source: Inputs,
     output_dir: pathlib.Path,
     separator: separation.Separator | None = None,
     on_clip: OnClip = lambda has_failed, seconds: None,
@@ -149,7 +150,7 @@ def build_shard(
         shard: The clips and the shard's name.
         plan_hash: Goes into the sidecar.
         config: PrepConfig.
-        dataset_dir: The dataset's root.
+        source: Where clips' files come from.
         output_dir: Where shards go.
         separator: A loaded separator, where stems come from one.
         on_clip: Called after every clip with whether it failed, and its seconds.
@@ -178,9 +179,10 @@ def build_shard(
         for clip in shard.clips:
             seconds = sidecar["seconds"]
             try:
-                found = _clip_records(clip, config, dataset_dir, separator, sidecar)
+                with source.files_of(clip, config.sources) as root:
+                    found = _clip_records(clip, config, root, separator, sidecar)
             except audio.AudioError as error:
-                _check_presence(dataset_dir, config.stems_dir, error)
+                source.check_presence(error)
                 failure = Failure(clip.clip_id, text(clip.path), clip.split, str(error))
                 sidecar["failures"].append(dataclasses.asdict(failure))
                 on_clip(True, 0.0)
@@ -198,21 +200,6 @@ def build_shard(
         path, segments(), config.sources, frontend_hash, write_sidecar
     )
     return sidecar
-
-
-def _check_presence(
-    dataset_dir: pathlib.Path, stems_dir: str | None, error: audio.AudioError
-) -> None:
-    """An unmounted disk, whose folder is gone or empty, is no reason to fail a clip."""
-    for name in (".", stems_dir):
-        if name is not None:
-            folder = dataset_dir / name
-            what = None if folder.is_dir() else "has vanished"
-            if what is None and next(folder.iterdir(), None) is None:
-                what = "is empty now: is its disk still mounted?"
-            if what is not None:
-                shown = os.path.normpath(folder)
-                raise FileNotFoundError(f"{shown} {what}") from error
 
 
 def _clip_records(

@@ -47,8 +47,11 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
 
 def execute(values: Any) -> int:
     """Checks what the parsed flags name; returns the exit code."""
-    from data_prep import validation
+    from data_prep import remote, validation
     from data_prep.clips import DatasetError
+
+    if remote.is_address(values.dataset_dir):
+        return _complain(remote.why_local("dataset_dir", values.dataset_dir), _USAGE)
 
     dataset = importlib.import_module(f"data_prep.{values.dataset}").DATASET
     for title, text in (

@@ -16,7 +16,7 @@ import tqdm
 from cola_msa import record_index, records
 from cola_msa.config import FrontendConfig, config_hash, from_dict
 from data_prep import manifest as manifest_lib
-from data_prep import runner, shard_checks
+from data_prep import processes, shard_checks
 from data_prep.shard_checks import Expected, Finding, ShardReport
 
 _RERUN = (
@@ -134,7 +134,7 @@ def _check_shards(
             bar.update()
 
         if num_workers <= 1:
-            runner.limit_threads()
+            processes.limit_threads()
             for name, digest in shards:
                 take(shard_checks.check_shard(name, digest, expected))
         else:
@@ -151,7 +151,7 @@ def _check_in_processes(
     pool = concurrent.futures.ProcessPoolExecutor(
         min(num_workers, len(shards)),
         mp_context=multiprocessing.get_context("spawn"),
-        initializer=runner.start_worker,
+        initializer=processes.start_worker,
     )
     try:
         waiting = [

@@ -32,8 +32,12 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
 def execute(values: Any) -> int:
     """Checks what the parsed flags name; returns the exit code."""
     # Here, not above: TensorFlow takes seconds, and --help need not wait for it.
-    from data_prep import verification
+    from data_prep import remote, verification
 
+    if remote.is_address(values.data_dir):
+        message = remote.why_local("data_dir", values.data_dir)
+        print(f"data_prep.verify: {message}", file=sys.stderr)
+        return _USAGE
     data_dir = pathlib.Path(values.data_dir)
     try:
         content, findings = verification.verify(

@@ -93,7 +93,9 @@ def test_progress_counts_clips_and_failures(raw, tmp_path):
     plan = shards.make_plan(found.clips, CONFIG)
     job = runner.Job(CONFIG, plan.hash, raw, tmp_path)
     seen: list[tuple[int, int, float]] = []
-    beam_runner.run(job, plan.shards, 1, lambda *counts: seen.append(counts), IN_MEMORY)
+    beam_runner.run(
+        job, plan.shards, 1, lambda *counts: seen.append(counts), beam_args=IN_MEMORY
+    )
     assert seen[-1] == (7, 1, pytest.approx(12)) and seen == sorted(seen)
 
 
@@ -155,6 +157,19 @@ def test_the_command_from_another_folder(raw, local, tmp_path):
     )
     assert found.returncode == 0, found.stderr[-3000:]
     assert digests(tmp_path / "out") == digests(local)
+
+
+@pytest.mark.slow
+def test_processes_of_beam_separate_to_the_same_bytes(openunmix, weights_dir, tmp_path):
+    """Open-Unmix in two workers, each of which loads it once."""
+    from tests.data_prep.test_datasets import execute
+
+    root = trees.write_mtat(tmp_path / "mtat")
+    more = (f"--separator={weights_dir}", "--niter=1", "--clips_per_shard=1")
+    assert execute("mtat", root, tmp_path / "local", *more) == 0
+    more += ("--runner=beam", "--num_workers=2")
+    assert execute("mtat", root, tmp_path / "beam", *more) == 0
+    assert digests(tmp_path / "beam") == digests(tmp_path / "local")
 
 
 def test_beam_arguments_need_beam(raw, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 from cola_msa import audio, records
 from cola_msa import prepared as prepared_lib
-from data_prep import cli, fma, mtat, nsynth
+from data_prep import fma, mtat, nsynth
 from data_prep.clips import IndexOptions
 from tests.data_prep import trees
 from tests.data_prep.test_datasets import (
@@ -17,7 +17,6 @@ from tests.data_prep.test_datasets import (
     dataset_of,
     default_options,
     execute,
-    parse,
 )
 
 
@@ -218,17 +217,6 @@ def test_clips_that_are_broken_as_published_are_told_as_such(
         assert sum(text.startswith(known + reason) for text in named) == count
     others = [f["reason"] for f in failures if f["reason"] not in named]
     assert others == ["the file is empty (0 bytes)"]
-
-
-@pytest.mark.parametrize("flag", ["dataset_dir", "output_dir", "stems_dir"])
-def test_addresses_are_refused_before_anything_is_made(tmp_path, capsys, flag):
-    root = trees.write_mtat(tmp_path / "raw")
-    paths = {"dataset_dir": root, "output_dir": tmp_path / "out", flag: "gs://bucket/x"}
-    arguments = [f"--{name}={path}" for name, path in paths.items()]
-    values = parse("mtat", *arguments)
-    assert cli.execute(dataset_of("mtat"), values) == 2
-    assert f"--{flag}=gs://bucket/x is an address" in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
 
 
 def test_prepared_data_at_an_address_is_refused():

@@ -7,7 +7,7 @@ import pytest
 
 from cola_msa import audio, record_index
 from cola_msa.config import FrontendConfig, config_hash
-from data_prep import segments, shards
+from data_prep import inputs, segments, shards
 from data_prep.clips import Clip, IndexOptions
 from data_prep.waveforms import Waveform
 from tests.data_prep import trees
@@ -184,7 +184,9 @@ def test_a_shard_reads_back_with_its_sidecar(tmp_path: pathlib.Path):
     clips.append(Clip("gone", "gone.wav", "train", "g"))
     config = shards.PrepConfig(clips_per_shard=9)
     plan = shards.make_plan(clips, config)
-    sidecar = shards.build_shard(plan.shards[0], plan.hash, config, tmp_path, tmp_path)
+    sidecar = shards.build_shard(
+        plan.shards[0], plan.hash, config, inputs.Inputs(tmp_path), tmp_path
+    )
     assert [f["path"] for f in sidecar["failures"]] == ["gone.wav"]
     assert sidecar["seconds"] == pytest.approx(15)
     index = record_index.scan_shard(

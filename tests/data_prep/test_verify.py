@@ -12,6 +12,7 @@ from absl import flags
 from cola_msa import record_index, records
 from cola_msa.config import SOURCES, FrontendConfig, config_hash
 from data_prep import (
+    inputs,
     multitrack,
     runner,
     segments,
@@ -173,7 +174,7 @@ def test_a_shard_of_another_configuration(data_dir, tmp_path):
     found = multitrack.index(raw, CONFIG.options)
     other = shards.PrepConfig(**{**vars(CONFIG), "silence_threshold": 0.5})
     plan = shards.make_plan(found.clips, other)
-    shards.build_shard(plan.shards[0], plan.hash, other, raw, data_dir)
+    shards.build_shard(plan.shards[0], plan.hash, other, inputs.Inputs(raw), data_dir)
     name = plan.shards[0].name
     assert "made with another configuration" in problems(data_dir)[name]
 
