@@ -6,7 +6,8 @@ other applies given parameters. Both work on whole batches, in graph mode.
 
 `mws` is the paper's baseline. `gain` changes each window's level by itself, so that a
 pair cannot be told by its loudness; `transpose` moves a whole mini-batch by the same
-few mel bands, so that songs are harder to learn by heart. `specaugment` is
+few mel bands, so that songs are harder to learn by heart. `remix`, in a module of its
+own, mixes the stems of several songs anew. `specaugment` is
 tensorflow-io's `freq_mask` and `time_mask`, `cutout` keras-cv's `RandomCutout`; both
 need the extra `augment`, and are imported when asked for. Names with `+` between them
 are applied one after another.
@@ -22,7 +23,16 @@ from unittest import mock
 import numpy as np
 import tensorflow as tf
 
-AUGMENTATIONS = ("none", "mws", "gain", "transpose", "specaugment", "cutout")
+REMIX = "remix"  # of whole batches with their stems: `remix`
+AUGMENTATIONS = (
+    "none",
+    "mws",
+    "gain",
+    "transpose",
+    REMIX,
+    "specaugment",
+    "cutout",
+)
 Augment = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 _MASK_PROBABILITY = 0.5  # of time masks, and of frequency masks
@@ -322,12 +332,29 @@ def _build_cutout() -> Augment:
     return augment
 
 
+def split_remix(name: str) -> tuple[bool, str]:
+    """Whether a name has `remix` in it, and the rest of it.
+
+    Raises:
+        AugmentError: If `remix` comes after another augmentation or twice.
+    """
+    first, *rest = name.split("+")
+    if REMIX in rest:
+        raise AugmentError(
+            f"--augment={name}: remix comes first and once, as it mixes the windows "
+            "that the others change"
+        )
+    if first != REMIX:
+        return False, name
+    return True, "+".join(rest) or "none"
+
+
 def build_augmentation(name: str, log_floor: float = 1e-5) -> Augment | None:
     """Looks an augmentation up.
 
     Args:
-        name: One of AUGMENTATIONS, or several with `+` between them: applied in this
-            order.
+        name: One of AUGMENTATIONS but `remix`, or several with `+` between them:
+            applied in this order.
         log_floor: The front end's, which `gain` respects.
 
     Returns:
@@ -340,7 +367,8 @@ def build_augmentation(name: str, log_floor: float = 1e-5) -> Augment | None:
     if name == "none":
         return None
     names = name.split("+")
-    unknown = [part for part in names if part not in AUGMENTATIONS or part == "none"]
+    windowed = set(AUGMENTATIONS) - {"none", REMIX}
+    unknown = [part for part in names if part not in windowed]
     if unknown or len(set(names)) < len(names):
         raise AugmentError(
             f"--augment={name}: must be one of {', '.join(AUGMENTATIONS)}, or several "

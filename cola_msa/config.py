@@ -96,8 +96,9 @@ class TrainConfig:
     Attributes:
         source: `multi`, one source, a comma list of sources, or `none` (COLA).
         batches: `mixed`, `active`, `uniform` or `active_any`.
-        augment: `none`, `mws`, `gain`, `transpose`, `specaugment` or `cutout`, or
-            several with `+` between them, of both windows of a pair.
+        augment: `none`, `mws`, `gain`, `transpose`, `remix`, `specaugment` or
+            `cutout`, or several with `+` between them, of both windows of a pair;
+            `remix` mixes stems of the mini-batch's songs and comes first.
         pair_span: `segment` (both windows of a pair come from one segment) or `clip`
             (the positive comes from anywhere in the anchor's clip).
         batch_size: Pairs a mini-batch and replica.

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
+from cola_msa.pair_windows import STEM_KEYS
+
 if TYPE_CHECKING:
     from cola_msa.pairs import PairSampler
 
@@ -33,12 +35,17 @@ def pair_dataset(
             rest % num_micro_batches,
         )
 
+    with_stems = sampler.is_remixed
+    types = [tf.float16, tf.float16, tf.bool, tf.int32]
+    types += [tf.float16, tf.bool] if with_stems else []
+
     def load(number: np.ndarray) -> tuple[np.ndarray, ...]:
-        return tuple(sampler.batch(*place(int(number))).values())
+        place_of_batch = place(int(number))
+        return tuple(sampler.batch(*place_of_batch, with_stems=with_stems).values())
 
     def parse(number: tf.Tensor) -> dict[str, tf.Tensor]:
-        anchor, positive, is_active, source = tf.numpy_function(
-            load, [number], [tf.float16, tf.float16, tf.bool, tf.int32]
+        anchor, positive, is_active, source, *stems = tf.numpy_function(
+            load, [number], types
         )
         shape = [sampler.batch_size, sampler.window_frames, sampler.num_mels, 1]
         batch = {
@@ -47,6 +54,11 @@ def pair_dataset(
             "is_active": tf.ensure_shape(is_active, shape[:1]),
             "source": tf.ensure_shape(source, shape[:1]),
         }
+        if with_stems:
+            shape = [sampler.batch_size, len(sampler.data.sources), *shape[1:3]]
+            values = tf.cast(tf.ensure_shape(stems[0], shape), tf.float32)
+            is_active = tf.ensure_shape(stems[1], shape[:2])
+            batch |= dict(zip(STEM_KEYS, (values, is_active), strict=True))
         return sampler.augment(batch, *place(number))
 
     options = tf.data.Options()

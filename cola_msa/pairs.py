@@ -12,7 +12,8 @@ Source: section 3.1 of the paper; DESIGN section 7 for the batch compositions.
 import numpy as np
 import tensorflow as tf
 
-from cola_msa.augment import build_augmentation
+from cola_msa import pair_windows, remix
+from cola_msa.augment import build_augmentation, split_remix
 from cola_msa.config import TrainConfig
 from cola_msa.draws import (
     BATCHES,
@@ -27,6 +28,7 @@ from cola_msa.draws import (
     silence_value,
 )
 from cola_msa.pair_dataset import pair_dataset
+from cola_msa.pair_windows import STEM_KEYS
 from cola_msa.prepared import PreparedData
 
 __all__ = [
@@ -44,6 +46,7 @@ __all__ = [
 _TRAIN_STREAM = 0
 _VALIDATION_STREAM = 1
 _AUGMENT_STREAM = 2
+_REMIX_STREAM = 3
 
 
 class PairSampler:
@@ -81,9 +84,14 @@ class PairSampler:
                 f"{', '.join(PAIR_SPANS)}"
             )
         # Validation is never augmented: its loss is compared between strategies.
-        self._augment = build_augmentation(
-            config.augment if split == "train" else "none", data.frontend.log_floor
-        )
+        augment = config.augment if split == "train" else "none"
+        self.is_remixed, rest = split_remix(augment)
+        if self.is_remixed and config.source == "none":
+            raise PairError(
+                "--augment=remix mixes a source's stem anew, and --source=none (COLA) "
+                "has no source; say --source=multi or leave remix out"
+            )
+        self._augment = build_augmentation(rest, data.frontend.log_floor)
         self.has_clip_span = config.pair_span == "clip"
         self.data = data
         self.split = split
@@ -287,46 +295,27 @@ class PairSampler:
             `anchor` and `positive` float16 [B, window_frames, num_mels, 1],
             `is_active` bool [B], `source` int32 [B].
         """
-        shape = (len(draw.rows), self.window_frames, self.num_mels)
-        anchor = np.empty(shape, np.float16)
-        positive = np.empty(shape, np.float16)
-        is_active = np.ones(len(draw.rows), bool)
-        frame_bytes = self.num_mels * 2
-        index = self.index
-        positive_rows = draw.rows if draw.positive_rows is None else draw.positive_rows
-        for i, row in enumerate(draw.rows):
-            anchor[i] = self.data.read(
-                self.split,
-                index.shard[row],
-                index.mixture_offset[row] + draw.anchor_start[i] * frame_bytes,
-                self.window_frames,
-            )
-            row = positive_rows[i]
-            offset = index.mixture_offset[row]
-            if draw.source[i] != COLA:
-                is_active[i] = index.is_active[row, draw.source[i]]
-                offset = index.stem_offset[row, draw.source[i]]
-            if is_active[i]:
-                positive[i] = self.data.read(
-                    self.split,
-                    index.shard[row],
-                    offset + draw.positive_start[i] * frame_bytes,
-                    self.window_frames,
-                )
-            else:
-                positive[i] = self.silent_value
-        return {
-            "anchor": anchor[..., np.newaxis],
-            "positive": positive[..., np.newaxis],
-            "is_active": is_active,
-            "source": draw.source,
-        }
+        return pair_windows.read_pairs(
+            self.data, self.split, self.index, draw, self.silent_value
+        )
 
     def batch(
-        self, update: int, replica: int = 0, micro_batch: int = 0
+        self,
+        update: int,
+        replica: int = 0,
+        micro_batch: int = 0,
+        with_stems: bool = False,
     ) -> dict[str, np.ndarray]:
-        """Draws and reads one mini-batch; see `draw` and `read`."""
-        return self.read(self.draw(update, replica, micro_batch))
+        """Draws and reads one mini-batch; see `draw` and `read`.
+
+        With `with_stems` there are also those of the anchors' windows: `stems` float16
+        [B, sources, window_frames, num_mels] and `stem_is_active` bool [B, sources].
+        """
+        draw = self.draw(update, replica, micro_batch)
+        batch = self.read(draw)
+        if with_stems:
+            batch |= pair_windows.read_stems(self.data, self.split, self.index, draw)
+        return batch
 
     def augment(
         self,
@@ -338,7 +327,8 @@ class PairSampler:
         """Augments both windows of every pair, but for the constant silent ones.
 
         Args:
-            batch: As `dataset` gives, windows float32.
+            batch: As `dataset` gives, windows float32; with `stems` and
+                `stem_is_active`, as `batch` gives, where pairs are remixed.
             update: int64, the update that the batch is for.
             replica: int64, its replica.
             micro_batch: int64, its number within the update.
@@ -346,13 +336,32 @@ class PairSampler:
         Returns:
             The batch; equal (seed, update, replica, micro_batch), equal windows.
         """
-        if self._augment is None:
+        if self._augment is None and not self.is_remixed:
             return batch
         seed = tf.stack([tf.constant(self.seed, tf.int64), update])
         stream = _AUGMENT_STREAM + tf.cast(micro_batch, tf.int64)
         seed = tf.random.fold_in(tf.random.fold_in(seed, replica), stream)
-        windows = tf.concat([batch["anchor"], batch["positive"]], axis=0)
-        anchor, positive = tf.split(self._augment(windows, seed), 2)
+        anchor, positive = batch["anchor"], batch["positive"]
+        if self.is_remixed:
+            stems = batch["stems"]
+            parameters = remix.draw_remix(
+                tf.random.fold_in(seed, _REMIX_STREAM),
+                tf.shape(stems)[0],
+                stems.shape[1],
+                stems.shape[3],
+            )
+            anchor, positive = remix.apply_remix(
+                stems,
+                batch["stem_is_active"],
+                positive,
+                batch["source"],
+                parameters,
+                self.data.frontend.log_floor,
+            )
+            batch = {k: v for k, v in batch.items() if k not in STEM_KEYS}
+        if self._augment is not None:
+            windows = tf.concat([anchor, positive], axis=0)
+            anchor, positive = tf.split(self._augment(windows, seed), 2)
         is_active = batch["is_active"][:, tf.newaxis, tf.newaxis, tf.newaxis]
         positive = tf.where(is_active, positive, batch["positive"])
         return {**batch, "anchor": anchor, "positive": positive}
