@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from cola_msa.config import FrontendConfig
-from cola_msa.frontend import level_scale, mel_magnitudes
+from cola_msa.frontend import exact_mel_magnitudes, level_scale
 
 _BLOCK_FRAMES = 1000  # frames that one STFT call makes
 _MEMORY_BYTES = 1 << 23  # magnitudes of 5 minutes; more goes to a file
@@ -25,7 +25,7 @@ _READ_WINDOWS = 64  # windows that are cut at once
 @functools.lru_cache(maxsize=8)
 def _magnitudes(config: FrontendConfig) -> Callable[[np.ndarray], tf.Tensor]:
     return tf.function(
-        lambda waveform: mel_magnitudes(waveform, config),
+        lambda waveform: exact_mel_magnitudes(waveform, config),
         input_signature=[tf.TensorSpec([None], tf.float32)],
         autograph=False,
     )

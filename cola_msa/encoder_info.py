@@ -70,8 +70,11 @@ def encoder_info(
     """
     run = checkpoints.load_run(run_dir)
     config = checkpoints.load_config(run_dir)
-    path = checkpoints.kept_path(run_dir, step)
-    age = checkpoints.kept_step(path)
+    if encoder != "trained":
+        age, is_fresh = 0, True  # imported weights have no kept step 0
+    else:
+        path = checkpoints.kept_path(run_dir, step)
+        age, is_fresh = checkpoints.kept_step(path), path.stem == "step-00000000"
     train = config.train
     updates = age * train.updates_per_step
     return EncoderInfo(
@@ -90,9 +93,7 @@ def encoder_info(
         manifest_hash=run["data"].get("manifest_hash"),
         statistics=statistics or train.statistics_inputs,
         # Step 0 is a network with fresh weights in every run.
-        init_from=None
-        if path.stem == "step-00000000"
-        else run.get("init", {}).get("path"),
+        init_from=None if is_fresh else run.get("init", {}).get("path"),
     )
 
 

@@ -37,6 +37,7 @@ from cola_msa.tasks import (
     TaskSpec,
     get_task,
 )
+from cola_msa.untrained import untrained_key, untrained_model
 
 __all__ = ["EncoderInfo", "encoder_info", "evaluate", "main", "render_table"]
 
@@ -244,7 +245,7 @@ def main(argv: Sequence[str]) -> None:
     # Heads draw from seeds of their own; this makes operations on a GPU repeatable.
     keras.utils.set_random_seed(0)
     tf.config.experimental.enable_op_determinism()
-    judge = _judge_function(run_dir, config, step, mode, statistics, info)
+    judge = _judge_function(run_dir, config, step, mode, statistics, info, data)
     common = EvaluationConfig(
         protocol=options.protocol,
         probe=options.probe,
@@ -282,11 +283,16 @@ def _judge_function(
     mode: str,
     statistics: str,
     info: EncoderInfo,
+    data: PreparedData,
 ) -> Callable[[TaskSpec, PreparedData, pathlib.Path, EvaluationConfig], dict[str, Any]]:
     """What judges the encoder, (task, data, output_dir, config) -> results."""
     if mode == "frozen":
-        encoder = checkpoints.load_encoder(run_dir, step, statistics)
-        key = checkpoints.encoder_key(run_dir, step, statistics)
+        if info.encoder == "untrained":
+            encoder = untrained_model(run_dir, data, statistics).encoder
+            key = untrained_key(run_dir, data, statistics)
+        else:
+            encoder = checkpoints.load_encoder(run_dir, step, statistics)
+            key = checkpoints.encoder_key(run_dir, step, statistics)
         return functools.partial(
             evaluate, encoder, key, cache_dir=run_dir / "embeddings", info=info
         )

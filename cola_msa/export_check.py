@@ -3,7 +3,7 @@
 import numpy as np
 
 from cola_msa.config import FrontendConfig
-from cola_msa.frontend import log_mel, normalize_level
+from cola_msa.frontend import exact_log_mel
 from cola_msa.loading import OpenedModel
 
 TOLERANCE = 1e-4  # relative difference between export and encoder
@@ -39,9 +39,8 @@ def relative_difference(found: np.ndarray, expected: np.ndarray) -> float:
 
 def reference_mel(waveform: np.ndarray, frontend: FrontendConfig) -> np.ndarray:
     """Windows of one clip: float32 [samples] -> [W, frames, num_mels, 1]."""
-    normalized = normalize_level(waveform, frontend.level)
     if frontend.num_frames(len(waveform)) > 0:
-        mel = log_mel(normalized, frontend).numpy()
+        mel = exact_log_mel(waveform, frontend).numpy()
     else:
         mel = np.zeros((0, frontend.num_mels), np.float32)
     missing = max(0, frontend.window_frames - len(mel))

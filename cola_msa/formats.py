@@ -15,10 +15,10 @@ import numpy as np
 import tensorflow as tf
 
 from cola_msa.export_check import ExportError
+from cola_msa.exported_files import FILE_NAMES
 from cola_msa.loading import OpenedModel
 
-TFLITE_NAME = "encoder.tflite"
-ONNX_NAME = "encoder.onnx"
+TFLITE_NAME, ONNX_NAME = FILE_NAMES["tflite"], FILE_NAMES["onnx"]
 _OPSET = 17
 
 

@@ -5,8 +5,11 @@ For users of the ONNX or TFLite export without TensorFlow; nothing here imports 
     config = read_frontend("encoder/metadata.json")
     windows = clip_windows(waveform, config)    # [W, 98, 64, 1]
 
-Equal to `cola_msa.frontend` within 1e-4, but for bands so far below the loudest (about
-90 dB) that TensorFlow's single-precision FFT rounds there.
+Equal to `cola_msa.frontend.exact_log_mel`, which the SavedModel and `cola_msa.embed`
+compute, within 1e-4 on any audio. Records hold `cola_msa.frontend.log_mel`, the
+authors' front end in single precision: equal within 1e-4 too, but for bands about 80 dB
+and more below a frame's loudest, near log_floor, where that one's FFT rounds (there by
+less than 0.01).
 """
 
 import functools
@@ -30,7 +33,8 @@ FORMULA = (
     "bin of 0 Hz counts nowhere. Clip to [log_floor, log_ceiling], natural logarithm. "
     "Windows of window_frames frames from frame 0 on, the rest left out; a clip below "
     "one window is filled up with frames of ln(log_floor). Input: [n, window_frames, "
-    "num_mels, 1]."
+    "num_mels, 1]. All in double precision up to the logarithm: single rounds in quiet "
+    "bands."
 )
 
 
@@ -65,15 +69,31 @@ def normalize_level(waveform: np.ndarray, level: str = "rms") -> np.ndarray:
     Raises:
         ValueError: If `level` is neither `rms` nor `l2`.
     """
+    waveform = np.asarray(waveform, np.float32)
+    return (waveform * level_factor(waveform, level)[..., np.newaxis]).astype(
+        np.float32
+    )
+
+
+def level_factor(waveform: np.ndarray, level: str = "rms") -> np.ndarray:
+    """What `normalize_level` multiplies a waveform by.
+
+    Args:
+        waveform: float32 [..., samples], mono.
+        level: `rms` or `l2`.
+
+    Returns:
+        float64 [...]; 0 for digital silence.
+
+    Raises:
+        ValueError: If `level` is neither `rms` nor `l2`.
+    """
     if level not in ("rms", "l2"):
         raise ValueError(f"level must be 'rms' or 'l2', not {level!r}")
-    waveform = np.asarray(waveform, np.float32)
     # Summed in double precision: a long file's squares lose bits in single.
-    norm = np.sqrt(np.sum(waveform.astype(np.float64) ** 2, axis=-1, keepdims=True))
-    scale = 1.0
-    if level == "rms":
-        scale = np.sqrt(waveform.shape[-1] / _REFERENCE_SAMPLES)
-    return (waveform * (scale / np.where(norm > 0, norm, np.inf))).astype(np.float32)
+    norm = np.sqrt(np.sum(np.square(waveform, dtype=np.float64), axis=-1))
+    scale = np.sqrt(waveform.shape[-1] / _REFERENCE_SAMPLES) if level == "rms" else 1.0
+    return scale / np.where(norm > 0, norm, np.inf)
 
 
 @functools.lru_cache(maxsize=8)
@@ -84,7 +104,7 @@ def mel_matrix(config: FrontendConfig = FrontendConfig()) -> np.ndarray:
         config: FrontendConfig; fft_size, num_mels and band edges in Hz.
 
     Returns:
-        float32 [fft_size // 2 + 1, num_mels].
+        float64 [fft_size // 2 + 1, num_mels].
     """
 
     def to_mel(hertz: np.ndarray) -> np.ndarray:
@@ -99,38 +119,55 @@ def mel_matrix(config: FrontendConfig = FrontendConfig()) -> np.ndarray:
     falling = (upper - bins[:, np.newaxis]) / (upper - centre)
     weights = np.maximum(0.0, np.minimum(rising, falling))
     weights[0] = 0.0
-    return weights.astype(np.float32)
+    return weights
 
 
-def log_mel(
+def mel_magnitudes(
     waveform: np.ndarray, config: FrontendConfig = FrontendConfig()
 ) -> np.ndarray:
-    """Computes natural-log mel magnitudes.
+    """Computes mel magnitudes; they grow with the waveform's level in proportion.
 
     Args:
         waveform: float32 [samples], mono, at config.sample_rate_hz.
         config: FrontendConfig; window and hop in samples, band edges in Hz.
 
     Returns:
+        float64 [frames, num_mels]; frames = 1 + (samples - window) // hop, and none
+        of a waveform below one STFT window.
+    """
+    num_frames = config.num_frames(len(waveform))
+    if num_frames == 0:
+        return np.zeros((0, config.num_mels))
+    frames = np.lib.stride_tricks.sliding_window_view(waveform, config.window_samples)
+    frames = frames[:: config.hop_samples]
+    phase = 2 * np.pi * np.arange(config.window_samples) / config.window_samples
+    window = 0.5 - 0.5 * np.cos(phase)
+    matrix = mel_matrix(config)
+    mel = np.empty((num_frames, config.num_mels))
+    for start in range(0, num_frames, 4096):  # a long file fits into memory
+        part = frames[start : start + 4096] * window
+        mel[start : start + 4096] = np.abs(np.fft.rfft(part, config.fft_size)) @ matrix
+    return mel
+
+
+def log_mel(
+    waveform: np.ndarray,
+    config: FrontendConfig = FrontendConfig(),
+    scale: float | np.ndarray = 1.0,
+) -> np.ndarray:
+    """Computes natural-log mel magnitudes, in double precision.
+
+    Args:
+        waveform: float32 [samples], mono, at config.sample_rate_hz.
+        config: FrontendConfig; window and hop in samples, band edges in Hz.
+        scale: What the waveform is to be multiplied by (`level_factor`).
+
+    Returns:
         float32 [frames, num_mels]; frames = 1 + (samples - window) // hop, and none
         of a waveform below one STFT window.
     """
-    waveform = np.asarray(waveform, np.float32)
-    num_frames = config.num_frames(len(waveform))
-    if num_frames == 0:
-        return np.zeros((0, config.num_mels), np.float32)
-    frames = np.lib.stride_tricks.sliding_window_view(waveform, config.window_samples)
-    frames = frames[:: config.hop_samples]
-    # In single precision, as TensorFlow's: quiet bands show the difference.
-    count = np.arange(config.window_samples, dtype=np.float32)
-    phase = np.float32(2 * np.pi) * count / np.float32(config.window_samples)
-    window = np.float32(0.5) - np.float32(0.5) * np.cos(phase)
-    mel = np.empty((num_frames, config.num_mels), np.float32)
-    for start in range(0, num_frames, 4096):  # a long file fits into memory
-        part = frames[start : start + 4096] * window
-        magnitude = np.abs(np.fft.rfft(part, config.fft_size)).astype(np.float32)
-        mel[start : start + 4096] = magnitude @ mel_matrix(config)
-    return np.log(np.clip(mel, config.log_floor, config.log_ceiling))
+    mel = mel_magnitudes(np.asarray(waveform, np.float32), config) * scale
+    return np.log(np.clip(mel, config.log_floor, config.log_ceiling)).astype(np.float32)
 
 
 def split_windows(
@@ -163,7 +200,8 @@ def clip_windows(
         float32 [W, window_frames, num_mels, 1], W at least 1: a clip below one window
         is filled up with frames of log(log_floor).
     """
-    mel = log_mel(normalize_level(waveform, config.level), config)
+    waveform = np.asarray(waveform, np.float32)
+    mel = log_mel(waveform, config, level_factor(waveform, config.level))
     missing = max(0, config.window_frames - len(mel))
     floor = np.float32(np.log(config.log_floor))
     mel = np.pad(mel, ((0, missing), (0, 0)), constant_values=floor)

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from cola_msa import checkpoints
 from cola_msa.embedder import Batcher, Embedder
-from cola_msa.frontend import log_mel, normalize_level
+from cola_msa.frontend import exact_log_mel, level_factor
 
 # The API asks for 50 ms or less: events are matched with that tolerance.
 TIMESTAMP_HOP_FRAMES = 5
@@ -118,9 +118,9 @@ def _embed_times(sound: np.ndarray, embedder: Embedder) -> np.ndarray:
     before = window_samples // 2
     total = (num_times - 1) * hop_samples + window_samples
     after = max(0, total - before - len(sound))
-    level = normalize_level(sound, frontend.level)
-    padded = tf.pad(level, [[before, after]])
-    mel = log_mel(padded, frontend).numpy()
+    padded = tf.pad(sound, [[before, after]])
+    scale = level_factor(sound, frontend.level)
+    mel = exact_log_mel(padded, frontend, scale).numpy()
     found: list[np.ndarray] = []
     batcher = Batcher(
         embedder.model.embed, lambda _, rows: found.append(rows), embedder.batch_size

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from cola_msa import checkpoints, download, pretrained
+from cola_msa import checkpoints, download, exported_files, pretrained
 from cola_msa.batch_statistics import BatchStatistics
 from cola_msa.config import FrontendConfig, from_dict
 from cola_msa.model import ContrastiveModel
@@ -43,7 +43,8 @@ class OpenedModel:
         description: One line for logs and titles.
         details: What its config.json or metadata.json says: `config`, `data`, `step`,
             `git_commit`.
-        matcher: Scores mixtures against stems; None for an export that cannot.
+        matcher: Scores mixtures against stems; None for an export that cannot (ONNX,
+            TFLite, a SavedModel without signature `match`).
         projector: Projection head, keras.Model [n, dim] -> [n, 512]; None for an
             export.
         similarity: Layer, (anchors [A, 512], candidates [P, 512]) -> [A, P], without
@@ -125,10 +126,12 @@ def find_kind(path: str | os.PathLike) -> str:
         )
     if not path.is_dir():
         raise RunError(f"{path} is a file; name {wanted}, which are folders")
-    if (path / "saved_model.pb").exists():
+    exported = exported_files.find_file(path)
+    if (path / "saved_model.pb").exists() or exported:
         if not (path / "metadata.json").exists():
+            what = exported.name if exported else "a SavedModel"
             raise RunError(
-                f"{path}: a SavedModel without metadata.json, which "
+                f"{path}: {what} without metadata.json, which "
                 "python -m cola_msa.export writes beside it"
             )
         return "export"
@@ -141,7 +144,7 @@ def find_kind(path: str | os.PathLike) -> str:
     hint = f"; {newest} is a run" if newest else ""
     raise RunError(
         f"{path}: neither a run, an export nor a pretrained folder: it holds neither "
-        f"config.json nor saved_model.pb{hint}"
+        f"config.json nor saved_model.pb, encoder.onnx or encoder.tflite{hint}"
     )
 
 
@@ -328,11 +331,20 @@ def _open_export(path: pathlib.Path) -> OpenedModel:
         raise RunError(
             f"{path / 'metadata.json'}: damaged ({error!r}); export again"
         ) from error
-    try:
-        loaded = tf.saved_model.load(str(path))
-        encoder = _Signature(loaded, "embed_log_mel", "log_mel", "embedding")
-    except (OSError, KeyError, tf.errors.OpError) as error:
-        raise RunError(f"{path}: damaged SavedModel ({error}); export again") from error
+    encoder: Callable[..., tf.Tensor]
+    matcher = None
+    file = exported_files.find_file(path)
+    if file is not None:
+        encoder = exported_files.FileEncoder(file, dim)
+    else:
+        try:
+            loaded = tf.saved_model.load(str(path))
+            encoder = _Signature(loaded, "embed_log_mel", "log_mel", "embedding")
+        except (OSError, KeyError, tf.errors.OpError) as error:
+            raise RunError(
+                f"{path}: damaged SavedModel ({error}); export again"
+            ) from error
+        matcher = _export_matcher(loaded, frontend.num_mels)
     return OpenedModel(
         kind="export",
         path=path,
@@ -342,7 +354,7 @@ def _open_export(path: pathlib.Path) -> OpenedModel:
         key=key,
         description=f"export {path.resolve().name}, step {metadata['step']}",
         details=_details(metadata, metadata["step"]),
-        matcher=_export_matcher(loaded, frontend.num_mels),
+        matcher=matcher,
     )
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cola_msa import audio
-from cola_msa.frontend import log_mel, normalize_level, split_windows
+from cola_msa.frontend import exact_log_mel, split_windows
 from cola_msa.loading import OpenedModel
 
 _BATCH = 64  # windows that pass through the network at once
@@ -67,14 +67,14 @@ def project_file(model: OpenedModel, path: str | os.PathLike) -> Projected:
     """
     if model.matcher is None:
         raise MatchError(
-            f"{model.path}: this export has no signature match; export the run again, "
-            "or name the run itself"
+            f"{model.path}: this export has no signature match; export the run again "
+            "with --format=saved_model, or name the run itself"
         )
     frontend = model.frontend
     decoded = audio.decode(path)
     waveform = audio.to_mono(decoded, frontend.sample_rate_hz)
     audio.check_length(waveform, frontend)
-    mel = log_mel(normalize_level(waveform, frontend.level), frontend)
+    mel = exact_log_mel(waveform, frontend)
     windows = split_windows(mel, frontend).numpy()
     parts = [
         model.matcher.project(windows[i : i + _BATCH])

@@ -5,7 +5,6 @@ songs as there are, for the trained network and for the one it started from, and
 the paired interval of their difference. Writes <run_dir>/eval/retrieval/results.json.
 """
 
-import dataclasses
 import pathlib
 from typing import Any
 
@@ -23,11 +22,10 @@ from cola_msa.retrieval import (
     retrieval_draws,
     retrieve,
 )
-from cola_msa.validation import Validator
+from cola_msa.untrained import untrained_model
 
 NUM_CANDIDATES = 64
 NUM_ROUNDS = 8
-_FRESH_BATCH = 32  # pairs a batch, for the statistics of a network without a run
 
 
 def retrieval_of(
@@ -68,12 +66,12 @@ def compare_with_untrained(
     config = checkpoints.load_config(run_dir)
     sampler = PairSampler(data, config.train, split)
     trained_model = checkpoints.load_model(run_dir, step, "pairs")
-    untrained_model = _untrained_model(run_dir, data)
+    untrained_network = untrained_model(run_dir, data, "pairs")
     found = {
         "trained": retrieval_of(trained_model, sampler),
-        "untrained": retrieval_of(untrained_model, sampler),
+        "untrained": retrieval_of(untrained_network, sampler),
         "untrained_trained_kernel": retrieval_of(
-            untrained_model, sampler, trained_model
+            untrained_network, sampler, trained_model
         ),
     }
     results: dict[str, Any] = {name: r.scores() for name, r in found.items()}
@@ -107,37 +105,6 @@ def compare_with_untrained(
     results["split"] = split
     results["num_candidates"] = NUM_CANDIDATES
     return results
-
-
-def _untrained_model(
-    run_dir: str | pathlib.Path, data: PreparedData
-) -> ContrastiveModel:
-    """The network that a run started from; a fresh one where weights were imported."""
-    if 0 in checkpoints.kept_steps(run_dir):
-        return checkpoints.load_model(run_dir, 0, "pairs")
-    config = checkpoints.load_config(run_dir)
-    logging.info(
-        "%s has kept no untrained network: one with fresh weights of seed %d, with "
-        "batch-norm statistics of this data",
-        run_dir,
-        config.train.seed,
-    )
-    described = checkpoints.load_run(run_dir)["data"]
-    model = ContrastiveModel(
-        config.model,
-        config.frontend,
-        described["log_mel_mean"],
-        described["log_mel_std"],
-        config.train.seed,
-    )
-    train = dataclasses.replace(
-        config.train, batch_size=min(config.train.batch_size, _FRESH_BATCH)
-    )
-    validator = Validator(
-        model, PairSampler(data, train), None, train.statistics_batches
-    )
-    validator.estimate_statistics()["pairs"].assign_to(model)
-    return model
 
 
 def render(results: dict[str, Any]) -> str:

@@ -24,7 +24,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from cola_msa.frontend import log_mel, normalize_level
+from cola_msa.frontend import exact_log_mel, level_factor
 from cola_msa.loading import OpenedModel
 
 _NETWORK_WINDOWS = 256  # windows that pass through the network at once
@@ -118,9 +118,11 @@ class ExportModule(tf.Module):
     ) -> dict[str, tf.Tensor]:
         return self._score(
             self._in_parts(
-                mixture_windows, self._project_windows, self._projection_dim
+                (mixture_windows,), self._project_windows, self._projection_dim
             ),
-            self._in_parts(stem_windows, self._project_windows, self._projection_dim),
+            self._in_parts(
+                (stem_windows,), self._project_windows, self._projection_dim
+            ),
         )
 
     def _embed_waveform(
@@ -129,47 +131,57 @@ class ExportModule(tf.Module):
         config = self.frontend
         lengths = tf.clip_by_value(lengths, 0, tf.shape(waveform)[1])
         is_real = tf.sequence_mask(lengths, tf.shape(waveform)[1], tf.float32)
-        waveform = normalize_level(waveform * is_real, config.level, lengths)
-        # Zeros at the end give log(log_floor) frames: a clip below one window is
-        # padded to one, in the graph.
-        window_samples = (
-            config.window_frames - 1
-        ) * config.hop_samples + config.window_samples
-        missing = tf.maximum(0, window_samples - tf.shape(waveform)[1])
-        waveform = tf.pad(waveform, [[0, 0], [0, missing]])
-        mel = log_mel(waveform, config)
+        waveform *= is_real
+        scale = level_factor(waveform, config.level, lengths)
         num_frames = tf.maximum(
             0, 1 + (lengths - config.window_samples) // config.hop_samples
         )
-        # Frames that reach past a shorter clip's end would differ from the same
-        # clip's alone: they are padding.
-        is_frame = tf.sequence_mask(num_frames, tf.shape(mel)[1])
-        floor = tf.math.log(tf.constant(config.log_floor, tf.float32))
-        mel = tf.where(is_frame[..., tf.newaxis], mel, floor)
         num_windows = tf.maximum(1, num_frames // config.window_frames)
-        most = tf.reduce_max(num_windows)
-        batch = tf.shape(waveform)[0]
-        windows = tf.reshape(
-            mel[:, : most * config.window_frames],
-            [batch * most, config.window_frames, config.num_mels, 1],
+        batch, most = tf.shape(waveform)[0], tf.reduce_max(num_windows)
+        # Windows are cut before the log-mel is computed: a long file fits into memory.
+        hop = config.window_frames * config.hop_samples
+        window = hop - config.hop_samples + config.window_samples
+        needed = (most - 1) * hop + window
+        waveform = waveform[:, :needed]
+        missing = needed - tf.shape(waveform)[1]
+        waveform = tf.pad(waveform, [[0, 0], [0, missing]])
+        sounds = tf.reshape(tf.signal.frame(waveform, window, hop), [-1, window])
+        # A window's own frames; what lies behind them is padding.
+        first = tf.range(most) * config.window_frames
+        frames = tf.reshape(num_frames[:, tf.newaxis] - first, [-1])
+        embedded = self._in_parts(
+            (sounds, frames, tf.repeat(scale, most)), self._embed_sounds, self._dim
         )
-        is_window = tf.sequence_mask(num_windows, most, tf.float32)
-        embedded = self._in_parts(windows, self._encode, self._dim)
         embedded = tf.reshape(embedded, [batch, most, self._dim])
+        is_window = tf.sequence_mask(num_windows, most, tf.float32)
         embedded *= is_window[..., tf.newaxis]
         mean = tf.reduce_sum(embedded, 1) / tf.cast(num_windows, tf.float32)[:, None]
         return {"windows": embedded, "clip": mean, "num_windows": num_windows}
 
-    def _in_parts(self, windows: tf.Tensor, network: Any, dim: int) -> tf.Tensor:
-        """Calls a network on [N, ...] part by part: a long file fits into memory."""
-        total = tf.shape(windows)[0]
+    def _embed_sounds(
+        self, sounds: tf.Tensor, num_frames: tf.Tensor, scale: tf.Tensor
+    ) -> tf.Tensor:
+        """Embeds windows [n, samples] of which num_frames [n] are no padding."""
+        config = self.frontend
+        mel = exact_log_mel(sounds, config, scale)
+        is_frame = tf.sequence_mask(tf.maximum(0, num_frames), config.window_frames)
+        floor = tf.math.log(tf.constant(config.log_floor, tf.float32))
+        mel = tf.where(is_frame[..., tf.newaxis], mel, floor)
+        return self._encode(mel[..., tf.newaxis])
+
+    def _in_parts(
+        self, inputs: tuple[tf.Tensor, ...], network: Any, dim: int
+    ) -> tf.Tensor:
+        """Calls a network on inputs [N, ...] part by part: long files fit."""
+        total = tf.shape(inputs[0])[0]
         num_parts = (total + _NETWORK_WINDOWS - 1) // _NETWORK_WINDOWS
         parts = tf.TensorArray(
             tf.float32, num_parts, infer_shape=False, element_shape=[None, dim]
         )
         for i in tf.range(num_parts):
-            part = windows[i * _NETWORK_WINDOWS : (i + 1) * _NETWORK_WINDOWS]
-            parts = parts.write(i, network(part))
+            first = i * _NETWORK_WINDOWS
+            part = [values[first : first + _NETWORK_WINDOWS] for values in inputs]
+            parts = parts.write(i, network(*part))
         return parts.concat()
 
     def save(self, folder: pathlib.Path) -> None:

@@ -93,7 +93,8 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
         )
     class_names = tuple(sorted({genre for genre, _ in keys}))
     number = {genre: k for k, genre in enumerate(class_names)}
-    if len(keys) >= _REAL_FROM:
+    is_published = len(keys) >= _REAL_FROM
+    if is_published:
         counts = {split: len(found) for split, found in listed.items()}
         check_counts("GTZAN", counts | {"genres": len(class_names)}, _REAL_COUNTS)
     audio = _list_audio(dataset_dir)
@@ -117,7 +118,7 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
                     wants_stems=split in options.stem_splits,
                 )
             )
-    return DatasetIndex(tuple(clips), class_names, tuple(failures))
+    return DatasetIndex(tuple(clips), class_names, tuple(failures), is_published)
 
 
 CITATION = (
@@ -132,6 +133,12 @@ LAYOUT = (
     "that folder, do too), and train_filtered.txt, valid_filtered.txt, "
     "test_filtered.txt in --split_dir or in <dataset_dir>"
 )
+HOMEPAGE = "http://marsyas.info/downloads/datasets.html"
+DOWNLOAD = (
+    "genres.tar.gz (1.2 GB), unpacked into <dataset_dir>; the three lists of the "
+    "fault-filtered split are in GTZAN_split of "
+    "https://github.com/jongpillee/music_dataset_split"
+)
 DATASET = Dataset(
     name="gtzan",
     task_type="multiclass",
@@ -143,6 +150,8 @@ DATASET = Dataset(
     licence=LICENCE,
     layout=LAYOUT,
     metadata=tuple(LISTS.values()),
+    homepage=HOMEPAGE,
+    download=DOWNLOAD,
 )
 
 if __name__ == "__main__":

@@ -83,7 +83,8 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
     ]
     class_names = tuple(sorted({tag for _, row in rows for tag in row[5:] if tag}))
     number = {tag: k for k, tag in enumerate(class_names)}
-    if len(rows) >= _REAL_FROM:
+    is_published = len(rows) >= _REAL_FROM
+    if is_published:
         counts = {"tracks": len(rows), "tags": len(class_names)}
         check_counts("MTG-Jamendo", counts, _REAL_COUNTS)
     clips, failures = [], []
@@ -111,7 +112,7 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
                 wants_stems=split in options.stem_splits,
             )
         )
-    return DatasetIndex(tuple(clips), class_names, tuple(failures))
+    return DatasetIndex(tuple(clips), class_names, tuple(failures), is_published)
 
 
 CITATION = (
@@ -127,6 +128,11 @@ LAYOUT = (
     "<dataset_dir>/34/786434.mp3 (or .low.mp3) and so on, and "
     f"{SUBSET}-train.tsv, -validation.tsv, -test.tsv in --split_dir or in <dataset_dir>"
 )
+HOMEPAGE = "https://github.com/MTG/mtg-jamendo-dataset"
+DOWNLOAD = (
+    "the audio by its scripts/download/download.py (raw_30s, audio, or the smaller "
+    "audio-low), and data/splits/split-0 of the repository"
+)
 DATASET = Dataset(
     name="jamendo",
     task_type="multilabel",
@@ -138,6 +144,8 @@ DATASET = Dataset(
     licence=LICENCE,
     layout=LAYOUT,
     metadata=(f"{SUBSET}-*.tsv",),
+    homepage=HOMEPAGE,
+    download=DOWNLOAD,
 )
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from typing import Any
 from absl import app, flags
 
 _WRONG, _USAGE, _INTERRUPTED = 1, 2, 130
-_DATASETS = ("mtat", "nsynth", "fma")
+_DATASETS = ("mtat", "nsynth", "fma", "gtzan", "jamendo", "labelled_folder")
 
 flags.disclaim_key_flags()
 
@@ -29,6 +29,13 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     add: dict[str, Any] = {"flag_values": values}
     flags.DEFINE_enum("dataset", None, _DATASETS, "Which dataset.", **add)
     flags.DEFINE_string("dataset_dir", None, "Where it was unpacked.", **add)
+    flags.DEFINE_string(
+        "split_dir",
+        None,
+        "Folder of the published split files, where they are not in --dataset_dir "
+        "(gtzan, jamendo).",
+        **add,
+    )
     flags.DEFINE_bool(
         "durations",
         True,
@@ -61,20 +68,25 @@ def execute(values: Any) -> int:
         ("licence", dataset.licence),
         ("cite", dataset.citation),
     ):
-        print(f"{title}: {text}")
+        if text:
+            print(f"{title}: {text}")
+    if values.split_dir and "split_dir" not in dataset.options:
+        return _complain(f"--split_dir is not for --dataset={dataset.name}", _USAGE)
     try:
         report = validation.validate(
             dataset,
             pathlib.Path(values.dataset_dir),
             values.durations,
             values.num_workers or len(os.sched_getaffinity(0)),
+            split_dir=values.split_dir,
         )
         if values.output:
             problems = [dataclasses.asdict(problem) for problem in report.problems]
             text = json.dumps(problems, indent=1) + "\n"
             pathlib.Path(values.output).write_text(text, encoding="utf-8")
     except DatasetError as error:
-        return _complain(f"{error}; get it from {dataset.homepage}", _USAGE)
+        source = f"; get it from {dataset.homepage}" if dataset.homepage else ""
+        return _complain(f"{error}{source}", _USAGE)
     except (validation.ValidationError, OSError) as error:
         return _complain(str(error), _WRONG)
     except KeyboardInterrupt:

@@ -54,6 +54,7 @@ class Report:
         clips_by_split: Files that exist, by split.
         num_classes: Classes by the metadata.
         is_published: The metadata has the published counts.
+        has_metadata: There are published ones at all; a user's own folders have none.
         problems: What is wrong, by path.
         hours: Sum of the durations; None where they were not read.
         formats: Files by format, rate and channels; empty likewise.
@@ -65,6 +66,7 @@ class Report:
     clips_by_split: dict[str, int]
     num_classes: int
     is_published: bool
+    has_metadata: bool
     problems: tuple[Problem, ...]
     hours: float | None
     formats: dict[str, int]
@@ -92,6 +94,7 @@ def validate(
     with_durations: bool = True,
     num_workers: int = 1,
     show_progress: bool = True,
+    split_dir: str | None = None,
 ) -> Report:
     """Compares a dataset's files with its metadata.
 
@@ -102,6 +105,7 @@ def validate(
             its container's own bookkeeping. Nothing is decoded.
         num_workers: Processes for that; 1 works in this one.
         show_progress: Whether to draw progress bars.
+        split_dir: Folder of published split files; None for `dataset_dir`.
 
     Returns:
         The Report.
@@ -112,7 +116,12 @@ def validate(
     """
     if not dataset_dir.is_dir():
         raise DatasetError(f"--dataset_dir={dataset_dir} is not a folder")
-    found = dataset.index(dataset_dir, IndexOptions())
+    options = IndexOptions(test_share=dataset.test_share)
+    if split_dir:
+        options = dataclasses.replace(
+            options, split_dir=os.path.relpath(split_dir, dataset_dir)
+        )
+    found = dataset.index(dataset_dir, options)
     problems = []
     for failure in found.failures:
         kind = "metadata"
@@ -148,6 +157,7 @@ def validate(
         clips_by_split=dict(Counter(clip.split for clip in found.clips)),
         num_classes=len(found.class_names),
         is_published=found.is_published,
+        has_metadata=bool(dataset.homepage),
         problems=tuple(problems),
         hours=sum(s.seconds for s in scanned) / 3600 if with_durations else None,
         formats=dict(Counter(s.form for s in scanned if s.form).most_common()),
@@ -280,11 +290,12 @@ def describe(report: Report, log: Callable[[str], None], num_shown: int = 5) -> 
         log(f"audio: {report.hours:.2f} h")
     for form, count in report.formats.items():
         log(f"  {count} {form}")
-    log(
-        "metadata: the published counts"
-        if report.is_published
-        else "metadata: not the published one, so its counts were not compared"
-    )
+    if report.has_metadata:
+        log(
+            "metadata: the published counts"
+            if report.is_published
+            else "metadata: not the published one, so its counts were not compared"
+        )
     for problem in report.problems:
         if problem.known:
             log(f"known: {problem.path}: {problem.reason}; {problem.known}")

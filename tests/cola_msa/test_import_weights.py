@@ -9,55 +9,25 @@ import pytest
 import tensorflow as tf
 
 from cola_msa import checkpoints, import_weights, loading, released
-from cola_msa.model import ContrastiveModel
 from cola_msa.storage import RunError
-
-SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
-ENCODER = "embedding_model/layer_with_weights-0/layer_with_weights-"
-KERNEL = f"_similarity_layer/bilinear_product_weight{SUFFIX}"
+from tests.cola_msa.released_layout import (
+    ENCODER,
+    KERNEL,
+    SUFFIX,
+    make_tensors,
+    make_variables,
+    write_checkpoint,
+)
 
 
 @pytest.fixture(scope="module")
 def variables():
-    config = import_weights.released_config()
-    return released.released_variables(ContrastiveModel(config.model, config.frontend))
+    return make_variables()
 
 
 @pytest.fixture(scope="module")
 def tensors(variables):
-    """Random weights of small activations, with batch-norm statistics of their own."""
-    random = np.random.default_rng(7)
-    found = {}
-    for key, variable in variables.items():
-        shape, name = tuple(variable.shape), key.split("/")[-3]
-        if name in ("gamma", "variance", "moving_variance"):
-            value = random.uniform(0.5, 1.5, shape)
-        elif "kernel" in name:
-            value = random.normal(0, 1 / np.sqrt(np.prod(shape[:-1])), shape)
-        else:
-            value = random.normal(0, 0.1, shape)
-        dtype = np.int64 if name == "count" else np.float32
-        found[key] = np.asarray(value, dtype)
-    return found
-
-
-def write_checkpoint(folder, tensors, name="checkpoint-3"):
-    """As the authors' optimizer leaves it: with keys that are no weights."""
-    some = ENCODER + "1/kernel"
-    tensors = {
-        **tensors,
-        f"save_counter{SUFFIX}": np.int64(3),
-        f"optimizer/iter{SUFFIX}": np.int64(64000),
-        f"{some}/.OPTIMIZER_SLOT/optimizer/m{SUFFIX}": np.zeros((3, 3, 1, 32)),
-    }
-    prefix = str(folder / name)
-    tf.raw_ops.SaveV2(
-        prefix=prefix,
-        tensor_names=list(tensors),
-        shape_and_slices=[""] * len(tensors),
-        tensors=list(tensors.values()),
-    )
-    return prefix
+    return make_tensors(variables)
 
 
 @pytest.fixture(scope="module")

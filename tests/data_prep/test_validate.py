@@ -1,5 +1,6 @@
 """What a check of a download finds, fault by fault."""
 
+import importlib
 import json
 import pathlib
 
@@ -220,3 +221,57 @@ def test_real_music_where_it_lies_beside_the_checkout(name, capsys):
     if not (MUSIC / name).exists():
         pytest.skip("no ../shared/music beside the checkout")
     assert check(name, MUSIC / name, "--nodurations") == 0
+
+
+# Tasks beyond the paper's -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "num_clips", "splits"),
+    [
+        ("gtzan", 6, "test 2, train 2, validation 2"),
+        ("jamendo", 6, "test 2, train 2, validation 2"),
+        ("labelled_folder", 12, "test "),
+    ],
+)
+def test_a_good_tree_of_another_task_passes(name, num_clips, splits, tmp_path, capsys):
+    root = write(name, tmp_path)
+    assert check(name, root) == 0
+    printed = capsys.readouterr().out
+    assert f"files: {num_clips} of {num_clips} ({splits}" in printed
+    module = importlib.import_module(f"data_prep.{name}")
+    for text in (module.LICENCE, module.CITATION, module.LAYOUT):
+        assert text in printed
+    has_source = name != "labelled_folder"
+    assert ("get it from: http" in printed) == has_source
+    assert ("metadata: not the published one" in printed) == has_source
+
+
+@pytest.mark.parametrize("name", ["gtzan", "jamendo", "labelled_folder"])
+@pytest.mark.parametrize(
+    ("spoil", "kind"),
+    [(spoil_missing, "missing"), (spoil_empty, "empty"), (spoil_half, "short")],
+)
+def test_a_bad_file_of_another_task_is_found(name, spoil, kind, tmp_path, capsys):
+    root = write(name, tmp_path)
+    path = sorted(p for p in root.rglob("*.*") if p.suffix in (".mp3", ".wav"))[0]
+    spoil(path)
+    is_gone = name == "labelled_folder" and kind == "missing"
+    assert check(name, root) == (0 if is_gone else 1)  # no list says it should be there
+    printed = capsys.readouterr()
+    if not is_gone:
+        assert f"{kind}: " in printed.out and path.stem in printed.out
+        assert "1 of " in printed.err
+
+
+def test_lists_may_lie_elsewhere(tmp_path, capsys):
+    root = trees.write_gtzan(tmp_path / "raw")
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    for path in root.glob("*_filtered.txt"):
+        path.rename(lists / path.name)
+    assert check("gtzan", root) == 2
+    assert "train_filtered.txt" in capsys.readouterr().err
+    assert check("gtzan", root, f"--split_dir={lists}") == 0
+    assert check("nsynth", root, f"--split_dir={lists}") == 2
+    assert "--split_dir is not for --dataset=nsynth" in capsys.readouterr().err

@@ -1,0 +1,98 @@
+"""The network that a run started from, also where none was kept.
+
+A run of ours keeps its untrained network as step 0. Imported weights come without
+one: the comparison is then a network with fresh weights of the run's configuration and
+seed, whose batch-norm statistics are estimated from the data at hand, as a run of ours
+does from its own.
+"""
+
+import dataclasses
+import hashlib
+import os
+
+import numpy as np
+from absl import logging
+
+from cola_msa import checkpoints
+from cola_msa.model import ContrastiveModel
+from cola_msa.pairs import PairSampler
+from cola_msa.prepared import PreparedData
+from cola_msa.records import DataError, manifest_hash
+from cola_msa.validation import Validator
+
+_BATCH = 32  # pairs a batch of the statistics, at the most
+
+
+def has_untrained(run_dir: str | os.PathLike) -> bool:
+    """Whether the run kept its untrained network."""
+    return 0 in checkpoints.kept_steps(run_dir)
+
+
+def untrained_model(
+    run_dir: str | os.PathLike, data: PreparedData, statistics: str
+) -> ContrastiveModel:
+    """The network that a run started from; a fresh one where weights were imported.
+
+    Args:
+        run_dir: The run.
+        data: Where a fresh network's batch-norm statistics come from: its training
+            split.
+        statistics: `anchors`, of mixtures alone, or `pairs`, for which data must hold
+            the run's sources.
+
+    Returns:
+        ContrastiveModel, ready for inference.
+
+    Raises:
+        RunError: If there is no such run.
+        PairError: If the data lacks the run's sources.
+        DataError: If the training split has no segment.
+    """
+    if has_untrained(run_dir):
+        return checkpoints.load_model(run_dir, 0, statistics)
+    run, config = checkpoints.load_run(run_dir), checkpoints.load_config(run_dir)
+    logging.info(
+        "%s has kept no untrained network: one with fresh weights of seed %d, with "
+        "batch-norm statistics of %s",
+        run_dir,
+        config.train.seed,
+        data.data_dir,
+    )
+    model = ContrastiveModel(
+        config.model,
+        config.frontend,
+        run["data"]["log_mel_mean"],
+        run["data"]["log_mel_std"],
+        config.train.seed,
+    )
+    train = config.train
+    if statistics == "anchors":
+        train = dataclasses.replace(train, source="none", augment="none")
+    index = data.index("train")
+    is_usable = ~index.is_tail & (index.num_frames >= config.frontend.window_frames)
+    num_usable = int(np.count_nonzero(is_usable))
+    if not num_usable:
+        raise DataError(
+            f"{data.data_dir}: the training split has no whole segment to estimate "
+            "the untrained network's batch-norm statistics from"
+        )
+    size = min(train.batch_size, _BATCH, num_usable)
+    train = dataclasses.replace(train, batch_size=size)
+    sampler = PairSampler(data, train)
+    validator = Validator(model, sampler, None, train.statistics_batches)
+    validator.estimate_statistics()[statistics].assign_to(model)
+    return model
+
+
+def untrained_key(
+    run_dir: str | os.PathLike, data: PreparedData, statistics: str
+) -> str:
+    """16 hexadecimal digits that stand for what `untrained_model` computes."""
+    if has_untrained(run_dir):
+        return checkpoints.encoder_key(run_dir, 0, statistics)
+    parts = (
+        checkpoints.load_run(run_dir)["config"],
+        manifest_hash(data.data_dir),
+        statistics,
+    )
+    return hashlib.sha256(f"untrained {parts}".encode()).hexdigest()[:16]
