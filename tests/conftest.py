@@ -67,10 +67,12 @@ def fake_clip(clip: int, num_segments: int, seed: int = 0) -> list[records.Segme
 
 
 def write_prepared(
-    data_dir: pathlib.Path, splits: dict[str, int], num_segments: int = 4
+    data_dir: pathlib.Path,
+    splits: dict[str, int],
+    num_segments: int = 4,
+    frontend: FrontendConfig = FrontendConfig(),
 ) -> pathlib.Path:
     """Writes a prepared folder of fake clips; `splits` gives clips a split."""
-    frontend = FrontendConfig()
     frontend_hash = config_hash(frontend)
     data_dir.mkdir(parents=True, exist_ok=True)
     manifest_splits = {}
