@@ -97,7 +97,8 @@ def load_side(path: str | pathlib.Path) -> Side:
     if not collection.runs:
         raise CompareError(f"--compare: {'; '.join(collection.problems)}")
     run = collection.runs[0]
-    results = {task: found for task in TASKS if (found := run.final(task))}
+    names = dict.fromkeys((*TASKS, *(result.task for result in run.results)))
+    results = {task: found for task in names if (found := run.final(task))}
     if not results:
         raise CompareError(
             f"--compare: {path} has not been judged yet: python -m cola_msa.eval "
@@ -123,9 +124,8 @@ def compare(
     Raises:
         CompareError: If they share no task, or were judged on different clips.
     """
-    shared = [
-        task for task in TASKS if task in first.results and task in second.results
-    ]
+    names = dict.fromkeys((*TASKS, *first.results))
+    shared = [t for t in names if t in first.results and t in second.results]
     if not shared:
         raise CompareError(
             f"--compare: no task that both have: {first.name} has "

@@ -293,6 +293,13 @@ def runs_and_others(collection: Collection) -> list[Block]:
         Heading("Runs"),
         report_tables.build_runs(collection.runs),
     ]
+    further = report_tables.build_further(collection.runs)
+    if further is not None:
+        text = (
+            "The paper has no numbers for these: compare with chance, with the "
+            "untrained network, and with rows of the same data."
+        )
+        blocks += [Heading("Tasks beyond the paper's"), Text(text), further]
     others = report_tables.build_others(collection.runs)
     if others is not None:
         text = "Other probes, protocols or shares of labels than the paper's tables."

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cola_msa import metrics, results
-from cola_msa.tasks import PAPER_PAIRS, TASKS
+from cola_msa.tasks import PAPER_PAIRS, SCORE_TITLES, TASKS
 
 NUM_RESAMPLES = 1000
 
@@ -53,6 +53,16 @@ class Result:
     def task(self) -> str:
         """Name of the task."""
         return self.content["task"]
+
+    @property
+    def is_of_the_paper(self) -> bool:
+        """Whether the task is one of the paper's."""
+        return self.task in TASKS
+
+    @property
+    def title(self) -> str:
+        """The task's title."""
+        return str(self.content.get("title") or self.task)
 
     @property
     def step(self) -> int | None:
@@ -161,8 +171,11 @@ def read_result(folder: pathlib.Path) -> Result:
 
 def _check_result(result: Result) -> None:
     """Touches whatever the report reads, so that it is known to be there."""
-    if result.task not in TASKS:
-        raise ValueError(f"task {result.task!r}, which the report does not have")
+    if not isinstance(result.task, str) or not result.scores:
+        raise ValueError(f"task {result.task!r} with scores {list(result.scores)}")
+    unknown = sorted(set(result.scores) - set(SCORE_TITLES))
+    if unknown:
+        raise ValueError(f"scores {unknown}, which no task has")
     _ = (result.step, result.pairs, result.clips, result.num_heads)
     _ = (result.deviations, result.statistics, result.test_data)
     for row in result.scores.values():

@@ -261,17 +261,52 @@ def _code_cell(run: Run) -> Cell:
     return Cell(str(commit)[:10] if commit else "no commit", text)
 
 
+def _protocol_words(run: Run, result: Result) -> list[str]:
+    """In what a result departs from the default protocol."""
+    words = list(result.deviations)
+    if result.statistics not in (None, run.config.train.statistics_inputs):
+        words.append(f"batch-norm statistics of {result.statistics}")
+    return words
+
+
+def build_further(runs: Iterable[Run]) -> Table | None:
+    """Results on tasks that the paper does not have; None where there are none."""
+    rows = []
+    for run in runs:
+        title = run.strategy.title if run.strategy else run.name
+        for result in run.results:
+            if result.is_of_the_paper:
+                continue
+            words = "; ".join(_protocol_words(run, result)) or "default"
+            who = "untrained" if result.is_untrained else title
+            scale = Cell(f"{result.pairs or 0:,} pairs", share_of_paper(result.pairs))
+            data = str(result.content["data"]["manifest_hash"])
+            for name, row in result.scores.items():
+                cell = score_cell(summarize([result], name))
+                rows.append(
+                    (
+                        Cell(result.task, f"{result.title}\nmanifest {data}"),
+                        Cell(who, f"{run.name}, step {result.step}"),
+                        Cell(words),
+                        scale,
+                        Cell(SCORE_TITLES[name], f"chance {row['chance']:.3f}"),
+                        cell,
+                    )
+                )
+    rows.sort(key=lambda row: (row[0].text, row[0].note))
+    header = ("task", "encoder", "protocol", "scale", "score", "value")
+    return Table("Results on further tasks", header, tuple(rows)) if rows else None
+
+
 def build_others(runs: Iterable[Run]) -> Table | None:
     """Results by other protocols, which the paper's tables leave out."""
     rows = []
     for run in runs:
         title = run.strategy.title if run.strategy else run.name
         for result in run.results:
-            if run.is_usual(result):
+            if run.is_usual(result) or not result.is_of_the_paper:
                 continue
-            words = list(result.deviations)
-            if result.statistics not in (None, run.config.train.statistics_inputs):
-                words.append(f"batch-norm statistics of {result.statistics}")
+            words = _protocol_words(run, result)
             for name, row in result.scores.items():
                 text = f"{row['low']:.3f} to {row['high']:.3f}\n{result.clips:,} clips"
                 rows.append(

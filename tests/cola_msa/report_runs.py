@@ -13,7 +13,13 @@ from cola_msa.presets import get_preset
 from cola_msa.records import SCHEMA_VERSION, manifest_hash, write_manifest
 from cola_msa.storage import write_json
 from cola_msa.strategies import STRATEGIES
-from cola_msa.tasks import MULTILABEL, PAPER_PAIRS, PAPER_UPDATES, TASKS
+from cola_msa.tasks import (
+    MULTILABEL,
+    OTHER_TASKS,
+    PAPER_PAIRS,
+    PAPER_UPDATES,
+    TASKS,
+)
 
 TAGS = ("fast", "drums", "guitar", "rare", "harp")
 CLASSES = ("rock", "jazz", "folk")
@@ -96,7 +102,7 @@ def draw_scores(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Labels, and scores that follow them the more the higher the quality."""
     labels_rng, rng = np.random.default_rng(7), np.random.default_rng([11, seed])
-    if TASKS[task].task_type == MULTILABEL:
+    if (TASKS | OTHER_TASKS)[task].task_type == MULTILABEL:
         labels = (labels_rng.random((num_clips, len(TAGS))) < 0.4).astype(np.int64)
         labels[:, 3] = 0  # a tag without positives does not count
         signal = labels
@@ -120,7 +126,7 @@ def write_result(
     **fields,
 ) -> pathlib.Path:
     """An evaluation of synthetic scores, scored and written by the project itself."""
-    spec = TASKS[task]
+    spec = (TASKS | OTHER_TASKS)[task]
     labels, scores = draw_scores(task, quality, seed, num_clips)
     is_tags = spec.task_type == MULTILABEL
     names = TAGS if is_tags else CLASSES
@@ -143,7 +149,7 @@ def write_result(
         "splits": {**counts, "test": {"clips": num_clips, "windows": 1500}},
         "absent_splits": [],
         "paper_clips": dict(
-            zip(("train", "validation", "test"), spec.paper_clips, strict=True)
+            zip(("train", "validation", "test"), spec.paper_clips or (), strict=False)
         ),
         "paper_scale": {"updates": PAPER_UPDATES, "pairs": PAPER_PAIRS},
         "head": {"standardize": False},

@@ -256,3 +256,16 @@ def test_only_the_papers_tables_are_known(values):
 def test_numbers_are_sorted_and_named_once():
     assert report.parse_numbers("tables", ["3", "1", "3"], (1, 2, 3)) == [1, 3]
     assert report.parse_numbers("tables", [], (1, 2, 3)) == []
+
+
+def test_tasks_beyond_the_papers_are_compared_too(tmp_path):
+    data = write_data(tmp_path / "data")
+    for name, quality in (("good", 1.0), ("poor", 0.1)):
+        run_dir = write_run(tmp_path / "runs", "msa", data, name=name)
+        write_result(run_dir, "folder", quality=quality, seed=int(quality))
+        if name == "good":
+            write_result(run_dir, "gtzan")
+    found = compare.compare(*sides(tmp_path), 200)
+    assert [d.task for d in found] == ["folder", "folder"]
+    assert found[0].score == "accuracy" and found[0].is_clear and found[0].value > 0
+    assert "good is better than poor" in compare.verdict(found[0], "good", "poor")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from cola_msa import (
+    report,
     report_curves,
     report_data,
     report_missing,
@@ -19,6 +20,7 @@ from cola_msa.tasks import PUBLISHED
 from tests.cola_msa.report_runs import (
     draw_scores,
     write_data,
+    write_result,
     write_run,
 )
 
@@ -148,3 +150,38 @@ def test_a_run_of_no_strategy_is_listed_apart(tmp_path):
     row = report_tables.build_runs(found.runs).rows[0]
     assert row[1].text == "none of the paper's"
     assert "--source=vocals,drums" in row[1].note
+
+
+def test_tasks_beyond_the_papers_have_a_table_of_their_own(tmp_path):
+    run_dir = write_run(tmp_path, "msa", write_data(tmp_path / "data"))
+    write_result(run_dir, "mtat")
+    write_result(run_dir, "folder", quality=0.9)
+    untrained = {"encoder": "untrained", "step": 0}
+    write_result(run_dir, "folder", folder="folder-untrained", encoder=untrained)
+    path = write_result(run_dir, "jamendo", folder="my_task") / "results.json"
+    content = json.loads(path.read_text()) | {"task": "my_task", "title": "my labels"}
+    write_json(path, content)  # a task from a file has any name
+    found = report_data.collect([run_dir])
+    assert found.problems == ()
+    table = report_tables.build_further(found.runs)
+    rows = {(r[0].text, r[1].text, r[4].text): r for r in table.rows}
+    assert len(rows) == len(table.rows) == 6  # two scores each
+    row = rows["folder", "MSA", "WA"]
+    stored = json.loads((run_dir / "eval" / "folder" / "results.json").read_text())
+    assert row[5].text == f"{stored['scores']['accuracy']['value']:.3f}"
+    assert "60 clips" in row[5].note and "chance" in row[4].note
+    assert ("folder", "untrained", "WA") in rows
+    assert "my labels" in rows["my_task", "MSA", "PR-AUC"][0].note
+    assert report_tables.build_others(found.runs) is None
+    headings = [b.text for b in report.build_blocks(found)[0] if hasattr(b, "text")]
+    assert "Tasks beyond the paper's" in headings
+
+
+def test_a_score_that_no_task_has_is_left_out_by_name(tmp_path):
+    run_dir = write_run(tmp_path, "msa", write_data(tmp_path / "data"))
+    path = write_result(run_dir, "folder") / "results.json"
+    content = json.loads(path.read_text())
+    content["scores"]["beauty"] = content["scores"]["accuracy"]
+    write_json(path, content)
+    (problem,) = report_data.collect([run_dir]).problems
+    assert "beauty" in problem and str(path) in problem
