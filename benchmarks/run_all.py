@@ -18,6 +18,7 @@ from cola_msa.console import run_command
 _FOLDER = pathlib.Path(__file__).parent
 _STAGES = (
     ("bench_step.py", "--profile"),
+    ("bench_first.py",),
     ("bench_pairs.py",),
     ("bench_embed.py",),
     ("bench_probe.py",),

@@ -5,6 +5,8 @@ operations differ, and only where a CPU is faster by them:
 
 - `CpuDepthwiseConv2D`: the filter's gradient of kernels of 5 x 5 and larger by
   TensorFlow's own kernel instead of oneDNN's, which reorders its inputs there.
+- `CpuZeroPadding2D`: in training the strided convolution after it pads on its own,
+  which saves a copy of its input and one of its gradient.
 - `CpuPointwiseConv2D`: convolutions of 1 x 1 as matrix products.
 - `CpuSwish`: the gradient x -> s + x s (1 - s), s = sigmoid(x), compiled into one pass
   over memory instead of six.
@@ -97,7 +99,11 @@ def _within_reach(kernel: tf.Tensor, sizes: Sequence[int | None]) -> tf.Tensor:
 
 
 def depthwise_conv(
-    inputs: tf.Tensor, kernel: tf.Tensor, stride: int, padding: str
+    inputs: tf.Tensor,
+    kernel: tf.Tensor,
+    stride: int,
+    padding: str,
+    margins: Sequence[int] = (),
 ) -> tf.Tensor:
     """Depthwise convolution whose filter gradient takes the faster kernel.
 
@@ -106,15 +112,25 @@ def depthwise_conv(
         kernel: float32 [size, size, channels, 1]; an odd size.
         stride: Of both axes.
         padding: `VALID`, or with stride 1 `SAME`.
+        margins: With `VALID`: zeros to lay around the inputs first, at top, bottom,
+            left and right.
 
     Returns:
         float32 [batch, out height, out width, channels].
     """
     strides = [1, stride, stride, 1]
-    margins = [0, 0, 0, 0]
+    own: dict[str, Any] = {"padding": padding}
     if padding == "SAME":
         kernel = _within_reach(kernel, inputs.shape[1:3])
-        margins = [size // 2 for size in kernel.shape[:2] for _ in range(2)]
+        explicit = [size // 2 for size in kernel.shape[:2] for _ in range(2)]
+    else:
+        explicit = list(margins) or [0, 0, 0, 0]
+    by_number = {
+        "padding": "EXPLICIT",
+        "explicit_paddings": [0, 0, *explicit, 0, 0],
+    }
+    if margins:
+        own = by_number
 
     @tf.custom_gradient
     def convolve(inputs: tf.Tensor, kernel: tf.Tensor) -> Any:
@@ -124,7 +140,7 @@ def depthwise_conv(
                 filter=kernel,
                 out_backprop=upstream,
                 strides=strides,
-                padding=padding,
+                **own,
             )
             # The same numbers of rows and columns as `padding`, said one by one: so
             # the operation is not handed to oneDNN.
@@ -133,12 +149,14 @@ def depthwise_conv(
                 filter_sizes=tf.shape(kernel),
                 out_backprop=upstream,
                 strides=strides,
-                padding="EXPLICIT",
-                explicit_paddings=[0, 0, *margins, 0, 0],
+                **by_number,
             )
             return to_inputs, to_kernel
 
-        return tf.nn.depthwise_conv2d(inputs, kernel, strides, padding), gradient
+        outputs = tf.raw_ops.DepthwiseConv2dNative(
+            input=inputs, filter=kernel, strides=strides, **own
+        )
+        return outputs, gradient
 
     return convolve(inputs, kernel)
 
@@ -177,6 +195,22 @@ class CpuGlobalAverage(keras.layers.GlobalAveragePooling2D):
 
 
 @keras.saving.register_keras_serializable(package="cola_msa")
+class CpuZeroPadding2D(keras.layers.ZeroPadding2D):
+    """Keras's ZeroPadding2D before a `CpuDepthwiseConv2D`, to which it leaves its task.
+
+    In training what comes out is not padded yet.
+    """
+
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Pads [batch, height, width, channels]; the margins may hang on the result."""
+        if not training:
+            return super().call(inputs)
+        outputs = tf.identity(inputs)
+        outputs._cola_msa_margins = [n for axis in self.padding for n in axis]
+        return outputs
+
+
+@keras.saving.register_keras_serializable(package="cola_msa")
 class CpuDepthwiseConv2D(keras.layers.DepthwiseConv2D):
     """Keras's DepthwiseConv2D."""
 
@@ -187,6 +221,7 @@ class CpuDepthwiseConv2D(keras.layers.DepthwiseConv2D):
             tf.convert_to_tensor(self.kernel),
             self.strides[0],
             self.padding.upper(),
+            getattr(inputs, "_cola_msa_margins", ()),
         )
 
 
@@ -214,6 +249,26 @@ def _feeds_average(layer: keras.layers.Layer) -> bool:
     )
 
 
+def _takes_padding(layer: keras.layers.Layer) -> bool:
+    """Whether it is a strided convolution of what was padded for it."""
+    return layer.strides[0] > 1 and any(
+        isinstance(parent.operation, keras.layers.ZeroPadding2D)
+        for node in layer._inbound_nodes
+        for parent in node.parent_nodes
+    )
+
+
+def _leaves_padding(layer: keras.layers.ZeroPadding2D) -> bool:
+    """Whether every layer after it is a convolution that can pad on its own."""
+    following = [node.operation for node in layer._outbound_nodes]
+    return bool(following) and all(
+        isinstance(other, keras.layers.DepthwiseConv2D)
+        and other.padding == "valid"
+        and cpu_layer(other) is CpuDepthwiseConv2D
+        for other in following
+    )
+
+
 def cpu_layer(layer: keras.layers.Layer) -> type[keras.layers.Layer]:
     """The class that computes `layer` in less time on a CPU; its own if none does."""
     channels_last = getattr(layer, "data_format", None) == "channels_last"
@@ -223,6 +278,9 @@ def cpu_layer(layer: keras.layers.Layer) -> type[keras.layers.Layer]:
     elif isinstance(layer, keras.layers.GlobalAveragePooling2D):
         if channels_last:
             return CpuGlobalAverage
+    elif isinstance(layer, keras.layers.ZeroPadding2D):
+        if channels_last and _leaves_padding(layer):
+            return CpuZeroPadding2D
     elif isinstance(layer, keras.layers.DepthwiseConv2D):
         size, stride = layer.kernel_size[0], layer.strides[0]
         if (
@@ -234,7 +292,7 @@ def cpu_layer(layer: keras.layers.Layer) -> type[keras.layers.Layer]:
             and not layer.use_bias
             and layer.activation in (None, keras.activations.linear)
             and size % 2
-            and size > _ONEDNN_FILTER_LIMIT
+            and (size > _ONEDNN_FILTER_LIMIT or _takes_padding(layer))
             and (layer.padding == "valid" or stride == 1)
         ):
             return CpuDepthwiseConv2D

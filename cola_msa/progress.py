@@ -1,5 +1,6 @@
 """What a training run says of its extent and its expected end."""
 
+import os
 import time
 
 from absl import logging
@@ -41,10 +42,22 @@ class Progress:
             num_updates * self.pairs_per_update,
         )
 
-    def note_update(self, num_left: int) -> None:
-        """After the fourth update says the rate since the first, which built graphs."""
+    def note_update(self, num_left: int, seconds: float) -> None:
+        """Says when the first update ended, and after the fourth the rate since then.
+
+        Args:
+            num_left: Updates that are left.
+            seconds: What this update took; the first one builds graphs.
+        """
         if len(self._first_times) > _RATE_UPDATES:
             return
+        if not self._first_times:
+            logging.info(
+                "first update done %.1f s after the command began (%.1f s of them for "
+                "building its graph and running it)",
+                seconds_since_start(),
+                seconds,
+            )
         self._first_times.append(time.monotonic())
         if len(self._first_times) <= _RATE_UPDATES:
             return
@@ -56,3 +69,11 @@ class Progress:
             ", ".join(self._devices),
             f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h",
         )
+
+
+def seconds_since_start() -> float:
+    """Seconds since this process was started, its imports included; Linux alone."""
+    with open("/proc/self/stat") as file:
+        fields = file.read().rpartition(")")[2].split()
+    started = int(fields[19]) / os.sysconf("SC_CLK_TCK")  # since the system's start
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started

@@ -198,6 +198,7 @@ class Trainer:
             except StopRequestedError:
                 outcome = "interrupted"
                 self._save()
+                self.workers.share([0.0])  # the others leave when it is written
         return outcome
 
     def _open_run_dir(self, stack: contextlib.ExitStack) -> ScalarWriter | None:
@@ -265,10 +266,11 @@ class Trainer:
                 row = self._one_update(next(batches))
                 state["update"] += 1
                 state["rows"].append(row)
-                state["step_seconds"] += time.monotonic() - started
+                seconds = time.monotonic() - started
+                state["step_seconds"] += seconds
                 bar.update()
                 bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
-                self._progress.note_update(self.num_updates - self.update)
+                self._progress.note_update(self.num_updates - self.update, seconds)
 
     def _batches(self) -> Iterator[Any]:
         """What the updates that are left take, for this worker's replicas."""

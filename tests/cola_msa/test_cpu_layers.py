@@ -26,13 +26,13 @@ def _relative(found, expected):
     return np.linalg.norm(found - expected) / np.linalg.norm(expected)
 
 
-def _values_and_gradients(layer, inputs, upstream, mode):
+def _values_and_gradients(layer, inputs, upstream, mode, **options):
     """(output, gradients of sum(output * upstream): inputs' and weights')."""
 
     def compute(inputs, upstream):
         with tf.GradientTape() as tape:
             tape.watch(inputs)
-            output = layer(inputs)
+            output = layer(inputs, **options)
             score = tf.reduce_sum(output * upstream)
         weights = [v.value for v in layer.trainable_variables]
         return [output, *tape.gradient(score, [inputs, *weights])]
@@ -41,14 +41,14 @@ def _values_and_gradients(layer, inputs, upstream, mode):
     return compute(tf.constant(inputs), tf.constant(upstream))
 
 
-def _compare(layer, replaced, inputs, mode):
+def _compare(layer, replaced, inputs, mode, **options):
     layer.build(inputs.shape)
     replaced.build(inputs.shape)
     replaced.set_weights(layer.get_weights())
     random = np.random.default_rng(1)
     upstream = random.normal(size=layer(inputs).shape).astype(np.float32)
-    expected = _values_and_gradients(layer, inputs, upstream, mode)
-    found = _values_and_gradients(replaced, inputs, upstream, mode)
+    expected = _values_and_gradients(layer, inputs, upstream, mode, **options)
+    found = _values_and_gradients(replaced, inputs, upstream, mode, **options)
     assert len(found) == len(expected)
     for ours, keras_own in zip(found, expected, strict=True):
         assert ours.shape == keras_own.shape
@@ -69,6 +69,61 @@ def test_depthwise_convolution_equals_keras(size, stride, padding, height, width
     assert replaced is cpu_layers.CpuDepthwiseConv2D
     replaced = replaced.from_config(layer.get_config())
     _compare(layer, replaced, _inputs(3, height, width, 6), mode)
+
+
+def _clone(model):
+    return keras.models.clone_model(
+        model,
+        clone_function=lambda old: cpu_layers.cpu_layer(old).from_config(
+            old.get_config()
+        ),
+    )
+
+
+def _padded(size, padding, height):
+    inputs = keras.Input((height, 8, 6))
+    padded = keras.layers.ZeroPadding2D(padding)(inputs)
+    layer = keras.layers.DepthwiseConv2D(size, strides=2, use_bias=False)
+    return keras.Model(inputs, layer(padded))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("is_training", [True, False])
+@pytest.mark.parametrize(
+    ("size", "padding"),
+    [(3, ((0, 1), (0, 1))), (5, ((1, 2), (1, 2))), (5, ((2, 2), (1, 2)))],
+)
+@pytest.mark.parametrize("height", [13, 12, 3])
+def test_strided_convolution_that_pads_on_its_own_equals_keras(
+    height, size, padding, is_training, mode
+):
+    layer = _padded(size, padding, height)
+    replaced = _clone(layer)
+    assert [type(part) for part in replaced.layers[1:]] == [
+        cpu_layers.CpuZeroPadding2D,
+        cpu_layers.CpuDepthwiseConv2D,
+    ]
+    inputs = _inputs(3, height, 8, 6)
+    _compare(layer, replaced, inputs, mode, training=is_training)
+    if mode == "graph":
+        graph = tf.function(lambda x: replaced(x, training=is_training))
+        concrete = graph.get_concrete_function(tf.constant(inputs))
+        kinds = {operation.type for operation in concrete.graph.get_operations()}
+        assert ("Pad" in kinds) != is_training
+
+
+def test_padding_that_another_layer_sees_stays_as_it_is():
+    layer = _padded(3, 1, 12)
+    padded = layer.layers[1].output
+    both = keras.Model(layer.inputs, [layer.output, keras.layers.ReLU()(padded)])
+    assert type(_clone(both).layers[1]) is keras.layers.ZeroPadding2D
+    inputs = _inputs(2, 12, 8, 6)
+    clone = _clone(both)
+    clone.set_weights(both.get_weights())
+    for found, expected in zip(
+        clone(inputs, training=True), both(inputs, training=True), strict=True
+    ):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -111,12 +166,7 @@ def test_swish_with_its_mean_equals_keras(mode):
     layer = _gate(
         keras.layers.Activation("swish"), keras.layers.GlobalAveragePooling2D()
     )
-    replaced = keras.models.clone_model(
-        layer,
-        clone_function=lambda old: cpu_layers.cpu_layer(old).from_config(
-            old.get_config()
-        ),
-    )
+    replaced = _clone(layer)
     kinds = {type(part) for part in replaced.layers}
     assert {cpu_layers.CpuSwishAndMean, cpu_layers.CpuGlobalAverage} <= kinds
     _compare(layer, replaced, _inputs(2, 5, 4, 3), mode)
@@ -132,6 +182,8 @@ def test_global_average_of_another_tensor_is_its_own():
     "layer",
     [
         keras.layers.DepthwiseConv2D(3, padding="same", use_bias=False),
+        keras.layers.DepthwiseConv2D(3, strides=2, use_bias=False),
+        keras.layers.ZeroPadding2D(1),
         keras.layers.DepthwiseConv2D(5, strides=2, padding="same", use_bias=False),
         keras.layers.DepthwiseConv2D(5, padding="same"),
         keras.layers.DepthwiseConv2D(5, padding="same", dilation_rate=2),

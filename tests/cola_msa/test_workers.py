@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -93,26 +94,31 @@ def wait_for_update(run_dir, update: int, processes) -> None:
         time.sleep(0.02)
 
 
-def test_two_workers_train_as_two_devices_of_one_machine(prepared_dir, tmp_path):
-    """20 updates: both workers' weights are equal, and those of MirroredStrategy."""
-    arguments = ("--preset=smoke", "--threads=1", "--deterministic")
-    together = tmp_path / "together"
-    command = train_command(prepared_dir, together, *arguments)[3:]
+def assert_equal_weights(prepared_dir, run_dir, log_dir, *arguments) -> None:
+    """Trains with two workers, and compares what each of them ends with."""
+    command = train_command(prepared_dir, run_dir, *arguments)[3:]
     script = [sys.executable, "-c", WORKER]
     finish(
         [
             [*script, str(path), *command, "--distribution=multi_worker"]
-            for path in (tmp_path / "0.npz", tmp_path / "1.npz")
+            for path in (log_dir / "0.npz", log_dir / "1.npz")
         ],
-        tmp_path,
+        log_dir,
     )
-    with np.load(tmp_path / "0.npz") as first, np.load(tmp_path / "1.npz") as second:
+    with np.load(log_dir / "0.npz") as first, np.load(log_dir / "1.npz") as second:
         assert set(first) == set(second)
         for name in first:
             if "/moving_" not in name:  # each replica's own
                 np.testing.assert_array_equal(first[name], second[name], err_msg=name)
         own = [not np.array_equal(first[n], second[n]) for n in first if "moving_" in n]
-        assert any(own)
+        assert any(own) != ("--sync_batch_norm" in arguments)
+
+
+def test_two_workers_train_as_two_devices_of_one_machine(prepared_dir, tmp_path):
+    """20 updates: both workers' weights are equal, and those of MirroredStrategy."""
+    arguments = ("--preset=smoke", "--threads=1", "--deterministic")
+    together = tmp_path / "together"
+    assert_equal_weights(prepared_dir, together, tmp_path, *arguments)
     alone = tmp_path / "alone"
     subprocess.run(
         train_command(prepared_dir, alone, *arguments, "--cpu_devices=2"),
@@ -129,14 +135,82 @@ def test_two_workers_train_as_two_devices_of_one_machine(prepared_dir, tmp_path)
     assert done["pairs"] == 20 * 2 * 4
 
 
+# What two workers exchange differs by flag. With global negatives alone, replicas
+# share one draw; synchronised statistics leave no moving ones of a worker's own.
+EXCHANGES = {
+    "global_negatives": ("--global_negatives",),
+    "sync_batch_norm": ("--sync_batch_norm",),
+    "accumulate": ("--accumulate=2",),
+    "micro_batch": ("--micro_batch=2",),
+    "augment": ("--augment=gain",),
+    "all": (
+        "--global_negatives",
+        "--sync_batch_norm",
+        "--accumulate=2",
+        "--micro_batch=2",
+        "--augment=gain",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=() if case == "all" else pytest.mark.slow)
+        for case in EXCHANGES
+    ],
+)
+def test_two_workers_with_other_flags_end_with_equal_weights(
+    case, prepared_dir, tmp_path
+):
+    run_dir = tmp_path / "run"
+    arguments = ("--preset=smoke", "--threads=1", "--steps=1", "--updates_per_step=2")
+    arguments = (*arguments, *EXCHANGES[case])
+    assert_equal_weights(prepared_dir, run_dir, tmp_path, *arguments)
+    done = json.loads((run_dir / "done.json").read_text())
+    assert done["updates"] == 2
+
+
+MULTI = (*TINY, "--source=multi", "--batches=mixed", "--distribution=multi_worker")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(prepared_dir, tmp_path_factory):
+    """The run of two workers that nothing stopped."""
+    folder = tmp_path_factory.mktemp("workers")
+    finish([train_command(prepared_dir, folder / "run", *MULTI)] * 2, folder)
+    return folder / "run"
+
+
 @pytest.mark.slow
-def test_a_killed_worker_goes_on_exactly(prepared_dir, tmp_path):
+@pytest.mark.parametrize("index", [0, 1])
+def test_sigterm_at_one_worker_stops_both_in_order(
+    index, prepared_dir, uninterrupted, tmp_path
+):
+    """Both write the same checkpoint and go on as if nothing had been."""
+    run_dir = tmp_path / "found"
+    commands = [train_command(prepared_dir, run_dir, *MULTI)] * 2
+    with two_workers(commands, tmp_path) as processes:
+        wait_for_update(run_dir, 60, processes)
+        processes[index].send_signal(signal.SIGTERM)
+        codes = [process.wait(TIMEOUT_SECONDS) for process in processes]
+    logs = [read_log(tmp_path, number) for number in range(2)]
+    assert codes == [130, 130], "".join(logs)
+    stopped = {re.search(r"stopped at update (\d+) of 240", log)[1] for log in logs}
+    assert stopped == {str(newest_update(run_dir))}
+    assert not any("Traceback" in log for log in logs)
+    assert not (run_dir / "done.json").exists()
+    finish(commands, tmp_path)
+    message = f"going on at update {stopped.pop()}"
+    assert all(message in read_log(tmp_path, number) for number in range(2))
+    assert_equal_runs(run_dir, uninterrupted)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_goes_on_exactly(prepared_dir, uninterrupted, tmp_path):
     """It ends the other, with a message; both then end as if nothing had been."""
-    arguments = (*TINY, "--source=multi", "--batches=mixed")
-    arguments = (*arguments, "--distribution=multi_worker")
-    expected, found = tmp_path / "expected", tmp_path / "found"
-    finish([train_command(prepared_dir, expected, *arguments)] * 2, tmp_path)
-    commands = [train_command(prepared_dir, found, *arguments)] * 2
+    found = tmp_path / "found"
+    commands = [train_command(prepared_dir, found, *MULTI)] * 2
     with two_workers(commands, tmp_path) as (chief, victim):
         wait_for_update(found, 60, (chief, victim))
         victim.kill()
@@ -148,7 +222,7 @@ def test_a_killed_worker_goes_on_exactly(prepared_dir, tmp_path):
     assert not (found / "done.json").exists()
     finish(commands, tmp_path)
     assert "going on at update" in read_log(tmp_path, 1)
-    assert_equal_runs(found, expected)
+    assert_equal_runs(found, uninterrupted)
     # Once it has ended, the same command says so on both.
     finish(commands, tmp_path)
 
