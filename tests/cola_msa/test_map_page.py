@@ -97,9 +97,9 @@ def wait_for(driver, script: str):
     raise AssertionError(f"not within 10 s: {script}")
 
 
-def free_track(driver, data: dict) -> int:
-    """A track with nothing else close to it."""
-    places = np.array([at(driver, n) for n in range(NUM_TRACKS)])
+def free_of(driver, count: int) -> int:
+    """The one of so many tracks that has nothing else close to it."""
+    places = np.array([at(driver, n) for n in range(count)])
     distance = np.linalg.norm(places[:, None] - places[None], axis=2)
     np.fill_diagonal(distance, np.inf)
     return int(distance.min(axis=1).argmax())
@@ -148,7 +148,7 @@ def test_every_point_is_drawn_in_its_groups_colour(page, folder):
 
 def test_hover_shows_the_name(page, folder):
     _, data = folder
-    track = free_track(page, data)
+    track = free_of(page, NUM_TRACKS)
     mouse(page, "mouseMoved", *at(page, track))
     wait_for(page, f"colaMap.state().hovered === {track}")
     tip = page.find_element("id", "tip")
@@ -159,7 +159,7 @@ def test_hover_shows_the_name(page, folder):
 
 def test_a_click_plays_and_lists_the_neighbours_of_search(page, folder, tmp_path):
     root, data = folder
-    track = free_track(page, data)
+    track = free_of(page, NUM_TRACKS)
     click(page, *at(page, track))
     wait_for(page, f"colaMap.state().selected === {track}")
     assert page.find_element("id", "track").text == data["names"][track]
@@ -324,7 +324,7 @@ def test_a_phone_taps_and_pinches(folder, tmp_path):
         touch("touchEnd")
         assert state(phone)["zoom"] == pytest.approx(2, rel=0.05)
         phone.find_element("id", "reset").click()
-        track = free_track(phone, data)
+        track = free_of(phone, NUM_TRACKS)
         touch("touchStart", tuple(at(phone, track)))
         touch("touchEnd")
         wait_for(phone, f"colaMap.state().selected === {track}")
