@@ -253,6 +253,9 @@ def test_a_command_runs(command, place):
         pytest.importorskip("openunmix", reason="needs the extra separation")
     if "--format=onnx" in command:
         pytest.importorskip("tf2onnx", reason="needs the extra formats")
+    if "--compare" in command:  # runs/NAME was judged by the commands before
+        judge = ["--task=fma", "--run_dir=runs/OTHER", "--data_dir=prepared/fma"]
+        assert run_module("cola_msa.eval", *judge, cwd=place).returncode == 0
     module, *arguments = smaller(command)
     ran = run_module(module, *arguments, cwd=place)
     is_help = command.endswith("--helpfull")

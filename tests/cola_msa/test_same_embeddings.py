@@ -6,6 +6,8 @@ on files of every format, with passages in which bands lie near the log-mel's fl
 there, rounding of the front end would show.
 """
 
+import functools
+
 import numpy as np
 import pytest
 import soundfile
@@ -91,8 +93,13 @@ def waveform_of(path) -> np.ndarray:
     return audio.to_mono(audio.decode(path), RATE)
 
 
+@functools.cache
+def load_saved_model(folder):
+    return tf.saved_model.load(str(folder))
+
+
 def by_saved_model(folder, path):
-    embed = tf.saved_model.load(str(folder)).signatures["embed_waveform"]
+    embed = load_saved_model(folder).signatures["embed_waveform"]
     waveform = waveform_of(path)[np.newaxis]
     lengths = tf.constant([waveform.shape[1]])
     return embed(waveform=tf.constant(waveform), lengths=lengths)["windows"][0].numpy()
@@ -119,9 +126,14 @@ def by_tflite(folder, path):
     return interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
 
 
+@functools.cache
+def open_embedder(folder):
+    return Embedder.from_pretrained(folder)
+
+
 def by_python(folder, path):
     sound = audio.decode(path)
-    return Embedder.from_pretrained(folder).windows(sound.samples, sound.rate_hz)[1]
+    return open_embedder(folder).windows(sound.samples, sound.rate_hz)[1]
 
 
 def by_command(folder, paths, tmp_path):
