@@ -118,7 +118,8 @@ class TrainConfig:
         patience_steps: Window of the running average of the validation loss, in
             steps; training stops when the average no longer improves.
         statistics_batches: Training batches over which batch-norm statistics are
-            re-estimated for validation, kept checkpoints and export.
+            re-estimated for validation, kept checkpoints and export; before the first
+            update as many as a thousand pairs need, if that is fewer.
         statistics_inputs: What the encoder's are estimated from: `anchors` (mixtures
             alone) or `pairs` (whole batches; the pretext task always uses these).
         checkpoint_every_steps: Distance of the checkpoints that a resumed run

@@ -336,9 +336,8 @@ class Trainer:
         if is_kept or is_validated:
             statistics = self._stops.on_chief(self.estimate_statistics) or {}
         if is_validated:
-            found = (
-                self._stops.on_chief(lambda: self.validate(statistics["pairs"])) or {}
-            )
+            found = self._stops.on_chief(lambda: self.validate(statistics["pairs"]))
+            found = found or {}
             scalars |= {f"validation/{name}": value for name, value in found.items()}
             (loss,) = self.workers.share_chiefs([found.get("loss", 0.0)])
             state["validation"].append([step, loss])
@@ -382,7 +381,9 @@ class Trainer:
         name: str | None = None,
     ) -> None:
         if statistics is None:
-            statistics = self._stops.on_chief(self.estimate_statistics)
+            statistics = self._stops.on_chief(
+                lambda: self.estimate_statistics(step == 0)
+            )
         values = self.workers.replica_values(self.model.variables)
         if self.workers.is_chief:
             checkpoints.save_kept(
@@ -390,9 +391,9 @@ class Trainer:
             )
         self._kept_step = step if name is None else self._kept_step
 
-    def estimate_statistics(self) -> dict[str, BatchStatistics]:
+    def estimate_statistics(self, is_first: bool = False) -> dict[str, BatchStatistics]:
         """Batch-norm statistics of the weights as they are; see `Validator`."""
-        return self._validator.estimate_statistics(self._stops.stop_if_asked)
+        return self._validator.estimate_statistics(self._stops.stop_if_asked, is_first)
 
     def validate(self, statistics: BatchStatistics) -> dict[str, float]:
         """Scores the validation split in inference mode; see `Validator`."""

@@ -12,6 +12,7 @@ from cola_msa.pairs import PairSampler
 
 # Updates whose pairs serve batch-norm statistics; no training update reaches them.
 _STATISTICS_UPDATE = 2**40
+_FIRST_PAIRS = 1024  # of statistics before the first update
 
 
 class Validator:
@@ -55,20 +56,28 @@ class Validator:
         )
 
     def estimate_statistics(
-        self, before_batch: Callable[[], None] = lambda: None
+        self,
+        before_batch: Callable[[], None] = lambda: None,
+        is_first: bool = False,
     ) -> dict[str, BatchStatistics]:
         """Batch-norm statistics of the weights as they are, from training pairs.
 
         Args:
             before_batch: Called before every batch; what it raises comes through.
+            is_first: Whether they are those before the first update, which users wait
+                for: from a thousand pairs at most.
 
         Returns:
             Those of `anchors`, for an encoder that sees mixtures, and of `pairs`, for
             the pretext task, which sees stems too.
         """
+        num_batches = self._statistics_batches
+        if is_first:
+            enough = -(-_FIRST_PAIRS // self._training.batch_size)
+            num_batches = min(num_batches, enough)
 
         def batches(has_positives: bool) -> Iterator[tf.Tensor]:
-            for number in range(self._statistics_batches):
+            for number in range(num_batches):
                 before_batch()
                 pair = self._training.batch(_STATISTICS_UPDATE + number)
                 windows = pair["anchor"]

@@ -176,6 +176,28 @@ def test_validation_leaves_the_moving_statistics_alone(prepared, tmp_path):
         np.testing.assert_array_equal(a, np.array(v))
 
 
+def test_the_first_update_waits_for_a_thousand_pairs_at_most(
+    prepared, tmp_path, monkeypatch
+):
+    config = tiny_config()
+    config = dataclasses.replace(
+        config, train=dataclasses.replace(config.train, statistics_batches=300)
+    )
+    trainer = Trainer(config, prepared, tmp_path / "run")
+    batches, batch = [], PairSampler.batch
+    monkeypatch.setattr(
+        PairSampler,
+        "batch",
+        lambda self, *place: batches.append(place) or batch(self, *place),
+    )
+    trainer.estimate_statistics(is_first=True)
+    # Once for mixtures, once for whole batches.
+    assert len(batches) == 2 * 1024 / config.train.batch_size
+    batches.clear()
+    trainer.estimate_statistics()
+    assert len(batches) == 2 * 300
+
+
 @pytest.mark.parametrize(
     ("losses", "expected"),
     [([3, 2, 1, 0.9], False), ([3, 2, 2, 3], True), ([3, 3], False), ([], False)],
