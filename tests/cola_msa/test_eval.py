@@ -129,10 +129,13 @@ def test_unfiltered_uses_the_extra_clips(mtat, tmp_path):
         for results in (filtered, unfiltered, everything)
     ]
     assert clips == [(24, 9, 15), (24, 9, 21), (29, 9, 21)]
-    # The same head: equal scores of the clips that both test.
+    # The same head: equal scores of the clips that both test, but for the rounding of
+    # matrix products with other numbers of rows.
     first = np.load(tmp_path / "a" / "clip_scores.npz")
     second = np.load(tmp_path / "b" / "clip_scores.npz")
-    np.testing.assert_array_equal(first["scores"], second["scores"][:, :15])
+    np.testing.assert_allclose(
+        first["scores"], second["scores"][:, :15], rtol=0, atol=1e-6
+    )
     assert second["labels"][15:].sum() == 0
     assert "not the paper's protocol" in judge.render_table(everything)
 
