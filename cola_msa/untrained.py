@@ -15,7 +15,7 @@ from absl import logging
 
 from cola_msa import checkpoints
 from cola_msa.model import ContrastiveModel
-from cola_msa.pairs import PairSampler
+from cola_msa.pairs import PairSampler, parse_source
 from cola_msa.prepared import PreparedData
 from cola_msa.records import DataError, manifest_hash
 from cola_msa.validation import Validator
@@ -76,7 +76,12 @@ def untrained_model(
             f"{data.data_dir}: the training split has no whole segment to estimate "
             "the untrained network's batch-norm statistics from"
         )
-    size = min(train.batch_size, _BATCH, num_usable)
+    # A mini-batch holds segments of one source: the rarest decides.
+    counts = [
+        int(np.count_nonzero(is_usable & index.is_active[:, k]))
+        for k in parse_source(train.source, data.sources)
+    ]
+    size = max(1, min(train.batch_size, _BATCH, num_usable, *counts))
     train = dataclasses.replace(train, batch_size=size)
     sampler = PairSampler(data, train)
     validator = Validator(model, sampler, None, train.statistics_batches)

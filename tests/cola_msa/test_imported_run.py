@@ -48,6 +48,18 @@ def test_the_untrained_network_is_the_one_of_its_seed(imported, finished_run, pr
     )
 
 
+def test_few_active_segments_make_small_batches(imported, tmp_path):
+    from cola_msa.prepared import PreparedData
+
+    data = PreparedData(write_prepared(tmp_path / "data", {"train": 2}, 1))
+    index = data.index("train")
+    assert (index.is_active & ~index.is_tail[:, None]).sum(axis=0).min() in (1, 2)
+    model = untrained.untrained_model(imported, data, "pairs")
+    assert all(
+        np.isfinite(layer.moving_mean).all() for layer in model.batch_norm_layers()
+    )
+
+
 def test_its_statistics_for_probes_need_no_stems(imported, tmp_path):
     from cola_msa.prepared import PreparedData
 
