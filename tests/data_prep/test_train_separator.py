@@ -135,7 +135,9 @@ def test_the_folder_is_openunmixs(openunmix, trained, stems_dir):
         samples = torch.from_numpy(decoded.samples).double()
         expected = theirs(samples[None])[0].mean(1).numpy()
     found = np.stack(list(ours.separate(decoded, 44100).values()))
-    np.testing.assert_allclose(found, expected, atol=5e-5)
+    # Ours is in float32, whose rounding differs between processors.
+    np.testing.assert_allclose(found, expected, atol=2e-4)
+    assert np.linalg.norm(found - expected) < 1e-4 * np.linalg.norm(expected)
     assert np.abs(found).max() > 0.05
 
 
