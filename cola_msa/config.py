@@ -114,6 +114,8 @@ class TrainConfig:
         warmup_updates: Updates over which the rate rises linearly from 0.
         halve_at_step: The rate is halved from this step on; 0 means never.
         kernel_rate: The similarity kernel's rate, as a multiple of the network's.
+        average_decay: Decay an update of the weights' running average, which is then
+            what is validated, kept and exported; 0 means the last weights.
         validate_every_steps: Distance of pretext validations; 0 means never.
         patience_steps: Window of the running average of the validation loss, in
             steps; training stops when the average no longer improves.
@@ -151,6 +153,7 @@ class TrainConfig:
     warmup_updates: int = 0
     halve_at_step: int = 5000
     kernel_rate: float = 1.0
+    average_decay: float = 0.0
     validate_every_steps: int = 10
     patience_steps: int = 1000
     statistics_batches: int = 32

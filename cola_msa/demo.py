@@ -1,15 +1,19 @@
 """The whole job on the built-in music: python -m cola_msa.demo (make demo).
 
-Runs the commands that a user would type, one after another, each in a process of its
-own, and prints what came out. Finished work is reused when it runs again.
+Runs the commands that a user would type, each in a process of its own and two at a time
+where they do not wait for each other, and prints what came out. Finished work is reused
+when it runs again.
 """
 
+import contextlib
+import dataclasses
 import json
 import os
 import pathlib
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
 from typing import Any
 
@@ -55,55 +59,131 @@ def run_demo(
         task: demo_data.ensure(task, output_dir / "data", scale)
         for task in demo_data.TASKS
     }
-    _python(
-        "cola_msa.train",
-        "--source=multi",
-        f"--preset={preset}",
-        f"--seed={seed}",
-        f"--data_dir={data['mtat']}",
-        f"--run_dir={run_dir}",
-    )
-    key = checkpoints.encoder_key(run_dir)
-    for task in TASKS:
-        for encoder in ("trained", "untrained"):
-            name = task if encoder == "trained" else f"{task}-untrained"
-            _python(
-                "cola_msa.eval",
-                f"--task={task}",
-                f"--encoder={encoder}",
+    _side_by_side(
+        _Command(
+            "cola_msa.train",
+            (
+                "--source=multi",
+                f"--preset={preset}",
+                f"--seed={seed}",
+                f"--data_dir={data['mtat']}",
                 f"--run_dir={run_dir}",
-                f"--data_dir={data[task]}",
-                done=run_dir / "eval" / name / "results.json",
-            )
-    _python(
-        "cola_msa.retrieve",
-        f"--run_dir={run_dir}",
-        f"--data_dir={data['mtat']}",
-        done=run_dir / "eval" / "retrieval" / "results.json",
+            ),
+        )
     )
+    for task in TASKS:
+        _side_by_side(
+            *(
+                _Command(
+                    "cola_msa.eval",
+                    (
+                        f"--task={task}",
+                        f"--encoder={encoder}",
+                        f"--run_dir={run_dir}",
+                        f"--data_dir={data[task]}",
+                    ),
+                    done=_results_path(run_dir, name),
+                )
+                for encoder, name in (
+                    ("trained", task),
+                    ("untrained", f"{task}-untrained"),
+                )
+            )
+        )
     metadata = export_dir / "metadata.json"
+    key = checkpoints.encoder_key(run_dir)
     is_exported = (
         metadata.exists() and json.loads(metadata.read_text()).get("encoder_key") == key
     )
-    if not is_exported:
-        _python("cola_msa.export", f"--run_dir={run_dir}", f"--output_dir={export_dir}")
+    _side_by_side(
+        _Command(
+            "cola_msa.retrieve",
+            (f"--run_dir={run_dir}", f"--data_dir={data['mtat']}"),
+            done=_results_path(run_dir, "retrieval"),
+        ),
+        _Command(
+            "cola_msa.export",
+            (f"--run_dir={run_dir}", f"--output_dir={export_dir}"),
+            done=metadata if is_exported else None,
+        ),
+    )
     reloaded = _reload(export_dir, output_dir / "data" / "music" / "mtat")
     seconds = time.monotonic() - started
     return final_table(run_dir, export_dir, reloaded, seconds)
 
 
-def _python(module: str, *arguments: str, done: pathlib.Path | None = None) -> None:
-    command = [sys.executable, "-m", module, *arguments]
-    text = shlex.join(["python", *command[1:]])
-    if done is not None and done.exists():
-        print(f"\n$ {text}\n  (done before: {done})", flush=True)
-        return
-    print(f"\n$ {text}", flush=True)
-    if subprocess.run(command, check=False).returncode:
-        raise DemoError(
-            f"`{text}` failed; its message stands above. Started again, the demo goes "
-            "on from there"
+@dataclasses.dataclass(frozen=True)
+class _Command:
+    """`python -m module arguments`.
+
+    Attributes:
+        module: What runs.
+        arguments: Its flags.
+        done: A file that tells, where it exists, that it ran before.
+    """
+
+    module: str
+    arguments: tuple[str, ...]
+    done: pathlib.Path | None = None
+
+    def __str__(self) -> str:
+        return shlex.join(["python", "-m", self.module, *self.arguments])
+
+    def start(self, output: Any = None) -> subprocess.Popen:
+        """Starts it; all of its output goes to `output`, or where ours goes."""
+        error = None if output is None else subprocess.STDOUT
+        return subprocess.Popen(
+            [sys.executable, "-m", self.module, *self.arguments],
+            stdout=output,
+            stderr=error,
         )
+
+
+def _side_by_side(*commands: _Command) -> None:
+    """Runs commands at a time: half of each is start-up on one core.
+
+    The first one's output, with its progress bar, is seen as it comes; that of the
+    others when they have ended.
+
+    Raises:
+        DemoError: If one failed, when all have ended.
+    """
+    started: list[tuple[_Command, subprocess.Popen, Any]] = []
+    failed = None
+    with contextlib.ExitStack() as stack:
+        for command in commands:
+            if command.done is not None and command.done.exists():
+                print(f"\n$ {command}\n  (done before: {command.done})", flush=True)
+                continue
+            output = None
+            if started:
+                output = stack.enter_context(tempfile.TemporaryFile())
+            else:
+                print(f"\n$ {command}", flush=True)
+            process = command.start(output)
+            stack.callback(_end, process)
+            started.append((command, process, output))
+        for command, process, output in started:
+            code = process.wait()
+            if output is not None:
+                output.seek(0)
+                text = output.read().decode(errors="replace")
+                # Of a progress bar what it showed last.
+                lines = [line.rsplit("\r", 1)[-1] for line in text.split("\n")]
+                print("\n".join(["", f"$ {command}", *lines]), flush=True)
+            failed = failed or (command if code else None)
+    if failed:
+        raise DemoError(
+            f"`{failed}` failed; its message stands above. Started again, the demo "
+            "goes on from there"
+        )
+
+
+def _end(process: subprocess.Popen) -> None:
+    """Ends a process that still runs, as after Ctrl-C."""
+    if process.poll() is None:
+        process.terminate()
+    process.wait()
 
 
 # A process in which cola_msa cannot be imported: TensorFlow, soundfile and the folder.
@@ -218,8 +298,12 @@ def final_table(
     )
 
 
+def _results_path(run_dir: pathlib.Path, name: str) -> pathlib.Path:
+    return run_dir / "eval" / name / "results.json"
+
+
 def _results(run_dir: pathlib.Path, name: str) -> dict[str, Any]:
-    return json.loads((run_dir / "eval" / name / "results.json").read_text())
+    return json.loads(_results_path(run_dir, name).read_text())
 
 
 def main(argv: list[str]) -> None:

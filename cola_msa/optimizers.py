@@ -1,10 +1,13 @@
-"""Adam with a schedule, and a rate of its own for the similarity's kernel."""
+"""Adam with a schedule, a rate of its own for the kernel, and averaged weights."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from cola_msa import replicas
 from cola_msa.config import TrainConfig
 
 
@@ -49,12 +52,32 @@ class KernelRateAdam(keras.optimizers.Adam):
 
     Adam moves every entry of the 512 x 512 kernel by about the rate in one update; on
     projections that are nearly constant over a batch that is tens in the logits.
+
+    With `average_decay` it keeps a running average of the weights beside them. Over
+    the first updates the decay is smaller, n / (n + 9) after n, so that the weights of
+    the untrained network leave no trace. Keras's own `use_ema` assigns outside
+    of the strategy's update, which a mirrored variable refuses.
     """
 
-    def __init__(self, *args: Any, kernel_rate: float = 1.0, **kwargs: Any):
-        """Takes Adam's arguments and `kernel_rate`, the multiple."""
+    def __init__(
+        self,
+        *args: Any,
+        kernel_rate: float = 1.0,
+        average_decay: float = 0.0,
+        **kwargs: Any,
+    ):
+        """Takes Adam's arguments, the kernel's multiple and the average's decay."""
         super().__init__(*args, **kwargs)
         self.kernel_rate = kernel_rate
+        self.average_decay = average_decay
+        self.averages: list = []
+
+    def build(self, variables: list) -> None:
+        """Makes the slots of the variables to train."""
+        was_built = self.built
+        super().build(variables)
+        if self.average_decay and not was_built:
+            self.averages = self.add_optimizer_variables(variables, "average")
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Applies one variable's gradient."""
@@ -62,10 +85,43 @@ class KernelRateAdam(keras.optimizers.Adam):
         if self._trainable_variables[index].path.endswith("similarity/kernel"):
             learning_rate = learning_rate * self.kernel_rate
         super().update_step(gradient, variable, learning_rate)
+        if self.average_decay:
+            done = tf.cast(self.iterations, tf.float32)
+            decay = tf.minimum(self.average_decay, done / (done + 9.0))
+            average, value = self.averages[index], tf.convert_to_tensor(variable)
+            change = (1.0 - decay) * (value - tf.convert_to_tensor(average))
+            self.assign_add(average, change)
 
     def get_config(self) -> dict[str, Any]:
         """Keras's configuration of the optimizer."""
-        return {**super().get_config(), "kernel_rate": self.kernel_rate}
+        own = {"kernel_rate": self.kernel_rate, "average_decay": self.average_decay}
+        return {**super().get_config(), **own}
+
+
+@contextlib.contextmanager
+def averaged_weights(model: keras.Model) -> Iterator[None]:
+    """The model with its weights' running average in their place.
+
+    Inside, the trainable variables hold the average; after it their own values again,
+    bit for bit, on every replica. Nothing changes where no average is kept, or before
+    the first update.
+
+    Args:
+        model: Compiled with `build_optimizer`'s result, which is built.
+    """
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    averages = getattr(optimizer, "averages", [])
+    if not averages or not replicas.replica_values(optimizer.iterations)[0]:
+        yield
+        return
+    own = [replicas.replica_values(variable) for variable in model.trainable_variables]
+    try:
+        for variable, average in zip(model.trainable_variables, averages, strict=True):
+            replicas.assign_replicas(variable, replicas.replica_values(average))
+        yield
+    finally:
+        for variable, values in zip(model.trainable_variables, own, strict=True):
+            replicas.assign_replicas(variable, values)
 
 
 def build_optimizer(
@@ -78,15 +134,28 @@ def build_optimizer(
         has_loss_scale: Scale the loss, by a factor that adapts itself, so that
             gradients do not vanish in float16.
 
-    Source: section 5 (Adam, 0.001, halved after 5,000 steps); differs: warm-up and
-        the kernel's own rate, both off in the presets `paper` and `authors`.
+    Raises:
+        ValueError: If the average's decay is not at least 0 and below 1.
+
+    Source: section 5 (Adam, 0.001, halved after 5,000 steps); differs: warm-up, the
+        kernel's own rate and averaged weights, all off in the presets `paper` and
+        `authors`.
     """
     schedule = WarmupHalving(
         config.learning_rate,
         config.warmup_updates,
         config.halve_at_step * config.updates_per_step,
     )
-    optimizer = KernelRateAdam(schedule, kernel_rate=config.kernel_rate)
+    if not 0.0 <= config.average_decay < 1.0:
+        raise ValueError(
+            f"--average_decay={config.average_decay}: give 0 (the last weights) or a "
+            "decay below 1, as 0.99"
+        )
+    optimizer = KernelRateAdam(
+        schedule,
+        kernel_rate=config.kernel_rate,
+        average_decay=config.average_decay,
+    )
     if has_loss_scale:
         return keras.optimizers.LossScaleOptimizer(optimizer)
     return optimizer

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 _KEEP_PROBABILITY = 0.85  # of a stem beside the pair's own
-_MAX_SHIFT = 8  # mel bands, both ways
+_MAX_SHIFT = 3  # mel bands, both ways
 _NUM_WAVES = 4  # cosines whose sum is a filter
 _WAVE_DEVIATION = 0.5  # nepers, of each cosine's amplitude
 _LEVEL_DEVIATION = 0.3  # nepers

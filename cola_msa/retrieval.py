@@ -96,13 +96,74 @@ def retrieval_draws(
     return draws
 
 
+def project_draws(
+    sampler: PairSampler, draws: list[Draw], project: Any
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Projections of every draw's anchors and positives.
+
+    Args:
+        sampler: Reads the draws.
+        draws: From `retrieval_draws`.
+        project: float32 [N, frames, num_mels, 1] -> projections [N, D].
+
+    Returns:
+        For each draw of B pairs two float32 [B, D].
+    """
+    found = []
+    for draw in draws:
+        batch = sampler.read(draw)
+        windows = np.concatenate([batch["anchor"], batch["positive"]])
+        projections = np.asarray(project(tf.constant(windows, tf.float32)))
+        anchor, positive = np.split(projections, 2)
+        found.append((anchor, positive))
+    return found
+
+
+def rank_projections(
+    sampler: PairSampler,
+    draws: list[Draw],
+    projections: list[tuple[np.ndarray, np.ndarray]],
+    similarity: Any,
+) -> Retrieval:
+    """Ranks each mixture's own stem among its round's stems.
+
+    Args:
+        sampler: What the draws are of.
+        draws: From `retrieval_draws`.
+        projections: From `project_draws`.
+        similarity: (anchors [B, D], candidates [C, D]) -> [B, C].
+
+    Returns:
+        Retrieval over all rounds' queries.
+
+    Raises:
+        ValueError: If there are no draws.
+    """
+    if not draws:
+        raise ValueError("the split has too few active segments for retrieval")
+    _, song_of_clip = np.unique(sampler.index.groups, return_inverse=True)
+    ranks, songs, source, counts = [], [], [], []
+    for draw, (anchor, positive) in zip(draws, projections, strict=True):
+        scores = np.asarray(
+            similarity(tf.constant(anchor), tf.constant(positive)), np.float64
+        )
+        own = np.diag(scores)[:, np.newaxis]
+        better = (scores > own).sum(1)
+        equal = (scores == own).sum(1) - 1
+        ranks.append(1.0 + better + 0.5 * equal)
+        songs.append(song_of_clip[sampler.index.clip[draw.rows]])
+        source.append(draw.source)
+        counts.append(np.full(len(draw.rows), len(draw.rows)))
+    return Retrieval(*map(np.concatenate, (ranks, songs, source, counts)))
+
+
 def retrieve(
     sampler: PairSampler,
     draws: list[Draw],
     project: Any,
     similarity: Any,
 ) -> Retrieval:
-    """Ranks each mixture's own stem among its round's stems.
+    """`project_draws` and `rank_projections` in one.
 
     Args:
         sampler: Reads the draws.
@@ -113,24 +174,8 @@ def retrieve(
     Returns:
         Retrieval over all rounds' queries.
     """
-    _, song_of_clip = np.unique(sampler.index.groups, return_inverse=True)
-    ranks, songs, source, counts = [], [], [], []
-    for draw in draws:
-        batch = sampler.read(draw)
-        windows = np.concatenate([batch["anchor"], batch["positive"]])
-        projections = project(tf.constant(windows, tf.float32))
-        anchor, positive = tf.split(projections, 2)
-        scores = np.asarray(similarity(anchor, positive), np.float64)
-        own = np.diag(scores)[:, np.newaxis]
-        better = (scores > own).sum(1)
-        equal = (scores == own).sum(1) - 1
-        ranks.append(1.0 + better + 0.5 * equal)
-        songs.append(song_of_clip[sampler.index.clip[draw.rows]])
-        source.append(draw.source)
-        counts.append(np.full(len(draw.rows), len(draw.rows)))
-    if not ranks:
-        raise ValueError("the split has too few active segments for retrieval")
-    return Retrieval(*map(np.concatenate, (ranks, songs, source, counts)))
+    projections = project_draws(sampler, draws, project)
+    return rank_projections(sampler, draws, projections, similarity)
 
 
 def paired_interval(

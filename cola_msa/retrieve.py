@@ -19,6 +19,8 @@ from cola_msa.prepared import PreparedData
 from cola_msa.retrieval import (
     Retrieval,
     paired_interval,
+    project_draws,
+    rank_projections,
     retrieval_draws,
     retrieve,
 )
@@ -28,19 +30,15 @@ NUM_CANDIDATES = 64
 NUM_ROUNDS = 8
 
 
-def retrieval_of(
-    model: ContrastiveModel, sampler: PairSampler, kernel_from: Any = None
-) -> Retrieval:
+def retrieval_of(model: ContrastiveModel, sampler: PairSampler) -> Retrieval:
     """Retrieval of one model on fixed rounds of the sampler's split.
 
     Args:
         model: Network and similarity.
         sampler: Over the split to draw from.
-        kernel_from: A model whose similarity to use instead.
     """
-    similarity = (kernel_from or model).similarity
     draws = retrieval_draws(sampler, NUM_CANDIDATES, NUM_ROUNDS)
-    return retrieve(sampler, draws, project_function(model), similarity)
+    return retrieve(sampler, draws, project_function(model), model.similarity)
 
 
 def compare_with_untrained(
@@ -67,12 +65,21 @@ def compare_with_untrained(
     sampler = PairSampler(data, config.train, split)
     trained_model = checkpoints.load_model(run_dir, step, "pairs")
     untrained_network = untrained_model(run_dir, data, "pairs")
+    draws = retrieval_draws(sampler, NUM_CANDIDATES, NUM_ROUNDS)
+    projected = {
+        name: project_draws(sampler, draws, project_function(model))
+        for name, model in (
+            ("trained", trained_model),
+            ("untrained", untrained_network),
+        )
+    }
     found = {
-        "trained": retrieval_of(trained_model, sampler),
-        "untrained": retrieval_of(untrained_network, sampler),
-        "untrained_trained_kernel": retrieval_of(
-            untrained_network, sampler, trained_model
-        ),
+        name: rank_projections(sampler, draws, projected[network], kernel.similarity)
+        for name, network, kernel in (
+            ("trained", "trained", trained_model),
+            ("untrained", "untrained", untrained_network),
+            ("untrained_trained_kernel", "untrained", trained_model),
+        )
     }
     results: dict[str, Any] = {name: r.scores() for name, r in found.items()}
     per_source = {}

@@ -97,6 +97,13 @@ _TRAIN_FLAGS = {
     "kernel_rate": flags.DEFINE_float(
         "kernel_rate", None, "The similarity kernel's rate, as a multiple."
     ),
+    "average_decay": flags.DEFINE_float(
+        "average_decay",
+        None,
+        "Decay of the weights' running average, which is validated and kept; 0: none.",
+        lower_bound=0.0,
+        upper_bound=0.99999,
+    ),
     "validate_every_steps": flags.DEFINE_integer(
         "validate_every_steps", None, "Distance of validations; 0: none.", lower_bound=0
     ),

@@ -19,7 +19,7 @@ from cola_msa.acceleration import choose_acceleration
 from cola_msa.batch_statistics import BatchStatistics
 from cola_msa.config import Config
 from cola_msa.model import ContrastiveModel
-from cola_msa.optimizers import build_optimizer
+from cola_msa.optimizers import averaged_weights, build_optimizer
 from cola_msa.pairs import PairSampler, silence_value
 from cola_msa.prepared import PreparedData
 from cola_msa.progress import Progress
@@ -72,8 +72,7 @@ class Trainer:
         )
         logging.info("%s", self.acceleration)
         num_parts(config.train)  # refuses what does not fit, before anything is made
-        manifest = data.manifest
-        mean, std = manifest["log_mel_mean"], manifest["log_mel_std"]
+        mean, std = (data.manifest[f"log_mel_{name}"] for name in ("mean", "std"))
         silent = silence_value(config.model.silence, data.frontend.log_floor, mean)
         self.sampler = PairSampler(
             data, config.train, "train", silent, self.num_replicas
@@ -172,17 +171,16 @@ class Trainer:
             stands, and the same command goes on after an interruption.
         """
         # One look at the disk for all: they must go the same way.
-        is_done = (self.run_dir / checkpoints.DONE_NAME).exists()
-        found = [is_done, self.update]
+        path = self.run_dir / checkpoints.DONE_NAME
+        found = [path.exists(), self.update]
         is_ended, update = self.workers.share_chiefs(found)
         if (is_ended, update) != tuple(map(float, found)):
             raise runs.RunError(
                 f"{self.run_dir}: this worker finds update {self.update}, the chief "
                 f"{update:.0f}: it must be one folder that all workers see"
             )
-        if is_done:
-            done = json.loads((self.run_dir / checkpoints.DONE_NAME).read_text())
-            return done["outcome"]
+        if is_ended:
+            return json.loads(path.read_text())["outcome"]
         with contextlib.ExitStack() as stack:
             writer = self.workers.chief_first(lambda: self._open_run_dir(stack))
             stack.enter_context(self._stops.caught_signals())
@@ -293,7 +291,8 @@ class Trainer:
         """Keeps the last weights and marks the run as ended."""
         step = self.state["step"]
         if self._kept_step != step:
-            self._keep(step)
+            with averaged_weights(self.model):
+                self._keep(step)
         if self.workers.is_chief:
             checkpoints.remove_kept_after(self.run_dir, step)
             checkpoints.write_json(
@@ -333,21 +332,22 @@ class Trainer:
         is_kept = step in train.keep_steps
         is_validated = bool(self.validation and step % train.validate_every_steps == 0)
         statistics: dict[str, BatchStatistics] = {}
-        if is_kept or is_validated:
-            statistics = self._stops.on_chief(self.estimate_statistics) or {}
-        if is_validated:
-            found = self._stops.on_chief(lambda: self.validate(statistics["pairs"]))
-            found = found or {}
-            scalars |= {f"validation/{name}": value for name, value in found.items()}
-            (loss,) = self.workers.share_chiefs([found.get("loss", 0.0)])
-            state["validation"].append([step, loss])
-            if state["best"] is None or loss < state["best"][1]:
-                state["best"] = [step, loss]
-                self._keep(step, statistics, "best")
-        if writer:
-            writer.write(step, scalars)
-        if is_kept:
-            self._keep(step, statistics)
+        with averaged_weights(self.model):
+            if is_kept or is_validated:
+                statistics = self._stops.on_chief(self.estimate_statistics) or {}
+            if is_validated:
+                found = self._stops.on_chief(lambda: self.validate(statistics["pairs"]))
+                scalars |= {f"validation/{k}": v for k, v in (found or {}).items()}
+                loss = scalars.get("validation/loss", 0.0)
+                (loss,) = self.workers.share_chiefs([loss])
+                state["validation"].append([step, loss])
+                if state["best"] is None or loss < state["best"][1]:
+                    state["best"] = [step, loss]
+                    self._keep(step, statistics, "best")
+            if writer:
+                writer.write(step, scalars)
+            if is_kept:
+                self._keep(step, statistics)
         state["seconds"] += state["step_seconds"]
         state |= {"step": step, "rows": [], "step_seconds": 0.0}
         if step % train.checkpoint_every_steps == 0:

@@ -80,7 +80,7 @@ def test_draws():
     for name, value in found.items():
         np.testing.assert_array_equal(value, again[name])
     shift, donor = found["shift"].numpy(), found["donor"].numpy()
-    assert (shift.min(), shift.max()) == (-8, 8)
+    assert (shift.min(), shift.max()) == (-3, 3)
     assert (donor.min(), donor.max()) == (0, 3999)
     assert found["is_kept"].numpy().mean() == pytest.approx(0.85, abs=0.01)
     assert found["level"].numpy().std() == pytest.approx(0.3, abs=0.01)

@@ -41,6 +41,7 @@ STRATEGIES = {
     "cola_mws": ("--source=none", "--augment=mws"),
     "uniform": ("--source=multi", "--batches=uniform"),
     "active_any": ("--source=multi", "--batches=active_any"),
+    "averaged": ("--source=multi", "--average_decay=0.9"),
     "in_parts": ("--source=multi", "--accumulate=2", "--micro_batch=2"),
 }
 TIMEOUT_SECONDS = 500
