@@ -87,7 +87,7 @@ def test_draws():
     # Four cosines of deviation 0.5 with free phases: 0.5 sqrt(4 / 2).
     assert found["filter"].numpy().std() == pytest.approx(0.71, abs=0.02)
     other = remix.draw_remix(seed(1), 4000, 4)
-    assert (other["shift"].numpy() != shift).mean() > 0.9
+    assert (other["shift"].numpy() != shift).mean() > 0.8
 
 
 def test_a_mixture_of_unchanged_stems_is_their_sum():
