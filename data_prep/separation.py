@@ -4,9 +4,7 @@ torch and openunmix are an extra: they are imported when a separator is loaded.
 """
 
 import contextlib
-import ctypes
 import dataclasses
-import functools
 import hashlib
 import os
 import pathlib
@@ -229,7 +227,7 @@ class Separator:
 
     def _separate_chunk(self, samples: np.ndarray) -> np.ndarray:
         estimates = self._separate(samples[np.newaxis])[0]
-        _return_memory()
+        separator_filter.return_memory()
         if not np.isfinite(estimates.sum()) and not np.isfinite(estimates).all():
             raise audio.StemError("the separator gave samples that are not finite")
         return estimates
@@ -321,18 +319,6 @@ class Separator:
         if self.cache is not None:
             self.cache.store(path, stems)
         return mixture, stems
-
-
-@functools.cache
-def _trim() -> Any:
-    return getattr(ctypes.CDLL(None), "malloc_trim", None)
-
-
-def _return_memory() -> None:
-    """Gives freed memory back to the system, where its C library can."""
-    # Else what chunks leave behind between living blocks grows by 200 MB.
-    if (trim := _trim()) is not None:
-        trim(0)
 
 
 def _pretrained(openunmix: Any, name: str, sources: Sequence[str], niter: int) -> Any:
