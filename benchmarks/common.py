@@ -11,6 +11,9 @@ from typing import Any
 
 import numpy as np
 
+# Before TensorFlow, whose oneDNN kernels it switches on.
+import cola_msa  # noqa: F401
+
 
 def cpu_seconds() -> float:
     """User and system seconds of this process so far, all of its threads."""
