@@ -140,7 +140,7 @@ class _Command:
 
 
 def _side_by_side(*commands: _Command) -> None:
-    """Runs commands at a time: half of each is start-up on one core.
+    """Runs commands side by side: each starts up on one core.
 
     The first one's output, with its progress bar, is seen as it comes; that of the
     others when they have ended.

@@ -55,8 +55,8 @@ class KernelRateAdam(keras.optimizers.Adam):
 
     With `average_decay` it keeps a running average of the weights beside them. Over
     the first updates the decay is smaller, n / (n + 9) after n, so that the weights of
-    the untrained network leave no trace. Keras's own `use_ema` assigns outside
-    of the strategy's update, which a mirrored variable refuses.
+    the untrained network leave no trace, which is what Keras's own `use_ema`, whose
+    decay is constant, does not do: of 200 updates at 0.99 it keeps 13 % of the first.
     """
 
     def __init__(

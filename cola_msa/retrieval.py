@@ -173,6 +173,9 @@ def retrieve(
 
     Returns:
         Retrieval over all rounds' queries.
+
+    Raises:
+        ValueError: If there are no draws.
     """
     projections = project_draws(sampler, draws, project)
     return rank_projections(sampler, draws, projections, similarity)
