@@ -209,6 +209,7 @@ class Separator:
         self.weights_sha256 = _digest(model.target_models.state_dict())
         # The model itself is not kept: its matrices are there once more, folded.
         self._separate = separator_filter.MonoSeparator(model, dtype)
+        self._num_threads = num_threads
         self.chunking = chunking
         self.cache: stems_cache.StemCache | None = None
         # All that decides a stem, but for the file.
@@ -226,6 +227,10 @@ class Separator:
         self.cache = stems_cache.StemCache(folder, identity)
 
     def _separate_chunk(self, samples: np.ndarray) -> np.ndarray:
+        import torch
+
+        # Their number decides the last bits, and other code of the process sets it.
+        torch.set_num_threads(self._num_threads)
         estimates = self._separate(samples[np.newaxis])[0]
         separator_filter.return_memory()
         if not np.isfinite(estimates.sum()) and not np.isfinite(estimates).all():

@@ -222,8 +222,11 @@ def _pairs(num_pairs):
     }
 
 
-def _train(backbone, is_ours, start=None):
-    """Three updates of SGD: outputs, first gradients, variables afterwards, names."""
+def _train(backbone, is_ours, start=None, change=0.0):
+    """Three updates of SGD: outputs, first gradients, variables afterwards, names.
+
+    The inputs are `change` of their size off, at random.
+    """
     keras.utils.set_random_seed(0)
     config = ModelConfig(
         backbone=backbone, fused_batch_norm=is_ours, drop_connect_rate=0.0
@@ -239,6 +242,9 @@ def _train(backbone, is_ours, start=None):
     model.optimizer = keras.optimizers.SGD(1e-4)
     model.optimizer.build(model.trainable_variables)
     batch = _pairs(16)
+    for k, name in enumerate(("anchor", "positive")):
+        noise = tf.random.stateless_normal(batch[name].shape, [k, 5])
+        batch[name] *= 1.0 + change * noise
 
     start = start or [v.numpy() for v in model.variables]
     for variable, value in zip(model.variables, start, strict=True):
@@ -267,38 +273,43 @@ def _train(backbone, is_ours, start=None):
     }
 
 
-# Three updates of the real network multiply rounding: where its inputs change by 1e-7,
-# Keras's own layers move the weights by 9e-4 of the way that they go.
 @pytest.mark.parametrize(
-    ("backbone", "limit"),
-    [
-        ("tiny", 1e-4),
-        pytest.param("efficientnetb0", 1e-3, marks=pytest.mark.slow),
-    ],
+    "backbone", ["tiny", pytest.param("efficientnetb0", marks=pytest.mark.slow)]
 )
-def test_whole_model_equals_keras_own(backbone, limit):
+def test_whole_model_equals_keras_own(backbone):
     plain = _train(backbone, False)
     ours = _train(backbone, True, plain["start"])
     assert ours["paths"] == plain["paths"]
+    # The real network multiplies rounding, by how much the processor's kernels decide:
+    # ours may differ by some times what float32's last bit in the inputs makes of
+    # Keras's own layers.
+    rounding = {"slopes": 0.0, "moved": 0.0, "moving": 0.0}
+    if backbone != "tiny":
+        changed = _train(backbone, False, plain["start"], 2.0**-23)
+        rounding = {name: value for name, value, _ in _differences(changed, plain)}
+        assert max(rounding.values()) < 1e-2
     for found, expected in zip(ours["outputs"], plain["outputs"], strict=True):
         assert _relative(found, expected) < 1e-4
-    flat = [
-        np.concatenate([np.ravel(g) for g in r["gradients"]]) for r in (ours, plain)
-    ]
-    assert np.linalg.norm(flat[1]) > 0
-    assert _relative(*flat) < 1e-4
+    for name, difference, norm in _differences(ours, plain):
+        assert norm > 0
+        assert difference < max(1e-4, 10 * rounding[name]), name
+
+
+def _differences(found, expected):
+    """Name, relative difference and expected norm of gradients and of both moves."""
 
     def moves(run, is_moving):
         chosen = zip(run["variables"], run["start"], run["moving"], strict=True)
-        return np.concatenate(
-            [np.ravel(v - s) for v, s, m in chosen if m == is_moving and v.size]
-        )
+        return [np.ravel(v - s) for v, s, m in chosen if m == is_moving and v.size]
 
-    for is_moving in (True, False):
-        expected = moves(plain, is_moving)
-        assert np.linalg.norm(expected) > 0
-        found = _relative(moves(ours, is_moving), expected)
-        assert found < (1e-4 if is_moving else limit)
+    parts = {
+        "slopes": lambda run: [np.ravel(slope) for slope in run["gradients"]],
+        "moved": lambda run: moves(run, False),
+        "moving": lambda run: moves(run, True),
+    }
+    for name, part in parts.items():
+        first, second = (np.concatenate(part(run)) for run in (found, expected))
+        yield name, _relative(first, second), np.linalg.norm(second)
 
 
 def test_gradients_are_traced_where_sizes_are_not_known():

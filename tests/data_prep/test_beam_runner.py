@@ -132,8 +132,10 @@ def _build_nothing(shard, job):
     return shard.name
 
 
-def run_command(cwd: pathlib.Path, *arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "data_prep.folder", "--split_by=clip", *arguments]
+def run_command(
+    cwd: pathlib.Path, *arguments: str, of: str = "folder"
+) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", f"data_prep.{of}", *arguments]
     return subprocess.run(
         command,
         capture_output=True,
@@ -150,6 +152,7 @@ def test_the_command_from_another_folder(raw, local, tmp_path):
         tmp_path,
         f"--dataset_dir={raw}",
         "--output_dir=out",
+        "--split_by=clip",
         "--clips_per_shard=2",
         "--max_failures=1",
         "--runner=beam",
@@ -162,13 +165,14 @@ def test_the_command_from_another_folder(raw, local, tmp_path):
 @pytest.mark.slow
 def test_processes_of_beam_separate_to_the_same_bytes(openunmix, weights_dir, tmp_path):
     """Open-Unmix in two workers, each of which loads it once."""
-    from tests.data_prep.test_datasets import execute
-
     root = trees.write_mtat(tmp_path / "mtat")
-    more = (f"--separator={weights_dir}", "--niter=1", "--clips_per_shard=1")
-    assert execute("mtat", root, tmp_path / "local", *more) == 0
-    more += ("--runner=beam", "--num_workers=2")
-    assert execute("mtat", root, tmp_path / "beam", *more) == 0
+    more = [f"--separator={weights_dir}", "--niter=1", "--clips_per_shard=1"]
+    for name in ("local", "beam"):
+        found = run_command(
+            tmp_path, f"--dataset_dir={root}", f"--output_dir={name}", *more, of="mtat"
+        )
+        assert found.returncode == 0, found.stderr[-3000:]
+        more += ["--runner=beam", "--num_workers=2"]
     assert digests(tmp_path / "beam") == digests(tmp_path / "local")
 
 
