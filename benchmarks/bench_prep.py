@@ -115,10 +115,11 @@ def _measure_plain(
             return list(reader.blocks())
 
     found["decode"], blocks = _cpu(decode, repeats)
-    both, (mixture, _) = _cpu(
-        lambda: separation.load_clip(clip, (), config.frontend, path.parent), repeats
+    rate_hz = config.frontend.sample_rate_hz
+    found["resample"], _ = _cpu(
+        lambda: list(audio.mono_blocks(blocks, 44100, rate_hz)), repeats
     )
-    found["resample"] = both - found["decode"]
+    mixture, _ = separation.load_clip(clip, (), config.frontend, path.parent)
     found["level and log-mel"], records = _cpu(
         lambda: list(segments.clip_segments(clip, mixture, {}, config)), repeats
     )

@@ -29,6 +29,7 @@ from cola_msa.export_check import (
     reference_mel,
     reference_windows,
     relative_difference,
+    tolerance_of,
 )
 from cola_msa.formats import run_file, write_onnx, write_tflite
 from cola_msa.frontend_numpy import FORMULA
@@ -140,7 +141,7 @@ def check_export(export_dir: pathlib.Path, model: OpenedModel) -> float:
         means, and the scores of one clip's windows against another's.
 
     Raises:
-        ExportError: If it exceeds TOLERANCE.
+        ExportError: If one exceeds what `tolerance_of` allows; scores TOLERANCE.
     """
     waveform, lengths = check_waveforms(model.frontend)
     clips = [waveform[row, :length] for row, length in enumerate(lengths)]
@@ -152,7 +153,7 @@ def check_export(export_dir: pathlib.Path, model: OpenedModel) -> float:
     scores = model.matcher.score(
         model.matcher.project(mixtures), model.matcher.project(stems)
     )
-    worst = relative_difference(exported["scores"], scores)
+    compared = [(exported["scores"], scores, TOLERANCE)]
     for row, clip in enumerate(clips):
         expected = reference_windows(clip, model)
         got = exported["windows"][row, : len(expected)]
@@ -161,13 +162,18 @@ def check_export(export_dir: pathlib.Path, model: OpenedModel) -> float:
                 f"the export gives {exported['num_windows'][row]} windows for a clip "
                 f"of {len(clip)} samples instead of {len(expected)}"
             )
-        for a, b in ((got, expected), (exported["clip"][row], expected.mean(0))):
-            worst = max(worst, relative_difference(a, b))
-    if not worst < TOLERANCE:
-        raise ExportError(
-            f"the export in {export_dir} differs from the encoder by {worst:.2g} "
-            f"(relative), more than {TOLERANCE:g}"
-        )
+        tolerance = tolerance_of(reference_mel(clip, model.frontend), model)
+        compared.append((got, expected, tolerance))
+        compared.append((exported["clip"][row], expected.mean(0), tolerance))
+    worst = 0.0
+    for found, expected, tolerance in compared:
+        difference = relative_difference(found, expected)
+        if not difference < tolerance:
+            raise ExportError(
+                f"the export in {export_dir} differs from the encoder by "
+                f"{difference:.2g} (relative), more than {tolerance:.2g}"
+            )
+        worst = max(worst, difference)
     return worst
 
 

@@ -6,6 +6,7 @@ torch and openunmix are an extra: they are imported when a separator is loaded.
 import contextlib
 import dataclasses
 import hashlib
+import multiprocessing
 import os
 import pathlib
 import pickle
@@ -13,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from cola_msa import audio
 from cola_msa.config import SOURCES, FrontendConfig
@@ -23,6 +25,7 @@ from data_prep.separator_weights import (
     SETTINGS_NAME,
     SeparatorError,
     folder_targets,
+    has_bfloat16,
     load_folder,
     start_torch,
 )
@@ -185,6 +188,12 @@ class Separator:
         openunmix = start_torch(num_threads)
         import torch
 
+        is_main = multiprocessing.parent_process() is None
+        if dtype == "bfloat16" and is_main and not has_bfloat16():
+            logging.warning(
+                "this processor has no bfloat16 products: --separator_dtype=bfloat16 "
+                "is some times slower here than float32"
+            )
         self.sources = tuple(sources or separator_sources(name, folder))
         if len(self.sources) == 1 and niter > 0:
             raise SeparatorError(

@@ -5,6 +5,7 @@ torch and openunmix are an extra: they are imported inside functions.
 
 import json
 import pathlib
+import platform
 import re
 import sys
 import types
@@ -89,6 +90,18 @@ def start_torch(num_threads: int, device: str = "cpu") -> Any:
         reason = next(iter(str(error).splitlines()), "")
         raise SeparatorError(f"--device={device} cannot be used: {reason}") from error
     return openunmix
+
+
+def has_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 itself, by torch's word."""
+    import torch
+
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    checks = [getattr(torch.cpu, name, None) for name in names]
+    # Another torch, or another kind of processor, about which it says nothing.
+    known = [check for check in checks if check is not None]
+    is_x86 = platform.machine() in ("x86_64", "AMD64")
+    return not known or not is_x86 or any(check() for check in known)
 
 
 def folder_targets(folder: pathlib.Path) -> list[str]:

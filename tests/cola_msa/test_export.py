@@ -180,6 +180,24 @@ def test_a_wrong_export_is_not_called_done(finished_run, tmp_path, monkeypatch):
     assert not (tmp_path / "model").exists()
 
 
+def test_an_encoder_that_multiplies_rounding_is_given_room(opened):
+    windows = noise(2.5)[: 2 * 98 * 64].reshape(2, 98, 64, 1)
+    assert export.tolerance_of(windows, opened) == pytest.approx(1e-4)
+
+    class Amplifier:
+        factor = 100.0
+
+        def embed(self, mel):
+            # Like exp of large values: `factor` times the relative change.
+            return np.sign(mel) * np.abs(mel.astype(np.float64)) ** self.factor
+
+    amplifier = Amplifier()
+    tolerance = export.tolerance_of(windows + 1, amplifier)
+    assert tolerance == pytest.approx(10 * 100 * 2.0**-23, rel=0.5)
+    amplifier.factor = 1e5
+    assert export.tolerance_of(1 + windows / 1e6, amplifier) == 0.01
+
+
 def test_the_command_exports_and_reports(finished_run, tmp_path):
     result = subprocess.run(
         [

@@ -1,11 +1,12 @@
 """Our computation of Open-Unmix against Open-Unmix's own."""
 
 import copy
+import pathlib
 
 import numpy as np
 import pytest
 
-from data_prep import separator_filter
+from data_prep import separation, separator_filter, separator_weights
 from tests.data_prep import trees
 
 
@@ -82,6 +83,26 @@ def test_a_batch_gives_what_single_mixtures_give(openunmix):
     together = separate(pair)
     for k in range(2):
         np.testing.assert_allclose(together[k], separate(pair[k : k + 1])[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("has_it", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_slow_bfloat16_is_warned_of(openunmix, monkeypatch, caplog, dtype, has_it):
+    monkeypatch.setattr(separation, "has_bfloat16", lambda: has_it)
+    separation.Separator("random", pathlib.Path(), niter=0, seed=0, dtype=dtype)
+    warned = "no bfloat16 products" in caplog.text
+    assert warned == (dtype == "bfloat16" and not has_it)
+
+
+def test_bfloat16_is_known_by_torchs_word(openunmix, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(separator_weights.platform, "machine", lambda: "x86_64")
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: False, raising=False)
+    assert not separator_weights.has_bfloat16()
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    assert separator_weights.has_bfloat16()
 
 
 def test_bfloat16_is_near(openunmix):
