@@ -141,7 +141,8 @@ def check_export(export_dir: pathlib.Path, model: OpenedModel) -> float:
         means, and the scores of one clip's windows against another's.
 
     Raises:
-        ExportError: If one exceeds what `tolerance_of` allows; scores TOLERANCE.
+        ExportError: If windows or means exceed what `tolerance_of` allows, or scores
+            TOLERANCE.
     """
     waveform, lengths = check_waveforms(model.frontend)
     clips = [waveform[row, :length] for row, length in enumerate(lengths)]

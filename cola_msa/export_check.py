@@ -8,7 +8,7 @@ from cola_msa.loading import OpenedModel
 
 TOLERANCE = 1e-4  # relative difference between export and encoder
 _ROUNDINGS = 10  # a network rounds more often than once
-_HIGHEST = 1e-2
+_HIGHEST_TOLERANCE = 1e-2  # beyond it an export is of no use, rounding or not
 
 
 class ExportError(RuntimeError):
@@ -43,8 +43,8 @@ def tolerance_of(windows: np.ndarray, model: OpenedModel) -> float:
     """How far an export may be from the encoder on these windows.
 
     Where an encoder multiplies rounding, no export can be nearer: on a window that is
-    padding for the most part, one of 200 updates moved by 3e-4 where its input moved by
-    float32's last bit.
+    padding for the most part, one of 200 updates moved by 2.5e-4 where its input moved
+    by float32's last bit.
 
     Args:
         windows: float32 [W, frames, num_mels, 1].
@@ -57,7 +57,7 @@ def tolerance_of(windows: np.ndarray, model: OpenedModel) -> float:
     noise = np.random.default_rng(0).choice([-1.0, 1.0], windows.shape)
     changed = (windows * (1.0 + 2.0**-23 * noise)).astype(np.float32)
     rounding = relative_difference(model.embed(changed), model.embed(windows))
-    return min(max(TOLERANCE, _ROUNDINGS * rounding), _HIGHEST)
+    return min(max(TOLERANCE, _ROUNDINGS * rounding), _HIGHEST_TOLERANCE)
 
 
 def reference_mel(waveform: np.ndarray, frontend: FrontendConfig) -> np.ndarray:
