@@ -252,7 +252,8 @@ def smaller(command: str) -> list[str]:
 def test_a_command_runs(command, place):
     if "--separator" in command:
         # Not importorskip: a plain import fails beside the CPU's build of torch.
-        if importlib.util.find_spec("openunmix") is None:
+        is_missing = importlib.util.find_spec("openunmix") is None
+        if is_missing and not os.environ.get("CI"):  # in CI the command fails
             pytest.skip("needs the extra separation")
     if "--format=onnx" in command:
         pytest.importorskip("tf2onnx", reason="needs the extra formats")
