@@ -23,6 +23,7 @@ import tensorflow as tf
 import tqdm
 from absl import logging
 
+from cola_msa.folding import fold_batch_normalization
 from cola_msa.prepared import PreparedData
 from cola_msa.records import DataError, manifest_hash
 from cola_msa.window_reader import fixed_bounds, open_windows, progress_bar
@@ -149,7 +150,7 @@ def embed_function(encoder: Encoder, frames: int, mels: int) -> Any:
 
     Args:
         encoder: float32 [batch, frames, mels, 1] -> [batch, D]; called in inference
-            mode where it is a Keras layer.
+            mode where it is a Keras layer, and with the weights that it has now.
         frames: Frames of a window.
         mels: Mel bands.
 
@@ -157,6 +158,8 @@ def embed_function(encoder: Encoder, frames: int, mels: int) -> Any:
         tf.function, float16 [batch, frames, mels] -> float16 [batch, D].
     """
     options = {"training": False} if isinstance(encoder, keras.Layer) else {}
+    if isinstance(encoder, keras.Model):
+        encoder = fold_batch_normalization(encoder)
 
     @tf.function(
         input_signature=[tf.TensorSpec([None, frames, mels], tf.float16)],

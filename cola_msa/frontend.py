@@ -6,8 +6,8 @@ The same functions run eagerly, inside `tf.data`, and in an exported SavedModel.
 FFT errs by about 1e-7 of a frame's loudest bin, which in bands near log_floor moves
 the log-mel by up to 0.0055 (an MP3; a record's float16 rounds by 0.004), and by other
 amounts where the same clip has another gain or is cut into blocks.
-`exact_log_mel` computes in double precision, and is what every way from a waveform to
-an embedding uses: files, Python, the SavedModel and `cola_msa.frontend_numpy` agree
+`exact_log_mel` has its FFT in double precision, and is what every way from a waveform
+to an embedding uses: files, Python, the SavedModel and `cola_msa.frontend_numpy` agree
 on any audio.
 """
 
@@ -183,7 +183,11 @@ def log_mel(
 def exact_mel_magnitudes(
     waveform: tf.Tensor, config: FrontendConfig = FrontendConfig()
 ) -> tf.Tensor:
-    """Computes mel magnitudes in double precision; they grow with the level.
+    """Computes mel magnitudes, whose FFT is in double precision; they grow with level.
+
+    It is the FFT's rounding that matters: the loudest bin's error is in every quiet
+    one. What follows it adds numbers above zero, each with its own 24 bits; single
+    precision there moves the log-mel by about 1e-6.
 
     Args:
         waveform: float32 [..., samples], mono, at config.sample_rate_hz.
@@ -192,18 +196,17 @@ def exact_mel_magnitudes(
     Returns:
         float32 [..., frames, num_mels]; frames = 1 + (samples - window) // hop.
     """
-    magnitude = tf.abs(
-        tf.signal.stft(
-            tf.cast(waveform, tf.float64),
-            frame_length=config.window_samples,
-            frame_step=config.hop_samples,
-            fft_length=config.fft_size,
-            window_fn=tf.signal.hann_window,
-            pad_end=False,
-        )
+    spectrum = tf.signal.stft(
+        tf.cast(waveform, tf.float64),
+        frame_length=config.window_samples,
+        frame_step=config.hop_samples,
+        fft_length=config.fft_size,
+        window_fn=tf.signal.hann_window,
+        pad_end=False,
     )
-    matrix = tf.constant(frontend_numpy.mel_matrix(config), tf.float64)
-    return tf.cast(tf.matmul(magnitude, matrix), tf.float32)
+    magnitude = tf.abs(tf.cast(spectrum, tf.complex64))
+    matrix = tf.constant(frontend_numpy.mel_matrix(config), tf.float32)
+    return tf.matmul(magnitude, matrix)
 
 
 def exact_log_mel(
@@ -211,7 +214,7 @@ def exact_log_mel(
     config: FrontendConfig = FrontendConfig(),
     scale: tf.Tensor | None = None,
 ) -> tf.Tensor:
-    """Level and log-mel of a waveform as it was decoded, in double precision.
+    """Level and log-mel of a waveform as it was decoded; the FFT in double precision.
 
     Args:
         waveform: float32 [..., samples], mono, at config.sample_rate_hz, of any level.

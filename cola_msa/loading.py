@@ -20,6 +20,7 @@ import tensorflow as tf
 from cola_msa import checkpoints, download, exported_files, pretrained
 from cola_msa.batch_statistics import BatchStatistics
 from cola_msa.config import FrontendConfig, from_dict
+from cola_msa.folding import fold_batch_normalization
 from cola_msa.model import ContrastiveModel
 from cola_msa.projection import Matcher, projection_network
 from cola_msa.storage import RunError
@@ -77,11 +78,22 @@ class OpenedModel:
         return self.graph(tf.convert_to_tensor(windows, tf.float32)).numpy()
 
     @functools.cached_property
+    def inference(self) -> Callable[..., tf.Tensor]:
+        """`encoder` with folded batch normalization, where it is a keras.Model.
+
+        It keeps the weights that the encoder has when this is asked for first.
+        """
+        if isinstance(self.encoder, keras.Model):
+            return fold_batch_normalization(self.encoder)
+        return self.encoder
+
+    @functools.cached_property
     def graph(self) -> Callable[[tf.Tensor], tf.Tensor]:
-        """The encoder as a tf.function, for any number of windows and frames."""
-        options = {"training": False} if isinstance(self.encoder, keras.Layer) else {}
+        """`inference` as a tf.function, for any number of windows and frames."""
+        encoder = self.inference
+        options = {"training": False} if isinstance(encoder, keras.Layer) else {}
         return tf.function(
-            lambda windows: self.encoder(windows, **options),
+            lambda windows: encoder(windows, **options),
             input_signature=[
                 tf.TensorSpec([None, None, self.frontend.num_mels, 1], tf.float32)
             ],

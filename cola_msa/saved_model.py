@@ -75,12 +75,12 @@ class ExportModule(tf.Module):
             model: A run or a pretrained folder.
         """
         super().__init__()
-        assert isinstance(model.encoder, keras.Model) and model.matcher is not None
+        assert isinstance(model.inference, keras.Model) and model.matcher is not None
         assert isinstance(model.matcher.network, keras.Model)
         assert model.projector is not None and model.similarity is not None
         self.frontend = model.frontend
-        networks = (model.encoder, model.matcher.network, model.similarity)
-        # Tracked, so that the SavedModel holds the weights; most are shared.
+        networks = (model.inference, model.matcher.network, model.similarity)
+        # Tracked, so that the SavedModel holds the weights.
         self.variables_ = [v.value for network in networks for v in network.variables]
         self._dim = model.dim
         self._projection_dim = int(model.projector.output_shape[-1])
