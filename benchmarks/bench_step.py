@@ -73,14 +73,16 @@ def profile(update: Callable[[], Any]) -> collections.Counter:
                 name = plane.event_metadata[event.metadata_id].name
                 # Kernels are `node:Type`; calls of functions contain the kernels.
                 _, colon, kind = name.rpartition(":")
-                if kind in ("Process", "Run"):  # they contain kernels
+                if kind in ("Process", "Run", "Start"):  # they contain kernels
                     continue
-                if colon and kind.isidentifier() and not kind.startswith("__inference"):
-                    found[kind.replace("_MklNative", "").replace("_Mkl", "")] += (
-                        event.duration_ps / 1e9
-                    )
-                elif name == "ExecuteAsyncOnStream":
-                    found["compiled swish gradient"] += event.duration_ps / 1e9
+                if kind.startswith("__inference"):
+                    continue
+                if kind == "ExecuteAsyncOnStream":  # of `CpuExecutable::`
+                    kind = "compiled swish gradient"
+                elif not colon or not kind.isidentifier():
+                    continue
+                kind = kind.replace("_MklNative", "").replace("_Mkl", "")
+                found[kind] += event.duration_ps / 1e9
     return found
 
 

@@ -21,6 +21,24 @@ class _StoppedError(Exception):
     """A worker was asked to stop."""
 
 
+class _Tally:
+    """Totals of clips, failures and seconds; a clip at work counts as far as it is."""
+
+    def __init__(self, add: Callable[[int, bool, float], None]):
+        self._add = add
+        self._counted = 0.0  # Seconds of the clip at work that are in the total.
+
+    def on_seconds(self, seconds: float) -> None:
+        """So many seconds of the clip at work are done."""
+        more, self._counted = seconds - self._counted, seconds
+        self._add(0, False, more)
+
+    def on_clip(self, has_failed: bool, seconds: float) -> None:
+        """The clip at work is done, and has so many seconds."""
+        more, self._counted = seconds - self._counted, 0.0
+        self._add(1, has_failed, more)
+
+
 def limit_threads() -> None:
     """One TensorFlow thread a process, no GPU: parallel work is by processes."""
     with contextlib.suppress(RuntimeError):  # TensorFlow already runs in this process
@@ -61,14 +79,17 @@ def _run_here(job: Job, items: Sequence[Any], work: Work, progress: Progress) ->
     separator = job.load_separator() if items else None
     counts: list[float] = [0, 0, 0.0]
 
-    def on_clip(has_failed: bool, seconds: float) -> None:
-        counts[0] += 1
+    def add(num_clips: int, has_failed: bool, seconds: float) -> None:
+        counts[0] += num_clips
         counts[1] += has_failed
         counts[2] += seconds
         progress.advance(int(counts[0]), int(counts[1]), counts[2])
 
+    tally = _Tally(add)
+    if separator is not None:
+        separator.on_seconds = tally.on_seconds
     for item in items:
-        work(job, item, separator, on_clip)
+        work(job, item, separator, tally.on_clip)
 
 
 def _run_processes(
@@ -115,9 +136,12 @@ class _Worker:
     separator: separation.Separator | None = None
     has_separator: bool = False
 
-    def on_clip(self, has_failed: bool, seconds: float) -> None:
+    def __post_init__(self) -> None:
+        self.tally = _Tally(self._add)
+
+    def _add(self, num_clips: int, has_failed: bool, seconds: float) -> None:
         with self.counts.get_lock():
-            self.counts[0] += 1
+            self.counts[0] += num_clips
             self.counts[1] += has_failed
             self.counts[2] += seconds
         if self.stop.is_set():
@@ -147,4 +171,6 @@ def _work(work: Work, item: Any) -> None:
     if not worker.has_separator:
         worker.separator = worker.job.load_separator()
         worker.has_separator = True
-    work(worker.job, item, worker.separator, worker.on_clip)
+        if worker.separator is not None:
+            worker.separator.on_seconds = worker.tally.on_seconds
+    work(worker.job, item, worker.separator, worker.tally.on_clip)

@@ -18,6 +18,7 @@ class Progress:
         """
         self._num_failed = num_failed
         self._start = time.monotonic()
+        self._shown = (0, 0.0)
         self._bar = tqdm.tqdm(
             total=num_clips, unit="clip", disable=not is_shown, smoothing=0.05
         )
@@ -31,7 +32,14 @@ class Progress:
         self._bar.close()
 
     def advance(self, num_done: int, num_failures: int, seconds: float) -> None:
-        """Shows totals since the start: clips, failures among them, audio's seconds."""
+        """Shows totals since the start: clips, failures among them, audio's seconds.
+
+        Seconds may run ahead of the clips: a long clip counts as far as it is done.
+        """
+        if (num_done, seconds) == self._shown:
+            return
+        is_same_clip = num_done == self._shown[0]
+        self._shown = (num_done, seconds)
         elapsed = max(time.monotonic() - self._start, 1e-3)
         text = (
             f"{seconds / 3600:.2f} h of audio, {seconds / elapsed:.0f}x real time, "
@@ -39,3 +47,5 @@ class Progress:
         )
         self._bar.set_postfix_str(text, refresh=False)
         self._bar.update(num_done - self._bar.n)
+        if is_same_clip:
+            self._bar.refresh()

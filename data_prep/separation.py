@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import pathlib
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -157,6 +157,8 @@ class Separator:
         weights_sha256: Digest of all weights.
         chunking: How long mixtures are cut.
         cache: Where stems are kept, or None.
+        on_seconds: Called in `separate_file` with how many seconds of the mixture are
+            separated, after every chunk but the last; or None.
     """
 
     def __init__(
@@ -221,6 +223,7 @@ class Separator:
         self._num_threads = num_threads
         self.chunking = chunking
         self.cache: stems_cache.StemCache | None = None
+        self.on_seconds: Callable[[float], None] | None = None
         # All that decides a stem, but for the file.
         self._identity = {
             "weights_sha256": self.weights_sha256,
@@ -319,7 +322,10 @@ class Separator:
 
             def blocks() -> Iterator[np.ndarray]:
                 for block in reader.blocks():
-                    keep(stream.push(block))
+                    parts = stream.push(block)
+                    keep(parts)
+                    if parts and self.on_seconds is not None:
+                        self.on_seconds(stems[self.sources[0]].num_samples / rate_hz)
                     yield block
 
             for samples in audio.mono_blocks(blocks(), reader.info.rate_hz, rate_hz):

@@ -2,15 +2,27 @@
 
 import dataclasses
 import pathlib
+import re
 
 import numpy as np
 import pytest
+import soundfile
 from absl import flags
 
 from cola_msa import audio
 from cola_msa.config import FrontendConfig
-from data_prep import mtat, runner, segments, separate, separation, shards
+from data_prep import (
+    folder,
+    mtat,
+    processes,
+    runner,
+    segments,
+    separate,
+    separation,
+    shards,
+)
 from data_prep.clips import Clip, IndexOptions
+from data_prep.progress import Progress
 from data_prep.separator_stream import ChunkedSeparation, Chunking
 from data_prep.waveforms import Waveform
 from tests.data_prep import trees
@@ -166,3 +178,61 @@ def test_chunking_is_part_of_the_configuration():
     config = shards.PrepConfig()
     other = dataclasses.replace(config, chunking=Chunking(chunk_windows=4))
     assert shards.config_hash(config) != shards.config_hash(other)
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_the_bar_moves_within_a_long_file(
+    openunmix, weights_dir, tmp_path, monkeypatch, capsys, num_workers
+):
+    lengths = (30, 18, 21)  # seconds; chunks of two windows of 3.5 s that share one
+    (tmp_path / "raw").mkdir()
+    for k, seconds in enumerate(lengths):
+        samples = trees.chirp(seconds, 44100, seed=k)
+        soundfile.write(tmp_path / "raw" / f"{k}.wav", samples, 44100)
+    shown = []
+    advance = Progress.advance
+
+    def record(self, num_done: int, num_failures: int, seconds: float) -> None:
+        shown.append((num_done, seconds))
+        advance(self, num_done, num_failures, seconds)
+
+    monkeypatch.setattr(Progress, "advance", record)
+    config = shards.PrepConfig(
+        dataset="folder",
+        sources=("vocals", "drums", "bass", "other"),
+        stems="separator",
+        separator=str(weights_dir),
+        chunking=Chunking(2, 1, 0.5),
+        clips_per_shard=1,
+    )
+    content = runner.prepare(
+        folder.DATASET, config, tmp_path / "raw", tmp_path / "out", num_workers
+    )
+    assert content["failures"] == []
+    assert shown[-1][0] == 3
+    assert shown[-1][1] == pytest.approx(sum(lengths), abs=0.1)
+    totals = [seconds for _, seconds in shown]
+    assert totals == sorted(totals)  # no second counts twice
+    # Before any clip is done, some of it is shown, and the bar is drawn again.
+    before = {seconds for num_done, seconds in shown if not num_done}
+    assert len(before - {0.0}) >= 3
+    text = capsys.readouterr().err
+    assert len(re.findall(r" 0/3 [^\r]*h of audio", text)) >= 3
+
+
+def test_a_failed_clip_leaves_no_seconds():
+    total = [0, 0, 0.0]
+
+    def add(num_clips: int, has_failed: bool, seconds: float) -> None:
+        total[0] += num_clips
+        total[1] += has_failed
+        total[2] += seconds
+
+    tally = processes._Tally(add)
+    for seconds in (3.5, 7.0):
+        tally.on_seconds(seconds)
+    assert total == [0, 0, 7.0]
+    tally.on_clip(True, 0.0)
+    assert total == [1, 1, 0.0]
+    tally.on_clip(False, 12.0)
+    assert total == [2, 1, 12.0]
