@@ -72,6 +72,8 @@ def test_ctrl_c_ends_both(tmp_path):
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         text=True,
+        # A background shell job would hand down an ignored SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     deadline = time.monotonic() + 120
     paths = [tmp_path / "a.pid", tmp_path / "b.pid"]

@@ -197,6 +197,7 @@ def test_the_bar_moves_within_a_long_file(
         advance(self, num_done, num_failures, seconds)
 
     monkeypatch.setattr(Progress, "advance", record)
+    monkeypatch.setattr(processes, "_POLL_SECONDS", 0.01)
     config = shards.PrepConfig(
         dataset="folder",
         sources=("vocals", "drums", "bass", "other"),
