@@ -13,6 +13,7 @@ SEARCH = ["faiss-cpu>=1.9"]
 FORMATS = ["onnx>=1.17", "onnxruntime>=1.20", "tf2onnx>=1.17"]
 BEAM = ["apache-beam>=2.77", "google-crc32c>=1.9"]
 DEV = [
+    "hypothesis>=6.100",
     "selenium>=4.20",
     "pytest>=8",
     "pytest-timeout",

@@ -8,12 +8,13 @@ import keras
 import tensorflow as tf
 
 from cola_msa.config import TrainConfig
+from cola_msa.system.errors import UserError
 
 JIT_COMPILE = ("auto", "on", "off")
 MIXED_PRECISION = ("auto", "none", "bfloat16", "float16")
 
 
-class AccelerationError(ValueError):
+class AccelerationError(UserError):
     """Flags that do not go together."""
 
 

@@ -1,7 +1,9 @@
 """What can be wrong with a file of audio."""
 
+from cola_msa.system.errors import UserError
 
-class AudioError(Exception):
+
+class AudioError(UserError):
     """A file that cannot be used; its message is a reason in one line."""
 
 

@@ -23,6 +23,8 @@ from unittest import mock
 import numpy as np
 import tensorflow as tf
 
+from cola_msa.system.errors import UserError
+
 REMIX = "remix"  # of whole batches with their stems: `remix`
 AUGMENTATIONS = (
     "none",
@@ -51,7 +53,7 @@ _MAX_TRANSPOSE = 6  # mel bands, both ways
 _CUTOUT_SHARE = 0.3  # largest rectangle, as a share of frames and of mel bands
 
 
-class AugmentError(ValueError):
+class AugmentError(UserError):
     """An augmentation that does not exist, does not fit, or is not installed."""
 
 

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from absl import logging
 
 from cola_msa.allocator import keep_freed_memory
-
-_OWN_PACKAGES = ("cola_msa", "data_prep")
+from cola_msa.system.errors import UserError
 
 
 def run_command(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
@@ -31,13 +30,10 @@ def run_command(main: Callable[[list[str]], None]) -> Callable[[list[str]], None
         except KeyboardInterrupt:
             print("stopped; the same command goes on", file=sys.stderr)
             sys.exit(130)
-        except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+        except UserError as error:  # anything else is a defect and is shown whole
             print(f"error: {error}", file=sys.stderr)
-            sys.exit(1)
-        except Exception as error:
-            # Our own error classes carry a message for the user; others are defects.
-            if type(error).__module__.split(".")[0] not in _OWN_PACKAGES:
-                raise
+            sys.exit(error.exit_code)
+        except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(1)
 

@@ -22,13 +22,14 @@ from absl import app, flags
 from cola_msa import checkpoints, demo_data
 from cola_msa.console import run_command
 from cola_msa.presets import PRESETS
+from cola_msa.system.errors import UserError
 
 TASKS = ("mtat", "nsynth", "fma")
 _SCORES = {"mtat": ("roc_auc", "pr_auc"), "nsynth": ("accuracy",), "fma": ("accuracy",)}
 _LABELS = {"roc_auc": "ROC-AUC", "pr_auc": "PR-AUC", "accuracy": "WA"}
 
 
-class DemoError(RuntimeError):
+class DemoError(UserError):
     """A command of the demo failed."""
 
 

@@ -10,8 +10,10 @@ import sys
 
 from absl import logging
 
+from cola_msa.system.errors import UserError
 
-class DemoDataError(RuntimeError):
+
+class DemoDataError(UserError):
     """The built-in music could not be made."""
 
 

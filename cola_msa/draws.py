@@ -7,13 +7,15 @@ import dataclasses
 
 import numpy as np
 
+from cola_msa.system.errors import UserError
+
 COLA = -1  # `source` of a pair whose positive is a window of the mixture
 BATCHES = ("mixed", "active", "uniform", "active_any")
 SILENCES = ("zeros", "floor", "mean", "learned")
 PAIR_SPANS = ("segment", "clip")
 
 
-class PairError(ValueError):
+class PairError(UserError):
     """The data cannot give the batches that were asked for."""
 
 

@@ -6,12 +6,13 @@ import pathlib
 import urllib.parse
 
 from cola_msa.audio import AUDIO_SUFFIXES
+from cola_msa.system.errors import UserError
 
 LIST_SUFFIXES = (".txt", ".m3u", ".m3u8", ".csv")
 _PATH_COLUMNS = ("path", "file", "filename", "file_path", "filepath")
 
 
-class InputError(ValueError):
+class InputError(UserError):
     """An input that names no audio; the message says what to do."""
 
 

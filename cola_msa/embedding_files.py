@@ -22,12 +22,14 @@ from typing import Any
 
 import numpy as np
 
+from cola_msa.system.errors import UserError
+
 COLUMNS = ("path", "sha256", "start", "seconds", "embedding")
 METADATA = "metadata"
 SUFFIXES = (".parquet", ".npz", ".h5")
 
 
-class EmbeddingFileError(ValueError):
+class EmbeddingFileError(UserError):
     """A file of embeddings that cannot be used; the message says why."""
 
 

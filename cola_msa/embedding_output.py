@@ -17,13 +17,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cola_msa import storage
+from cola_msa.system.errors import UserError
 
 SUFFIXES = (".parquet", ".npz", ".h5")
 _CHUNK_ROWS = 2048
 _PYARROW = "Parquet needs pyarrow: pip install 'cola_msa[embed]', or write .npz or .h5"
 
 
-class OutputError(ValueError):
+class OutputError(UserError):
     """A file of embeddings that cannot be written or gone on with."""
 
 

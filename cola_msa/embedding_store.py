@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 
 from cola_msa import storage
+from cola_msa.system.errors import UserError
 
 
-class StoreError(ValueError):
+class StoreError(UserError):
     """A work folder that cannot be used; the message says why and what to do."""
 
 

@@ -10,7 +10,6 @@ this package opens.
 import json
 import os
 import pathlib
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -36,7 +35,10 @@ from cola_msa.frontend_numpy import FORMULA
 from cola_msa.loading import OpenedModel, open_model
 from cola_msa.saved_model import SIGNATURES, ExportModule, run_exported
 from cola_msa.storage import RunError
+from cola_msa.system import folders
+from cola_msa.system.files import MARKER, file_sha256, temporary_folder
 
+METADATA_NAME = "metadata.json"
 FORMATS = ("saved_model", "tflite", "onnx", "pretrained")
 FILE_TOLERANCES = {".tflite": 1e-3, ".onnx": 1e-4}
 INPUTS = {"log_mel": "float32 [batch, frames, num_mels, 1]"}
@@ -54,7 +56,8 @@ def export_encoder(
 
     Args:
         run_dir: A run or a pretrained folder.
-        output_dir: Folder of the export; replaced only once the new one stands.
+        output_dir: Folder of the export: absent, empty, or an earlier export and
+            nothing else, which is replaced in one step once the new one stands.
         step: Of a run: a kept step, `best`, or None for the last.
         file_format: `saved_model`, `tflite`, `onnx`, or `pretrained` (see
             `cola_msa.pretrained`; of a run alone).
@@ -64,8 +67,9 @@ def export_encoder(
         The metadata, with the largest relative difference that was found.
 
     Raises:
-        RunError: If the run has no such checkpoint, or `output_dir` holds something
-            else than an export.
+        RunError: If the run has no such checkpoint.
+        FileError: If `output_dir` holds anything else than an export; nothing there
+            is touched then.
         ExportError: If the reloaded export differs from the encoder, or the format
             needs an extra.
     """
@@ -74,39 +78,65 @@ def export_encoder(
             f"--format={file_format}: must be one of {', '.join(FORMATS)}"
         )
     if file_format == "pretrained":
-        content = pretrained.save_pretrained(run_dir, output_dir, step, licence=licence)
-        difference = check_pretrained(output_dir, open_model(run_dir, step))
-        return {**content, "relative_difference": difference}
+        return _export_pretrained(run_dir, output_dir, step, licence)
+    folders.check_replaceable(output_dir, listed_files, "an export")
     model = open_model(run_dir, step)
     if model.kind == "export":
         raise RunError(f"{run_dir} is an export already: name the run it was made of")
-    output_dir = pathlib.Path(output_dir)
-    temporary = output_dir.with_name(output_dir.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    if file_format == "saved_model":
-        ExportModule(model).save(temporary)
-        found: dict[str, Any] = {"signatures": SIGNATURES}
-        found["relative_difference"] = check_export(temporary, model)
-    else:
-        write = write_tflite if file_format == "tflite" else write_onnx
-        path = write(model, temporary)
-        found = {"file": path.name, "inputs": INPUTS, "outputs": OUTPUTS}
-        found["relative_difference"] = check_file(path, model)
-    metadata = {
-        "format": file_format,
-        **describe(model),
-        **found,
-        "files": {
-            path.relative_to(temporary).as_posix(): pretrained.file_hash(path)
-            for path in sorted(temporary.rglob("*"))
-            if path.is_file()
-        },
-    }
-    checkpoints.write_json(temporary / "metadata.json", metadata)
-    shutil.rmtree(output_dir, ignore_errors=True)
-    os.replace(temporary, output_dir)
+    with temporary_folder(output_dir) as temporary:
+        if file_format == "saved_model":
+            ExportModule(model).save(temporary)
+            found: dict[str, Any] = {"signatures": SIGNATURES}
+            found["relative_difference"] = check_export(temporary, model)
+        else:
+            write = write_tflite if file_format == "tflite" else write_onnx
+            path = write(model, temporary)
+            found = {"file": path.name, "inputs": INPUTS, "outputs": OUTPUTS}
+            found["relative_difference"] = check_file(path, model)
+        metadata = {
+            "format": file_format,
+            **describe(model),
+            **found,
+            "files": {
+                path.relative_to(temporary).as_posix(): file_sha256(path)
+                for path in sorted(temporary.rglob("*"))
+                if path.is_file() and path.name != MARKER
+            },
+        }
+        checkpoints.write_json(temporary / METADATA_NAME, metadata)
+        folders.replace_folder(temporary, output_dir, listed_files, "an export")
     return metadata
+
+
+def _export_pretrained(
+    run_dir: str | os.PathLike,
+    output_dir: str | os.PathLike,
+    step: int | str | None,
+    licence: str,
+) -> dict[str, Any]:
+    """Writes a pretrained folder that takes its name once it has been checked."""
+    found: dict[str, float] = {}
+
+    def check(folder: pathlib.Path) -> None:
+        found["relative_difference"] = check_pretrained(
+            folder, open_model(run_dir, step)
+        )
+
+    content = pretrained.save_pretrained(
+        run_dir, output_dir, step, licence=licence, check=check
+    )
+    return {**content, **found}
+
+
+def listed_files(folder: pathlib.Path) -> list[str] | None:
+    """The files of an export by its own metadata.json; None where it is none."""
+    try:
+        content = json.loads((folder / METADATA_NAME).read_text())
+        if content["format"] not in FORMATS or "encoder_key" not in content:
+            return None
+        return [*map(str, dict(content["files"])), METADATA_NAME]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def describe(model: OpenedModel) -> dict[str, Any]:
@@ -182,7 +212,7 @@ def check_pretrained(folder: str | os.PathLike, model: OpenedModel) -> float:
     """Compares a pretrained folder, opened by a fresh process, with its run.
 
     Raises:
-        ExportError: If it differs by more than TOLERANCE; the folder is removed.
+        ExportError: If it differs by more than TOLERANCE.
     """
     waveform, lengths = check_waveforms(model.frontend)
     mel = reference_mel(waveform[-1, : lengths[-1]], model.frontend)
@@ -193,7 +223,6 @@ def check_pretrained(folder: str | os.PathLike, model: OpenedModel) -> float:
         subprocess.run(command, check=True)
         difference = relative_difference(np.load(path), model.embed(mel))
     if not difference < TOLERANCE:
-        shutil.rmtree(folder)
         raise ExportError(
             f"{folder} differs from its run by {difference:.2g} (relative), more than "
             f"{TOLERANCE:g}"

@@ -5,13 +5,14 @@ import numpy as np
 from cola_msa.config import FrontendConfig
 from cola_msa.frontend import exact_log_mel
 from cola_msa.loading import OpenedModel
+from cola_msa.system.errors import UserError
 
 TOLERANCE = 1e-4  # relative difference between export and encoder
 _ROUNDINGS = 10  # a network rounds more often than once
 _HIGHEST_TOLERANCE = 1e-2  # beyond it an export is of no use, rounding or not
 
 
-class ExportError(RuntimeError):
+class ExportError(UserError):
     """The export does not compute what the encoder computes."""
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from cola_msa.system.errors import UserError
 from cola_msa.tasks import MULTICLASS, MULTILABEL, TaskSpec
 
 PROTOCOLS = ("cached", "paper")
@@ -17,7 +18,7 @@ _MONITORS = {"cached": LOSS, "paper": ACCURACY}
 _MLP_UNITS = (512,)
 
 
-class ProbeError(ValueError):
+class ProbeError(UserError):
     """Embeddings that no head can be trained on."""
 
 

@@ -9,7 +9,6 @@ settings, so that eval, export, embed and fine-tuning work with it as with any r
 import os
 import pathlib
 import re
-import shutil
 from typing import Any
 
 from absl import app, flags
@@ -23,6 +22,8 @@ from cola_msa.presets import get_preset
 from cola_msa.released import find_prefix, read_released, released_variables
 from cola_msa.storage import RunError
 from cola_msa.strategies import STRATEGIES
+from cola_msa.system import folders
+from cola_msa.system.files import temporary_folder
 
 # The authors' script saves once in so many of its steps (64 updates of 128 pairs).
 _STEPS_PER_SAVE = 1000
@@ -66,10 +67,10 @@ def import_weights(
     Raises:
         RunError: If any of the 317 tensors is missing, left over or of another shape;
             nothing is written then.
+        FileError: If `output_dir` holds anything.
     """
     output_dir = pathlib.Path(output_dir)
-    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
-        raise RunError(f"{output_dir} is not empty: name another --output_dir")
+    folders.check_replaceable(output_dir, _never_ours, "an empty folder")
     config = released_config(source)
     prefix = find_prefix(checkpoint)
     step = _step_of(prefix) if step is None else step
@@ -100,25 +101,26 @@ def import_weights(
         "training_seconds": 0.0,
     }
     origin = f"the checkpoint {pathlib.Path(prefix).name}, in the authors' layout"
-    temporary = output_dir.with_name(output_dir.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    checkpoints.save_kept(
-        temporary, model, {"anchors": statistics, "pairs": statistics}, step
-    )
-    checkpoints.write_json(temporary / checkpoints.DONE_NAME, done)
-    checkpoints.write_json(
-        temporary / "config.json",
-        {**runs.describe_run(config, data, 1), "source": origin},
-    )
-    if output_dir.exists():
-        output_dir.rmdir()
-    os.replace(temporary, output_dir)
+    with temporary_folder(output_dir) as temporary:
+        checkpoints.save_kept(
+            temporary, model, {"anchors": statistics, "pairs": statistics}, step
+        )
+        checkpoints.write_json(temporary / checkpoints.DONE_NAME, done)
+        checkpoints.write_json(
+            temporary / "config.json",
+            {**runs.describe_run(config, data, 1), "source": origin},
+        )
+        folders.replace_folder(temporary, output_dir, _never_ours, "an empty folder")
     return {
         "tensors": len(values),
         "step": step,
         "run_dir": str(output_dir),
         "encoder_key": checkpoints.encoder_key(output_dir),
     }
+
+
+def _never_ours(folder: pathlib.Path) -> None:
+    """A run is never replaced: training may have gone on in it."""
 
 
 def _step_of(prefix: str) -> int:

@@ -4,6 +4,8 @@ import importlib.util
 
 import numpy as np
 
+from cola_msa.system.errors import UserError
+
 PROJECTIONS = ("auto", "tsne", "pca", "umap")
 TITLES = {"tsne": "t-SNE", "pca": "PCA", "umap": "UMAP"}
 _TSNE_MOST = 20_000  # beyond it t-SNE takes many minutes, and `auto` takes PCA
@@ -11,7 +13,7 @@ _TSNE_LEAST = 5
 _DIMENSIONS_BEFORE = 50  # t-SNE and UMAP see the first principal components
 
 
-class MapError(ValueError):
+class MapError(UserError):
     """A map that cannot be made; the message says why."""
 
 

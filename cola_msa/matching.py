@@ -16,13 +16,14 @@ import numpy as np
 from cola_msa import audio
 from cola_msa.frontend import exact_log_mel, split_windows
 from cola_msa.loading import OpenedModel
+from cola_msa.system.errors import UserError
 
 _BATCH = 64  # windows that pass through the network at once
 # A window is silent below this share of the stem's mean absolute value.
 _SILENT_SHARE = 0.1
 
 
-class MatchError(ValueError):
+class MatchError(UserError):
     """Mixtures or stems that cannot be compared; the message says why."""
 
 

@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from cola_msa.system.errors import UserError
+
 BACKENDS = ("auto", "sklearn", "faiss")
 METRICS = ("cosine", "euclidean")
 _BATCH = 1024  # queries at once: bounds the memory that distances take
 
 
-class NeighbourError(ValueError):
+class NeighbourError(UserError):
     """A search that cannot be made; the message says why."""
 
 

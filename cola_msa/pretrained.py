@@ -11,11 +11,10 @@ README.md          the model card
 No file is a pickle: opening a folder from somebody else runs none of its code.
 """
 
-import hashlib
 import json
 import os
 import pathlib
-import shutil
+from collections.abc import Callable
 from typing import Any
 
 import h5py
@@ -28,6 +27,8 @@ from cola_msa.encoder_info import encoder_info
 from cola_msa.model import ContrastiveModel
 from cola_msa.model_card import read_scores, render_card
 from cola_msa.storage import RunError, write_json
+from cola_msa.system import folders
+from cola_msa.system.files import file_sha256, temporary_folder
 
 FORMAT = "cola_msa pretrained encoder"
 FORMAT_VERSION = 1
@@ -55,69 +56,83 @@ def save_pretrained(
     *,
     name: str | None = None,
     licence: str = "not stated",
+    check: Callable[[pathlib.Path], Any] = lambda folder: None,
 ) -> dict[str, Any]:
     """Writes a pretrained folder of a run's encoder, head and similarity.
 
     Args:
         run_dir: The run.
-        output_dir: The folder; it must not exist, or be empty.
+        output_dir: The folder: absent, empty, or an earlier pretrained folder and
+            nothing else, which is replaced in one step once the new one stands.
         step: A kept step, `best`, or None for the last.
         name: The model's name; default the folder's.
         licence: Licence of the weights, for the model card.
+        check: Called with the finished folder before it takes its name.
 
     Returns:
         The content of config.json.
 
     Raises:
-        RunError: If the run has no such checkpoint, or the folder holds something.
+        RunError: If the run has no such checkpoint.
+        FileError: If `output_dir` holds anything else than a pretrained folder;
+            nothing there is touched then.
     """
     run_dir, output_dir = pathlib.Path(run_dir), pathlib.Path(output_dir)
-    if output_dir.exists() and any(output_dir.iterdir()):
-        raise RunError(f"{output_dir} is not empty: name another --output_dir")
+    folders.check_replaceable(output_dir, listed_files, "a pretrained folder")
     model = checkpoints.load_model(run_dir, step)
     kept = checkpoints.kept_path(run_dir, step)
     arrays = checkpoints.read_arrays(kept)
     run, config = checkpoints.load_run(run_dir), checkpoints.load_config(run_dir)
     info = encoder_info(run_dir, step, "trained")
-    temporary = output_dir.with_name(output_dir.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    _write_weights(temporary / WEIGHTS_NAME, model)
-    layers = len(model.batch_norm_layers())
-    with h5py.File(temporary / STATISTICS_NAME, "w") as file:
-        for inputs in STATISTICS:
-            found = checkpoints.read_statistics(kept, arrays, inputs, layers)
-            for number in range(layers):
-                group = file.create_group(f"{inputs}/{number:04d}")
-                group["mean"] = found.means[number]
-                group["variance"] = found.variances[number]
-    content = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "name": name or output_dir.resolve().name,
-        "licence": licence,
-        "config": to_dict(config),
-        # Where the data lay is nobody else's business.
-        "data": {k: v for k, v in run["data"].items() if k != "data_dir"},
-        "step": info.step,
-        "updates": info.updates,
-        "pairs": info.pairs,
-        "num_replicas": run.get("num_replicas", 1),
-        "embedding_dim": int(model.encoder.output_shape[-1]),
-        "statistics": config.train.statistics_inputs,
-        "encoder_key": checkpoints.encoder_key(run_dir, step),
-        "scores": read_scores(run_dir, info.step),
-        "versions": run.get("versions", {}),
-        "git_commit": run.get("git_commit"),
-        "source": run.get("source"),
-        "files": {name: file_hash(temporary / name) for name in _FILES},
-    }
-    (temporary / CARD_NAME).write_text(render_card(content))
-    write_json(temporary / "config.json", content)
-    if output_dir.exists():
-        output_dir.rmdir()
-    os.replace(temporary, output_dir)
+    with temporary_folder(output_dir) as temporary:
+        _write_weights(temporary / WEIGHTS_NAME, model)
+        layers = len(model.batch_norm_layers())
+        with h5py.File(temporary / STATISTICS_NAME, "w") as file:
+            for inputs in STATISTICS:
+                found = checkpoints.read_statistics(kept, arrays, inputs, layers)
+                for number in range(layers):
+                    group = file.create_group(f"{inputs}/{number:04d}")
+                    group["mean"] = found.means[number]
+                    group["variance"] = found.variances[number]
+        content = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "name": name or output_dir.resolve().name,
+            "licence": licence,
+            "config": to_dict(config),
+            # Where the data lay is nobody else's business.
+            "data": {k: v for k, v in run["data"].items() if k != "data_dir"},
+            "step": info.step,
+            "updates": info.updates,
+            "pairs": info.pairs,
+            "num_replicas": run.get("num_replicas", 1),
+            "embedding_dim": int(model.encoder.output_shape[-1]),
+            "statistics": config.train.statistics_inputs,
+            "encoder_key": checkpoints.encoder_key(run_dir, step),
+            "scores": read_scores(run_dir, info.step),
+            "versions": run.get("versions", {}),
+            "git_commit": run.get("git_commit"),
+            "source": run.get("source"),
+            "files": {name: file_sha256(temporary / name) for name in _FILES},
+        }
+        (temporary / CARD_NAME).write_text(render_card(content))
+        write_json(temporary / "config.json", content)
+        check(temporary)
+        folders.replace_folder(
+            temporary, output_dir, listed_files, "a pretrained folder"
+        )
     return content
+
+
+def listed_files(folder: pathlib.Path) -> list[str] | None:
+    """A pretrained folder's files by its own config.json; None where it is none."""
+    try:
+        content = json.loads((folder / "config.json").read_text())
+        if content["format"] != FORMAT:
+            return None
+        return [*map(str, dict(content["files"])), CARD_NAME, "config.json"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def read_config(path: str | os.PathLike) -> dict[str, Any]:
@@ -241,14 +256,8 @@ def check_files(path: pathlib.Path, hashes: dict[str, str]) -> None:
     for name, expected in hashes.items():
         if not (path / name).is_file():
             raise RunError(f"{path / name} is missing; get the folder again")
-        if file_hash(path / name) != expected:
+        if file_sha256(path / name) != expected:
             raise RunError(
                 f"{path / name}: damaged or not the original (its SHA-256 is not the "
                 "recorded one); get the folder again"
             )
-
-
-def file_hash(path: pathlib.Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -13,6 +13,8 @@ from typing import Any
 
 from absl import logging
 
+from cola_msa.system.errors import UserError
+
 LOCK_NAME = ".lock"
 # Asks Linux for SIGTERM when the parent dies, then becomes the command. A process does
 # it, not a function between fork and exec: TensorFlow's threads may hold locks there.
@@ -28,7 +30,7 @@ _LOCK_SECONDS = 60.0
 _STOP_SECONDS = 300.0
 
 
-class ProcessError(RuntimeError):
+class ProcessError(UserError):
     """A folder that another process works in."""
 
 

@@ -4,7 +4,6 @@ The index is made while a shard is written, and rebuilt by a scan where it is mi
 """
 
 import dataclasses
-import hashlib
 import os
 import pathlib
 import zipfile
@@ -22,6 +21,7 @@ from cola_msa.records import (
     decode_segment,
     encode_segment,
 )
+from cola_msa.system.files import file_sha256 as file_sha256
 
 _LENGTH_BYTES, _CRC_BYTES = 8, 4  # TFRecord's frame around each record
 FRAME_BYTES = _LENGTH_BYTES + 2 * _CRC_BYTES
@@ -256,12 +256,6 @@ def sync_folder(folder: pathlib.Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def file_sha256(path: str | os.PathLike) -> str:
-    """SHA-256 of a file's bytes, 64 hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def index_path(shard_path: str | os.PathLike) -> pathlib.Path:

@@ -26,13 +26,15 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from cola_msa.system.errors import UserError
+
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 # Field numbers of tf.train.Example's protocol buffer, each shifted with its wire type.
 _WIRE_BYTES = 2
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """Prepared data that cannot be used; the message says why and what to do."""
 
 

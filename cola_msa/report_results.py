@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from cola_msa import metrics, results
+from cola_msa.system.errors import UserError
 from cola_msa.tasks import PAPER_PAIRS, SCORE_TITLES, TASKS
 
 NUM_RESAMPLES = 1000
 
 
-class ReportError(ValueError):
+class ReportError(UserError):
     """Runs or results that cannot be reported; the message says which and why."""
 
 

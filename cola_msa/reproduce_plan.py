@@ -32,12 +32,13 @@ from cola_msa.strategies import (
     STRATEGIES,
     Strategy,
 )
+from cola_msa.system.errors import UserError
 from cola_msa.tasks import TASKS
 
 TABLES, FIGURES = (1, 2, 3), (2, 3, 4, 5)
 
 
-class ReproduceError(ValueError):
+class ReproduceError(UserError):
     """A reproduction that cannot be planned, or a step that failed."""
 
 

@@ -22,8 +22,18 @@ from cola_msa import checkpoints, replicas, storage
 from cola_msa.model import ContrastiveModel
 from cola_msa.scalars import read_metrics
 from cola_msa.storage import RunError
+from cola_msa.system.files import remove_abandoned
 
 _CHECKPOINTS = "update-????????.npz"
+# What earlier versions, and libraries that write under a name of their own, leave.
+_EARLIER_TEMPORARIES = (
+    "checkpoints/update-????????.npz.tmp",
+    "kept/*.npz.tmp",
+    "logs/events.*.tmp",
+    "config.json.tmp",
+    "done.json.tmp",
+    "metrics.jsonl.tmp",
+)
 _CUT_OFF = 2**62  # stands for the step of an event that was not written whole
 
 
@@ -53,8 +63,7 @@ def exclusive(run_dir: str | os.PathLike) -> Iterator[None]:
                 run_dir,
                 error,
             )
-        for path in run_dir.rglob("*" + storage.TEMPORARY):
-            path.unlink()
+        remove_abandoned(run_dir, _EARLIER_TEMPORARIES)
         yield
     finally:
         os.close(descriptor)

@@ -1,7 +1,6 @@
 """The index file of `search`: clips, their embeddings, and which encoder made them."""
 
 import dataclasses
-import hashlib
 import json
 import os
 import pathlib
@@ -12,12 +11,14 @@ import numpy as np
 from cola_msa import storage
 from cola_msa.embedding_files import Embeddings, load_embeddings
 from cola_msa.neighbours import METRICS
+from cola_msa.system.errors import UserError
+from cola_msa.system.files import file_sha256
 
 FORMAT = "cola_msa search index"
 VERSION = 1
 
 
-class SearchError(ValueError):
+class SearchError(UserError):
     """An index or a query that cannot be used; the message says what to do."""
 
 
@@ -123,12 +124,6 @@ def find_row(table: Embeddings, file: str) -> int | None:
         if digest in table.sha256:
             return table.sha256.index(digest)
     return None
-
-
-def file_sha256(path: str | os.PathLike) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_model(index: SearchIndex, model: str, model_hash: str | None) -> None:

@@ -1,23 +1,25 @@
 """Files that are there whole or not at all, even after `kill -9` or a power failure.
 
-Each is written under a temporary name, synced to the disk, renamed, and its folder
-synced. Nothing here knows what the files are for.
+`system.files` writes; this knows arrays, and whose error it is. Nothing here knows what
+the files are for.
 """
 
-import errno
 import json
 import os
 import pathlib
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
+from cola_msa.system import files
+from cola_msa.system.errors import UserError
+from cola_msa.system.files import TEMPORARY as TEMPORARY
+from cola_msa.system.files import sync as sync
+
 STATE = "state"  # name of the array that holds JSON
-TEMPORARY = ".tmp"  # suffix of files that were being written
 # What NumPy and zipfile raise on files that are cut off, overwritten or not theirs.
 _DAMAGES = (
     OSError,
@@ -34,61 +36,22 @@ _DAMAGES = (
 )
 
 
-class RunError(ValueError):
+class RunError(UserError):
     """A run directory that cannot be used; the message says why and what to do."""
 
 
-def _write_synced(path: pathlib.Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Writes a file that is there whole or not at all, even after a power failure.
-
-    Args:
-        path: The file.
-        write: Writes its content.
+def write_bytes(path: str | os.PathLike, content: bytes) -> None:
+    """Writes a file, whole or not at all.
 
     Raises:
         RunError: If it cannot be written; what was at `path` before is still there.
     """
-    temporary = path.with_name(path.name + TEMPORARY)
-    try:
-        if not path.parent.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            sync(path.parent.parent)
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        # The new name is on the disk only when its folder is.
-        sync(path.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise RunError(
-            f"{path}: cannot be written ({error.strerror or error}); once that is "
-            "mended the same command goes on"
-        ) from error
-
-
-def sync(path: str | os.PathLike) -> None:
-    """Waits until a file's or a folder's content is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        # Some network file systems cannot sync a folder, and need not.
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def write_bytes(path: str | os.PathLike, content: bytes) -> None:
-    """Writes a file under a temporary name, syncs and renames it."""
-    _write_synced(pathlib.Path(path), lambda file: file.write(content))
+    files.write_bytes(path, content, RunError)
 
 
 def write_json(path: str | os.PathLike, values: Any) -> None:
-    """Writes JSON under a temporary name, syncs and renames it."""
-    write_bytes(path, (json.dumps(values, indent=1) + "\n").encode())
+    """Writes JSON as `write_bytes` does."""
+    files.write_json(path, values, RunError)
 
 
 def write_arrays(
@@ -100,9 +63,10 @@ def write_arrays(
         RunError: If it cannot be written.
     """
     arrays = {**arrays, STATE: np.array(json.dumps(state))}
-    _write_synced(
+    files.write_file(
         path,
         lambda file: np.savez(file, **arrays),  # type: ignore[arg-type]  # names
+        RunError,
     )
 
 

@@ -27,12 +27,13 @@ import dataclasses
 from typing import Any
 
 from cola_msa.config import Config, TrainConfig
+from cola_msa.system.errors import UserError
 from cola_msa.tasks import PUBLISHED
 
 SEPARATED, RANDOM, DEGRADED, NO_STEMS = "separated", "random", "degraded", "none"
 
 
-class StrategyError(ValueError):
+class StrategyError(UserError):
     """A strategy that does not exist, or that the data does not fit."""
 
 

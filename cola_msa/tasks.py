@@ -9,6 +9,7 @@ from collections.abc import Collection
 
 from cola_msa.prepared import PreparedData
 from cola_msa.records import DataError
+from cola_msa.system.errors import UserError
 
 MULTILABEL, MULTICLASS = "multilabel", "multiclass"
 SCORE_TITLES = {
@@ -23,7 +24,7 @@ PAPER_UPDATES = 640_000
 PAPER_PAIRS = 81_920_000
 
 
-class TaskError(ValueError):
+class TaskError(UserError):
     """A task that does not exist, or an option that it does not have."""
 
 

@@ -26,12 +26,13 @@ from cola_msa.progress import Progress
 from cola_msa.records import manifest_hash
 from cola_msa.scalars import ScalarWriter
 from cola_msa.stops import StopRequestedError, Stops
+from cola_msa.system.errors import UserError
 from cola_msa.updates import Updater, num_parts
 from cola_msa.validation import Validator
 from cola_msa.workers import Workers
 
 
-class TrainingError(RuntimeError):
+class TrainingError(UserError):
     """Training cannot go on."""
 
 

@@ -20,11 +20,12 @@ import tensorflow as tf
 
 from cola_msa.config import TrainConfig
 from cola_msa.model import Batch, ContrastiveModel
+from cola_msa.system.errors import UserError
 
 Gradients = list[tf.Tensor]
 
 
-class UpdateError(ValueError):
+class UpdateError(UserError):
     """An update that cannot be made so."""
 
 

@@ -18,6 +18,7 @@ from absl import logging
 
 from cola_msa import replicas
 from cola_msa.storage import RunError
+from cola_msa.system.errors import UserError
 
 T = TypeVar("T")
 
@@ -32,7 +33,7 @@ _LOST = (
 )
 
 
-class WorkerError(RuntimeError):
+class WorkerError(UserError):
     """The workers cannot train together."""
 
 

@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
+from cola_msa.system.errors import UserError
+
 SPLITS = ("train", "validation", "test")
 
 
-class DatasetError(ValueError):
+class DatasetError(UserError):
     """A dataset that cannot be prepared at all; the message says what to do."""
 
 

@@ -3,11 +3,12 @@
 import dataclasses
 import pathlib
 
+from cola_msa.system.errors import UserError
 from data_prep import separation, shards
 from data_prep.inputs import Inputs
 
 
-class PreparationError(RuntimeError):
+class PreparationError(UserError):
     """The run cannot begin or go on; finished shards are kept."""
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from cola_msa import record_index, records
 from cola_msa.config import FrontendConfig, config_hash, to_dict
+from cola_msa.system.errors import UserError
 from data_prep.clips import Dataset, DatasetIndex
 from data_prep.shards import Plan, PrepConfig, Shard, sidecar_path
 
@@ -19,7 +20,7 @@ _PACKAGES = ("tensorflow", "numpy", "soundfile", "soxr")
 _SEPARATOR_PACKAGES = ("torch", "openunmix")
 
 
-class ResumeError(RuntimeError):
+class ResumeError(UserError):
     """Finished shards that do not belong together."""
 
 

@@ -15,6 +15,7 @@ from matplotlib.patches import Patch
 
 from cola_msa import record_index
 from cola_msa.config import FrontendConfig, from_dict
+from cola_msa.system.errors import UserError
 
 _DOTS_PER_INCH = 120
 _COLOURS = {
@@ -29,7 +30,7 @@ _HZ_TICKS = (100, 300, 1000, 3000, 7000)
 _NUM_SUGGESTIONS = 5
 
 
-class PictureError(ValueError):
+class PictureError(UserError):
     """Nothing to draw; the message says why and what to do."""
 
 

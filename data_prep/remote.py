@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from cola_msa.system.errors import UserError
 from data_prep.clips import DatasetError, text
 
 # Where a file appears whole or not at all, and folders are but parts of names.
@@ -29,7 +30,7 @@ _DISK_ERRORS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS))
 _BATCH_FILES = 1000
 
 
-class RemoteError(OSError):
+class RemoteError(UserError, OSError):
     """What a file system answered: one line with the address.
 
     Attributes:

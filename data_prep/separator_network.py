@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from cola_msa.system.errors import UserError
 from data_prep import separator_weights
 from data_prep.separator_chunks import NUM_CHANNELS, StemReader
 from data_prep.separator_data import RATE_HZ, SeparatorConfig, Track
 
 
-class TrainingError(RuntimeError):
+class TrainingError(UserError):
     """A training that cannot begin or go on; the message says what to do."""
 
 

@@ -13,13 +13,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from cola_msa.config import SOURCES
+from cola_msa.system.errors import UserError
 
 SETTINGS_NAME = "separator.json"
 # torch.hub's names end with the beginning of the file's SHA-256.
 _WEIGHTS_NAME = re.compile(r"(.+?)(?:[-_][0-9a-f]{8,64})?\.pth")
 
 
-class SeparatorError(RuntimeError):
+class SeparatorError(UserError):
     """A separator that cannot be loaded; the message says what to do."""
 
 

@@ -12,6 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 import tqdm
 
 from cola_msa import audio
+from cola_msa.system.errors import UserError
 from data_prep import workers
 from data_prep.clips import Clip, Dataset, DatasetError, IndexOptions
 
@@ -22,7 +23,7 @@ _CLIPS_PER_TASK = 16
 _TOLERANCE_SECONDS = 0.2
 
 
-class ValidationError(RuntimeError):
+class ValidationError(UserError):
     """The check could not end."""
 
 

@@ -15,6 +15,7 @@ import tqdm
 
 from cola_msa import record_index, records
 from cola_msa.config import FrontendConfig, config_hash, from_dict
+from cola_msa.system.errors import UserError
 from data_prep import manifest as manifest_lib
 from data_prep import processes, shard_checks
 from data_prep.shard_checks import Expected, Finding, ShardReport
@@ -26,7 +27,7 @@ _RERUN = (
 _RESTORE = "put the folder back from a copy, or prepare into another --output_dir"
 
 
-class VerificationError(ValueError):
+class VerificationError(UserError):
     """The folder is no prepared data at all, or the check could not end."""
 
 

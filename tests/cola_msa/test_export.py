@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import tensorflow as tf
 from cola_msa import checkpoints, export, loading, pretrained
 from cola_msa.embed_files import embed_files
 from cola_msa.embedder import Embedder
+from cola_msa.system.errors import FileError
 
 RATE = 16000
 
@@ -242,3 +244,97 @@ def test_files_python_and_the_saved_model_give_the_same(
     for name, windows in found.items():
         difference = np.linalg.norm(windows - expected) / np.linalg.norm(expected)
         assert difference < 1e-4, name
+
+
+def tree(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture
+def no_work(monkeypatch):
+    """Fails where a model is opened: refusals come before any work."""
+
+    def fail(*_, **__):
+        pytest.fail("work began")
+
+    monkeypatch.setattr(export, "open_model", fail)
+    monkeypatch.setattr(checkpoints, "load_model", fail)
+
+
+@pytest.mark.parametrize("file_format", export.FORMATS)
+@pytest.mark.parametrize("name", ["models", "models/", "link", "."])
+def test_a_folder_that_is_not_ours_stays_as_it_is(
+    finished_run, tmp_path, monkeypatch, no_work, file_format, name
+):
+    root = tmp_path / "models"
+    (root / "papers").mkdir(parents=True)
+    (root / "papers" / "thesis.tex").write_text("years of work")
+    (root / "metadata.json").write_text('{"mine": 1}')
+    (tmp_path / "models.tmp").mkdir()
+    (tmp_path / "models.tmp" / "notes").write_text("mine too")
+    (tmp_path / "link").symlink_to("models")
+    before = tree(tmp_path)
+    monkeypatch.chdir(root if name == "." else tmp_path)
+    with pytest.raises(FileError, match="nothing there is replaced"):
+        export.export_encoder(finished_run, name, file_format=file_format)
+    assert tree(tmp_path) == before
+
+
+def test_a_run_is_never_replaced_by_its_export(finished_run, no_work):
+    before = tree(finished_run)
+    with pytest.raises(FileError, match="nothing there is replaced"):
+        export.export_encoder(finished_run, finished_run)
+    with pytest.raises(FileError, match="nothing there is replaced"):
+        export.export_encoder(finished_run, finished_run.parent)
+    assert tree(finished_run) == before
+
+
+def test_an_export_with_something_added_is_not_replaced(
+    exported, finished_run, tmp_path, no_work
+):
+    shutil.copytree(exported[0], tmp_path / "model")
+    (tmp_path / "model" / "assets" / "mine.txt").write_text("x")
+    before = tree(tmp_path)
+    with pytest.raises(FileError, match="assets/mine.txt"):
+        export.export_encoder(finished_run, tmp_path / "model")
+    assert tree(tmp_path) == before
+
+
+def test_an_earlier_export_is_replaced_and_a_users_tmp_stays(
+    exported, finished_run, tmp_path, monkeypatch
+):
+    target = tmp_path / "model"
+    shutil.copytree(exported[0], target)
+    (tmp_path / "model.tmp").write_text("mine")
+    old = tree(target)
+    with monkeypatch.context() as patch:
+        patch.setattr(export, "TOLERANCE", 0.0)
+        patch.setattr(export, "tolerance_of", lambda mel, model: 0.0)
+        with pytest.raises(export.ExportError, match="differs"):
+            export.export_encoder(finished_run, target)
+    assert tree(target) == old, "an export that fails leaves the old one"
+    pretrained.save_pretrained(finished_run, tmp_path / "pretrained")
+    export.export_encoder(finished_run, target)
+    assert loading.open_model(target).key == loading.open_model(exported[0]).key
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "model",
+        "model.tmp",
+        "pretrained",
+    ]
+
+
+def test_a_pretrained_folder_that_fails_its_check_leaves_the_old_one(
+    finished_run, tmp_path, monkeypatch
+):
+    target = tmp_path / "pretrained"
+    pretrained.save_pretrained(finished_run, target)
+    old = tree(target)
+    monkeypatch.setattr(export, "relative_difference", lambda found, expected: 1.0)
+    with pytest.raises(export.ExportError, match="differs"):
+        export.export_encoder(finished_run, target, file_format="pretrained")
+    assert tree(target) == old
+    assert [path.name for path in tmp_path.iterdir()] == ["pretrained"]

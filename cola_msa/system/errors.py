@@ -1,0 +1,25 @@
+"""Whose error it is: everything that is the user's to mend derives from UserError.
+
+A command prints such an error as one line and exits with its code. Any other exception
+is a defect of ours and shows its traceback.
+"""
+
+
+class UserError(ValueError):
+    """Something that the user can mend; the message says what, where and how.
+
+    Attributes:
+        exit_code: What a command that it ends exits with.
+    """
+
+    exit_code = 1
+
+
+class UsageError(UserError):
+    """A command line that cannot be meant: an unknown flag, a value out of range."""
+
+    exit_code = 2
+
+
+class FileError(UserError):
+    """A file that cannot be written, or must not be replaced."""

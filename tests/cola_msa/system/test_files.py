@@ -1,0 +1,139 @@
+import multiprocessing
+import os
+import pathlib
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from cola_msa.system import files
+from cola_msa.system.errors import FileError
+
+KILLED = """
+import os, sys
+from cola_msa.system import files
+real, left = getattr(os, {name!r}), [int(sys.argv[2])]
+def dying(*args, **options):
+    left[0] -= 1
+    if left[0] < 0:
+        os._exit(9)
+    return real(*args, **options)
+setattr(os, {name!r}, dying)
+files.write_bytes(sys.argv[1], b"new" * 1000)
+"""
+
+
+@pytest.mark.parametrize("name", ["open", "fsync", "replace", "unlink", "close"])
+def test_a_killed_writer_leaves_the_old_file_or_the_new_one(tmp_path, name):
+    path = tmp_path / "file"
+    outcomes = set()
+    for calls in range(6):
+        path.write_bytes(b"old")
+        command = [sys.executable, "-c", KILLED.format(name=name), path, str(calls)]
+        code = subprocess.run(command).returncode
+        assert path.read_bytes() in (b"old", b"new" * 1000)
+        outcomes.add(code)
+        if code == 0:
+            break
+    assert 9 in outcomes or name == "unlink"
+    files.write_bytes(path, b"again")
+    assert path.read_bytes() == b"again"
+    assert os.listdir(tmp_path) == ["file"], "what the killed left is gone"
+
+
+def test_a_users_files_of_like_names_stay(tmp_path):
+    names = ["file.tmp", "file.0123456789abcdef.tmp.txt", "other.0123456789abcdef.tmp"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"mine")
+    folder = tmp_path / "file.fedcba9876543210.tmp"  # no marker: not ours
+    folder.mkdir()
+    (folder / "thesis").write_bytes(b"mine")
+    files.write_bytes(tmp_path / "file", b"x")
+    assert sorted(os.listdir(tmp_path)) == sorted([*names, folder.name, "file"])
+    assert (folder / "thesis").read_bytes() == b"mine"
+
+
+def test_a_file_that_is_being_written_is_not_taken_for_abandoned(tmp_path):
+    with files.written_path(tmp_path / "file") as temporary:
+        temporary.write_bytes(b"slow")
+        files.write_bytes(tmp_path / "file", b"quick")
+        assert temporary.read_bytes() == b"slow"
+    assert (tmp_path / "file").read_bytes() == b"slow"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def _write_often(path, content):
+    for _ in range(50):
+        files.write_bytes(path, content)
+
+
+def test_processes_that_write_one_file_do_not_mix(tmp_path):
+    path = tmp_path / "file"
+    context = multiprocessing.get_context("spawn")
+    contents = [bytes([65 + number]) * 10000 for number in range(4)]
+    workers = [context.Process(target=_write_often, args=(path, c)) for c in contents]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0] * 4
+    assert path.read_bytes() in contents
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_what_cannot_be_written_is_one_line_and_leaves_the_old(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(FileError, match="No space left on device.*goes on"):
+        files.write_bytes(path, b"new")
+    monkeypatch.undo()
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["file"]
+
+
+def test_a_folder_that_fails_is_removed_and_the_lock_ends(tmp_path):
+    with pytest.raises(ZeroDivisionError), files.temporary_folder(tmp_path / "x") as f:
+        (f / "part").touch()
+        raise ZeroDivisionError
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_that_another_thread_fills_stays(tmp_path):
+    ready, done = threading.Event(), threading.Event()
+
+    def fill():
+        with files.temporary_folder(tmp_path / "x") as folder:
+            (folder / "part").touch()
+            ready.set()
+            done.wait()
+            assert (folder / "part").exists()
+
+    worker = threading.Thread(target=fill)
+    worker.start()
+    ready.wait()
+    files.remove_stale(tmp_path / "x")
+    assert len(os.listdir(tmp_path)) == 1
+    done.set()
+    worker.join()
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["é" * 120, "x" * 255, "a\nb", "\udcff"])
+def test_any_name_can_be_written(tmp_path, name):
+    files.write_bytes(tmp_path / name, b"x")
+    assert (tmp_path / name).read_bytes() == b"x"
+    assert len(list(pathlib.Path(tmp_path).iterdir())) == 1
+
+
+def test_abandoned_files_of_a_folder(tmp_path):
+    mine = ["notes.tmp", "a.0123456789abcdeg.tmp", "config.json.tmp"]
+    for name in [*mine, "a.0123456789abcdef.tmp"]:
+        (tmp_path / name).touch()
+    (tmp_path / "folder.tmp").mkdir()
+    files.remove_abandoned(tmp_path, ["config.json.tmp"])
+    assert sorted(os.listdir(tmp_path)) == sorted([*mine[:2], "folder.tmp"])

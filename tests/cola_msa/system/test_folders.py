@@ -1,0 +1,145 @@
+import errno
+import os
+import subprocess
+import sys
+
+import pytest
+
+from cola_msa.system import folders
+from cola_msa.system.errors import FileError
+from cola_msa.system.files import temporary_folder
+
+LISTED = {"list", "sub/a"}
+
+
+def listing(folder):
+    return LISTED if (folder / "list").exists() else None
+
+
+def fill(folder, content):
+    (folder / "sub").mkdir(parents=True, exist_ok=True)
+    (folder / "empty").mkdir(exist_ok=True)
+    (folder / "list").write_text(content)
+    (folder / "sub" / "a").write_text(content)
+
+
+def put(target, content):
+    with temporary_folder(target) as folder:
+        fill(folder, content)
+        folders.replace_folder(folder, target, listing, "an output")
+
+
+def tree(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("before", ["absent", "empty", "earlier", "link"])
+def test_what_may_be_replaced_is(tmp_path, before):
+    target = tmp_path / "models"
+    if before == "empty":
+        target.mkdir()
+    elif before == "earlier":
+        put(target, "old")
+    elif before == "link":
+        put(tmp_path / "real", "old")
+        target.symlink_to("real")
+    put(target, "new")
+    assert tree(target) == {"list": b"new", "sub/a": b"new"}
+    names = {"real", "models"} if before == "link" else {"models"}
+    assert set(os.listdir(tmp_path)) == names
+    assert target.is_symlink() == (before == "link")
+
+
+@pytest.mark.parametrize(
+    "victims",
+    [
+        {"thesis.tex": b"\\begin"},
+        {"list": b"old", "sub/a": b"old", "sub/thesis.tex": b"x"},
+        {"list": b"old", "sub/a": b"old", ".hidden": b"x"},
+        {"sub/a": b"without its list"},
+    ],
+)
+def test_anything_else_is_refused_and_stays(tmp_path, victims):
+    target = tmp_path / "models"
+    for name, content in victims.items():
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        (target / name).write_bytes(content)
+    with pytest.raises(FileError, match="nothing there is replaced"):
+        folders.check_replaceable(target, listing, "an output")
+    with pytest.raises(FileError, match="nothing there is replaced"):
+        put(target, "new")
+    assert tree(target) == victims and os.listdir(tmp_path) == ["models"]
+
+
+def test_a_linked_folder_within_is_not_ours(tmp_path):
+    put(tmp_path / "models", "old")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "a").write_text("x")
+    (tmp_path / "models" / "linked").symlink_to(tmp_path / "mine")
+    with pytest.raises(FileError, match="'linked'"):
+        put(tmp_path / "models", "new")
+    assert (tmp_path / "mine" / "a").read_text() == "x"
+
+
+def test_a_file_is_refused(tmp_path):
+    (tmp_path / "models").write_text("x")
+    with pytest.raises(FileError, match="is a file"):
+        folders.check_replaceable(tmp_path / "models", listing, "an output")
+
+
+def test_without_an_exchange_the_old_one_stays(tmp_path, monkeypatch):
+    put(tmp_path / "models", "old")
+
+    def fail(source, target, flag):
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(folders, "_rename", fail)
+    with pytest.raises(FileError, match="cannot exchange two folders"):
+        put(tmp_path / "models", "new")
+    assert tree(tmp_path / "models") == {"list": b"old", "sub/a": b"old"}
+
+
+KILLED = """
+import os, sys
+from cola_msa.system import files, folders
+from tests.cola_msa.system.test_folders import put
+left = [int(sys.argv[2])]
+def dying(real):
+    def call(*args, **options):
+        left[0] -= 1
+        if left[0] < 0:
+            os._exit(9)
+        return real(*args, **options)
+    return call
+for name in ("unlink", "rmdir", "rename", "mkdir", "fsync"):
+    setattr(os, name, dying(getattr(os, name)))
+folders._rename = dying(folders._rename)
+put(sys.argv[1], "new")
+"""
+
+
+@pytest.mark.parametrize("before", ["absent", "earlier"])
+def test_a_kill_at_any_step_leaves_the_old_or_the_new(tmp_path, before):
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(__file__))))
+    old = {"list": b"old", "sub/a": b"old"}
+    new = {"list": b"new", "sub/a": b"new"}
+    codes = []
+    for step in range(60):
+        target = tmp_path / str(step) / "models"
+        if before == "earlier":
+            put(target, "old")
+        command = [sys.executable, "-c", KILLED, str(target), str(step)]
+        codes.append(subprocess.run(command, cwd=root).returncode)
+        found = tree(target) if target.exists() else {}
+        found.pop(".cola_msa-unfinished", None)
+        assert found in ((old, new) if before == "earlier" else ({}, new)), step
+        put(target, "new")
+        assert tree(target) == new
+        assert os.listdir(target.parent) == ["models"], "nothing is left over"
+        if codes[-1] == 0:
+            break
+    assert codes[-1] == 0 and codes.count(9) > 10
