@@ -168,6 +168,10 @@ class TrainConfig:
     jit_compile: str = "auto"
     mixed_precision: str = "auto"
 
+    def pairs_per_update(self, num_replicas: int) -> int:
+        """Pairs of an update, all replicas and accumulated mini-batches together."""
+        return num_replicas * self.batch_size * self.accumulate
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:

@@ -19,6 +19,7 @@ from cola_msa import checkpoints
 from cola_msa.console import run_command
 from cola_msa.pairs import PairSampler
 from cola_msa.prepared import PreparedData
+from cola_msa.records import manifest_hash
 from cola_msa.retrieve import retrieval_of
 from cola_msa.scalars import read_metrics
 from cola_msa.tasks import get_task
@@ -49,10 +50,11 @@ def probe_curve(
 ) -> dict[int, dict[str, float]]:
     """A task's main score, with its interval, at every kept step."""
     found = {}
+    data_hash = manifest_hash(data_dir)
     for step in checkpoints.kept_steps(run_dir):
         output_dir = run_dir / "eval" / f"{task}-{step}"
         path = output_dir / "results.json"
-        if not path.exists():
+        if not _is_result_of(path, data_hash, checkpoints.encoder_key(run_dir, step)):
             subprocess.run(
                 [
                     sys.executable,
@@ -70,6 +72,21 @@ def probe_curve(
         name = next(s for s in ("pr_auc", "accuracy") if s in scores)
         found[step] = {"score": name, **scores[name]}
     return found
+
+
+def _is_result_of(path: pathlib.Path, data_hash: str, key: str) -> bool:
+    """Whether results.json was made from this data and this encoder."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found = content["data"]["manifest_hash"], content["encoder"]["key"]
+    except FileNotFoundError:
+        return False
+    except (ValueError, KeyError, TypeError, RecursionError):
+        found = None, None
+    if found == (data_hash, key):
+        return True
+    logging.warning("%s is damaged or of other data; it is made anew", path)
+    return False
 
 
 def draw(

@@ -25,7 +25,7 @@ from absl import logging
 
 from cola_msa.folding import fold_batch_normalization
 from cola_msa.prepared import PreparedData
-from cola_msa.records import DataError, manifest_hash
+from cola_msa.records import DataError
 from cola_msa.window_reader import fixed_bounds, open_windows, progress_bar
 from cola_msa.windows import plan_windows
 
@@ -189,7 +189,7 @@ def embed_split(
         data: The prepared data.
         split: One of its splits.
         cache_dir: Where embeddings are kept.
-        key: Stands for the encoder's weights; with the manifest's hash and the
+        key: Stands for the encoder's weights; with the data's fingerprint and the
             split it names the cached file.
         batch_windows: Windows a forward pass.
         show_progress: Whether to show a progress bar.
@@ -206,7 +206,7 @@ def embed_split(
     num_windows = plan.num_windows
     cache_dir = pathlib.Path(cache_dir)
     cache_dir.mkdir(parents=True, exist_ok=True)
-    manifest = manifest_hash(data.data_dir)
+    manifest = data.fingerprint((split,))
     path = cache_dir / f"{split}-{key}-{manifest}.f16"
     identity = {
         "version": _CACHE_VERSION,
@@ -293,17 +293,20 @@ def _cached_dim(path: pathlib.Path, identity: dict[str, Any]) -> int | None:
         return None
     try:
         sidecar = json.loads(sidecar_path.read_text())
-        is_same = all(sidecar.get(name) == value for name, value in identity.items())
-    except ValueError:
+        dim = sidecar["dim"]
+        is_same = (
+            all(sidecar.get(name) == value for name, value in identity.items())
+            and type(dim) is int
+            and sidecar["bytes"] == path.stat().st_size
+            and dim * identity["num_windows"] * 2 == sidecar["bytes"]
+            and sidecar["crc32"] == _file_crc32(path)
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         is_same = False
-    if (
-        not is_same
-        or sidecar["bytes"] != path.stat().st_size
-        or sidecar["crc32"] != _file_crc32(path)
-    ):
+    if not is_same:
         logging.warning("%s is damaged or out of date; it is computed again", path)
         return None
-    return int(sidecar["dim"])
+    return int(dim)
 
 
 def _file_crc32(path: pathlib.Path) -> int:

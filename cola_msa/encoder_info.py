@@ -84,7 +84,7 @@ def encoder_info(
         source=train.source,
         step=age,
         updates=updates,
-        pairs=updates * train.batch_size * run.get("num_replicas", 1),
+        pairs=updates * train.pairs_per_update(run.get("num_replicas", 1)),
         batches=train.batches,
         augment=train.augment,
         updates_per_step=train.updates_per_step,

@@ -15,7 +15,7 @@ from cola_msa.checkpoints import package_versions
 from cola_msa.heads import PROBES, ProbeError, monitor_of, own_probe
 from cola_msa.label_fractions import choose_clips
 from cola_msa.prepared import PreparedData
-from cola_msa.records import DataError, manifest_hash
+from cola_msa.records import DataError
 from cola_msa.results import class_rows, num_counted, score_rows, write_results
 from cola_msa.tasks import (
     MULTILABEL,
@@ -226,7 +226,7 @@ def conclude(
         "data": {
             "dataset": task.dataset,
             "data_dir": str(data.data_dir),
-            "manifest_hash": manifest_hash(data.data_dir),
+            "manifest_hash": data.manifest_hash,
             "num_classes": len(data.class_names),
             "num_counted": num_counted(task, test_labels),
         },

@@ -97,7 +97,7 @@ def import_weights(
         "outcome": "imported",
         "step": step,
         "updates": updates,
-        "pairs": updates * config.train.batch_size,
+        "pairs": updates * config.train.pairs_per_update(1),
         "training_seconds": 0.0,
     }
     origin = f"the checkpoint {pathlib.Path(prefix).name}, in the authors' layout"

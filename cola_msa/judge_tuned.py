@@ -34,7 +34,6 @@ from cola_msa.finetune import (
 from cola_msa.heads import ProbeConfig, ProbeError
 from cola_msa.model import ContrastiveModel
 from cola_msa.prepared import PreparedData
-from cola_msa.records import manifest_hash
 from cola_msa.tasks import TaskSpec
 from cola_msa.windows import find_segments, plan_windows
 
@@ -147,7 +146,7 @@ def _identity(setting: Setting, key: str, tuning: TuneConfig) -> str:
     parts = {
         "key": key,
         "task": setting.task.name,
-        "data": manifest_hash(setting.data.data_dir),
+        "data": setting.data.fingerprint(setting.splits.names),
         "train_clips": setting.config.train_clips,
         "label_fraction": setting.config.label_fraction,
         "tuning": dataclasses.asdict(tuning),

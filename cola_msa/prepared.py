@@ -1,21 +1,28 @@
 """Reads prepared folders: manifest, indices, and arrays from memory-mapped shards."""
 
+import contextlib
+import dataclasses
+import hashlib
 import json
 import os
 import pathlib
+import struct
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
+from google.protobuf.message import DecodeError
 
+from cola_msa import index_checks, manifests, verified
 from cola_msa.config import FrontendConfig, config_hash, from_dict, to_dict
 from cola_msa.record_index import Index, merge_indices, scan_shard
 from cola_msa.records import (
     MANIFEST_NAME,
-    SCHEMA_VERSION,
     DataError,
     check_frontend,
 )
+
+_MAX_RECORD_BYTES = 1 << 26
 
 
 class PreparedData:
@@ -24,6 +31,7 @@ class PreparedData:
     Attributes:
         data_dir: The folder.
         manifest: The parsed manifest.
+        manifest_hash: 16 hexadecimal digits that stand for its bytes.
         sources: Names of the sources, in the order of all flags; () without stems.
         class_names: Names of the classes, in order.
         frontend: The FrontendConfig that made the log-mels.
@@ -39,8 +47,9 @@ class PreparedData:
             frontend: What the reader's model was trained with; None accepts any.
 
         Raises:
-            DataError: If the folder is not prepared data, has another schema version
-                or was made with another front end.
+            DataError: If the folder is not prepared data, its manifest is damaged or
+                contradicts itself, has another schema version, or was made with
+                another front end.
         """
         if "://" in os.fspath(data_dir):
             raise DataError(
@@ -50,19 +59,8 @@ class PreparedData:
             )
         self.data_dir = pathlib.Path(data_dir)
         path = self.data_dir / MANIFEST_NAME
-        if not path.exists():
-            raise DataError(
-                f"{path} does not exist: --data_dir must name a prepared folder "
-                "(see python -m data_prep.mtat --help), and its preparation must "
-                "have ended"
-            )
-        self.manifest: dict[str, Any] = json.loads(path.read_text())
-        version = self.manifest.get("schema_version")
-        if version != SCHEMA_VERSION:
-            raise DataError(
-                f"{path}: schema version {version}, but this version of cola_msa reads "
-                f"{SCHEMA_VERSION}; prepare the data again"
-            )
+        self.manifest: dict[str, Any]
+        self.manifest, self.manifest_hash = manifests.read_manifest(path)
         self.sources: tuple[str, ...] = tuple(self.manifest["sources"])
         self.class_names: tuple[str, ...] = tuple(self.manifest["class_names"])
         self.frontend: FrontendConfig = from_dict(
@@ -81,6 +79,8 @@ class PreparedData:
             )
         self._indices: dict[str, Index] = {}
         self._maps: dict[str, np.ndarray] = {}
+        self._files: dict[str, verified.VerifiedFile] = {}
+        self._fingerprints: dict[str, str] = {}
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -90,9 +90,11 @@ class PreparedData:
     def index(self, split: str) -> Index:
         """Loads a split's index, or rebuilds it by a scan where it is missing.
 
+        All shards of the split are compared with their checksums first, see `verified`.
+
         Raises:
-            DataError: If the split does not exist, or a shard is missing, damaged or
-                from another front end.
+            DataError: If the split does not exist, or index or a shard is missing,
+                damaged, from another front end, or not what was made.
         """
         if split not in self.manifest["splits"]:
             raise DataError(
@@ -103,8 +105,41 @@ class PreparedData:
             self._indices[split] = self._load_index(split)
         return self._indices[split]
 
+    @property
+    def log_mel_moments(self) -> tuple[float, float]:
+        """Mean and deviation of the training mixtures' log-mels.
+
+        Raises:
+            DataError: If the data has none.
+        """
+        mean, std = (self.manifest.get(f"log_mel_{name}") for name in ("mean", "std"))
+        if mean is None or std is None:
+            raise DataError(
+                f"{self.data_dir / MANIFEST_NAME}: has no log_mel_mean and log_mel_std "
+                "(they are the training split's); prepare data with a training split"
+            )
+        return float(mean), float(std)
+
+    def fingerprint(self, splits: Sequence[str]) -> str:
+        """16 hexadecimal digits that stand for splits' records and the manifest.
+
+        The manifest's hash, where it holds all their checksums.
+
+        Raises:
+            DataError: As `index`.
+        """
+        for split in splits:
+            self.index(split)
+        others = [self._fingerprints[s] for s in splits if s in self._fingerprints]
+        if not others:
+            return self.manifest_hash
+        text = json.dumps([self.manifest_hash, *others])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
     def _load_index(self, split: str) -> Index:
-        names = self.manifest["splits"][split]["shards"]
+        """Opens an index, once manifest, index and shards are known to agree."""
+        stated = self.manifest["splits"][split]
+        names: list[str] = stated["shards"]
         for name in names:
             if not (self.data_dir / name).exists():
                 raise DataError(
@@ -112,26 +147,107 @@ class PreparedData:
                     "finished shards are kept"
                 )
         path = self.data_dir / f"index-{split}.npz"
-        if path.exists():
-            index = Index.load(path)
+        digests = stated.get("shard_sha256") or [None] * len(names)
+        digest, index = self._read_index(path, stated)
+        if index is not None:
+            self._check_index(index, path, names)
+            for name, size in zip(names, index.shard_bytes, strict=True):
+                self._check_shard(self.data_dir / name, int(size))
+        files = verified.verify_shards(self.data_dir, names, digests)
+        if index is None:
+            index = merge_indices([self._scan(name) for name in names], self.sources)
+            self._check_index(index, path, names)
         else:
-            parts = [
-                scan_shard(self.data_dir / name, self.sources, self.frontend_hash)
-                for name in names
-            ]
-            index = merge_indices(parts, self.sources)
-        for name, size in zip(index.shards, index.shard_bytes, strict=True):
-            self._check_shard(self.data_dir / str(name), int(size))
+            self._compare_records(index, path, names, digests, files, digest)
+        try:
+            manifests.check_summary(index, split, self.manifest, self.frontend)
+        except DataError as error:
+            raise DataError(f"{self.data_dir / MANIFEST_NAME}: {error}") from error
+        self._files |= files
+        if None in digests or stated.get("index_sha256") is None:
+            parts = [digest, *(files[name].sha256 for name in names)]
+            self._fingerprints[split] = json.dumps(parts)
         return index
 
+    def _read_index(
+        self, path: pathlib.Path, stated: dict[str, Any]
+    ) -> tuple[str | None, Index | None]:
+        """Checksum and content; None where the file is missing."""
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return None, None
+        except OSError as error:
+            raise DataError(
+                f"{path}: cannot be read ({error.strerror}); {manifests.ADVICE}"
+            ) from error
+        digest = hashlib.sha256(content).hexdigest()
+        if stated.get("index_sha256") not in (None, digest):
+            raise DataError(
+                f"{path}: its bytes are not those that were made (SHA-256); "
+                f"{manifests.ADVICE}"
+            )
+        return digest, index_checks.parse_index(content, path, manifests.ADVICE)
+
+    def _check_index(self, index: Index, path: pathlib.Path, names: list[str]) -> None:
+        fault = index_checks.find_fault(
+            index, names, self.sources, len(self.class_names), self.frontend
+        )
+        if fault:
+            raise DataError(f"{path}: {fault}; {manifests.ADVICE}")
+
+    def _scan(self, name: str) -> Index:
+        return scan_shard(self.data_dir / name, self.sources, self.frontend_hash)
+
+    def _compare_records(
+        self,
+        index: Index,
+        path: pathlib.Path,
+        names: list[str],
+        digests: Sequence[str | None],
+        files: dict[str, verified.VerifiedFile],
+        index_digest: str | None,
+    ) -> None:
+        """Of shards that the manifest has no checksum of: records, and their CRCs.
+
+        That these records and this index agree is noted too: a file `x` as `x/index`,
+        with both checksums in place of its own.
+        """
+        left = [n for n, d in enumerate(digests) if d is None]
+        if not left:
+            return
+        notes = verified.Notes(self.data_dir)
+        agreed = {}
+        for number in left:
+            name = names[number]
+            file, key = files[name], f"{name}/index"
+            token = f"{file.sha256} {index_digest} {self.frontend_hash}"
+            known = notes.find(key, file.state)
+            if known is not None and known.sha256 == token:
+                continue
+            found = self._scan(name)
+            wrong = index_checks.differing(
+                index_checks.shard_part(index, number), found
+            )
+            if wrong:
+                raise DataError(
+                    f"{path}: does not agree with the records of {name}: "
+                    f"{', '.join(wrong)}; {manifests.ADVICE}"
+                )
+            agreed[key] = dataclasses.replace(file, sha256=token)
+        notes.add(agreed)
+
     def _check_shard(self, path: pathlib.Path, expected_bytes: int) -> None:
-        if path.exists() and path.stat().st_size:
-            try:
-                record = next(tf.data.TFRecordDataset(str(path)).as_numpy_iterator())
-            except tf.errors.OpError as error:
-                raise DataError(f"{path}: damaged ({error.message})") from error
-            check_frontend(record, path, self.frontend_hash)
-        if not path.exists() or path.stat().st_size != expected_bytes:
+        """What a glance shows, with a message that says more than a checksum."""
+        record = None
+        with contextlib.suppress(OSError, struct.error), open(path, "rb") as file:
+            (size,) = struct.unpack("<Q", file.read(12)[:8])
+            if size < _MAX_RECORD_BYTES:
+                record = file.read(size)
+        with contextlib.suppress(DecodeError, UnicodeDecodeError):
+            if record is not None:
+                check_frontend(record, path, self.frontend_hash)
+        if path.stat().st_size != expected_bytes:
             raise DataError(
                 f"{path}: not the shard that was indexed (its size differs); run the "
                 "preparation again"
@@ -154,7 +270,15 @@ class PreparedData:
         name = str(self.index(split).shards[shard])
         mapped = self._maps.get(name)
         if mapped is None:
-            mapped = np.memmap(self.data_dir / name, np.uint8, "r")
+            path = self.data_dir / name
+            with open(path, "rb") as file:
+                state = verified.FileState.of(file.fileno())
+                if state != self._files[name].state:
+                    raise DataError(
+                        f"{path}: has changed since this command checked it; start the "
+                        "command again"
+                    )
+                mapped = np.memmap(file, np.uint8, "r")
             self._maps[name] = mapped
         num_mels = self.frontend.num_mels
         return np.frombuffer(

@@ -25,7 +25,7 @@ class Progress:
         self._num_replicas = num_replicas
         self._devices = devices
         self._first_times: list[float] = []
-        self.pairs_per_update = num_replicas * train.batch_size * train.accumulate
+        self.pairs_per_update = train.pairs_per_update(num_replicas)
 
     def say_extent(self, num_updates: int) -> None:
         """Says how much is left."""

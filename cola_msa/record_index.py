@@ -8,7 +8,7 @@ import os
 import pathlib
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import tensorflow as tf
@@ -97,8 +97,8 @@ class Index:
         sync_folder(path.parent)
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> "Index":
-        """Reads what `save` wrote."""
+    def load(cls, path: str | os.PathLike | IO[bytes]) -> "Index":
+        """Reads what `save` wrote; nothing is checked, see `index_checks`."""
         with np.load(path, allow_pickle=False) as arrays:
             return cls(**{f.name: arrays[f.name] for f in dataclasses.fields(cls)})
 
@@ -284,5 +284,13 @@ def scan_shard(
         raise DataError(
             f"{path}: not a readable TFRecord file ({error.message}); delete it and "
             "run the preparation again: finished shards are kept"
+        ) from error
+    except DataError:
+        raise
+    # Whole records that are not ours: protobuf's, NumPy's or Python's errors.
+    except Exception as error:
+        raise DataError(
+            f"{path}: holds records of another kind ({type(error).__name__}); delete "
+            "it and run the preparation again: finished shards are kept"
         ) from error
     return builder.build()

@@ -30,6 +30,7 @@ from cola_msa.system.errors import UserError
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
+CONTENT_SHA256 = "content_sha256"  # the manifest's checksum of all else in it
 # Field numbers of tf.train.Example's protocol buffer, each shifted with its wire type.
 _WIRE_BYTES = 2
 
@@ -179,12 +180,27 @@ def check_frontend(
         )
 
 
-def write_manifest(data_dir: str | os.PathLike, manifest: dict[str, Any]) -> None:
-    """Writes `manifest.json` under a temporary name, then renames it."""
+def content_sha256(manifest: dict[str, Any]) -> str:
+    """SHA-256 of a manifest's content, whatever its layout, but for CONTENT_SHA256."""
+    content = {k: v for k, v in manifest.items() if k != CONTENT_SHA256}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_manifest(
+    data_dir: str | os.PathLike, manifest: dict[str, Any]
+) -> dict[str, Any]:
+    """Writes `manifest.json` under a temporary name, then renames it.
+
+    Returns:
+        What was written: the manifest with CONTENT_SHA256.
+    """
+    manifest = {**manifest, CONTENT_SHA256: content_sha256(manifest)}
     path = pathlib.Path(data_dir) / MANIFEST_NAME
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(json.dumps(manifest, indent=1) + "\n")
     os.replace(temporary, path)
+    return manifest
 
 
 def manifest_hash(data_dir: str | os.PathLike) -> str:

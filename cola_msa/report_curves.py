@@ -167,7 +167,9 @@ def _curve(group: Group) -> Curve:
         )
         scores[name] = (value, low, high)
     train = group.runs[0].config.train
-    per_update = train.batch_size * group.runs[0].description.get("num_replicas", 1)
+    per_update = train.pairs_per_update(
+        group.runs[0].description.get("num_replicas", 1)
+    )
     title = (
         f"{group.strategy.title}: a step is {train.updates_per_step} updates of "
         f"{per_update} pairs"

@@ -85,7 +85,7 @@ class Run:
     def pairs(self) -> int:
         """Pairs so far, all replicas together."""
         replicas = self.description.get("num_replicas", 1)
-        return self.updates * self.config.train.batch_size * replicas
+        return self.updates * self.config.train.pairs_per_update(replicas)
 
     @property
     def train_clips(self) -> int | None:

@@ -109,7 +109,9 @@ def _scale_cell(group: Group) -> Cell:
     low, high = min(judged), max(judged)
     pairs = f"{high:,} pairs" if low == high else f"{low:,} to {high:,} pairs"
     run = group.runs[0]
-    per_update = run.config.train.batch_size * run.description.get("num_replicas", 1)
+    per_update = run.config.train.pairs_per_update(
+        run.description.get("num_replicas", 1)
+    )
     seeds = ", ".join(map(str, group.seeds))
     notes = [
         share_of_paper(high),

@@ -11,7 +11,6 @@ from absl import logging
 from cola_msa import checkpoints, storage, workers
 from cola_msa.config import Config, differing_fields, from_dict, to_dict
 from cola_msa.prepared import PreparedData
-from cola_msa.records import manifest_hash
 from cola_msa.storage import RunError
 
 
@@ -77,7 +76,7 @@ def resumable_run(
             is_same = from_dict(Config, run["config"]) == config
         except ValueError:  # damaged, or another version's: not ours to go on with
             continue
-        is_same &= run["data"]["manifest_hash"] == manifest_hash(data.data_dir)
+        is_same &= run["data"]["manifest_hash"] == data.manifest_hash
         if is_same and not (path.parent / checkpoints.DONE_NAME).exists():
             found.append(path)
     newest = max(found, key=lambda path: path.stat().st_mtime, default=None)

@@ -23,7 +23,6 @@ from cola_msa.optimizers import averaged_weights, build_optimizer
 from cola_msa.pairs import PairSampler, silence_value
 from cola_msa.prepared import PreparedData
 from cola_msa.progress import Progress
-from cola_msa.records import manifest_hash
 from cola_msa.scalars import ScalarWriter
 from cola_msa.stops import StopRequestedError, Stops
 from cola_msa.system.errors import UserError
@@ -73,7 +72,7 @@ class Trainer:
         )
         logging.info("%s", self.acceleration)
         num_parts(config.train)  # refuses what does not fit, before anything is made
-        mean, std = (data.manifest[f"log_mel_{name}"] for name in ("mean", "std"))
+        mean, std = data.log_mel_moments
         silent = silence_value(config.model.silence, data.frontend.log_floor, mean)
         self.sampler = PairSampler(
             data, config.train, "train", silent, self.num_replicas
@@ -136,8 +135,8 @@ class Trainer:
             self.config,
             {
                 "data_dir": str(self.data.data_dir.resolve()),
-                "manifest_hash": manifest_hash(self.data.data_dir),
-                "dataset": self.data.manifest["dataset"],
+                "manifest_hash": self.data.manifest_hash,
+                "dataset": self.data.manifest.get("dataset"),
                 "sources": list(self.data.sources),
                 "separator": self.data.manifest.get("separator"),
                 "log_mel_mean": mean,

@@ -17,7 +17,7 @@ from cola_msa import checkpoints
 from cola_msa.model import ContrastiveModel
 from cola_msa.pairs import PairSampler, parse_source
 from cola_msa.prepared import PreparedData
-from cola_msa.records import DataError, manifest_hash
+from cola_msa.records import DataError
 from cola_msa.validation import Validator
 
 _BATCH = 32  # pairs a batch of the statistics, at the most
@@ -97,7 +97,7 @@ def untrained_key(
         return checkpoints.encoder_key(run_dir, 0, statistics)
     parts = (
         checkpoints.load_run(run_dir)["config"],
-        manifest_hash(data.data_dir),
+        data.fingerprint(("train",)),
         statistics,
     )
     return hashlib.sha256(f"untrained {parts}".encode()).hexdigest()[:16]

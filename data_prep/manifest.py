@@ -4,14 +4,12 @@ import dataclasses
 import json
 import math
 import pathlib
-from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
-import numpy as np
-
 from cola_msa import record_index, records
-from cola_msa.config import FrontendConfig, config_hash, to_dict
+from cola_msa.config import config_hash, to_dict
+from cola_msa.manifests import summarize as summarize
 from cola_msa.system.errors import UserError
 from data_prep.clips import Dataset, DatasetIndex
 from data_prep.shards import Plan, PrepConfig, Shard, sidecar_path
@@ -117,8 +115,7 @@ def write(
             "num_shards": len(plan.shards),
         },
     }
-    records.write_manifest(output_dir, content)
-    return content
+    return records.write_manifest(output_dir, content)
 
 
 def _named_if_known(failure: dict[str, str], dataset: Dataset) -> dict[str, str]:
@@ -133,39 +130,6 @@ def _named_if_known(failure: dict[str, str], dataset: Dataset) -> dict[str, str]
 def num_planned(found: DatasetIndex) -> int:
     """All clips that a dataset should have, those found amiss included."""
     return len(found.clips) + len(found.failures)
-
-
-def summarize(
-    index: record_index.Index, sources: Sequence[str], frontend: FrontendConfig
-) -> dict[str, Any]:
-    """What the manifest says of a split, as far as its index knows it.
-
-    Args:
-        index: The split's.
-        sources: Sources in order.
-        frontend: `window_frames` is used.
-
-    Returns:
-        Shards, numbers of clips, segments, tails and windows; of every source the
-        share of whole segments in which it is active, among those that have its stem.
-    """
-    is_used = ~index.is_tail
-    frames = np.bincount(
-        index.clip, weights=index.num_frames, minlength=len(index.clip_ids)
-    ).astype(int)
-    shares = {}
-    for k, source in enumerate(sources):
-        has = index.has_stem[:, k] & is_used
-        active = index.is_active[has, k]
-        shares[source] = round(float(active.mean()), 4) if len(active) else None
-    return {
-        "shards": [str(name) for name in index.shards],
-        "num_clips": len(index.clip_ids),
-        "num_segments": int(is_used.sum()),
-        "num_tails": int(index.is_tail.sum()),
-        "num_windows": int((frames // frontend.window_frames).sum()),
-        "active_share": shares,
-    }
 
 
 def _log_mel_moments(parts: list[dict]) -> tuple[float | None, float | None]:

@@ -181,6 +181,7 @@ def test_cache_is_reused_and_keyed(tmp_path, clips):
     assert int(encoder.num_windows) == 2 * seen
     manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
     records.write_manifest(tmp_path / "data", {**manifest, "note": "changed"})
+    data = prepared_lib.PreparedData(tmp_path / "data")
     embed(encoder, data, tmp_path / "cache")
     assert int(encoder.num_windows) == 3 * seen
     assert not list((tmp_path / "cache").glob("*.tmp"))

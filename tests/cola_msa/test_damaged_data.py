@@ -1,0 +1,206 @@
+"""Prepared data that is not what was made is refused, in one line that names a file."""
+
+import json
+import os
+import shutil
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cola_msa import prepared as prepared_lib
+from cola_msa import record_index, records
+from cola_msa.config import TrainConfig
+from tests.conftest import write_prepared
+
+SHARD = "train-00000-of-00002.tfrecord"
+
+
+def seal(folder):
+    """Gives a folder of `write_prepared` the checksums that a preparation writes."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for name, split in manifest["splits"].items():
+        split["index_sha256"] = record_index.file_sha256(folder / f"index-{name}.npz")
+        split["shard_sha256"] = [
+            record_index.file_sha256(folder / shard) for shard in split["shards"]
+        ]
+    records.write_manifest(folder, manifest)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    path = tmp_path_factory.mktemp("good") / "data"
+    return seal(write_prepared(path, {"train": 4, "validation": 2}, 1))
+
+
+@pytest.fixture
+def data_dir(good, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLA_MSA_CACHE", str(tmp_path / "cache"))
+    return shutil.copytree(good, tmp_path / "data")
+
+
+def use(folder):
+    data = prepared_lib.PreparedData(folder)
+    for split in data.splits:
+        for row in range(len(data.index(split).shard)):
+            data.mixture(split, row)
+    return data.log_mel_moments
+
+
+def zero_half(path):
+    content = path.read_bytes()
+    half = len(content) // 2
+    path.write_bytes(content[:half] + bytes(len(content) - half))
+
+
+def change_index(folder, change):
+    path = folder / "index-train.npz"
+    index = record_index.Index.load(path)
+    change(index)
+    index.save(path)
+
+
+def change_manifest(folder, change):
+    path = folder / "manifest.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def move(index):
+    index.mixture_offset = index.mixture_offset + 2
+
+
+def negative(index):
+    index.mixture_offset = index.mixture_offset - 10**6
+
+
+DAMAGES = {
+    "zeroed": (lambda d: zero_half(d / SHARD), SHARD),
+    "moved": (lambda d: change_index(d, move), "index-train.npz"),
+    "negative": (lambda d: change_index(d, negative), "index-train.npz"),
+    "other index": (
+        lambda d: shutil.copy(d / "index-validation.npz", d / "index-train.npz"),
+        "index-train.npz",
+    ),
+    "cut index": (
+        lambda d: (d / "index-train.npz").write_bytes(b"PK\x03\x04"),
+        "index-train.npz",
+    ),
+    "shard gone": (lambda d: (d / SHARD).unlink(), SHARD),
+    "not JSON": (lambda d: (d / "manifest.json").write_text("{"), "manifest.json"),
+    "a list": (lambda d: (d / "manifest.json").write_text("[]"), "manifest.json"),
+    "deep": (
+        lambda d: (d / "manifest.json").write_text("[" * 10**5),
+        "manifest.json",
+    ),
+    **{
+        name: (lambda d, change=change: change_manifest(d, change), "manifest.json")
+        for name, change in {
+            "sources reordered": lambda m: m["sources"].reverse(),
+            "shard dropped": lambda m: m["splits"]["train"]["shards"].pop(),
+            "passwd": lambda m: m["splits"]["train"].update(
+                shards=["../../etc/passwd"]
+            ),
+            "absolute": lambda m: m["splits"]["train"].update(shards=["/etc/passwd"]),
+            "mean": lambda m: m.update(log_mel_mean=100),
+            "nan": lambda m: m.update(log_mel_mean=float("nan")),
+            "std": lambda m: m.update(log_mel_std=0),
+            "no sources": lambda m: m.pop("sources"),
+            "classes": lambda m: m.update(class_names=[1, 2, 3]),
+            "count": lambda m: m["splits"]["train"].update(num_clips=7),
+        }.items()
+    },
+}
+
+
+def test_good_data_is_used(data_dir):
+    assert use(data_dir) == (2.0, 1.5)
+
+
+@pytest.mark.parametrize("is_earlier", [False, True])
+@pytest.mark.parametrize("name", DAMAGES)
+def test_damage_is_refused(data_dir, name, is_earlier):
+    if is_earlier:  # a manifest that an earlier version wrote: no checksums
+
+        def strip(manifest):
+            del manifest["content_sha256"]
+            for split in manifest["splits"].values():
+                del split["index_sha256"], split["shard_sha256"]
+
+        change_manifest(data_dir, strip)
+        use(data_dir)
+    damage, file = DAMAGES[name]
+    damage(data_dir)
+    with pytest.raises(records.DataError) as error:
+        use(data_dir)
+    assert file in str(error.value) and "\n" not in str(error.value)
+
+
+def test_notes_do_not_hide_a_change_with_its_time_put_back(data_dir, monkeypatch):
+    monkeypatch.setattr("cola_msa.verified._SETTLED_NS", 0)
+    use(data_dir)
+    path = data_dir / SHARD
+    before = path.stat()
+    with monkeypatch.context() as patch:  # the second start reads no shard
+        patch.setattr("cola_msa.verified.read_file", None)
+        use(data_dir)
+    zero_half(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(records.DataError, match=SHARD):
+        use(data_dir)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner)
+    ),
+    max_leaves=4,
+)
+
+
+def places(value, path=()):
+    yield path
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in items:
+            yield from places(item, (*path, key))
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(draw=st.data(), is_sealed=st.booleans())
+def test_any_change_of_the_manifest_is_refused_or_harmless(data_dir, draw, is_sealed):
+    path = data_dir / "manifest.json"
+    original = path.read_text()
+    try:
+        content = json.loads(original)
+        spots = [spot for spot in places(content) if spot]
+        *parents, last = draw.draw(st.sampled_from(spots))
+        part = content
+        for key in parents:
+            part = part[key]
+        before, part[last] = part[last], draw.draw(VALUES)
+        is_same = json.dumps(before) == json.dumps(part[last])
+        if is_sealed:  # whoever changes it may seal it too
+            records.write_manifest(data_dir, content)
+        else:
+            path.write_text(json.dumps(content))
+        try:
+            use(data_dir)
+        except records.DataError as error:
+            assert "\n" not in str(error)
+        else:
+            assert is_sealed or is_same
+    finally:
+        path.write_text(original)
+
+
+def test_pairs_of_an_update_count_accumulated_batches():
+    train = TrainConfig(batch_size=8, accumulate=4)
+    assert train.pairs_per_update(2) == 64
