@@ -26,13 +26,14 @@ class _Sequential(soundfile.SoundFile):
         return False
 
 
-class _WithHeader(io.RawIOBase):
-    """A file with some bytes before it."""
+class _PartFile(io.RawIOBase):
+    """A part of a file, with some bytes before it."""
 
-    def __init__(self, head: bytes, file: Any):
+    def __init__(self, part: containers.Part, file: Any):
         super().__init__()
-        self._head, self._file, self._position = head, file, 0
-        self._size = len(head) + os.fstat(file.fileno()).st_size
+        self._head, self._file, self._position = part.head, file, 0
+        self._offset = part.start - len(part.head)
+        self._size = part.end - self._offset
 
     def readable(self) -> bool:
         return True
@@ -52,8 +53,9 @@ class _WithHeader(io.RawIOBase):
         view = memoryview(buffer).cast("B")
         data = self._head[self._position : self._position + len(view)]
         if not data:
-            self._file.seek(self._position - len(self._head))
-            data = self._file.read(len(view))
+            self._file.seek(self._offset + self._position)
+            left = max(0, self._size - self._position)
+            data = self._file.read(min(len(view), left))
         view[: len(data)] = data
         self._position += len(data)
         return len(data)
@@ -83,29 +85,70 @@ class SndfileSource:
         # An open file rather than its name: libsndfile cannot take every file name.
         self._file = open(path, "rb")
         try:
-            self._sound = _Sequential(self._file.fileno(), closefd=False)
-            file_format = self._sound.format
-            found = containers.examine(path, file_format)
+            self._sound, first = self._open_any(path)
+            self.format = self._sound.format
+            found = containers.examine(path, self.format, first)
             if found.reason:
                 is_cut = found.reason.startswith("truncated")
                 raise (TruncatedError if is_cut else UnreadableError)(found.reason)
-            is_mp3 = file_format == "MP3"
-            if is_mp3 and found.counted_header:
-                # libsndfile guesses the length from the first frame's bit rate, and
-                # reads no further than that.
+            self.rate_hz = self._sound.samplerate
+            self.num_channels = self._sound.channels
+            self._parts = list(found.parts)
+            num_frames = self._sound.frames
+            if self._parts:
+                # libsndfile reads no further than the first of joined files, and
+                # guesses the length of an MP3 from its first frame's bit rate.
+                num_frames = self._check_parts()
                 self._sound.close()
-                whole = _WithHeader(found.counted_header, self._file)
-                self._sound = _Sequential(io.BufferedReader(whole))
+                self._sound = self._open_part(self._parts.pop(0))
         except BaseException:
             self._file.close()
             raise
+        is_mp3 = self.format == "MP3"
         self._md5 = hashlib.md5(usedforsecurity=False) if found.flac_md5 else None
         self._found = found
-        self.num_frames = found.num_frames if is_mp3 else self._sound.frames
-        self.rate_hz = self._sound.samplerate
-        self.num_channels = self._sound.channels
-        self.format = file_format
-        self.tolerance_frames = _MP3_TOLERANCE_FRAMES if is_mp3 else 0
+        self.num_frames: int | None = found.num_frames if is_mp3 else num_frames
+        if found.is_unbounded and not found.parts:
+            self.num_frames = None
+        self.tolerance_frames = 0
+        if is_mp3:
+            self.tolerance_frames = _MP3_TOLERANCE_FRAMES * max(1, len(found.parts))
+
+    def _open_any(self, path: pathlib.Path) -> tuple[_Sequential, int]:
+        """The file, or where that is an MP3 after something else; and where."""
+        try:
+            return _Sequential(self._file.fileno(), closefd=False), 0
+        except soundfile.SoundFileError:
+            first = containers.mp3_start(path)
+            if first is None:
+                raise
+        size = os.fstat(self._file.fileno()).st_size
+        return self._open_part(containers.Part(b"", first, size)), first
+
+    def _open_part(self, part: containers.Part) -> _Sequential:
+        return _Sequential(io.BufferedReader(_PartFile(part, self._file)))
+
+    def _check_parts(self) -> int:
+        """Samples a channel of all parts, which must be alike."""
+        num_frames = 0
+        for number, part in enumerate(self._parts, 1):
+            try:
+                with self._open_part(part) as sound:
+                    rate_hz, channels = sound.samplerate, sound.channels
+                    num_frames += sound.frames
+            except soundfile.SoundFileError as error:
+                raise UnreadableError(
+                    f"is joined from {len(self._parts)} files, of which number "
+                    f"{number} is not readable as audio: {error.error_string}"
+                ) from error
+            if (rate_hz, channels) != (self.rate_hz, self.num_channels):
+                raise UnreadableError(
+                    f"is joined from {len(self._parts)} files, of which number "
+                    f"{number} has {channels} channels at {rate_hz} Hz and the first "
+                    f"{self.num_channels} at {self.rate_hz} Hz: split it, or convert "
+                    "it to FLAC"
+                )
+        return num_frames
 
     def read(self, num_frames: int) -> np.ndarray:
         """float32 [n, channels] of the next samples; fewer than asked at the end.
@@ -115,7 +158,14 @@ class SndfileSource:
             soundfile.SoundFileError: If the decoder fails.
         """
         if self._md5 is None:
-            return self._sound.read(num_frames, dtype="float32", always_2d=True)
+            block = self._sound.read(num_frames, dtype="float32", always_2d=True)
+            while len(block) < num_frames and self._parts:
+                self._sound.close()
+                self._sound = self._open_part(self._parts.pop(0))
+                wanted = num_frames - len(block)
+                more = self._sound.read(wanted, dtype="float32", always_2d=True)
+                block = np.concatenate([block, more])
+            return block
         block = self._sound.read(num_frames, dtype="int32", always_2d=True)
         bits = self._found.flac_bits
         num_bytes = -(-bits // 8)
