@@ -460,39 +460,59 @@
 
   /* Legend --------------------------------------------------------------------- */
 
+  // A button and a canvas a group: of thousands, those that are read are made.
+  const LEGEND_STEP = 200;
+  const groupsList = $("groups"), moreGroups = $("more-groups");
+
   function buildLegend() {
-    const found = scheme();
-    const counts = new Array(found.groups.length).fill(0);
-    for (const group of found.of) counts[group] += 1;
-    $("legend-title").textContent = found.name;
-    $("groups").replaceChildren(...found.groups.map((name, group) => {
-      const item = document.createElement("li"), button = document.createElement("button");
-      const label = document.createElement("span"), number = document.createElement("span");
-      label.className = "name";
-      label.textContent = name;
-      number.className = "count";
-      number.textContent = counts[group].toLocaleString("en");
-      button.type = "button";
-      button.title = "Hide or show; with Shift or a double click: this one alone";
-      button.setAttribute("aria-pressed", String(!state.hiddenGroups.has(group)));
-      button.append(markFor(group), label, number);
-      button.addEventListener("click", (event) => {
-        if (event.shiftKey || event.detail === 2) {
-          state.hiddenGroups = new Set(found.groups.keys());
-          state.hiddenGroups.delete(group);
-        } else if (!state.hiddenGroups.delete(group)) {
-          state.hiddenGroups.add(group);
-        }
-        updateLegend();
-      });
-      item.append(button);
-      return item;
-    }));
+    $("legend-title").textContent = scheme().name;
+    groupsList.replaceChildren();
+    growLegend();
     updateLegend();
   }
 
+  function growLegend() {
+    const found = scheme();
+    const first = groupsList.childElementCount;
+    const shown = Math.min(found.groups.length, first + LEGEND_STEP);
+    const counts = new Array(found.groups.length).fill(0);
+    for (const group of found.of) counts[group] += 1;
+    const items = document.createDocumentFragment();
+    for (let group = first; group < shown; group++) {
+      items.append(legendItem(found, group, counts[group]));
+    }
+    groupsList.append(items);
+    const rest = found.groups.length - shown;
+    moreGroups.hidden = rest === 0;
+    moreGroups.textContent = `${Math.min(LEGEND_STEP, rest)} more of ${rest.toLocaleString("en")}`;
+  }
+
+  function legendItem(found, group, size) {
+    const item = document.createElement("li"), button = document.createElement("button");
+    const label = document.createElement("span"), number = document.createElement("span");
+    label.className = "name";
+    label.textContent = found.groups[group];
+    number.className = "count";
+    number.textContent = size.toLocaleString("en");
+    button.type = "button";
+    button.title = "Hide or show; with Shift or a double click: this one alone";
+    button.setAttribute("aria-pressed", String(!state.hiddenGroups.has(group)));
+    button.append(markFor(group), label, number);
+    button.addEventListener("click", (event) => {
+      if (event.shiftKey || event.detail === 2) {
+        state.hiddenGroups = new Set(found.groups.keys());
+        state.hiddenGroups.delete(group);
+      } else if (!state.hiddenGroups.delete(group)) {
+        state.hiddenGroups.add(group);
+      }
+      updateLegend();
+    });
+    item.append(button);
+    return item;
+  }
+
   function updateLegend() {
-    [...$("groups").querySelectorAll("button")].forEach((button, group) =>
+    [...groupsList.querySelectorAll("button")].forEach((button, group) =>
       button.setAttribute("aria-pressed", String(!state.hiddenGroups.has(group))));
     $("show-all").hidden = state.hiddenGroups.size === 0;
     hideTip();
@@ -749,6 +769,7 @@
   $("zoom-out").addEventListener("click", () => zoomAt(width / 2, height / 2, 1 / 1.5));
   $("reset").addEventListener("click", fit);
   $("close").addEventListener("click", closePanel);
+  moreGroups.addEventListener("click", growLegend);
   $("show-all").addEventListener("click", () => { state.hiddenGroups.clear(); updateLegend(); });
   $("help-open").addEventListener("click", () => $("help").showModal());
   audio.addEventListener("error", openFailed);

@@ -360,3 +360,29 @@ def test_ten_thousand_tracks_move_smoothly(tmp_path):
         )
         # CPU time of the page's thread; a frame has 16.7 ms at 60 a second.
         assert (busy_seconds() - before) / 60 < 0.0167
+
+
+def test_a_folder_a_track_opens_at_once_and_the_legend_grows(tmp_path):
+    """A button a group was 48 s of layout for 20,000 folders."""
+    count = 20_000
+    columns = embedding_tables.sample_columns(count, dim=4)
+    columns["path"] = [f"music/album {n}/{n}.ogg" for n in range(count)]
+    path = embedding_tables.write(tmp_path / "e.npz", columns)
+    map_lib.write_map(
+        path, tmp_path / "map.html", projection="pca", num_clusters=0, num_neighbours=0
+    )
+    with browser.open_browser(tmp_path / "p") as driver:
+        started = time.monotonic()
+        driver.get((tmp_path / "map.html").as_uri())
+        driver.execute_async_script(
+            "const done = arguments[0];"
+            "requestAnimationFrame(() => requestAnimationFrame(() => done()))"
+        )
+        assert time.monotonic() - started < 10.0
+        count_buttons = "return document.querySelectorAll('#groups button').length"
+        assert driver.execute_script(count_buttons) == 200
+        more = driver.find_element("id", "more-groups")
+        assert more.text == "200 more of 19,800"
+        more.click()
+        assert driver.execute_script(count_buttons) == 400
+        assert browser.console_errors(driver) == []
