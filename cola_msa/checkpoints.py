@@ -52,7 +52,7 @@ def load_run(run_dir: str | os.PathLike) -> dict[str, Any]:
     try:
         run = json.loads(path.read_text())
         return {**run, "config": dict(run["config"]), "data": dict(run["data"])}
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunError(
             f"{path}: damaged ({error!r}); name another --run_dir, or put the file "
             "back from a copy"

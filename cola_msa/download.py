@@ -2,52 +2,44 @@
 
 The cache is `COLA_MSA_CACHE`, or `~/.cache/cola_msa`. What was fetched once is opened
 from there without a network. An archive (.zip, .tar, .tar.gz, .tar.xz) holds one
-pretrained folder; it is fetched under a temporary name, its SHA-256 compared, unpacked
-beside, and renamed, so that a folder in the cache is whole.
+pretrained folder; it is fetched under a temporary name, its SHA-256 compared, its known
+files unpacked beside, and put in place in one step, so that a folder in the cache is
+whole. One process fetches at a time; others wait and find what it fetched.
+
+What comes from elsewhere is a pretrained folder or is refused: nothing but the files of
+`pretrained.LIMITS` leaves an archive.
 """
 
 import hashlib
+import http.client
 import json
-import lzma
 import os
 import pathlib
-import shutil
-import stat
-import tarfile
 import tempfile
-import urllib.error
+import time
 import urllib.parse
 import urllib.request
-import zipfile
-import zlib
 from typing import Any
 
 import tqdm
 
-from cola_msa.pretrained import FORMAT, is_pretrained
+from cola_msa.archives import read_archive
+from cola_msa.caches import CACHE_VARIABLE as CACHE_VARIABLE
+from cola_msa.caches import cache_dir
+from cola_msa.pretrained import FORMAT, LIMITS, is_pretrained
 from cola_msa.storage import RunError
+from cola_msa.system.files import temporary_folder
+from cola_msa.system.folders import replace_folder
+from cola_msa.system.locks import Lock
 
-CACHE_VARIABLE = "COLA_MSA_CACHE"
 REGISTRY_VARIABLE = "COLA_MSA_REGISTRY"
 _SCHEMES = ("http", "https", "file", "ftp")
-_TIMEOUT_SECONDS = 30
-_MAX_BYTES = 4 << 30  # unpacked: an encoder has 20 MB
-_BLOCK = 1 << 20
-_ARCHIVE_ERRORS = (
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    NotImplementedError,  # a zip's compression that Python does not know
-    zlib.error,
-    lzma.LZMAError,
-    EOFError,
-    OSError,
-)
-
-
-def cache_dir() -> pathlib.Path:
-    """Where pretrained folders are kept."""
-    given = os.environ.get(CACHE_VARIABLE)
-    return pathlib.Path(given) if given else pathlib.Path.home() / ".cache/cola_msa"
+_TIMEOUT_SECONDS = 30  # without any byte
+MAX_DOWNLOAD_BYTES = 512 << 20  # an encoder has 20 MB
+MAX_DOWNLOAD_SECONDS = 3600
+_BLOCK = 1 << 18
+# Characters of a URL that stay as they are; a space, say, becomes %20.
+_URL_CHARACTERS = "%/:=&?~#+!$,;'@()*[]"
 
 
 def read_registry(path: str | os.PathLike | None = None) -> dict[str, dict[str, Any]]:
@@ -108,50 +100,74 @@ def fetch(name_or_url: str, registry: str | os.PathLike | None = None) -> pathli
             )
         url, sha256 = models[name_or_url]["url"], models[name_or_url]["sha256"]
         label = name_or_url.replace("/", "_")
-    target = cache_dir() / f"{label}-{sha256[:16]}" if sha256 else cache_dir() / label
+    target = cache_dir() / (f"{label}-{sha256[:16]}" if sha256 else label)
     if not is_pretrained(target):
-        _fetch_to(url, sha256, target)
+        try:
+            with Lock(cache_dir() / ".locks" / f"{target.name}.lock", "", waits=True):
+                if not is_pretrained(target):  # another process may have fetched it
+                    _fetch_to(url, sha256, target)
+        except OSError as error:
+            raise RunError(
+                f"{target}: cannot be written ({error.strerror or error}); name "
+                f"another cache by {CACHE_VARIABLE}"
+            ) from error
     return target
 
 
 def _fetch_to(url: str, sha256: str | None, target: pathlib.Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # Within the cache, so that the rename at the end stays on one file system.
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as folder:
-        archive = pathlib.Path(folder) / "archive"
+    with (
+        tempfile.TemporaryDirectory(prefix="cola_msa-") as work,
+        temporary_folder(target) as folder,
+    ):
+        archive = pathlib.Path(work) / "archive"
         found = _download(url, archive)
         if sha256 and found != sha256.lower():
             raise RunError(
                 f"{url}: the download is not the expected file: SHA-256 {found}, not "
                 f"{sha256}"
             )
-        unpacked = pathlib.Path(folder) / "unpacked"
-        unpack(archive, unpacked, url)
-        inner = _pretrained_in(unpacked, url)
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(inner, target)
+        unpacked = read_archive(archive, pathlib.Path(work) / "unpacked", LIMITS, url)
+        holding = [path for path in unpacked if is_pretrained(path)]
+        if len(holding) != 1:
+            raise RunError(f"{url}: holds no pretrained folder ({FORMAT!r})")
+        for path in holding[0].iterdir():
+            (folder / path.name).write_bytes(path.read_bytes())
+        # What lies there is no pretrained folder: damaged, or of another kind.
+        replace_folder(folder, target, lambda _: LIMITS, "a damaged download")
 
 
 def _download(url: str, path: pathlib.Path) -> str:
     """Fetches a URL into a file; returns the content's SHA-256."""
     digest, size = hashlib.sha256(), 0
+    begin = time.monotonic()
+    quoted = urllib.parse.quote(url, safe=_URL_CHARACTERS)
     try:
         with (
-            urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as response,
+            urllib.request.urlopen(quoted, timeout=_TIMEOUT_SECONDS) as response,
             open(path, "wb") as file,
         ):
             length = response.headers.get("Content-Length")
             total = int(length) if length and length.isdigit() else None
+            _check_size(total or 0, url)
             with tqdm.tqdm(
                 total=total, unit="B", unit_scale=True, desc="download"
             ) as bar:
-                while block := response.read(_BLOCK):
+                # read1: whatever has come, so that a slow server is noticed.
+                while block := response.read1(_BLOCK):
                     file.write(block)
                     digest.update(block)
                     size += len(block)
+                    _check_size(size, url)
+                    if time.monotonic() - begin > MAX_DOWNLOAD_SECONDS:
+                        raise RunError(
+                            f"{url}: {size:,} bytes in {MAX_DOWNLOAD_SECONDS:,} s, "
+                            "which is the limit; try again, or download it by hand"
+                        )
                     bar.update(len(block))
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
+    except RunError:
+        raise
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", None) or error
         raise RunError(
             f"{url} could not be fetched ({reason}). Without a network: download it on "
             "another machine, unpack it, and name its folder instead"
@@ -161,58 +177,9 @@ def _download(url: str, path: pathlib.Path) -> str:
     return digest.hexdigest()
 
 
-def unpack(archive: pathlib.Path, folder: pathlib.Path, name: str) -> None:
-    """Unpacks plain files and folders of an archive, none of them outside `folder`.
-
-    Args:
-        archive: A zip or tar file.
-        folder: Where to; it is made.
-        name: What messages call the archive.
-
-    Raises:
-        RunError: If it is no archive or damaged, too large, holds a link, a device or a
-            path that leads elsewhere.
-    """
-    folder.mkdir(parents=True)
-    try:
-        if zipfile.is_zipfile(archive):
-            with zipfile.ZipFile(archive) as file:
-                for item in file.infolist():
-                    if stat.S_ISLNK(item.external_attr >> 16):
-                        raise RunError(f"{name}: holds a link, {item.filename}")
-                    _check_member(item.filename, folder, name)
-                _check_size(sum(item.file_size for item in file.infolist()), name)
-                file.extractall(folder)
-            return
-        with tarfile.open(archive) as tar:
-            members = tar.getmembers()
-            for member in members:
-                if not (member.isfile() or member.isdir()):
-                    raise RunError(f"{name}: holds a link or device, {member.name}")
-                _check_member(member.name, folder, name)
-            _check_size(sum(member.size for member in members), name)
-            tar.extractall(folder, members, filter="data")
-    except _ARCHIVE_ERRORS as error:
+def _check_size(size: int, url: str) -> None:
+    if size > MAX_DOWNLOAD_BYTES:
         raise RunError(
-            f"{name}: no archive (.zip, .tar, .tar.gz) or damaged ({error})"
-        ) from error
-
-
-def _check_member(member: str, folder: pathlib.Path, name: str) -> None:
-    path = (folder / member).resolve()
-    if not path.is_relative_to(folder.resolve()) or pathlib.Path(member).is_absolute():
-        raise RunError(f"{name}: holds a path that leads elsewhere, {member}")
-
-
-def _check_size(size: int, name: str) -> None:
-    if size > _MAX_BYTES:
-        raise RunError(f"{name}: unpacks to {size:,} bytes, too much for an encoder")
-
-
-def _pretrained_in(folder: pathlib.Path, name: str) -> pathlib.Path:
-    """The pretrained folder of an archive: itself, or the only folder in it."""
-    inner = [folder, *(path for path in folder.iterdir() if path.is_dir())]
-    found = [path for path in inner if is_pretrained(path)]
-    if len(found) != 1:
-        raise RunError(f"{name}: holds no pretrained folder ({FORMAT!r})")
-    return found[0]
+            f"{url}: has more than {MAX_DOWNLOAD_BYTES:,} bytes, too much for an "
+            "encoder"
+        )

@@ -129,13 +129,18 @@ def _export_pretrained(
 
 
 def listed_files(folder: pathlib.Path) -> list[str] | None:
-    """The files of an export by its own metadata.json; None where it is none."""
+    """An export's unchanged files by its own metadata.json; None where it is none."""
     try:
         content = json.loads((folder / METADATA_NAME).read_text())
         if content["format"] not in FORMATS or "encoder_key" not in content:
             return None
-        return [*map(str, dict(content["files"])), METADATA_NAME]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        unchanged = [
+            name
+            for name, digest in content["files"].items()
+            if (folder / name).is_file() and file_sha256(folder / name) == digest
+        ]
+        return [*unchanged, METADATA_NAME]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 

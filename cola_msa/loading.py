@@ -138,6 +138,9 @@ def find_kind(path: str | os.PathLike) -> str:
         )
     if not path.is_dir():
         raise RunError(f"{path} is a file; name {wanted}, which are folders")
+    # First: whatever lies beside it, of a pretrained folder no graph is run.
+    if pretrained.is_pretrained(path):
+        return "pretrained"
     exported = exported_files.find_file(path)
     if (path / "saved_model.pb").exists() or exported:
         if not (path / "metadata.json").exists():
@@ -148,8 +151,6 @@ def find_kind(path: str | os.PathLike) -> str:
             )
         return "export"
     if (path / "config.json").exists():
-        if pretrained.is_pretrained(path):
-            return "pretrained"
         checkpoints.load_run(path)
         return "run"
     newest = checkpoints.newest_run(path)
@@ -167,6 +168,11 @@ def open_model(
 ) -> OpenedModel:
     """Opens a run, a pretrained folder or an export for inference.
 
+    What comes from a URL or a registry is opened as a pretrained folder, which runs no
+    code of its maker, or not at all. A local SavedModel is a TensorFlow graph, which
+    can read and write files: open one only from somebody whom you would let run a
+    program.
+
     Args:
         path: The folder; or a URL or a registry's name of a pretrained folder, which
             is fetched into the cache once.
@@ -180,8 +186,11 @@ def open_model(
         RunError: If the folder is none of these or is damaged, or if a step was named
             for anything but a run.
     """
-    path = resolve(path, registry)
-    kind = find_kind(path)
+    found = resolve(path, registry)
+    kind = find_kind(found)
+    if kind != "pretrained" and found != pathlib.Path(path):
+        raise RunError(f"{path}: is no pretrained folder, so it is not opened")
+    path = found
     if kind != "run" and checkpoint_step is not None:
         raise RunError(
             f"{path}: a checkpoint step can be chosen of a run alone, and this is "

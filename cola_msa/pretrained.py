@@ -8,9 +8,14 @@ statistics.h5      re-estimated batch-norm statistics: of `anchors` (mixtures) a
                    `pairs` (mixtures and stems, what the pretext task sees)
 README.md          the model card
 
-No file is a pickle: opening a folder from somebody else runs none of its code.
+No file is a pickle or a graph: opening a folder from somebody else runs none of its
+code. Of config.json every value that decides the size of something is bounded, and of
+the HDF5 files names, shapes, types and storage are compared with what the configuration
+makes before a value is read.
 """
 
+import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -37,14 +42,37 @@ STATISTICS_NAME = "statistics.h5"
 CARD_NAME = "README.md"
 STATISTICS = ("anchors", "pairs")
 _FILES = (WEIGHTS_NAME, STATISTICS_NAME)
-_FIELDS = ("name", "data", "step", "statistics", "encoder_key")
+# The only files that are taken from an archive or an address, and their most bytes.
+LIMITS = {
+    "config.json": 4 << 20,
+    WEIGHTS_NAME: 256 << 20,
+    STATISTICS_NAME: 16 << 20,
+    CARD_NAME: 4 << 20,
+}
+# Of a configuration from elsewhere: more would take memory without bound.
+_BOUNDS = {
+    "sample_rate_hz": (1000, 768000),
+    "window_samples": (1, 1 << 16),
+    "hop_samples": (1, 1 << 16),
+    "fft_size": (2, 1 << 16),
+    "num_mels": (1, 1024),
+    "window_frames": (1, 1 << 14),
+    "segment_frames": (1, 1 << 16),
+    "projection_dim": (1, 1 << 14),
+}
+_MAX_DEPTH = 16  # names below each other
+_MAX_LAYERS = 1000
+_MAX_CHANNELS = 1 << 16
 
 
 def is_pretrained(path: str | os.PathLike) -> bool:
     """Whether a folder's config.json says that it is a pretrained folder."""
+    file = pathlib.Path(path) / "config.json"
     try:
-        content = json.loads((pathlib.Path(path) / "config.json").read_text())
-    except (OSError, ValueError):
+        if file.stat().st_size > LIMITS["config.json"]:
+            return False
+        content = json.loads(file.read_text())
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(content, dict) and content.get("format") == FORMAT
 
@@ -62,8 +90,7 @@ def save_pretrained(
 
     Args:
         run_dir: The run.
-        output_dir: The folder: absent, empty, or an earlier pretrained folder and
-            nothing else, which is replaced in one step once the new one stands.
+        output_dir: The folder: absent or empty.
         step: A kept step, `best`, or None for the last.
         name: The model's name; default the folder's.
         licence: Licence of the weights, for the model card.
@@ -74,11 +101,10 @@ def save_pretrained(
 
     Raises:
         RunError: If the run has no such checkpoint.
-        FileError: If `output_dir` holds anything else than a pretrained folder;
-            nothing there is touched then.
+        FileError: If `output_dir` holds anything; nothing there is touched then.
     """
     run_dir, output_dir = pathlib.Path(run_dir), pathlib.Path(output_dir)
-    folders.check_replaceable(output_dir, listed_files, "a pretrained folder")
+    folders.check_replaceable(output_dir, _never_replaced, "an empty folder")
     model = checkpoints.load_model(run_dir, step)
     kept = checkpoints.kept_path(run_dir, step)
     arrays = checkpoints.read_arrays(kept)
@@ -119,20 +145,13 @@ def save_pretrained(
         write_json(temporary / "config.json", content)
         check(temporary)
         folders.replace_folder(
-            temporary, output_dir, listed_files, "a pretrained folder"
+            temporary, output_dir, _never_replaced, "an empty folder"
         )
     return content
 
 
-def listed_files(folder: pathlib.Path) -> list[str] | None:
-    """A pretrained folder's files by its own config.json; None where it is none."""
-    try:
-        content = json.loads((folder / "config.json").read_text())
-        if content["format"] != FORMAT:
-            return None
-        return [*map(str, dict(content["files"])), CARD_NAME, "config.json"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
+def _never_replaced(folder: pathlib.Path) -> None:
+    """A folder to hand on may hold its owner's work: a model card that was edited."""
 
 
 def read_config(path: str | os.PathLike) -> dict[str, Any]:
@@ -143,19 +162,27 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
     """
     path = pathlib.Path(path) / "config.json"
     try:
+        if path.stat().st_size > LIMITS["config.json"]:
+            raise ValueError(f"more than {LIMITS['config.json']:,} bytes")
         content = json.loads(path.read_text())
-        version = int(content["format_version"])
-        if content["format"] != FORMAT:
-            raise ValueError(f"format {content['format']!r}")
+        if not isinstance(content, dict) or content["format"] != FORMAT:
+            raise ValueError("its format is another")
+        version = content["format_version"]
+        if type(version) is not int:
+            raise ValueError(f"format_version {version!r}")
         if version <= FORMAT_VERSION:
-            from_dict(Config, content["config"])
-            for name in _FIELDS:
-                content[name]
-            for name in _FILES:
-                content["files"][name]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+            _check_content(content)
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
+        reason = " ".join(repr(error).split())[:300]
         raise RunError(
-            f"{path}: no pretrained folder, or damaged ({error!r}); get it again"
+            f"{path}: no pretrained folder, or damaged ({reason}); get it again"
         ) from error
     if version > FORMAT_VERSION:
         raise RunError(
@@ -163,6 +190,63 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
             f"{FORMAT_VERSION}; upgrade it"
         )
     return content
+
+
+def _check_content(content: dict[str, Any]) -> None:
+    """Raises ValueError, KeyError or TypeError where config.json cannot be meant."""
+    for part in ("config", "data", "files"):
+        if not isinstance(content[part], dict):
+            raise TypeError(f"{part} is no object")
+    config = from_dict(Config, content["config"])
+    for part in ("frontend", "model", "train"):
+        _check_fields(getattr(config, part), getattr(Config(), part), part)
+    frontend = config.frontend
+    if not 0 <= frontend.low_hz < frontend.high_hz <= frontend.sample_rate_hz / 2:
+        raise ValueError("frontend: low_hz and high_hz")
+    if not 0 < frontend.log_floor < frontend.log_ceiling:
+        raise ValueError("frontend: log_floor and log_ceiling")
+    if frontend.window_samples > frontend.fft_size:
+        raise ValueError("frontend: window_samples above fft_size")
+    for name in ("name", "statistics", "encoder_key"):
+        if not isinstance(content[name], str):
+            raise TypeError(f"{name} is no text")
+    if content["statistics"] not in STATISTICS:
+        raise ValueError(f"statistics {content['statistics']!r}")
+    if type(content["step"]) is not int:
+        raise TypeError("step is no whole number")
+    mean, deviation = (content["data"][f"log_mel_{n}"] for n in ("mean", "std"))
+    if not (_is_finite(mean) and _is_finite(deviation) and deviation > 0):
+        raise ValueError("data: log_mel_mean or log_mel_std")
+    for name in _FILES:
+        if not isinstance(content["files"][name], str):
+            raise TypeError(f"files: {name}")
+    if unknown := sorted(set(content["files"]) - set(LIMITS)):
+        raise ValueError(f"files: {unknown[:3]}")
+
+
+def _check_fields(found: Any, default: Any, part: str) -> None:
+    """Compares the type of every field with its default's, and sizes with bounds."""
+    if type(found) is not type(default):
+        raise TypeError(f"{part} is no object")
+    for field in dataclasses.fields(default):
+        value, wanted = getattr(found, field.name), getattr(default, field.name)
+        is_right = type(value) is type(wanted)
+        if isinstance(wanted, float):
+            is_right = _is_finite(value)
+        if isinstance(value, tuple):
+            is_right &= all(type(item) is int for item in value)
+        if not is_right:
+            raise TypeError(f"{part}: {field.name} {value!r:.40}")
+        low, high = _BOUNDS.get(field.name, (value, value))
+        if field.name in _BOUNDS and not low <= value <= high:
+            raise ValueError(f"{part}: {field.name} {value!r:.40}")
+    seed = getattr(found, "seed", 0)
+    if not 0 <= seed < 1 << 32:
+        raise ValueError(f"{part}: seed {seed!r:.40}")
+
+
+def _is_finite(value: Any) -> bool:
+    return type(value) in (int, float) and -1e300 < value < 1e300
 
 
 def load_model(
@@ -185,16 +269,22 @@ def load_model(
     content = read_config(path)
     check_files(path, content["files"])
     config: Config = from_dict(Config, content["config"])
-    model = ContrastiveModel(
-        config.model,
-        config.frontend,
-        content["data"]["log_mel_mean"],
-        content["data"]["log_mel_std"],
-        config.train.seed,
-    )
+    try:
+        model = ContrastiveModel(
+            config.model,
+            config.frontend,
+            content["data"]["log_mel_mean"],
+            content["data"]["log_mel_std"],
+            config.train.seed,
+        )
+    except (ValueError, KeyError) as error:  # a backbone, say, that there is not
+        raise RunError(
+            f"{path / 'config.json'}: describes no model of this cola_msa ({error}); "
+            "get it again"
+        ) from error
     try:
         _read_weights(path / WEIGHTS_NAME, model)
-    except (RunError, OSError) as error:
+    except (RunError, OSError, KeyError, TypeError, RuntimeError) as error:
         raise RunError(
             f"{path / WEIGHTS_NAME}: does not fit its config.json ({error})"
         ) from error
@@ -216,35 +306,109 @@ def _write_weights(path: pathlib.Path, model: ContrastiveModel) -> None:
 
 
 def _read_weights(path: pathlib.Path, model: ContrastiveModel) -> None:
-    arrays: dict[str, np.ndarray] = {}
-
-    def collect(name: str, item: h5py.Group | h5py.Dataset) -> None:
-        if isinstance(item, h5py.Dataset):
-            arrays[name] = item[()]
-
-    with h5py.File(path, "r") as file:
-        file.visititems(collect)
+    with _opened(path) as file:
+        group = file.get("model", getclass=False) if _is_plain(file, "model") else None
+        if not isinstance(group, h5py.Group) or len(file) != 1:
+            raise RunError("it holds something else than one group 'model'")
+        if len(group) != len(model.variables):
+            raise RunError(
+                f"it holds {len(group)} variables of the model, which has "
+                f"{len(model.variables)}: it belongs to another configuration"
+            )
+        arrays = {}
+        for number, variable in enumerate(model.variables):
+            name = f"{number:04d}"
+            wanted = np.dtype(variable.dtype)
+            arrays[f"model/{name}"] = _read(group, name, variable.shape, wanted)
     values = checkpoints.fitting_values("model", model.variables, arrays)
     for variable, value in zip(model.variables, values, strict=True):
         variable.assign(value)
+
+
+def _opened(path: pathlib.Path) -> h5py.File:
+    if path.stat().st_size > LIMITS[path.name]:
+        raise RunError(f"{path}: has more than {LIMITS[path.name]:,} bytes")
+    return h5py.File(path, "r")
+
+
+def _is_plain(group: h5py.Group, name: str) -> bool:
+    """Whether a member lies in the file itself: no soft and no external link."""
+    return isinstance(group.get(name, getlink=True), h5py.HardLink)
+
+
+def _read(
+    group: h5py.Group, name: str, shape: tuple[int | None, ...] | None, dtype: np.dtype
+) -> np.ndarray:
+    """The only array under a name, which may have further names below it.
+
+    Args:
+        group: Where the name stands.
+        name: What the array's name begins with.
+        shape: What it must have; None for one dimension of any length up to 2^16.
+        dtype: What it must have.
+
+    Returns:
+        The array; read only once names, shape, type and storage are what is written.
+
+    Raises:
+        RunError: If anything is not.
+    """
+    path = name
+    for _ in range(_MAX_DEPTH):
+        if not _is_plain(group, name):
+            raise RunError(f"{path}: missing, or a link")
+        item = group[name]
+        if isinstance(item, h5py.Dataset):
+            break
+        names = list(itertools.islice(item, 2)) if isinstance(item, h5py.Group) else []
+        if len(names) != 1:
+            raise RunError(f"{path}: not one array")
+        group, name = item, names[0]
+        path += f"/{name}"
+    else:
+        raise RunError(f"{path}: too many names below each other")
+    if shape is None:
+        is_fit = item.shape is not None and len(item.shape) == 1
+        is_fit = is_fit and item.shape[0] <= _MAX_CHANNELS
+    else:
+        is_fit = item.shape == tuple(shape)
+    if not is_fit:
+        raise RunError(f"{path}: shape {item.shape}, not {shape or 'a vector'}")
+    if item.dtype != dtype:
+        raise RunError(f"{path}: type {item.dtype}, not {dtype}")
+    size = item.size * dtype.itemsize
+    is_own = not item.external and not item.is_virtual and item.chunks is None
+    if not is_own or (size and item.id.get_storage_size() != size):
+        raise RunError(f"{path}: its values do not lie in the file as they are")
+    return item[()]
 
 
 def read_statistics(path: str | os.PathLike, inputs: str) -> BatchStatistics:
     """Batch-norm statistics of a pretrained folder: of `anchors` or of `pairs`.
 
     Raises:
-        RunError: If it has none.
+        RunError: If it has none, or they are not stored as they were written.
     """
     path = pathlib.Path(path) / STATISTICS_NAME
+    kind = np.dtype(np.float32)
     try:
-        with h5py.File(path, "r") as file:
-            layers = [file[inputs][name] for name in sorted(file[inputs])]
-            return BatchStatistics(
-                tuple(np.array(layer["mean"]) for layer in layers),
-                tuple(np.array(layer["variance"]) for layer in layers),
-            )
-    except (OSError, KeyError) as error:
+        with _opened(path) as file:
+            if not _is_plain(file, inputs) or len(file[inputs]) > _MAX_LAYERS:
+                raise RunError("missing, a link, or of too many layers")
+            group = file[inputs]
+            means, variances = [], []
+            for name in sorted(group):
+                if not _is_plain(group, name) or len(group[name]) != 2:
+                    raise RunError(f"{inputs}/{name}: not a mean and a variance")
+                means.append(_read(group[name], "mean", None, kind))
+                variances.append(_read(group[name], "variance", None, kind))
+            return BatchStatistics(tuple(means), tuple(variances))
+    except (OSError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise RunError(f"{path}: no batch-norm statistics {inputs}") from error
+    except RunError as error:
+        raise RunError(
+            f"{path}: no batch-norm statistics {inputs} ({error}); get the folder again"
+        ) from error
 
 
 def check_files(path: pathlib.Path, hashes: dict[str, str]) -> None:

@@ -5,12 +5,19 @@ import hashlib
 import http.server
 import io
 import json
+import shutil
+import subprocess
+import sys
 import tarfile
 import threading
+import time
 import zipfile
 
+import h5py
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import cola_msa
 from cola_msa import checkpoints, download, loading, pretrained
@@ -48,6 +55,16 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
     def do_GET(self):
         type(self).requests += 1
+        if self.path.startswith("/slow/"):
+            self.send_response(200)
+            self.end_headers()
+            for _ in range(100):
+                try:
+                    self.wfile.write(b"x")
+                except OSError:
+                    return
+                time.sleep(0.05)
+            return
         if self.path.startswith("/cut/"):
             content = b"x" * 1000
             self.send_response(200)
@@ -83,7 +100,7 @@ def write_registry(path, url, sha256):
 
 
 def nothing_cached(cache):
-    return not cache.exists() or list(cache.iterdir()) == []
+    return not cache.exists() or {p.name for p in cache.iterdir()} <= {".locks"}
 
 
 @pytest.mark.parametrize("name", ["tiny.tar.gz", "tiny.zip"])
@@ -104,7 +121,7 @@ def test_a_url_is_fetched_once(server, archives, finished_run, name):
 def test_a_file_url_needs_no_server(archives, cache):
     path = loading.resolve((archives / "tiny.zip").as_uri())
     assert path.parent == cache and pretrained.is_pretrained(path)
-    assert [p.name for p in cache.iterdir()] == [path.name]
+    assert {p.name for p in cache.iterdir()} == {".locks", path.name}
 
 
 def test_a_name_of_a_users_registry(server, archives, tmp_path, monkeypatch):
@@ -191,8 +208,8 @@ def cut_archive(path, archives):
         (lambda p, _: tar_with(p, "../out.txt"), "a path that leads elsewhere"),
         (lambda p, _: tar_with(p, "/out.txt"), "a path that leads elsewhere"),
         (lambda p, _: zip_with(p, "a/../../out.txt"), "a path that leads elsewhere"),
-        (lambda p, _: tar_link(p), "holds a link or device, config.json"),
-        (lambda p, _: zip_link(p), "holds a link, config.json"),
+        (lambda p, _: tar_link(p), "holds a link or device, .config.json"),
+        (lambda p, _: zip_link(p), "holds a link or device, .config.json"),
         (lambda p, _: zip_with(p, "notes.txt"), "holds no pretrained folder"),
         (cut_archive, "no archive .* or damaged"),
     ],
@@ -217,3 +234,260 @@ def test_a_damaged_registry(tmp_path, text):
 def test_other_folders_are_not_pretrained(finished_run):
     with pytest.raises(RunError, match=r"is a run, no pretrained.*open_model"):
         cola_msa.from_pretrained(finished_run)
+
+
+def test_a_graph_beside_a_pretrained_folder_is_never_run(folder, tmp_path, cache):
+    """A SavedModel may read and write files: nothing of it leaves the archive."""
+    with tarfile.open(tmp_path / "x.tar.gz", "w:gz") as tar:
+        tar.add(folder, "tiny")
+        for name in ("saved_model.pb", "metadata.json", "encoder.onnx"):
+            member = tarfile.TarInfo(f"tiny/{name}")
+            member.size = 2
+            tar.addfile(member, io.BytesIO(b"{}"))
+    model = cola_msa.open_model((tmp_path / "x.tar.gz").as_uri())
+    assert model.kind == "pretrained"
+    assert {p.name for p in model.path.iterdir()} == set(pretrained.LIMITS)
+    # Nor where an earlier version left one in the cache, or a folder came otherwise.
+    (model.path / "saved_model.pb").write_bytes(b"graph")
+    (model.path / "metadata.json").write_text("{}")
+    assert cola_msa.open_model((tmp_path / "x.tar.gz").as_uri()).kind == "pretrained"
+    assert loading.find_kind(model.path) == "pretrained"
+
+
+def test_an_export_in_an_archive_is_not_opened(tmp_path, cache):
+    archive = zip_with(tmp_path / "x.zip", "saved_model.pb")
+    with pytest.raises(RunError, match="holds no pretrained folder"):
+        cola_msa.open_model(archive.as_uri())
+    assert nothing_cached(cache)
+
+
+def test_a_url_may_have_a_space(server, archives):
+    shutil.copy(archives / "tiny.zip", archives / "a b.zip")
+    assert cola_msa.open_model(f"{server}/a b.zip").kind == "pretrained"
+    with pytest.raises(RunError, match="could not be fetched"):
+        cola_msa.open_model("http://127.0.0.1:1/a b\n.zip")
+
+
+def test_downloads_have_limits(server, cache, monkeypatch):
+    monkeypatch.setattr(download, "MAX_DOWNLOAD_BYTES", 20)
+    for path in ("tiny.zip", "slow/tiny.zip"):
+        with pytest.raises(RunError, match="more than 20 bytes"):
+            loading.resolve(f"{server}/{path}")
+    monkeypatch.setattr(download, "MAX_DOWNLOAD_BYTES", 1000)
+    monkeypatch.setattr(download, "MAX_DOWNLOAD_SECONDS", 0.3)
+    with pytest.raises(RunError, match="which is the limit"):
+        loading.resolve(f"{server}/slow/tiny.zip")
+    assert nothing_cached(cache)
+
+
+def header(size, name="tiny/notes"):
+    """A tar member's header; a negative size is written as GNU does, in base 256."""
+    member = tarfile.TarInfo(name)
+    member.size = max(size, 0)
+    block = bytearray(member.tobuf(tarfile.GNU_FORMAT))
+    if size < 0:
+        block[124:136] = size.to_bytes(12, "big", signed=True)
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+def many_members(path):
+    with zipfile.ZipFile(path, "w") as file:
+        for number in range(20000):
+            file.writestr(f"{number}", b"")
+
+
+def encrypted(path):
+    zip_with(path, "config.json")
+    content = bytearray(path.read_bytes())
+    for magic, offset in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        content[content.index(magic) + offset] |= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: p.write_bytes(header(-512)), "has -512 bytes"),
+        (lambda p: p.write_bytes(header(-512, "config.json")), "has -512 bytes"),
+        (lambda p: p.write_bytes(header(6 << 30)), "bytes beside a pretrained"),
+        (lambda p: p.write_bytes(header(6 << 30, "config.json")), "too much for an"),
+        (lambda p: p.write_bytes(header(0) * 2000), "more than 1,000 members"),
+        (many_members, "holds 20,000 members"),
+        (encrypted, "is encrypted"),
+        (lambda p: p.write_bytes(b""), "no archive"),
+        (lambda p: p.write_bytes(b"\x1f\x8b" + b"\0" * 100), "no archive"),
+    ],
+)
+def test_bombs_are_refused_at_once(tmp_path, cache, make, message):
+    make(tmp_path / "x")
+    begin = time.process_time()
+    with pytest.raises(RunError, match=message):
+        loading.resolve((tmp_path / "x").as_uri())
+    assert time.process_time() - begin < 5
+    assert nothing_cached(cache)
+
+
+@settings(max_examples=60, deadline=None)
+@given(position=st.integers(0), value=st.integers(0, 255), cut=st.integers(0))
+def test_any_damage_of_an_archive_is_one_message(archives, position, value, cut):
+    for name in ("tiny.tar.gz", "tiny.zip"):
+        content = bytearray((archives / name).read_bytes())
+        content[position % len(content)] = value
+        damaged = archives / "damaged"
+        damaged.write_bytes(content[: len(content) - cut % 3000])
+        shutil.rmtree(archives / "out", ignore_errors=True)
+        try:
+            found = download.read_archive(
+                damaged, archives / "out", pretrained.LIMITS, "x"
+            )
+        except RunError as error:
+            assert str(error).startswith("x: ")
+        else:
+            assert all(path.is_relative_to(archives / "out") for path in found)
+
+
+FETCH = """
+import sys
+from cola_msa import loading
+print(loading.resolve(sys.argv[1]))
+"""
+
+
+def test_processes_that_fetch_one_url_at_once(server, archives, cache):
+    command = [sys.executable, "-c", FETCH, f"{server}/tiny.zip"]
+    processes = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)
+    ]
+    found = {process.communicate()[0].strip() for process in processes}
+    assert [process.returncode for process in processes] == [0] * 4
+    (path,) = found
+    assert cola_msa.open_model(path).kind == "pretrained"
+    assert Handler.requests == 1
+
+
+def rehashed(folder, name):
+    """Makes config.json agree with a changed file, as a hostile maker would."""
+    content = json.loads((folder / "config.json").read_text())
+    content["files"][name] = sha256_of(folder / name)
+    (folder / "config.json").write_text(json.dumps(content))
+
+
+def first_array(file):
+    names = []
+    file.visititems(
+        lambda n, item: names.append(n) if isinstance(item, h5py.Dataset) else None
+    )
+    return max(names, key=lambda name: file[name].size)
+
+
+def compressed(file, name, tmp_path):
+    shape = file[name].shape
+    del file[name]
+    file.create_dataset(name, shape, "f4", compression="gzip", chunks=shape)
+
+
+def larger(file, name, tmp_path):
+    del file[name]
+    file.create_dataset(name, (9 << 28,), "f4", compression="gzip", chunks=(1 << 20,))
+
+
+def external(file, name, tmp_path):
+    shape, size = file[name].shape, file[name].nbytes
+    (tmp_path / "secret").write_bytes(b"\1" * size)
+    del file[name]
+    file.create_dataset(
+        name, shape, "f4", external=[(str(tmp_path / "secret"), 0, size)]
+    )
+
+
+def virtual(file, name, tmp_path):
+    shape = file[name].shape
+    with h5py.File(tmp_path / "other.h5", "w") as other:
+        other.create_dataset("x", shape, "f4")
+    layout = h5py.VirtualLayout(shape, "f4")
+    layout[...] = h5py.VirtualSource(tmp_path / "other.h5", "x", shape)
+    del file[name]
+    file.create_virtual_dataset(name, layout)
+
+
+def linked(file, name, tmp_path):
+    shape = file[name].shape
+    with h5py.File(tmp_path / "other.h5", "w") as other:
+        other.create_dataset("x", shape, "f4")
+    del file[name]
+    file[name] = h5py.ExternalLink(str(tmp_path / "other.h5"), "x")
+
+
+def doubles(file, name, tmp_path):
+    values = file[name][()].astype("f8")
+    del file[name]
+    file[name] = values
+
+
+@pytest.mark.parametrize("name", [pretrained.WEIGHTS_NAME, pretrained.STATISTICS_NAME])
+@pytest.mark.parametrize(
+    "change", [compressed, larger, external, virtual, linked, doubles]
+)
+def test_hdf5_files_hold_what_was_written_and_nothing_else(
+    folder, tmp_path, name, change
+):
+    shutil.copytree(folder, tmp_path / "model")
+    with h5py.File(tmp_path / "model" / name, "a") as file:
+        change(file, first_array(file), tmp_path)
+    rehashed(tmp_path / "model", name)
+    with pytest.raises(RunError, match=name):
+        model = cola_msa.open_model(tmp_path / "model")
+        model.matcher.project(np.zeros((1, 98, 64, 1), np.float32))
+
+
+def paths_of(value, path=()):
+    yield path
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from paths_of(item, (*path, key))
+
+
+HOSTILE = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.sampled_from([-1, 0, 1 << 31, 1 << 40, 10**30, 1e308]),
+    st.floats(),
+    st.text(max_size=5),
+    st.lists(st.integers(), max_size=3),
+    st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data(), value=HOSTILE)
+def test_any_value_of_a_configuration_is_taken_or_refused(folder, data, value):
+    content = json.loads((folder / "config.json").read_text())
+    *parents, key = data.draw(st.sampled_from([p for p in paths_of(content) if p]))
+    part = content
+    for name in parents:
+        part = part[name]
+    part[key] = value
+    hostile = folder.parent / "hostile"
+    hostile.mkdir(exist_ok=True)
+    (hostile / "config.json").write_text(json.dumps(content))
+    try:
+        found = pretrained.read_config(hostile)
+    except RunError as error:
+        assert "config.json" in str(error) and "\n" not in str(error)
+    else:
+        frontend = found["config"]["frontend"]
+        assert frontend["num_mels"] <= 1024 and frontend["window_frames"] <= 1 << 14
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 100000, "{}", "[1]", "\xff", '{"format": NaN}', " " * (5 << 20), "null"],
+)
+def test_no_configuration_is_a_traceback(tmp_path, text):
+    (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(RunError, match="no pretrained folder, or damaged"):
+        pretrained.read_config(tmp_path)
+    with pytest.raises(RunError):
+        loading.open_model(tmp_path)

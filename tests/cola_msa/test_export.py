@@ -327,14 +327,23 @@ def test_an_earlier_export_is_replaced_and_a_users_tmp_stays(
     ]
 
 
-def test_a_pretrained_folder_that_fails_its_check_leaves_the_old_one(
+def test_a_file_of_an_export_that_was_changed_is_not_removed(
+    exported, finished_run, tmp_path, no_work
+):
+    shutil.copytree(exported[0], tmp_path / "model")
+    (tmp_path / "model" / "fingerprint.pb").write_text("mine now")
+    before = tree(tmp_path)
+    with pytest.raises(FileError, match="fingerprint.pb"):
+        export.export_encoder(finished_run, tmp_path / "model")
+    assert tree(tmp_path) == before
+
+
+def test_a_pretrained_folder_that_fails_its_check_leaves_nothing(
     finished_run, tmp_path, monkeypatch
 ):
-    target = tmp_path / "pretrained"
-    pretrained.save_pretrained(finished_run, target)
-    old = tree(target)
     monkeypatch.setattr(export, "relative_difference", lambda found, expected: 1.0)
     with pytest.raises(export.ExportError, match="differs"):
-        export.export_encoder(finished_run, target, file_format="pretrained")
-    assert tree(target) == old
-    assert [path.name for path in tmp_path.iterdir()] == ["pretrained"]
+        export.export_encoder(
+            finished_run, tmp_path / "pretrained", file_format="pretrained"
+        )
+    assert list(tmp_path.iterdir()) == []

@@ -9,6 +9,7 @@ import pytest
 
 from cola_msa import export, formats, frontend, frontend_numpy, loading
 from cola_msa.config import FrontendConfig
+from cola_msa.system.errors import FileError
 from tests.test_commands import ROOT
 
 RATE = 16000
@@ -100,7 +101,7 @@ def test_a_pretrained_export_has_a_card(finished_run, opened, tmp_path):
         assert text in card
     names = {path.name for path in (tmp_path / "mine").iterdir()}
     assert names == {"config.json", "model.weights.h5", "statistics.h5", "README.md"}
-    with pytest.raises(loading.RunError, match="is not empty"):
+    with pytest.raises(FileError, match="nothing there is replaced"):
         export.export_encoder(finished_run, tmp_path / "mine", file_format="pretrained")
 
 

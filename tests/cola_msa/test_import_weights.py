@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from cola_msa import checkpoints, import_weights, loading, released
 from cola_msa.storage import RunError
+from cola_msa.system.errors import FileError
 from tests.cola_msa.released_layout import (
     ENCODER,
     KERNEL,
@@ -233,6 +234,6 @@ def test_settings_that_cannot_be(checkpoint, tmp_path, arguments, message):
 
 def test_a_folder_that_holds_something_is_left_alone(checkpoint, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(RunError, match="is not empty: name another --output_dir"):
+    with pytest.raises(FileError, match="nothing there is replaced; name a new folder"):
         import_weights.import_weights(checkpoint, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
