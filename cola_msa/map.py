@@ -26,6 +26,7 @@ from cola_msa.map_projection import (
     TITLES,
     MapError,
     choose_projection,
+    count_different,
     project,
 )
 
@@ -86,7 +87,12 @@ def write_map(
     if page.suffix.lower() not in (".html", ".htm"):
         raise MapError(f"--output={output}: a map is an .html file")
     table = load_embeddings(embeddings)
-    chosen = choose_projection(projection, len(table.paths))
+    different = count_different(table.embeddings)
+    chosen = choose_projection(projection, len(table.paths), different)
+    if chosen != projection != "auto":
+        logging.warning(
+            "%d different embeddings: too few for %s", different, projection
+        )
     logging.info("%d tracks, %s", len(table.paths), TITLES[chosen])
     layout = project(table.embeddings, chosen, seed)
     data = build_data(table, layout, page, seed=seed, **options)

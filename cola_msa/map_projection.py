@@ -4,12 +4,14 @@ import importlib.util
 
 import numpy as np
 
+from cola_msa.neighbours import unit_rows
 from cola_msa.system.errors import UserError
 
 PROJECTIONS = ("auto", "tsne", "pca", "umap")
 TITLES = {"tsne": "t-SNE", "pca": "PCA", "umap": "UMAP"}
 _TSNE_MOST = 20_000  # beyond it t-SNE takes many minutes, and `auto` takes PCA
-_TSNE_LEAST = 5
+_TSNE_LEAST = 5  # different rows
+_EQUAL = 1e-9  # rows of length 1 that differ by no more than this count as equal
 _DIMENSIONS_BEFORE = 50  # t-SNE and UMAP see the first principal components
 
 
@@ -17,8 +19,31 @@ class MapError(UserError):
     """A map that cannot be made; the message says why."""
 
 
-def choose_projection(name: str, num_rows: int) -> str:
+def count_different(embeddings: np.ndarray, most: int = _TSNE_LEAST) -> int:
+    """How many directions there are among rows, counted up to `most`.
+
+    Args:
+        embeddings: float [n, dim].
+        most: Where the count ends.
+    """
+    left = unit_rows(embeddings)
+    count = 0
+    while len(left) and count < most:
+        left = left[np.abs(left - left[0]).max(axis=1) > _EQUAL]
+        count += 1
+    return count
+
+
+def choose_projection(name: str, num_rows: int, num_different: int = 5) -> str:
     """Turns `auto` into a projection, and checks that it can be made.
+
+    t-SNE and UMAP need five different rows: of fewer there are no neighbourhoods
+    (t-SNE divides by their deviation), and PCA takes their place.
+
+    Args:
+        name: One of PROJECTIONS.
+        num_rows: Rows.
+        num_different: Rows that differ, see `count_different`.
 
     Raises:
         MapError: If UMAP is asked for but not installed, or the name is unknown.
@@ -32,18 +57,11 @@ def choose_projection(name: str, num_rows: int) -> str:
             "--projection=umap needs UMAP: pip install 'cola_msa[umap]', or take "
             "--projection=tsne"
         )
+    if min(num_rows, num_different) < _TSNE_LEAST:
+        return "pca"
     if name == "auto":
-        return "tsne" if _TSNE_LEAST <= num_rows <= _TSNE_MOST else "pca"
-    if num_rows < _TSNE_LEAST:
-        return "pca"  # too few rows for neighbourhoods
+        return "tsne" if num_rows <= _TSNE_MOST else "pca"
     return name
-
-
-def unit_rows(embeddings: np.ndarray) -> np.ndarray:
-    """Rows of length 1, float64 [n, dim]: their distances are the cosines' order."""
-    values = np.asarray(embeddings, np.float64)
-    norms = np.linalg.norm(values, axis=1, keepdims=True)
-    return values / np.maximum(norms, np.finfo(np.float64).tiny)
 
 
 def principal_components(values: np.ndarray, num_components: int) -> np.ndarray:
@@ -54,7 +72,7 @@ def principal_components(values: np.ndarray, num_components: int) -> np.ndarray:
     from sklearn.decomposition import PCA
 
     count = min(num_components, len(values), values.shape[1])
-    if len(values) < 2 or not np.ptp(values, axis=0).any():
+    if len(values) < 2 or np.ptp(values, axis=0).max() <= _EQUAL:
         return np.zeros((len(values), count))
     # Covariances' eigenvectors where that is less work than a singular value
     # decomposition of all rows.
@@ -76,7 +94,8 @@ def project(embeddings: np.ndarray, projection: str, seed: int = 0) -> np.ndarra
     Raises:
         MapError: If UMAP is not installed.
     """
-    projection = choose_projection(projection, len(embeddings))
+    different = count_different(embeddings)
+    projection = choose_projection(projection, len(embeddings), different)
     values = principal_components(unit_rows(embeddings), _DIMENSIONS_BEFORE)
     if projection == "tsne":
         from sklearn.manifold import TSNE
@@ -99,7 +118,7 @@ def project(embeddings: np.ndarray, projection: str, seed: int = 0) -> np.ndarra
 
 def _to_unit_square(layout: np.ndarray) -> np.ndarray:
     low, high = layout.min(axis=0), layout.max(axis=0)
-    span = max(float((high - low).max()), np.finfo(np.float64).tiny)
+    span = float((high - low).max()) or 1.0
     return np.clip((layout - (low + high) / 2) / span + 0.5, 0.0, 1.0)
 
 

@@ -1,9 +1,13 @@
 """Nearest neighbours among embeddings: scikit-learn, or FAISS where it is installed.
 
 Both compare with every row, and scores are computed in double precision: whatever
-finds them, neighbours come in the same order, and equal scores by row.
+finds them, neighbours come in the same order, and equal scores by row. A backend only
+proposes; where its rounding could hide a better row or a tie, every row is compared in
+double precision. A row of zeros (silence) has no direction: its cosine with any row
+is 0.
 """
 
+import hashlib
 import importlib.util
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +19,9 @@ from cola_msa.system.errors import UserError
 BACKENDS = ("auto", "sklearn", "faiss")
 METRICS = ("cosine", "euclidean")
 _BATCH = 1024  # queries at once: bounds the memory that distances take
+_EXACT_BYTES = 1 << 27  # of the distances of queries to all rows
+_SPARE = 9  # more rows than wanted are asked for: ties at the edge
+_LARGEST = 1e150  # squares beyond it are infinite
 
 
 class NeighbourError(UserError):
@@ -42,6 +49,27 @@ def choose_backend(name: str) -> str:
     return name
 
 
+def unit_rows(embeddings: np.ndarray) -> np.ndarray:
+    """Rows of length 1, whatever their values' size; rows of zeros stay.
+
+    Args:
+        embeddings: float [..., dim], finite.
+
+    Returns:
+        float64 [..., dim].
+    """
+    values = np.asarray(embeddings, np.float64)
+    with np.errstate(over="ignore", under="ignore"):
+        norms = np.linalg.norm(values, axis=-1, keepdims=True)
+    if (is_odd := ~((norms > 1 / _LARGEST) & (norms < _LARGEST))).any():
+        largest = np.abs(values).max(axis=-1, keepdims=True)
+        values = np.where(
+            is_odd & (largest > 0), values / np.maximum(largest, 5e-324), values
+        )
+        norms = np.linalg.norm(values, axis=-1, keepdims=True)
+    return values / np.where(norms > 0, norms, 1.0)
+
+
 class Neighbours:
     """Finds the nearest rows of a table of embeddings."""
 
@@ -65,20 +93,32 @@ class Neighbours:
             )
         self.metric = metric
         self.backend = choose_backend(backend)
-        self._rows = self._prepare(embeddings)
+        embeddings = np.asarray(embeddings)
+        self._num_rows = len(embeddings)
+        rows = self._prepare(embeddings, "row")
+        # Each different row once, in order of its first appearance.
+        self._members = _equal_rows(rows)
+        if len(self._members) < len(rows):
+            rows = rows[[members[0] for members in self._members]]
+        self._rows = rows
+        self._largest_norm = float(np.linalg.norm(rows, axis=1).max(initial=0.0))
         self._index = self._build()
 
     @property
     def num_rows(self) -> int:
         """How many rows there are."""
-        return len(self._rows)
+        return self._num_rows
 
-    def _prepare(self, embeddings: np.ndarray) -> np.ndarray:
+    def _prepare(self, embeddings: np.ndarray, what: str) -> np.ndarray:
         values = np.asarray(embeddings, np.float64)
-        if self.metric == "cosine":
-            norms = np.linalg.norm(values, axis=-1, keepdims=True)
-            values = values / np.maximum(norms, np.finfo(np.float64).tiny)
-        return values
+        largest = np.abs(values).max(axis=1, initial=0.0)
+        limit = np.inf if self.metric == "cosine" else _LARGEST
+        if (is_bad := ~(largest < limit)).any():
+            raise NeighbourError(
+                f"{what} {int(np.argmax(is_bad))} has values that are not finite, or "
+                "too large to compare"
+            )
+        return unit_rows(values) if self.metric == "cosine" else values
 
     def _build(self) -> Any:
         if self.backend == "faiss":
@@ -87,7 +127,9 @@ class Neighbours:
             dim = self._rows.shape[1]
             is_cosine = self.metric == "cosine"
             index = faiss.IndexFlatIP(dim) if is_cosine else faiss.IndexFlatL2(dim)
-            index.add(self._rows.astype(np.float32))
+            # What overflows is found by comparing with all rows.
+            with np.errstate(over="ignore"):
+                index.add(self._rows.astype(np.float32))
             return index
         from sklearn.neighbors import NearestNeighbors
 
@@ -108,10 +150,12 @@ class Neighbours:
             skip: int [q], a row that each query must not find (itself); -1 for none.
 
         Returns:
-            rows int64 [q, k] and scores float64 [q, k], the best first.
+            rows int64 [q, k] and scores float64 [q, k], the best first; equal scores
+            (to 12 decimals) by row.
 
         Raises:
-            NeighbourError: If queries have another dimension or k is below 1.
+            NeighbourError: If queries have another dimension or are not finite, or k
+                is below 1.
         """
         queries = np.atleast_2d(np.asarray(queries))
         if queries.shape[1] != self._rows.shape[1]:
@@ -125,7 +169,7 @@ class Neighbours:
         count = min(num_results, self.num_rows - int((skip >= 0).any()))
         rows = np.zeros((len(queries), count), np.int64)
         scores = np.zeros((len(queries), count))
-        prepared = self._prepare(queries)
+        prepared = self._prepare(queries, "query")
         for start in range(0, len(queries), _BATCH):
             part = slice(start, start + _BATCH)
             rows[part], scores[part] = self._find_part(
@@ -136,19 +180,107 @@ class Neighbours:
     def _find_part(
         self, queries: np.ndarray, count: int, skip: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        # A few more than wanted: the query itself, and ties at the edge.
-        wanted = min(self.num_rows, count + 9)
-        if self.backend == "faiss":
-            near = self._index.search(queries.astype(np.float32), wanted)[1]
-        else:
-            near = self._index.kneighbors(queries, wanted, return_distance=False)
-        # Scores anew in double precision, so that every backend gives the same order.
+        # One more than wanted: the query itself.
+        wanted = min(len(self._rows), count + 1)
+        near = self._propose(queries, wanted)
+        score = self._scores(queries, near)
+        near, score = self._in_order(near, score, wanted)
+        if len(self._members) == self.num_rows:
+            is_skipped = near == skip[:, np.newaxis]
+            order = np.argsort(is_skipped, axis=1, kind="stable")[:, :count]
+            return _take(near, score, order)
+        rows = np.empty((len(queries), count), np.int64)
+        scores = np.empty((len(queries), count))
+        for n in range(len(queries)):
+            parts = [self._members[row][: count + 1] for row in near[n]]
+            each = np.concatenate(parts)
+            value = np.repeat(score[n], [len(part) for part in parts])
+            is_left = each != skip[n]
+            rows[n], scores[n] = (
+                found[0]
+                for found in self._in_order(
+                    each[np.newaxis, is_left], value[np.newaxis, is_left], count
+                )
+            )
+        return rows, scores
+
+    def _propose(self, queries: np.ndarray, wanted: int) -> np.ndarray:
+        """Different rows, int64 [q, m], among which are the `wanted` nearest."""
+        num_rows = len(self._rows)
+        asked = min(num_rows, wanted + _SPARE)
+        if asked == num_rows:
+            return np.tile(np.arange(num_rows), (len(queries), 1))
+        # How wrong a product of two rows may be as a backend computes it.
+        unit = 2.0**-24 if self.backend == "faiss" else 2.0**-53
+        norms = np.linalg.norm(queries, axis=1) + self._largest_norm
+        error = 2 * (self._rows.shape[1] + 8) * unit * norms**2
+        with np.errstate(over="ignore", invalid="ignore"):
+            if self.backend == "faiss":
+                found, near = self._index.search(queries.astype(np.float32), asked)
+                farthest = found[:, -1].astype(np.float64)
+            else:
+                found, near = self._index.kneighbors(queries, asked)
+                farthest = found[:, -1] ** 2
+                if self.metric == "cosine":
+                    farthest = 1 - farthest / 2
+            near = near.astype(np.int64)
+            is_sure = (near >= 0).all(axis=1) & np.isfinite(found).all(axis=1)
+            score = self._scores(queries, np.maximum(near, 0))
+            if self.metric == "cosine":
+                last = np.sort(score, axis=1)[:, -wanted]
+                is_sure &= farthest + error < last - 1e-11
+            else:
+                last = np.sort(score, axis=1)[:, wanted - 1]
+                is_sure &= farthest - error > (last + 1e-11) ** 2
+        unsure = np.flatnonzero(~is_sure)
+        size = max(1, _EXACT_BYTES // (8 * num_rows))
+        for first in range(0, len(unsure), size):
+            part = unsure[first : first + size]
+            near[part] = self._compare_all(queries[part], asked)
+        return near
+
+    def _compare_all(self, queries: np.ndarray, asked: int) -> np.ndarray:
+        """The nearest rows, int64 [q, asked], by comparing with all of them."""
         if self.metric == "cosine":
-            score = np.einsum("qd,qkd->qk", queries, self._rows[near])
-            key = -score
+            rough = -(queries @ self._rows.T)
+            slack = np.full(len(queries), 1e-11)
         else:
-            score = np.linalg.norm(queries[:, np.newaxis] - self._rows[near], axis=-1)
-            key = score.copy()
-        key[near == skip[:, np.newaxis]] = np.inf
-        order = np.lexsort((near, key.round(12)), axis=-1)[:, :count]
-        return np.take_along_axis(near, order, 1), np.take_along_axis(score, order, 1)
+            square = np.square(self._rows).sum(axis=1)
+            rough = square - 2 * (queries @ self._rows.T)
+            norms = np.linalg.norm(queries, axis=1) + self._largest_norm
+            slack = 4 * (self._rows.shape[1] + 8) * 2.0**-53 * norms**2 + 1e-11
+        near = np.empty((len(queries), asked), np.int64)
+        for n, row in enumerate(rough):
+            edge = np.partition(row, asked - 1)[asked - 1]
+            rows = np.flatnonzero(row <= edge + slack[n])
+            score = self._scores(queries[n : n + 1], rows[np.newaxis])
+            near[n] = self._in_order(rows[np.newaxis], score, asked)[0][0]
+        return near
+
+    def _scores(self, queries: np.ndarray, near: np.ndarray) -> np.ndarray:
+        """Scores in double precision, so that every backend gives the same order."""
+        if self.metric == "cosine":
+            return np.einsum("qd,qkd->qk", queries, self._rows[near])
+        return np.linalg.norm(queries[:, np.newaxis] - self._rows[near], axis=-1)
+
+    def _in_order(
+        self, near: np.ndarray, score: np.ndarray, count: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        key = -score if self.metric == "cosine" else score
+        # Beyond 1,000 the 12th decimal is not there.
+        key = np.where(np.abs(key) < 1e3, key.round(12), key)
+        return _take(near, score, np.lexsort((near, key), axis=-1)[:, :count])
+
+
+def _take(
+    near: np.ndarray, score: np.ndarray, order: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    return np.take_along_axis(near, order, 1), np.take_along_axis(score, order, 1)
+
+
+def _equal_rows(values: np.ndarray) -> list[np.ndarray]:
+    """Numbers of equal rows, in rising order; groups by their first row."""
+    groups: dict[bytes, list[int]] = {}
+    for number, row in enumerate(values + 0.0):  # -0.0 equals 0.0
+        groups.setdefault(hashlib.blake2b(row.tobytes()).digest(), []).append(number)
+    return [np.array(group) for group in groups.values()]

@@ -189,3 +189,35 @@ def test_one_track_makes_a_map(tmp_path):
     path = embedding_tables.write(tmp_path / "e.h5", columns)
     data = map_lib.write_map(path, tmp_path / "map.html")
     assert data["num_neighbours"] == 0 and len(data["names"]) == 1
+
+
+@pytest.mark.parametrize("projection", ["auto", "tsne", "pca"])
+@pytest.mark.parametrize("kind", ["equal", "zero", "four different", "near", "huge"])
+def test_rows_without_neighbourhoods_make_a_map(tmp_path, projection, kind):
+    """t-SNE of equal rows ended the process: it divides by their deviation, 0."""
+    random = np.random.default_rng(0)
+    row = random.normal(size=(1, 16))
+    values = {
+        "equal": np.tile(row, (6, 1)),
+        "zero": np.zeros((6, 16)),
+        "four different": np.repeat(random.normal(size=(4, 16)), 3, axis=0),
+        "near": row + 1e-7 * random.normal(size=(6, 16)),
+        "huge": 1e30 * random.normal(size=(8, 16)),
+    }[kind]
+    columns = embedding_tables.sample_columns(len(values))
+    columns["embedding"] = values.astype(np.float32)
+    path = embedding_tables.write(tmp_path / "e.npz", columns)
+    data = map_lib.write_map(path, tmp_path / "m.html", projection=projection)
+    assert len(data["x"]) == len(values)
+    assert all(0 <= v <= 65535 for v in data["x"] + data["y"])
+    assert data["num_neighbours"] == min(10, len(values) - 1)
+    title = "t-SNE" if kind in ("huge",) and projection != "pca" else "PCA"
+    if kind != "near":  # float32 decides how many of these differ
+        assert f"{title} of 16 dimensions" in (tmp_path / "m.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("rows", "count"), [([[1, 0], [2, 0], [0, 1]], 2), ([[0, 0], [0, 0]], 1)]
+)
+def test_directions_are_counted(rows, count):
+    assert map_projection.count_different(np.array(rows, float)) == count

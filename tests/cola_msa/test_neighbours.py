@@ -5,7 +5,13 @@ import importlib.util
 import numpy as np
 import pytest
 
-from cola_msa.neighbours import BACKENDS, NeighbourError, Neighbours, choose_backend
+from cola_msa.neighbours import (
+    BACKENDS,
+    NeighbourError,
+    Neighbours,
+    choose_backend,
+    unit_rows,
+)
 
 HAS_FAISS = importlib.util.find_spec("faiss") is not None
 
@@ -92,3 +98,83 @@ def test_a_missing_faiss_names_the_command(monkeypatch):
     with pytest.raises(NeighbourError, match=r"pip install 'cola_msa\[search\]'"):
         choose_backend("faiss")
     assert choose_backend("auto") == "sklearn"
+
+
+def edge_cases() -> dict[str, np.ndarray]:
+    random = np.random.default_rng(0)
+    values = random.normal(size=(60, 8))
+    near = np.ones(8) + 1e-9 * random.normal(size=(60, 8))
+    with_zeros = values.copy()
+    with_zeros[::3] = 0
+    return {
+        "zeros": np.zeros((60, 8)),
+        "some zeros": with_zeros,
+        "equal": np.tile(values[:1], (60, 1)),
+        "two rows": np.repeat(values[:2], 30, axis=0),
+        "near": near,
+        "near, far from 0": near + 1e4,
+        "huge": values * 1e30,
+        "huge and small": values * np.where(np.arange(60) % 2, 1e30, 1.0)[:, None],
+        "small": values * 1e-30,
+        "as float32 rounds": (1 + 1e-8 * random.normal(size=(60, 8))),
+    }
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("case", list(edge_cases()))
+def test_edges_give_the_loops_order_whatever_the_backend(backend, metric, case):
+    values = edge_cases()[case]
+    found = Neighbours(values, metric, backend)
+    rows, scores = found.find(values, 5, np.arange(60))
+    assert np.isfinite(scores).all() and rows.min() >= 0
+    with np.errstate(invalid="ignore"):
+        unit = np.nan_to_num(values / np.linalg.norm(values, axis=1, keepdims=True))
+    for n in (0, 1, 17, 59):
+        assert len(set(rows[n])) == 5 and n not in rows[n]
+        if metric == "cosine":
+            exact = unit @ unit[n]
+            key = -exact.round(12)
+        else:
+            exact = np.linalg.norm(values - values[n], axis=1)
+            key = np.where(exact < 1e3, exact.round(12), exact)
+        order = [int(k) for k in np.lexsort((np.arange(60), key)) if k != n][:5]
+        np.testing.assert_allclose(scores[n], exact[order], rtol=1e-9, atol=1e-11)
+        if case not in ("near", "near, far from 0", "as float32 rounds"):
+            # Those round to the same 12 decimals or not by the last bit.
+            assert rows[n].tolist() == order
+
+
+@pytest.mark.skipif(not HAS_FAISS, reason="no FAISS")
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("case", list(edge_cases()))
+def test_backends_agree_at_the_edges(metric, case):
+    values = edge_cases()[case]
+    results = [
+        Neighbours(values, metric, name).find(values, 7, np.arange(60))
+        for name in ("sklearn", "faiss")
+    ]
+    np.testing.assert_array_equal(results[0][0], results[1][0])
+    np.testing.assert_array_equal(results[0][1], results[1][1])
+
+
+def test_silence_is_as_far_from_everything(backend):
+    values = np.array([[0, 0], [1, 0], [0, -1], [-1, 0]], np.float32)
+    rows, scores = Neighbours(values, "cosine", backend).find(values, 3, np.arange(4))
+    assert rows[0].tolist() == [1, 2, 3] and scores[0].tolist() == [0, 0, 0]
+    assert rows[1].tolist() == [0, 2, 3] and scores[1].tolist() == [0, 0, -1]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_values_that_are_not_finite_are_refused_by_row(backend, bad):
+    values = np.eye(4)
+    values[2, 1] = bad
+    with pytest.raises(NeighbourError, match="row 2 has values that are not finite"):
+        Neighbours(values, "cosine", backend)
+    with pytest.raises(NeighbourError, match="query 0 has values that are not finite"):
+        Neighbours(np.eye(4), "cosine", backend).find(values[2], 2)
+
+
+@pytest.mark.parametrize("factor", [1e-310, 1e-200, 1e30, 1e200])
+def test_directions_of_any_size_have_length_1(factor):
+    rows = unit_rows(np.array([[3.0, 4.0], [0.0, 0.0]]) * factor)
+    np.testing.assert_allclose(rows, [[0.6, 0.8], [0, 0]], rtol=1e-9)
