@@ -70,6 +70,9 @@ def train_until(command, run_dir, first_update, delay_seconds, number) -> int:
     """
     path = run_dir.with_suffix(".log")
     kept = run_dir / "kept" / "step-00000000.npz"
+    before = newest_update(run_dir)
+    if before >= 0:  # a fast machine may have gone further: this process must begin
+        first_update = max(first_update, before + 1)
     with open(path, "ab") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
         deadline = time.monotonic() + TIMEOUT_SECONDS
