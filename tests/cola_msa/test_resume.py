@@ -180,7 +180,7 @@ def test_stopped_three_times_the_weights_are_equal(
     arguments = (*TINY, *STRATEGIES[strategy], f"--cpu_devices={devices}")
     expected = uninterrupted(*arguments)
     # The first may come while the graph is built, the others between or in updates.
-    moments = [(-1, 3.0), (40, 0.3), (100, 0.3)]
+    moments = [(-1, 0.5), (40, 0.1), (100, 0.1)]
     stop_three_times(prepared_dir, tmp_path / "run", arguments, number, seed, moments)
     assert_equal_runs(tmp_path / "run", expected)
 
