@@ -13,7 +13,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from cola_msa import ffmpeg, sndfile
+from cola_msa import containers, ffmpeg, sndfile
 from cola_msa.audio_errors import (
     AudioError,
     EmptyError,
@@ -140,22 +140,31 @@ class AudioReader:
             raise UnreadableError(f"cannot be read: {error.strerror}") from error
 
     def _open(self, path: pathlib.Path) -> _Source:
+        if ffmpeg.is_stems_file(path):
+            raise UnreadableError(ffmpeg.STEMS_ADVICE)
         try:
             source = sndfile.SndfileSource(path)
         except (soundfile.SoundFileError, RuntimeError) as error:
-            name = ffmpeg.container_name(path)
-            if name is None:
-                raise UnreadableError(
-                    f"not readable as audio: {_decoder_message(error)}"
-                ) from error
+            reason = _decoder_message(error)
         else:
             self.info = AudioInfo(
                 source.rate_hz, source.num_channels, source.num_frames, source.format
             )
             self._tolerance_frames = source.tolerance_frames
             return source
-        other = ffmpeg.FfmpegSource(path, name)
-        self.info = AudioInfo(other.rate_hz, other.num_channels, other.num_frames, name)
+        found = containers.examine(path)
+        if found.reason:
+            is_cut = found.reason.startswith("truncated")
+            raise (TruncatedError if is_cut else UnreadableError)(found.reason)
+        if found.parts:
+            raise UnreadableError(
+                f"is joined from {len(found.parts)} Ogg files that are neither Vorbis "
+                "nor Opus: split it, or convert it to FLAC"
+            )
+        other = ffmpeg.FfmpegSource(path, reason)
+        self.info = AudioInfo(
+            other.rate_hz, other.num_channels, other.num_frames, other.format
+        )
         return other
 
     def __enter__(self) -> "AudioReader":

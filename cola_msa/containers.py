@@ -168,9 +168,11 @@ def _examine_wav(file: BinaryIO, size: int) -> Findings:
         length, bits = int.from_bytes(file.read(8), "little"), 64
     if not _is_unknown(length, bits):
         return _cut_audio(length, available) if length > available else Findings()
-    if length or not available or _is_chunks(file, start, size, order):
-        return Findings(is_unbounded=bool(length))
-    # libsndfile takes the length 0 for what it says.
+    # libsndfile takes 0 for what it says, and refuses the largest of 64 bits.
+    if bits == 32 and length:
+        return Findings(is_unbounded=True)
+    if not available or (length == 0 and _is_chunks(file, start, size, order)):
+        return Findings()
     file.seek(0)
     head = bytearray(file.read(start))
     if bits == 64:
@@ -198,8 +200,8 @@ def _examine_w64(file: BinaryIO, size: int) -> Findings:
     if length > 24 and not _is_unknown(length, 64):
         is_cut = length - 24 > available
         return _cut_audio(length - 24, available) if is_cut else Findings()
-    if length > 24 or not available:
-        return Findings(is_unbounded=length > 24)
+    if not available:
+        return Findings()
     file.seek(0)
     head = file.read(start - 8) + (available + 24).to_bytes(8, "little")
     return Findings(parts=(Part(head, start, size),), is_unbounded=True)
@@ -229,7 +231,10 @@ def _examine_au(file: BinaryIO, size: int) -> Findings:
     order = ">" if head[:4] == b".snd" else "<"
     start, length = struct.unpack(f"{order}II", head[4:])
     if _is_unknown(length):
-        return Findings(is_unbounded=True)
+        # libsndfile knows one of the numbers that stand for none.
+        file.seek(0)
+        whole = file.read(8) + b"\xff\xff\xff\xff"
+        return Findings(parts=(Part(whole, 12, size),), is_unbounded=True)
     return _cut_audio(length, size - start) if length > size - start else Findings()
 
 
@@ -368,7 +373,8 @@ def _examine_ogg(file: BinaryIO, size: int) -> Findings:
 
 
 def _examine_flac(file: BinaryIO, size: int) -> Findings:
-    file.seek(_id3v2_end(file, 0))
+    start = _id3v2_end(file, 0)
+    file.seek(start)
     head = file.read(42)
     if head[:4] != b"fLaC" or len(head) < 42 or head[4] & 0x7F != 0:
         return Findings()
@@ -379,6 +385,8 @@ def _examine_flac(file: BinaryIO, size: int) -> Findings:
         num_frames=num_frames or None,
         flac_md5=md5 if any(md5) else None,
         flac_bits=(bits >> 36 & 31) + 1,
+        # A decoder that passes over a tag itself does not see where the file was cut.
+        parts=(Part(b"", start, size),) if start and not num_frames else (),
         is_unbounded=num_frames == 0,
     )
 

@@ -1,52 +1,154 @@
-"""Audio that libsndfile cannot read, through the program ffmpeg.
+"""Audio that libsndfile cannot read, through the programs ffprobe and ffmpeg.
 
-ffmpeg is no dependency: without it such files have a reason that names it.
+ffprobe describes the first audio stream in JSON, ffmpeg decodes it to a pipe; what
+metadata say is never taken for what the programs say. Both are confined to the one
+file: no playlist, no other file, no network. They are no dependency: without them such
+files have a reason that names them.
 """
 
+import dataclasses
+import json
 import os
 import pathlib
 import re
 import shutil
-import struct
+import signal
 import subprocess
 import tempfile
+import threading
+from typing import Any
 
 import numpy as np
 
 from cola_msa.audio_errors import UnreadableError
 
-# What ffmpeg may take a file for: no playlists, which name other files and addresses.
+# What a file may be taken for. None of these names other files or addresses, as
+# playlists, concat scripts, HLS and DASH do, nor is a picture or a text.
 _FORMATS = (
-    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,asf,aac,ape,wv,tta,mpc,mpc8,dsf,iff,amr"
+    "3dostr,aa,aac,aax,ac3,act,adx,aea,aiff,alaw,amr,amrnb,amrwb,ape,aptx,aptx_hd,asf,"
+    "asf_o,ast,au,avi,boa,bonk,brstm,bfstm,caf,codec2,dfpwm,dsf,dts,dtshd,eac3,flac,"
+    "flv,g722,gsm,iff,ircam,kvag,laf,loas,m4v,matroska,webm,mlp,mmf,mov,mp4,"
+    "m4a,3gp,3g2,mj2,mp3,mpc,mpc8,mpeg,mpegts,nut,oma,ogg,osq,paf,pvf,qcp,"
+    "qoa,rm,shn,sox,tak,truehd,tta,voc,vqf,w64,wav,wsd,wv,wve,xa,xwma"
 )
-_DURATION = re.compile(rb"Duration: (\d+):(\d\d):(\d\d(?:\.\d+)?)")
-_ERROR = re.compile(rb"\[(?:error|fatal|panic)\] (.+)")
-_MAGIC = (
-    (0, b"\x1aE\xdf\xa3", "Matroska"),
-    (0, b"0&\xb2u\x8ef\xcf\x11", "Windows Media"),
-    (0, b"MAC ", "Monkey's Audio"),
-    (0, b"wvpk", "WavPack"),
-    (0, b"TTA1", "True Audio"),
-    (0, b"MPCK", "Musepack"),
-    (0, b"DSD ", "DSD"),
-    (0, b"#!AMR", "AMR"),
-    (0, b"\xff\xf1", "AAC"),
-    (0, b"\xff\xf9", "AAC"),
-    (4, b"ftyp", "MPEG-4"),
-    (4, b"moov", "MPEG-4"),
-    (4, b"mdat", "MPEG-4"),
+# Of these a stream's duration is its container's own record; of others an estimate
+# from the bit rate. Of the last three the whole file's, if there is no other stream.
+_TIMED = {"mov", "wv", "tta", "ape", "mpc", "mpc8", "dsf", "caf", "aiff", "tak", "shn"}
+_TIMED_ALONE = {"matroska", "asf", "avi"}
+_ERROR = re.compile(r"^(?:\[[^\]]* @ 0x[0-9a-f]+\] )*\[(?:error|fatal|panic)\] (.+)")
+_NAMES = {
+    "mov": "MPEG-4",
+    "matroska": "Matroska",
+    "asf": "Windows Media",
+    "ape": "Monkey's Audio",
+    "wv": "WavPack",
+    "tta": "True Audio",
+    "mpc": "Musepack",
+    "mpc8": "Musepack",
+    "dsf": "DSD",
+    "amr": "AMR",
+}
+_PROBE_SECONDS = 60.0
+_BLOCK_SECONDS = 300.0  # for one block, of a second or so
+_STEMS_SUFFIX = ".stem.mp4"
+STEMS_ADVICE = (
+    "a .stem.mp4 holds a mixture and its stems as five streams of one file: split it "
+    "into a folder a song for data_prep.multitrack, by ffmpeg -i SONG.stem.mp4 "
+    "-map 0:a:0 mixture.wav -map 0:a:1 drums.wav -map 0:a:2 bass.wav "
+    "-map 0:a:3 other.wav -map 0:a:4 vocals.wav"
 )
-_FLOAT_AU, _AU_HEADER = 6, struct.Struct(">4sIIIII")
 
 
-def container_name(path: pathlib.Path) -> str | None:
-    """The container, if it is one that only ffmpeg reads, by the file's first bytes."""
-    with open(path, "rb") as file:
-        head = file.read(16)
-    for position, magic, name in _MAGIC:
-        if head[position:].startswith(magic):
-            return name
-    return None
+def is_stems_file(path: str | os.PathLike) -> bool:
+    """Whether a name is that of MUSDB18's songs, five streams in one file."""
+    return os.fspath(path).lower().endswith(_STEMS_SUFFIX)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stream:
+    """The first audio stream, as ffprobe describes it."""
+
+    format: str
+    rate_hz: int
+    num_channels: int
+    promised_seconds: float | None
+
+
+def _programs(reason: str) -> tuple[str, str]:
+    found = [shutil.which(name) for name in ("ffmpeg", "ffprobe")]
+    if found[0] is None or found[1] is None:
+        missing = "ffmpeg" if found[0] is None else "ffprobe (a part of ffmpeg)"
+        raise UnreadableError(
+            f"not readable as audio without {missing}, which is not on the PATH "
+            f"(libsndfile: {reason}); install ffmpeg, or convert the file to FLAC"
+        )
+    return found[0], found[1]
+
+
+def _confined(program: str) -> list[str]:
+    return [
+        *(program, "-hide_banner", "-loglevel", "level+error", "-threads", "1"),
+        *("-protocol_whitelist", "file", "-format_whitelist", _FORMATS),
+    ]
+
+
+def _number(values: dict[str, Any], name: str) -> float | None:
+    try:
+        return float(values[name])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _probe(program: str, path: pathlib.Path, reason: str) -> _Stream:
+    """Asks ffprobe for the first audio stream.
+
+    Raises:
+        UnreadableError: If there is none.
+    """
+    command = [*_confined(program), "-print_format", "json", "-show_entries"]
+    command += ["format=format_name,duration,start_time:stream=codec_type"]
+    command[-1] += ",codec_name,sample_rate,channels,start_time,duration"
+    command[-1] += ":stream_disposition=attached_pic"
+    try:
+        found = subprocess.run(
+            [*command, f"file:{path}"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_PROBE_SECONDS,
+            check=False,
+        )
+        content = json.loads(found.stdout)
+    except subprocess.TimeoutExpired as error:
+        raise UnreadableError(
+            f"not readable as audio: ffprobe has not ended after {_PROBE_SECONDS:.0f} s"
+        ) from error
+    except ValueError:
+        content = {}
+    streams = content.get("streams", [])
+    sounds = [s for s in streams if s.get("codec_type") == "audio"]
+    if found.returncode or not streams:
+        raise UnreadableError(f"not readable as audio: {reason}")
+    if not sounds:
+        raise UnreadableError("not readable as audio: it has no audio stream")
+    sound, whole = sounds[0], content.get("format", {})
+    name = str(whole.get("format_name", "")).split(",")[0]
+    rate_hz, channels = _number(sound, "sample_rate"), _number(sound, "channels")
+    if not rate_hz or not channels:
+        codec = sound.get("codec_name", "unknown")
+        raise UnreadableError(
+            f"not readable as audio ({_NAMES.get(name, name)}): ffmpeg does not know "
+            f"its audio ({codec})"
+        )
+    promised = None
+    others = [s for s in streams if not s.get("disposition", {}).get("attached_pic")]
+    if name in _TIMED:
+        promised = _number(sound, "duration")
+    elif name in _TIMED_ALONE and len(others) == 1:
+        promised = _number(whole, "duration")
+        # Counted from zero, though the sound may begin later.
+        if promised is not None:
+            promised -= max(0.0, _number(sound, "start_time") or 0.0)
+    return _Stream(name, int(rate_hz), int(channels), promised)
 
 
 class FfmpegSource:
@@ -56,55 +158,42 @@ class FfmpegSource:
         rate_hz: Samples a second.
         num_channels: Channels.
         num_frames: Samples a channel that the file promises; None where it does not.
+        format: What the container is called.
     """
 
-    def __init__(self, path: pathlib.Path, name: str):
+    def __init__(self, path: pathlib.Path, reason: str):
         """Starts ffmpeg.
 
         Args:
             path: The file.
-            name: What the container is called in errors.
+            reason: Why libsndfile does not read it.
 
         Raises:
             UnreadableError: If ffmpeg is missing or cannot decode the file.
         """
-        program = shutil.which("ffmpeg")
-        if program is None:
-            raise UnreadableError(
-                f"not readable without ffmpeg, which is not on the PATH ({name}); "
-                "install ffmpeg, or convert the file to FLAC"
-            )
+        program, probe = _programs(reason)
+        stream = _probe(probe, path, reason)
+        self.rate_hz, self.num_channels = stream.rate_hz, stream.num_channels
+        self.format = _NAMES.get(stream.format, stream.format)
+        self.num_frames = None
+        if stream.promised_seconds is not None:
+            self.num_frames = round(stream.promised_seconds * self.rate_hz)
         # A file, not a pipe: nobody reads it before the audio ends.
         self._log = tempfile.TemporaryFile()
-        command = [program, "-hide_banner", "-nostdin", "-nostats"]
-        command += ["-loglevel", "level+info", "-threads", "1"]
-        command += ["-protocol_whitelist", "file", "-format_whitelist", _FORMATS]
+        command = [*_confined(program), "-nostdin", "-nostats"]
         command += ["-i", f"file:{path}", "-map", "0:a:0", "-threads", "1"]
-        command += ["-c:a", "pcm_f32be", "-f", "au", "pipe:1"]
+        command += ["-map_metadata", "-1", "-c:a", "pcm_f32le", "-f", "f32le"]
+        command += ["-ar", str(self.rate_hz), "-ac", str(self.num_channels), "pipe:1"]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=self._log,
+            start_new_session=True,  # a terminal's Ctrl-C is not the file's fault
         )
         assert self._process.stdout is not None
         self._pipe = self._process.stdout
-        head = self._pipe.read(_AU_HEADER.size)
-        if len(head) < _AU_HEADER.size:
-            reason = self._reason() or "ffmpeg gave no audio"
-            self.close()
-            raise UnreadableError(f"not readable as audio ({name}): {reason}")
-        magic, start, _, encoding, self.rate_hz, self.num_channels = _AU_HEADER.unpack(
-            head
-        )
-        assert (magic, encoding) == (b".snd", _FLOAT_AU)
-        self._pipe.read(start - _AU_HEADER.size)
-        duration = _DURATION.search(self._read_log())
-        self.num_frames = None
-        if duration:
-            hours, minutes, seconds = map(float, duration.groups())
-            total = 3600 * hours + 60 * minutes + seconds
-            self.num_frames = round(total * self.rate_hz)
+        self._has_read = False
 
     def read(self, num_frames: int) -> np.ndarray:
         """float32 [n, channels] of the next samples; fewer than asked at the end.
@@ -112,28 +201,37 @@ class FfmpegSource:
         Raises:
             UnreadableError: If the file turns out to be damaged.
         """
-        data = self._pipe.read(num_frames * self.num_channels * 4)
-        if len(data) < num_frames * self.num_channels * 4:
+        frame_bytes = 4 * self.num_channels
+        timer = threading.Timer(_BLOCK_SECONDS, self._process.kill)
+        timer.daemon = True
+        timer.start()
+        try:
+            data = self._pipe.read(num_frames * frame_bytes)
+        finally:
+            timer.cancel()
+        if len(data) < num_frames * frame_bytes:
             reason = self._reason()
             if reason:
-                raise UnreadableError(f"damaged: {reason}")
+                begin = "damaged" if self._has_read or data else "not readable as audio"
+                raise UnreadableError(f"{begin} ({self.format}): {reason}")
+        self._has_read = True
+        data = data[: len(data) // frame_bytes * frame_bytes]
         return (
-            np.frombuffer(data, ">f4").astype(np.float32).reshape(-1, self.num_channels)
+            np.frombuffer(data, "<f4").astype(np.float32).reshape(-1, self.num_channels)
         )
-
-    def _read_log(self) -> bytes:
-        # Not seek and read: ffmpeg writes at the same position.
-        descriptor = self._log.fileno()
-        return os.pread(descriptor, os.fstat(descriptor).st_size, 0)
 
     def _reason(self) -> str | None:
         """What ffmpeg complained about, in one line, once it has ended."""
         code = self._process.wait()
-        errors = _ERROR.findall(self._read_log())
-        if errors:
-            # Without the address in brackets; paths are the manifest's.
-            text = errors[0].decode("utf-8", "backslashreplace").strip()
-            return re.sub(r"^.*?file:.*?: ", "", text)
+        # Not seek and read: ffmpeg writes at the same position.
+        size = min(1 << 20, os.fstat(self._log.fileno()).st_size)
+        text = os.pread(self._log.fileno(), size, 0).decode("utf-8", "backslashreplace")
+        for line in text.splitlines():
+            if (found := _ERROR.match(line)) and not _is_harmless(found[1]):
+                # Without the address in brackets; paths are the manifest's.
+                return re.sub(r"^.*?file:.*?: ", "", found[1]).strip()
+        if code == -signal.SIGKILL:
+            return f"ffmpeg gave nothing for {_BLOCK_SECONDS:.0f} s, or was killed"
         return f"ffmpeg ended with code {code}" if code else None
 
     def close(self) -> None:
@@ -142,3 +240,8 @@ class FfmpegSource:
         self._process.wait()
         self._pipe.close()
         self._log.close()
+
+
+def _is_harmless(message: str) -> bool:
+    """What ffmpeg says of time stamps, of which raw samples have none."""
+    return "non monotonically increasing dts" in message

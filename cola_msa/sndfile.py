@@ -108,7 +108,8 @@ class SndfileSource:
         self._md5 = hashlib.md5(usedforsecurity=False) if found.flac_md5 else None
         self._found = found
         self.num_frames: int | None = found.num_frames if is_mp3 else num_frames
-        if found.is_unbounded and not found.parts:
+        is_given = bool(found.parts) and self.format != "FLAC"
+        if found.is_unbounded and not is_given:
             self.num_frames = None
         self.tolerance_frames = 0
         if is_mp3:
@@ -119,6 +120,8 @@ class SndfileSource:
         try:
             return _Sequential(self._file.fileno(), closefd=False), 0
         except soundfile.SoundFileError:
+            if parts := containers.examine(path).parts:
+                return self._open_part(parts[0]), 0
             first = containers.mp3_start(path)
             if first is None:
                 raise
