@@ -24,6 +24,7 @@ from cola_msa.audio_errors import (
     TruncatedError,
     UnreadableError,
 )
+from cola_msa.audio_files import AUDIO_SUFFIXES, find_audio
 from cola_msa.config import FrontendConfig
 
 __all__ = [
@@ -48,10 +49,6 @@ __all__ = [
     "to_mono",
 ]
 
-AUDIO_SUFFIXES = frozenset(
-    ".aac .aif .aiff .au .caf .flac .m4a .m4b .mka .mp3 .oga .ogg .opus .w64 .wav "
-    ".wma".split()
-)
 BLOCK_FRAMES = 1 << 16
 # Encoders pad and trim: MPEG-2 layer III by up to 0.13 s at 16 kHz.
 _DURATION_TOLERANCE_SECONDS = 0.2
@@ -367,16 +364,3 @@ def check_length(
             + (frontend.window_frames - 1) * frontend.hop_samples
         ) / frontend.sample_rate_hz
         raise TooShortError(f"too short: {seconds:.2f} s, below {needed:.3f} s")
-
-
-def find_audio(folder: pathlib.Path, name: str) -> pathlib.Path | None:
-    """The audio file `<folder>/<name>.<any audio suffix>`, the first by name."""
-    try:
-        entries = sorted(os.listdir(folder))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    for entry in entries:
-        stem, suffix = os.path.splitext(entry)
-        if stem == name and suffix.lower() in AUDIO_SUFFIXES:
-            return folder / entry
-    return None

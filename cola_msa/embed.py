@@ -25,12 +25,13 @@ from cola_msa.embed_files import (
     Summary,
     embed_files,
 )
-from cola_msa.embed_inputs import InputError, find_inputs
+from cola_msa.embed_inputs import InputError, list_inputs
 from cola_msa.embedder import BATCH_SIZE, hop_to_frames
 from cola_msa.embedding_output import SUFFIXES, check_output, failures_path
 from cola_msa.embedding_store import StoreError
 from cola_msa.loading import OpenedModel, open_model
 from cola_msa.storage import RunError
+from cola_msa.system.names import escape
 
 _FAILED, _USAGE = 1, 2
 _LISTED = 5
@@ -86,21 +87,24 @@ def main(argv: list[str]) -> None:
     output = pathlib.Path(values.output)
     try:
         check_output(output)
-        paths = find_inputs(values.input)
+        inputs = list_inputs(values.input)
         model = _open(values.model, values.checkpoint_step)
         hop_to_frames(values.hop_seconds, model.frontend)
     except (OutputError, InputError, RunError, ValueError) as error:
         _stop(str(error), _USAGE)
-    print(f"{len(paths)} files; {model.description}", flush=True)
+    for remark in inputs.remarks:
+        print(escape(remark))
+    print(f"{len(inputs.paths)} files; {model.description}", flush=True)
     try:
         summary = embed_files(
-            paths,
+            inputs.paths,
             output,
             model,
             per=values.per,
             hop_seconds=values.hop_seconds,
             batch_size=values.batch_size,
             num_workers=values.num_workers,
+            failures=inputs.failures,
         )
     except (OutputError, StoreError) as error:
         _stop(str(error), _FAILED)

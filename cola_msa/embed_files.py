@@ -8,12 +8,13 @@ content: a file that was moved, or lies there twice, is not embedded again.
 import collections
 import concurrent.futures
 import dataclasses
+import errno
 import hashlib
 import os
 import pathlib
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,15 +30,18 @@ from cola_msa.embedding_output import (
     Table,
     check_output,
     failures_path,
+    keep_previous,
     write_failures,
     write_table,
 )
-from cola_msa.embedding_store import FileRows, Store
+from cola_msa.embedding_store import FileRows, Store, cannot_write
 from cola_msa.loading import OpenedModel
+from cola_msa.system import names
 from cola_msa.window_reader import progress_bar
 
 GRANULARITIES = ("clip", "window")
 _HASH_BYTES = 1 << 20
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +75,7 @@ class _Prepared:
 
     path: str
     sha256: str = ""
+    version: tuple[int, ...] = ()
     clip: ClipWindows | None = None
     failure: str = ""
     rows_left: int = 0
@@ -103,6 +108,16 @@ def describe(model: OpenedModel, per: str, hop_seconds: float | None) -> dict[st
     }
 
 
+def _version(file: str | int) -> tuple[int, ...]:
+    """What differs once a file is written to or replaced."""
+    try:
+        found = os.stat(file)
+    except OSError:
+        return ()
+    times = found.st_mtime_ns, found.st_ctime_ns
+    return (found.st_dev, found.st_ino, found.st_size, *times)
+
+
 class _Preparer:
     """Hashes and decodes files; called by several threads."""
 
@@ -117,15 +132,17 @@ class _Preparer:
     def __call__(self, path: str) -> _Prepared:
         found = _Prepared(path)
         try:
-            found.sha256 = self._hash(path)
+            found.sha256 = self._hash(found)
             with self._lock:
                 is_new = found.sha256 not in self._claimed
                 self._claimed.add(found.sha256)
             if is_new:
-                found.clip = self._decode(path)
+                found.clip = self._decode_unchanged(found)
         except audio.AudioError as error:
             found.failure = str(error)
         except OSError as error:
+            if error.errno in _DISK_ERRORS:  # ours, not the file's
+                raise cannot_write(self._folder, error) from error
             found.failure = f"cannot be read: {error.strerror or error}"
         except MemoryError:
             found.failure = "there is too little memory to decode it"
@@ -133,13 +150,30 @@ class _Preparer:
             found.failure = f"unexpected: {error!r}"
         return found
 
-    def _hash(self, path: str) -> str:
+    def _decode_unchanged(self, found: _Prepared) -> ClipWindows:
+        """Decodes what was hashed: a file that is replaced meanwhile is a failure."""
+        clip = None
+        try:
+            clip = self._decode(found.path)
+        finally:
+            is_same = _version(found.path) == found.version
+            if not is_same and self._hash(found) != found.sha256:
+                if clip is not None:
+                    clip.close()
+                raise audio.UnreadableError(
+                    "it changed while it was read; the same command reads it again"
+                )
+        return clip
+
+    def _hash(self, found: _Prepared) -> str:
+        path = found.path
         if not os.path.isfile(path):  # to open a named pipe waits for its writer
             raise audio.MissingError(
                 "not a regular file" if os.path.exists(path) else "it does not exist"
             )
         digest = hashlib.sha256()
         with open(path, "rb") as file:
+            found.version = _version(file.fileno())
             while block := file.read(_HASH_BYTES):
                 digest.update(block)
                 self._check()
@@ -182,6 +216,7 @@ class _Run:
         self._hop_frames = hop_frames
         self._batcher = Batcher(model.embed, self._receive, batch_size)
         self.failures: dict[str, str] = {}  # by path
+        self.earlier_failures: dict[str, str] = {}
         self.failed_hashes: dict[str, str] = {}  # reason by SHA-256
         self.hashes: dict[str, str] = {}  # by path
         self.num_embedded = 0
@@ -265,10 +300,11 @@ def embed_files(
     batch_size: int = BATCH_SIZE,
     num_workers: int = 0,
     is_quiet: bool = False,
+    failures: Mapping[str, str] | None = None,
 ) -> Summary:
     """Embeds files into one file of embeddings; goes on where an earlier call was.
 
-    Beside the output, `<stem>.failures.csv` lists what could not be embedded. A
+    Beside the output, `<output>.failures.csv` lists what could not be embedded. A
     stopped call leaves `<output>.work/`, and the same call goes on from there.
 
     Args:
@@ -281,6 +317,8 @@ def embed_files(
         batch_size: Windows that pass through the network at once.
         num_workers: Threads that decode; 0 for one a core.
         is_quiet: Whether there is no progress bar.
+        failures: Reason by path of what failed already, e.g. folders that could not
+            be searched; listed with the others.
 
     Returns:
         Summary.
@@ -309,6 +347,7 @@ def embed_files(
                     _show(bar, run.audio_seconds, time.monotonic() - begin)
                 run.flush()
                 _show(bar, run.audio_seconds, time.monotonic() - begin, 0)
+            run.earlier_failures = dict(failures or {})
             summary = _write(paths, output, settings, model, store, earlier, run, begin)
         store.remove()
         return summary
@@ -364,15 +403,14 @@ def _write(
     previous = None
     if earlier is None or list(earlier.paths.items()) != list(current.items()):
         if earlier is not None and set(earlier.paths) - set(current):
-            previous = output.with_name(f"{output.name}.previous")
-            previous.unlink(missing_ok=True)
-            os.link(output, previous)
+            previous = keep_previous(output)
         if clips:
             write_table(output, table)
     in_order = {text(path): failures[path] for path in paths if path in failures}
+    in_order |= {text(path): why for path, why in run.earlier_failures.items()}
     write_failures(failures_path(output), in_order)
     return Summary(
-        num_files=len(paths),
+        num_files=len(paths) + len(run.earlier_failures),
         num_embedded=run.num_embedded,
         num_earlier=len(clips) - run.num_embedded,
         failures=in_order,
@@ -384,8 +422,8 @@ def _write(
 
 
 def text(path: str) -> str:
-    """A path as UTF-8 can hold it: file names may have any bytes."""
-    return os.fsencode(path).decode("utf-8", "replace")
+    """A path as UTF-8 can hold it, see `system.names`: names may have any bytes."""
+    return names.escape(path)
 
 
 __all__ = ["OutputError", "Summary", "describe", "embed_files", "work_folder"]

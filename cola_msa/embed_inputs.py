@@ -1,96 +1,197 @@
 """Which audio files `--input` names: one file, a folder, or a list of files."""
 
+import codecs
 import csv
+import dataclasses
+import io
 import os
 import pathlib
+import re
+import unicodedata
 import urllib.parse
+from collections.abc import Iterator
 
-from cola_msa.audio import AUDIO_SUFFIXES
+from cola_msa.audio_files import AUDIO_SUFFIXES, is_audio_name, list_audio
 from cola_msa.system.errors import UserError
 
 LIST_SUFFIXES = (".txt", ".m3u", ".m3u8", ".csv")
 _PATH_COLUMNS = ("path", "file", "filename", "file_path", "filepath")
+_DIRECTIVE = re.compile(r"#EXT(M3U$|INF:|-X-|[A-Z]+[:=])|#PLAYLIST:", re.IGNORECASE)
+_BYTE = re.compile("[\udc80-\udcff]")  # that is not UTF-8
 
 
 class InputError(UserError):
     """An input that names no audio; the message says what to do."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What an input names.
+
+    Attributes:
+        paths: Audio files, each once.
+        failures: Reason by folder that could not be searched.
+        remarks: What was left out, a line each.
+    """
+
+    paths: list[str]
+    failures: dict[str, str]
+    remarks: tuple[str, ...] = ()
+
+
 def find_inputs(given: str | os.PathLike) -> list[str]:
-    """Lists the audio files that an input names.
+    """Lists the audio files that an input names; see `list_inputs`."""
+    return list_inputs(given).paths
+
+
+def list_inputs(given: str | os.PathLike) -> Inputs:
+    """Lists the audio files that an input names, and what was left out.
 
     A path of a list counts from the list's folder, or, where nothing is there, from
-    the current one. What a list names need not exist: it becomes a failure with a
-    reason later.
+    the current one; it may be a `file://` URL, and where there is no such file it is
+    tried with slashes for backslashes, with %20 for a space, and as Latin-1. What a
+    list names need not exist: it becomes a failure with a reason later.
 
     Args:
-        given: An audio file, a folder (searched at any depth; hidden files are left
-            out), or a list: .txt or .m3u with a path a line, .csv with a column
-            `path` or `file`, else its first column.
+        given: An audio file, a folder (searched at any depth, through links to
+            folders; hidden files are left out), or a list: .txt or .m3u with a path a
+            line, .csv with a column `path` or `file`, else its first column. In .txt
+            lines that begin with # are remarks unless such a file exists; in .m3u
+            directives are, and what else has no suffix of audio.
 
     Returns:
-        Paths, each once; those of a folder sorted, those of a list in its order.
+        Inputs; paths of a folder are sorted, those of a list in its order.
 
     Raises:
         InputError: If nothing is there, or it names no file.
     """
     path = pathlib.Path(given)
     if path.is_dir():
-        found = _find_below(path)
-        if not found:
+        listing = list_audio(path)
+        if not listing.paths:
             suffixes = ", ".join(sorted(AUDIO_SUFFIXES))
-            raise InputError(f"--input={given}: no audio file there ({suffixes})")
-        return found
+            more = "".join(f"; {line}" for line in listing.remarks())
+            raise InputError(f"--input={given}: no audio file there ({suffixes}){more}")
+        failures = {**listing.unreadable}
+        failures |= {name: "not a file, but a folder" for name in listing.folders}
+        return Inputs(list(listing.paths), failures, listing.remarks())
     if not path.exists():
         raise InputError(f"--input={given}: there is no such file or folder")
     if path.suffix.lower() not in LIST_SUFFIXES:
-        return [str(path)]
+        return Inputs([str(path)], {})
     try:
-        content = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"--input={given}: the list is not UTF-8 ({error})") from error
-    is_csv = path.suffix.lower() == ".csv"
-    entries = _csv_entries(content) if is_csv else _line_entries(content)
+        content = _read_text(path)
+        read = _csv_entries if path.suffix.lower() == ".csv" else _line_entries
+        entries, remarks = read(content, path)
+    except OSError as error:
+        raise InputError(
+            f"--input={given}: the list cannot be read ({error.strerror})"
+        ) from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"--input={given}: no list of files ({error})") from error
     if not entries:
         raise InputError(f"--input={given}: the list names no file")
-    return list(dict.fromkeys(_locate(entry, path.parent) for entry in entries))
+    return Inputs(list(dict.fromkeys(entries)), {}, remarks)
 
 
-def _find_below(folder: pathlib.Path) -> list[str]:
-    found = []
-    for parent, names, files in os.walk(folder):
-        names[:] = [name for name in names if not name.startswith(".")]
-        found += [
-            os.path.join(parent, name)
-            for name in files
-            if not name.startswith(".")
-            and os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES
-        ]
-    return sorted(found)
+def _read_text(path: pathlib.Path) -> str:
+    """A list's text; bytes that are not UTF-8 are kept as surrogates."""
+    content = path.read_bytes()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16")
+    return content.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
 
 
-def _line_entries(content: str) -> list[str]:
-    lines = (line.strip() for line in content.split("\n"))
-    return [line for line in lines if line and not line.startswith("#")]
+def _line_entries(
+    content: str, path: pathlib.Path
+) -> tuple[list[str], tuple[str, ...]]:
+    entries, num_remarks = [], 0
+    is_playlist = path.suffix.lower() != ".txt"
+    for line in content.replace("\r", "\n").split("\n"):
+        name = line.strip(" \t")
+        if not name:
+            continue
+        if name.startswith("#"):
+            found = _find(line, path.parent) or _find(name, path.parent)
+            is_directive = bool(_DIRECTIVE.match(name)) or not is_playlist
+            if found is None and (is_directive or not is_audio_name(name)):
+                num_remarks += is_audio_name(name)
+                continue
+        # A name may end with a space.
+        is_exact = line != name and _find(line, path.parent) is not None
+        entries.append(_locate(line if is_exact else name, path.parent))
+    remark = f"left out: {num_remarks} lines with # in front, whose files do not exist"
+    return entries, (remark,) if num_remarks else ()
 
 
-def _csv_entries(content: str) -> list[str]:
-    rows = [row for row in csv.reader(content.splitlines()) if any(row)]
-    if not rows:
-        return []
-    header = [name.strip().lower() for name in rows[0]]
-    column = next((header.index(name) for name in _PATH_COLUMNS if name in header), -1)
-    if column >= 0:
-        rows = rows[1:]
-    column = max(column, 0)
-    cells = (row[column].strip() for row in rows if len(row) > column)
-    return [cell for cell in cells if cell]
+def _csv_entries(content: str, path: pathlib.Path) -> tuple[list[str], tuple[str, ...]]:
+    column, delimiter = 0, ","
+    has_header = False
+    for candidate in ",;\t":
+        first = next(_rows(content, candidate), [])
+        header = [name.strip().lower() for name in first]
+        known = [header.index(name) for name in _PATH_COLUMNS if name in header]
+        if known:
+            column, delimiter, has_header = known[0], candidate, True
+            break
+    rows = list(_rows(content, delimiter))[has_header:]
+    cells = [row[column].strip() if len(row) > column else "" for row in rows]
+    entries = [_locate(cell, path.parent) for cell in cells if cell]
+    num_empty = len(cells) - len(entries)
+    remarks = (f"left out: {num_empty} rows of the list that name no file",)
+    return entries, remarks if num_empty else ()
+
+
+def _rows(content: str, delimiter: str) -> Iterator[list[str]]:
+    stream = io.StringIO(content, newline="")
+    return (row for row in csv.reader(stream, delimiter=delimiter) if any(row))
 
 
 def _locate(entry: str, folder: pathlib.Path) -> str:
-    if entry.startswith("file://"):
-        entry = urllib.parse.unquote(urllib.parse.urlparse(entry).path)
-    if os.path.isabs(entry):
-        return entry
-    beside = os.path.join(folder, entry)
-    return entry if not os.path.exists(beside) and os.path.exists(entry) else beside
+    """The file that an entry names; where there is none, what it most likely meant."""
+    found = _find(entry, folder)
+    if found is not None:
+        return found
+    name = next(_spellings(entry))
+    if _BYTE.search(name):
+        name = name.encode("utf-8", "surrogateescape").decode("latin-1")
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", name):
+        return name  # an address: what it says is the best name for the failure
+    return name if os.path.isabs(name) else os.path.join(folder, name)
+
+
+def _find(entry: str, folder: pathlib.Path) -> str | None:
+    for name in _spellings(entry):
+        for place in (os.path.join(folder, name), name):
+            if os.path.exists(place):
+                return place
+    return None
+
+
+def _spellings(entry: str) -> Iterator[str]:
+    """What a list may have meant by an entry, the likeliest first."""
+    is_url = entry[:5].lower() == "file:"
+    if is_url:
+        host, slash, path = entry[5:].removeprefix("//").partition("/")
+        if host.lower() in ("", "localhost"):
+            yield _unquoted(slash + path)
+            yield slash + path
+            return
+    spellings = [entry]
+    if _BYTE.search(entry):
+        raw = entry.encode("utf-8", "surrogateescape")
+        spellings.append(raw.decode("latin-1"))
+    spellings += [name.replace("\\", "/") for name in spellings if "\\" in name]
+    spellings += [_unquoted(name) for name in spellings if "%" in name]
+    forms = [
+        unicodedata.normalize(form, name)
+        for name in spellings
+        for form in ("NFC", "NFD")
+        if not name.isascii()
+    ]
+    yield from dict.fromkeys([*spellings, *forms])
+
+
+def _unquoted(name: str) -> str:
+    quoted = name.encode("utf-8", "surrogateescape")
+    return os.fsdecode(urllib.parse.unquote_to_bytes(quoted))

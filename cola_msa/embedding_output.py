@@ -6,17 +6,19 @@ made them (schema metadata, an array, an attribute).
 """
 
 import csv
+import errno
 import io
 import json
 import os
 import pathlib
+import shutil
 import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from cola_msa import storage
+from cola_msa.system import files
 from cola_msa.system.errors import UserError
 
 SUFFIXES = (".parquet", ".npz", ".h5")
@@ -127,19 +129,11 @@ def write_table(path: pathlib.Path, table: Table) -> None:
         OutputError: If it cannot be written; what was there before is still there.
     """
     writers = {".parquet": _write_parquet, ".npz": _write_npz, ".h5": _write_h5}
-    temporary = path.with_name(path.name + storage.TEMPORARY)
-    try:
-        writers[path.suffix](temporary, table)
-        storage.sync(temporary)
-        os.replace(temporary, path)
-        storage.sync(path.parent)
-    except OSError as error:
-        raise OutputError(
-            f"{path}: cannot be written ({error.strerror or error}); once that is "
-            "mended the same command goes on"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with files.written_path(path, OutputError) as temporary:
+        try:
+            writers[path.suffix](temporary, table)
+        except RuntimeError as error:  # h5py's for a full disk, now and then
+            raise OSError(f"{error}") from error
 
 
 def _write_parquet(path: pathlib.Path, table: Table) -> None:
@@ -202,7 +196,8 @@ def _write_npz(path: pathlib.Path, table: Table) -> None:
 def _write_h5(path: pathlib.Path, table: Table) -> None:
     import h5py
 
-    with h5py.File(path, "w") as file:
+    # The temporary file is locked already, by whoever made it.
+    with h5py.File(path, "w", locking=False) as file:
         file.attrs["metadata"] = table.metadata
         n, text = table.num_rows, h5py.string_dtype()
         columns: dict[str, tuple[tuple[int, ...], Any]] = {
@@ -227,10 +222,44 @@ def write_failures(path: pathlib.Path, failures: dict[str, str]) -> None:
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(("path", "reason"))
     writer.writerows(failures.items())
-    content = buffer.getvalue().encode("utf-8", "surrogateescape")
-    storage.write_bytes(path, content)
+    files.write_bytes(path, buffer.getvalue().encode(), OutputError)
 
 
 def failures_path(output: pathlib.Path) -> pathlib.Path:
-    """`embeddings.failures.csv` beside `embeddings.parquet`."""
-    return output.with_name(f"{output.stem}.failures.csv")
+    """`embeddings.parquet.failures.csv` beside `embeddings.parquet`."""
+    return output.with_name(f"{output.name}.failures.csv")
+
+
+def keep_previous(output: pathlib.Path) -> pathlib.Path:
+    """Gives a file a second name, `embeddings.parquet.previous`, or with a number.
+
+    Returns:
+        The name, which nothing had before.
+
+    Raises:
+        OutputError: If it cannot be made.
+    """
+    number = 1
+    while True:
+        ending = ".previous" if number == 1 else f".previous{number}"
+        path = output.with_name(output.name + ending)
+        try:
+            os.link(output, path)
+            return path
+        except FileExistsError:
+            number += 1
+        except OSError as error:
+            if path.exists() or path.is_symlink():
+                number += 1
+            elif error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK):
+                # A file system without links.
+                with open(output, "rb") as source:
+                    files.write_file(
+                        path, lambda file: shutil.copyfileobj(source, file), OutputError
+                    )
+                return path
+            else:
+                raise OutputError(
+                    f"{path}: cannot be written ({error.strerror or error}); once that "
+                    "is mended the same command goes on"
+                ) from error

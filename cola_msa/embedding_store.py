@@ -19,12 +19,20 @@ from typing import Any
 
 import numpy as np
 
-from cola_msa import storage
+from cola_msa.system import files
 from cola_msa.system.errors import UserError
 
 
 class StoreError(UserError):
     """A work folder that cannot be used; the message says why and what to do."""
+
+
+def cannot_write(folder: str | os.PathLike, error: OSError) -> StoreError:
+    """What a full disk or a read-only file system becomes."""
+    return StoreError(
+        f"{folder}: cannot be written ({error.strerror or error}); once that is mended "
+        "the same command goes on"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +73,11 @@ class Store:
         self.folder = folder
         self._dim = dim
         self.finished: dict[str, FileRows] = {}
-        folder.mkdir(parents=True, exist_ok=True)
-        self._lock = open(folder / ".lock", "w")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = open(folder / ".lock", "w")
+        except OSError as error:
+            raise cannot_write(folder, error) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -80,6 +91,9 @@ class Store:
             self._rows = open(folder / "rows.f32", "a+b")
             self._lines = open(folder / "files.jsonl", "a+b")
             self._load()
+        except OSError as error:
+            self._lock.close()
+            raise cannot_write(folder, error) from error
         except BaseException:
             self._lock.close()
             raise
@@ -88,7 +102,7 @@ class Store:
     def _check_settings(self, settings: dict[str, Any]) -> None:
         path = self.folder / "settings.json"
         if not path.exists():
-            storage.write_json(path, settings)
+            files.write_json(path, settings, StoreError)
             return
         try:
             found = json.loads(path.read_text())
@@ -135,7 +149,10 @@ class Store:
     def append(self, embeddings: np.ndarray) -> None:
         """Appends rows of the file that is underway, float32 [k, dim]."""
         content = np.ascontiguousarray(embeddings, "<f4").tobytes()
-        self._rows.write(content)
+        try:
+            self._rows.write(content)
+        except OSError as error:
+            raise cannot_write(self.folder, error) from error
         self._num_rows += len(embeddings)
         first, checksum = self._pending
         self._pending = (first, zlib.crc32(content, checksum))
@@ -145,10 +162,13 @@ class Store:
         first, checksum = self._pending
         rows = FileRows(sha256, first, self._num_rows - first, seconds)
         # The rows first: a line stands for rows that are there.
-        self._rows.flush()
         line = {**dataclasses.asdict(rows), "crc32": checksum}
-        self._lines.write(json.dumps(line).encode() + b"\n")
-        self._lines.flush()
+        try:
+            self._rows.flush()
+            self._lines.write(json.dumps(line).encode() + b"\n")
+            self._lines.flush()
+        except OSError as error:
+            raise cannot_write(self.folder, error) from error
         self.finished[sha256] = rows
         self._pending = (self._num_rows, 0)
 
@@ -166,9 +186,13 @@ class Store:
 
     def close(self) -> None:
         """Writes what is buffered and lets other processes in."""
-        self._rows.close()
-        self._lines.close()
-        self._lock.close()
+        try:
+            self._rows.close()
+            self._lines.close()
+        except OSError as error:
+            raise cannot_write(self.folder, error) from error
+        finally:
+            self._lock.close()
 
     def __enter__(self) -> "Store":
         """Returns itself."""

@@ -14,6 +14,7 @@ import numpy as np
 from cola_msa.embedding_files import Embeddings
 from cola_msa.map_projection import MapError, find_clusters
 from cola_msa.neighbours import Neighbours
+from cola_msa.system.names import unescape
 
 NO_LABEL = "no label"
 _GRID = 65535  # positions are stored as integers from 0 to this
@@ -142,7 +143,7 @@ def link_to(path: str, page: pathlib.Path, audio_dir: pathlib.Path) -> str:
     """
     if "://" in path:
         return ""
-    target = os.path.abspath(audio_dir / path)
+    target = os.path.abspath(audio_dir / unescape(path))
     relative = os.path.relpath(target, os.path.abspath(page.parent))
     quoted = urllib.parse.quote(os.fsencode(relative.replace(os.sep, "/")))
     # Without it, `a:b.mp3` would be read as a URL's scheme.

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cola_msa import audio
+from cola_msa.audio_files import list_audio, same_name
 from cola_msa.frontend import exact_log_mel, split_windows
 from cola_msa.loading import OpenedModel
 from cola_msa.system.errors import UserError
@@ -135,12 +136,11 @@ def find_files(
     root = pathlib.Path(root)
     if root.is_file():
         return [root]
+    wanted_names = set(map(same_name, names))
     found = sorted(
         path
-        for path in root.rglob("*")
-        if path.suffix.lower() in audio.AUDIO_SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(root).parts)
-        and (not names or path.stem in names)
+        for path in map(pathlib.Path, list_audio(root).paths)
+        if not names or same_name(path.stem) in wanted_names
     )
     if not found:
         wanted = f" named {', '.join(names)}" if names else ""

@@ -13,6 +13,7 @@ from cola_msa.embedding_files import Embeddings, load_embeddings
 from cola_msa.neighbours import METRICS
 from cola_msa.system.errors import UserError
 from cola_msa.system.files import file_sha256
+from cola_msa.system.names import escape, unescape
 
 FORMAT = "cola_msa search index"
 VERSION = 1
@@ -113,11 +114,11 @@ def describe(index: SearchIndex) -> str:
 
 def find_row(table: Embeddings, file: str) -> int | None:
     """The row of a file: the same path, the same place on the disk, or its content."""
-    if file in table.paths:
-        return table.paths.index(file)
+    if escape(file) in table.paths:
+        return table.paths.index(escape(file))
     real = os.path.realpath(file)
     for row, path in enumerate(table.paths):
-        if os.path.realpath(path) == real:
+        if os.path.realpath(unescape(path)) == real:
             return row
     if os.path.isfile(file):
         digest = file_sha256(file)

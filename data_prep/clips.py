@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
+from cola_msa.audio_files import Listing
+from cola_msa.system import names
 from cola_msa.system.errors import UserError
 
 SPLITS = ("train", "validation", "test")
@@ -59,12 +61,14 @@ class DatasetIndex:
     """A dataset's clips in a stable order, its classes, and what is amiss in it.
 
     `is_published`: the metadata is the published one, whose counts were compared.
+    `remarks`: what was left out, a line each.
     """
 
     clips: tuple[Clip, ...]
     class_names: tuple[str, ...] = ()
     failures: tuple[Failure, ...] = ()
     is_published: bool = False
+    remarks: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,30 +156,53 @@ def split_groups(
     Raises:
         DatasetError: If the shares leave no training data.
     """
-    names = sorted(set(groups))
+    ordered = sorted(set(groups))
     if min(validation_share, test_share) < 0 or validation_share + test_share >= 1:
         raise DatasetError(
             f"--validation_share={validation_share} and --test_share={test_share} must "
             "not be negative, and their sum must be below 1"
         )
-    order = np.random.default_rng(seed).permutation(len(names))
-    left = len(names) - 1
-    splits = {name: "train" for name in names}
+    order = np.random.default_rng(seed).permutation(len(ordered))
+    left = len(ordered) - 1
+    splits = {name: "train" for name in ordered}
     position = 0
     for split, share in (("validation", validation_share), ("test", test_share)):
-        wanted = max(1, round(share * len(names))) if share > 0 else 0
+        wanted = max(1, round(share * len(ordered))) if share > 0 else 0
         count = min(wanted, left)
         for number in order[position : position + count]:
-            splits[names[number]] = split
+            splits[ordered[number]] = split
         position += count
         left -= count
     return splits
 
 
 def text(path: pathlib.PurePath | str) -> str:
-    """A path as UTF-8 text; bytes that are not UTF-8 become visible escapes."""
-    name = path if isinstance(path, str) else path.as_posix()
-    return name.encode("utf-8", "backslashreplace").decode()
+    """A path as UTF-8 text, see `system.names`; no two paths have the same."""
+    return names.escape(path if isinstance(path, str) else path.as_posix())
+
+
+def relative_listing(listing: Listing, root: pathlib.Path) -> Listing:
+    """A listing whose paths are relative to a folder, with forward slashes."""
+
+    def short(path: str) -> str:
+        return pathlib.Path(path).relative_to(root).as_posix()
+
+    return Listing(
+        tuple(sorted(map(short, listing.paths))),
+        tuple(sorted(map(short, listing.folders))),
+        {short(path): reason for path, reason in listing.unreadable.items()},
+        tuple(map(short, listing.repeated)),
+        listing.left_out,
+    )
+
+
+def folder_failures(listing: Listing) -> tuple[Failure, ...]:
+    """Folders that look like files of audio, and those that cannot be read."""
+    reasons = {name: "not a regular file, but a directory" for name in listing.folders}
+    return tuple(
+        Failure(text(name), text(name), "", reason)
+        for name, reason in {**reasons, **listing.unreadable}.items()
+    )
 
 
 def require(path: pathlib.Path, layout: str) -> pathlib.Path:
@@ -211,5 +238,5 @@ def unlabelled(
     files: Iterable[str], known: Iterable[str], reason: str
 ) -> tuple[Failure, ...]:
     """Failures for audio files that no label row names, in sorted order."""
-    names: Sequence[str] = sorted(set(files) - set(known))
-    return tuple(Failure(text(name), text(name), "", reason) for name in names)
+    unknown: Sequence[str] = sorted(set(files) - set(known))
+    return tuple(Failure(text(name), text(name), "", reason) for name in unknown)

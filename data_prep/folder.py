@@ -3,49 +3,18 @@
 import os
 import pathlib
 
-from cola_msa.audio import AUDIO_SUFFIXES
+from cola_msa.audio_files import AUDIO_SUFFIXES, list_audio
 from data_prep.clips import (
     Clip,
     Dataset,
     DatasetError,
     DatasetIndex,
-    Failure,
     IndexOptions,
+    folder_failures,
+    relative_listing,
     split_groups,
     text,
 )
-
-
-def _list_audio(
-    dataset_dir: pathlib.Path, stems_dir: str | None
-) -> tuple[list[str], list[str]]:
-    """Audio files, and folders without any that are named like one."""
-    skipped = stems_dir and os.path.normpath(dataset_dir / stems_dir)
-    found: list[str] = []
-    suspects = []
-    for folder, names, files in os.walk(dataset_dir):
-        # Stems beside the mixtures are not mixtures themselves.
-        names[:] = sorted(
-            name
-            for name in names
-            if not name.startswith(".")
-            and os.path.normpath(os.path.join(folder, name)) != skipped
-        )
-        relative = pathlib.Path(folder).relative_to(dataset_dir)
-        suspects += [
-            (relative / name).as_posix()
-            for name in names
-            if os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES
-        ]
-        found += [
-            (relative / name).as_posix()
-            for name in files
-            if not name.startswith(".")
-            and os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES
-        ]
-    # An album may be called anything, also x.mp3.
-    empty = [s for s in suspects if not any(f.startswith(f"{s}/") for f in found)]
-    return sorted(found), sorted(empty)
 
 
 def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
@@ -62,10 +31,16 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
     Raises:
         DatasetError: If there is no audio file.
     """
-    paths, folders = _list_audio(dataset_dir, options.stems_dir)
+    # Stems beside the mixtures are not mixtures themselves.
+    stems_dir = options.stems_dir
+    skipped = (os.path.normpath(dataset_dir / stems_dir),) if stems_dir else ()
+    listing = relative_listing(list_audio(dataset_dir, skipped), dataset_dir)
+    paths = listing.paths
     if not paths:
+        remarks = "".join(f"; {line}" for line in listing.remarks())
         raise DatasetError(
             f"{dataset_dir}: no audio file ({', '.join(sorted(AUDIO_SUFFIXES))})"
+            f"{remarks}"
         )
 
     def group_of(path: str) -> str:
@@ -87,11 +62,9 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
         )
         for path in paths
     )
-    failures = tuple(
-        Failure(text(path), text(path), "", "not a regular file, but a directory")
-        for path in folders
+    return DatasetIndex(
+        clips, failures=folder_failures(listing), remarks=listing.remarks()
     )
-    return DatasetIndex(clips, failures=failures)
 
 
 CITATION = "Your own collection."

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 
 from cola_msa import audio
+from cola_msa.audio_files import is_audio_name, same_name
 from data_prep import remote
 from data_prep.clips import Clip, DatasetError
 
@@ -75,8 +76,9 @@ class Inputs:
                 if not found and not folder.list(self.stems_dir):
                     raise FileNotFoundError(f"{folder.url}/{self.stems_dir} is gone")
                 for name in found:
-                    source, suffix = os.path.splitext(name)
-                    if source in sources and suffix.lower() in audio.AUDIO_SUFFIXES:
+                    source = os.path.splitext(name)[0]
+                    wanted = map(same_name, sources)
+                    if same_name(source) in wanted and is_audio_name(name):
                         names.append(f"{stems}/{name}")
         for name in names:
             # Paths come from metadata, and must not lead out of the scratch folder.

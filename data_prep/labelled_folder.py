@@ -3,7 +3,7 @@
 import os
 import pathlib
 
-from cola_msa.audio import AUDIO_SUFFIXES
+from cola_msa.audio_files import is_audio_name, list_audio
 from data_prep.clips import (
     Clip,
     Dataset,
@@ -11,29 +11,11 @@ from data_prep.clips import (
     DatasetIndex,
     Failure,
     IndexOptions,
+    folder_failures,
+    relative_listing,
     split_groups,
     text,
 )
-
-
-def _audio_below(folder: pathlib.Path, skipped: str | None) -> list[str]:
-    """Audio files below a folder, relative to it, in sorted order."""
-    found = []
-    for parent, names, files in os.walk(folder):
-        # Stems beside the mixtures are not mixtures themselves.
-        names[:] = sorted(
-            name
-            for name in names
-            if not name.startswith(".") and os.path.join(parent, name) != skipped
-        )
-        relative = pathlib.Path(parent).relative_to(folder)
-        found += [
-            (relative / name).as_posix()
-            for name in files
-            if not name.startswith(".")
-            and os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES
-        ]
-    return sorted(found)
 
 
 def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
@@ -61,7 +43,15 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
         if entry.is_dir() and not entry.name.startswith(".")
         if os.path.normpath(entry.path) != skipped
     )
-    files = {name: _audio_below(dataset_dir / name, skipped) for name in folders}
+    # Stems beside the mixtures are not mixtures themselves.
+    listings = {
+        name: list_audio(dataset_dir / name, (skipped,) if skipped else ())
+        for name in folders
+    }
+    files = {
+        name: relative_listing(listing, dataset_dir / name).paths
+        for name, listing in listings.items()
+    }
     class_names = tuple(name for name in folders if files[name])
     if len(class_names) < 2:
         raise DatasetError(
@@ -95,10 +85,22 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
     failures = tuple(
         Failure(text(entry), text(entry), "", "not in a folder that names its class")
         for entry in sorted(os.listdir(dataset_dir))
-        if os.path.splitext(entry)[1].lower() in AUDIO_SUFFIXES
-        and (dataset_dir / entry).is_file()
+        if is_audio_name(entry) and (dataset_dir / entry).is_file()
     )
-    return DatasetIndex(tuple(clips), tuple(map(text, class_names)), failures)
+    remarks = []
+    for name, listing in listings.items():
+        listing = relative_listing(listing, dataset_dir)
+        failures += folder_failures(listing)
+        remarks += [f"{name}: {line}" for line in listing.remarks()]
+    empty = [name for name in folders if not files[name]]
+    if empty:
+        remarks.append(f"left out: folders without audio: {', '.join(empty)}")
+    return DatasetIndex(
+        tuple(clips),
+        tuple(map(text, class_names)),
+        failures,
+        remarks=tuple(remarks),
+    )
 
 
 CITATION = "Your own collection."

@@ -4,7 +4,8 @@ import json
 import os
 import pathlib
 
-from cola_msa.audio import AUDIO_SUFFIXES, find_audio
+from cola_msa.audio_files import find_audio, list_audio
+from cola_msa.ffmpeg import STEMS_ADVICE, is_stems_file
 from data_prep.clips import (
     Clip,
     Dataset,
@@ -12,21 +13,13 @@ from data_prep.clips import (
     DatasetIndex,
     Failure,
     IndexOptions,
+    folder_failures,
+    relative_listing,
     split_groups,
     text,
 )
 
 _MIXTURE = "mixture"
-
-
-def _clip_folders(dataset_dir: pathlib.Path) -> list[str]:
-    """Folders, relative to the root, that hold audio files themselves."""
-    found = []
-    for folder, names, files in os.walk(dataset_dir):
-        names[:] = sorted(name for name in names if not name.startswith("."))
-        if any(os.path.splitext(f)[1].lower() in AUDIO_SUFFIXES for f in files):
-            found.append(pathlib.Path(folder).relative_to(dataset_dir).as_posix())
-    return sorted(found)
 
 
 def _piece(folder: pathlib.Path) -> str | None:
@@ -60,8 +53,20 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
             f"sources {', '.join(options.sources)}"
         )
     found: list[tuple[str, str, str | None, tuple[tuple[str, str], ...]]] = []
-    failures = []
-    for name in _clip_folders(dataset_dir):
+    listing = relative_listing(list_audio(dataset_dir), dataset_dir)
+    failures = [
+        Failure(text(path), text(path), "", STEMS_ADVICE)
+        for path in listing.paths
+        if is_stems_file(path)
+    ]
+    stems_files = len(failures)
+    failures += folder_failures(listing)
+    folders = {
+        os.path.dirname(path) or "."
+        for path in listing.paths
+        if not is_stems_file(path)
+    }
+    for name in sorted(folders):
         folder = dataset_dir / name
 
         def path_of(role: str, folder: pathlib.Path = folder) -> str | None:
@@ -76,6 +81,11 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
             )
             continue
         found.append((name, _piece(folder) or name, path_of(_MIXTURE), stems))
+    if not found and stems_files:
+        raise DatasetError(
+            f"{dataset_dir}: no folder of stems, but {stems_files} files like "
+            f"{failures[0].path}: {STEMS_ADVICE}"
+        )
     if not found:
         raise DatasetError(
             f"{dataset_dir}: no folder with a stem named "
@@ -100,7 +110,7 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
         )
         for name, group, mixture, stems in found
     )
-    return DatasetIndex(clips, (), tuple(failures))
+    return DatasetIndex(clips, (), tuple(failures), remarks=listing.remarks())
 
 
 CITATION = "Your own collection."

@@ -1,5 +1,7 @@
 """Folders of files to one file of embeddings: bad files, repeats, kills."""
 
+import errno
+import hashlib
 import json
 import os
 import shutil
@@ -12,11 +14,14 @@ import numpy as np
 import pytest
 import soundfile
 
+from cola_msa import audio
 from cola_msa.embed_files import embed_files, work_folder
 from cola_msa.embedder import Embedder
 from cola_msa.embedding_output import OutputError
 from cola_msa.embedding_store import StoreError
 from cola_msa.loading import open_model
+from cola_msa.system import files
+from cola_msa.system.names import escape
 from tests.cola_msa.test_clip_windows import make_sound
 from tests.test_commands import ROOT, run_module
 
@@ -101,7 +106,7 @@ def test_bad_files_are_listed_and_the_rest_is_embedded(model, music, tmp_path):
     paths = [*paths_of(music), missing]
     summary = embed_files(paths, output, model, is_quiet=True)
     assert sorted(load(output)["path"]) == good
-    listed = (tmp_path / "rows.failures.csv").read_text().splitlines()
+    listed = (tmp_path / "rows.npz.failures.csv").read_text().splitlines()
     assert listed[0] == "path,reason" and len(listed) == 5
     for name, reason in (*reasons.items(), ("missing.wav", "does not exist")):
         (path,) = (path for path in summary.failures if path.endswith(name))
@@ -159,6 +164,136 @@ def test_values_that_are_not_finite_are_a_failure(model, music, tmp_path, monkey
     found = load(tmp_path / "rows.npz")
     assert target not in found["path"] and len(set(found["path"])) == 5
     assert np.isfinite(found["embedding"]).all()
+
+
+def test_outputs_of_one_name_have_their_own_failures(model, music, tmp_path):
+    (music / "empty.wav").touch()
+    for name in ("rows.npz", "rows.h5"):
+        run(model, music, tmp_path / name)
+        (music / "empty.wav").rename(music / "void.wav")
+    listed = [(tmp_path / f"rows.{s}.failures.csv").read_text() for s in ("npz", "h5")]
+    assert "empty.wav" in listed[0] and "void.wav" in listed[1]
+
+
+def test_earlier_outputs_are_never_overwritten(model, music, tmp_path):
+    output = tmp_path / "rows.npz"
+    kept = []
+    for name in ("short.wav", "copy of a.wav", "album/b.flac"):
+        run(model, music, output)
+        kept.append(output.read_bytes())
+        (music / name).unlink()
+    last = run(model, music, output)
+    names = ["rows.npz.previous", "rows.npz.previous2", "rows.npz.previous3"]
+    assert last.previous == tmp_path / names[-1]
+    assert [(tmp_path / name).read_bytes() for name in names] == kept
+
+
+def test_names_of_any_bytes_stay_different(model, music, tmp_path):
+    folder = tmp_path / "names"
+    folder.mkdir()
+    sources = ["a.wav", "b.flac", "c.ogg"]
+    raw = [b"caf\xe9.wav", b"caf\xe8.wav", b"caf\\udce9.wav"]
+    for source, name in zip(sources, raw, strict=True):
+        target = os.path.join(os.fsencode(folder), name)
+        shutil.copy(music / "album" / source, target)
+    output = tmp_path / "rows.npz"
+    paths = sorted(str(path) for path in folder.iterdir())
+    for _ in range(2):  # the second one goes on from the first one's output
+        embed_files(paths, output, model, per="window", is_quiet=True)
+        found = load(output)
+        for path in paths:
+            rows = found["path"] == escape(path)
+            expected = load_windows(model, path)
+            assert rows.sum() == len(expected)
+            difference = np.abs(found["embedding"][rows] - expected).max()
+            assert difference < 1e-3 * np.abs(expected).max()
+        soundfile.write(music / "new.wav", make_sound(40_000, 9), 16000)
+        paths = [
+            *sorted(str(path) for path in folder.iterdir()),
+            str(music / "new.wav"),
+        ]
+
+
+def load_windows(model, path):
+    with open(path, "rb") as file:
+        samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
+    return Embedder(model).windows(samples.T, rate)[1]
+
+
+@pytest.mark.parametrize("is_renamed", [True, False])
+def test_a_file_that_changes_while_it_is_read_is_a_failure(
+    model, music, tmp_path, monkeypatch, is_renamed
+):
+    target, other = music / "short.wav", tmp_path / "other.wav"
+    soundfile.write(other, 0.3 * make_sound(30_000, 5), 16000)
+    reader = audio.AudioReader
+
+    def replace_first(path):
+        if path == str(target) and other.exists():
+            if is_renamed:
+                other.rename(target)
+            else:
+                target.write_bytes(other.read_bytes())
+                other.unlink()
+        return reader(path)
+
+    monkeypatch.setattr(audio, "AudioReader", replace_first)
+    output = tmp_path / "rows.npz"
+    summary = run(model, music, output)
+    assert list(summary.failures) == [str(target)]
+    assert "changed while it was read" in summary.failures[str(target)]
+    again = run(model, music, output)
+    assert (again.num_embedded, again.failures) == (1, {})
+    found = load(output)
+    row = found["path"].tolist().index(str(target))
+    assert found["sha256"][row] == hashlib.sha256(target.read_bytes()).hexdigest()
+
+
+def test_a_file_that_is_touched_while_it_is_read_is_good(
+    model, music, tmp_path, monkeypatch
+):
+    reader = audio.AudioReader
+
+    def touch_first(path):
+        os.utime(path)
+        return reader(path)
+
+    monkeypatch.setattr(audio, "AudioReader", touch_first)
+    assert not run(model, music, tmp_path / "rows.npz").failures
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+@pytest.mark.parametrize("place", ["spool", "rows", "open", "table", "failures"])
+def test_a_full_or_read_only_disk_is_one_line_and_it_goes_on(
+    model, music, tmp_path, monkeypatch, number, place
+):
+    output = tmp_path / "rows.npz"
+
+    def fail(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        if place == "spool":
+            patch.setattr("cola_msa.embed_files.ClipWindows", fail)
+        elif place == "open":
+            patch.setattr("pathlib.Path.mkdir", fail)
+        elif place == "rows":
+            patch.setattr("cola_msa.embedding_store.json.dumps", fail)
+        elif place == "table":
+            patch.setattr("cola_msa.embedding_output.zipfile.ZipFile", fail)
+        else:
+            patch.setattr(
+                "cola_msa.embed_files.write_failures",
+                lambda path, _: files.write_file(path, fail, OutputError),
+            )
+        with pytest.raises(
+            (StoreError, OutputError), match="cannot be written"
+        ) as found:
+            run(model, music, output)
+        assert os.strerror(number) in str(found.value)
+        assert "\n" not in str(found.value)
+    summary = run(model, music, output)
+    assert not summary.failures and summary.num_rows == 6
 
 
 # The command -------------------------------------------------------------------------

@@ -1,10 +1,15 @@
 """What --input may name."""
 
+import csv
 import os
+import pathlib
+import tempfile
 
+import hypothesis
 import pytest
+from hypothesis import strategies
 
-from cola_msa.embed_inputs import InputError, find_inputs
+from cola_msa.embed_inputs import InputError, find_inputs, list_inputs
 
 
 @pytest.fixture
@@ -64,3 +69,141 @@ def test_what_is_not_there_is_refused(tmp_path):
         find_inputs(tmp_path / "nowhere")
     with pytest.raises(InputError, match="no audio file"):
         find_inputs(tmp_path)
+
+
+# Lists as programs and people write them --------------------------------------------
+
+
+def named(folder, name: str, content: bytes) -> list[str]:
+    path = folder / name
+    path.write_bytes(content)
+    return [os.path.relpath(found, folder) for found in find_inputs(path)]
+
+
+@pytest.mark.parametrize("name", ["list.txt", "list.m3u", "list.m3u8"])
+def test_a_name_may_begin_with_a_hash(music, name):
+    (music / "#9 Dream.wav").touch()
+    content = b"#EXTM3U\n#EXTINF:3,x\n# remark\n#9 Dream.wav\na.wav\n"
+    assert named(music, name, content) == ["#9 Dream.wav", "a.wav"]
+
+
+def test_what_a_hash_leaves_out_is_counted(music):
+    (music / "list.txt").write_text("#gone.wav\n# remark\na.wav\n")
+    inputs = list_inputs(music / "list.txt")
+    assert inputs.paths == [str(music / "a.wav")]
+    assert len(inputs.remarks) == 1 and "1 lines with #" in inputs.remarks[0]
+    # A playlist's remarks are directives; this is a file that is not there.
+    assert named(music, "list.m3u", b"#gone.wav\n#PLAYLIST:x.wav\n") == ["#gone.wav"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        (b"b\\2.mp3", "b/2.mp3"),
+        (b".\\b\\2.mp3", "./b/2.mp3"),
+        (b"b/my%20song%231.wav", "b/my song#1.wav"),
+        (b"b\\my%20song%231.wav", "b/my song#1.wav"),
+        (b"file://localhost{root}/b/my%20song%231.wav", "b/my song#1.wav"),
+        (b"file://{root}/b/my%20song%231.wav", "b/my song#1.wav"),
+        (b"FILE://{root}/b/my song#1.wav", "b/my song#1.wav"),
+        (b"file:{root}/b/caf%C3%A9.wav", "b/café.wav"),
+        (b"b/caf\xe9.wav", "b/café.wav"),
+        ("b/café.wav".encode(), "b/café.wav"),
+        ("b/cafe\u0301.wav".encode(), "b/café.wav"),
+        (b"100%25.wav", "100%25.wav"),
+        (b"50%.wav", "50%.wav"),
+        (b"back\\slash.wav", "back\\slash.wav"),
+        (b"space.wav ", "space.wav "),
+    ],
+)
+@pytest.mark.parametrize("name", ["list.txt", "list.m3u", "list.m3u8", "list.csv"])
+def test_names_are_found_however_they_are_written(music, entry, expected, name):
+    if name == "list.csv" and entry.endswith(b" "):
+        pytest.skip("cells are stripped")
+    names = ["b/my song#1.wav", "b/café.wav", "100%25.wav", "50%.wav", "space.wav "]
+    for other in (*names, "back\\slash.wav"):
+        (music / other).touch()
+    entry = entry.replace(b"{root}", os.fsencode(music))
+    content = b"\xef\xbb\xbf" + entry + b"\r\n"
+    found = named(music, name, content)
+    assert [os.path.normpath(path) for path in found] == [os.path.normpath(expected)]
+
+
+def test_a_name_of_other_bytes_is_itself(music):
+    raw = os.path.join(os.fsencode(music), b"caf\xe9.wav")
+    open(raw, "wb").close()
+    (music / "café.wav").touch()
+    (music / "list.m3u").write_bytes(b"caf\xe9.wav\n")
+    assert [os.fsencode(path) for path in find_inputs(music / "list.m3u")] == [raw]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("list.csv", "title;path\nx;a.wav\ny;b/2.mp3\n"),
+        ("list.csv", "title\tfile\nx\ta.wav\ny\tb/2.mp3\n"),
+        ("list.csv", '"a\nb",path\nx\u2028y,a.wav\nz,b/2.mp3\n'),
+        ("list.csv", 'path,title\na.wav,"12"" mix"\nb/2.mp3,"of\ntwo lines"\n'),
+        ("list.m3u", "a.wav\rb/2.mp3\r"),
+    ],
+)
+def test_lists_of_other_programs(music, name, content):
+    for encoding in ("utf-8", "utf-16"):
+        (music / name).write_text(content, encoding=encoding, newline="")
+        assert find_inputs(music / name) == [
+            str(music / n) for n in ("a.wav", "b/2.mp3")
+        ]
+
+
+def test_rows_without_a_file_are_counted(music):
+    (music / "list.csv").write_text("title,path\nx,a.wav\ny,\nz\n")
+    assert list_inputs(music / "list.csv").remarks == (
+        "left out: 2 rows of the list that name no file",
+    )
+
+
+def test_missing_entries_are_named_and_end_nothing(music):
+    content = b"gone\\x.wav\nhttp://radio/x.mp3\nfile://server/share/x.wav\na.wav\n\0\n"
+    found = named(music, "list.m3u", content)
+    assert len(found) == 5 and "a.wav" in found
+
+
+ENTRIES = strategies.text(
+    strategies.characters(exclude_characters="/\0\n\r", exclude_categories=["Cs"]),
+    min_size=1,
+    max_size=12,
+).filter(lambda name: name == name.strip() and name not in (".", ".."))
+
+
+@hypothesis.given(strategies.lists(ENTRIES, min_size=1, max_size=4, unique=True))
+@hypothesis.settings(max_examples=60, deadline=None)
+def test_every_file_that_a_list_names_is_found(names):
+    with tempfile.TemporaryDirectory() as folder:
+        root = pathlib.Path(folder, "music")
+        root.mkdir()
+        for name in names:
+            (root / f"{name}.wav").touch()
+        expected = [str(root / f"{name}.wav") for name in names]
+        for list_name in ("list.txt", "list.m3u", "list.csv"):
+            path = root / list_name
+            if list_name.endswith("csv"):
+                with open(path, "w", newline="", encoding="utf-8") as file:
+                    writer = csv.writer(file)
+                    writer.writerows([["path"], *([f"{name}.wav"] for name in names)])
+            else:
+                lines = "".join(f"{name}.wav\n" for name in names)
+                path.write_text(lines, encoding="utf-8", newline="")
+            assert find_inputs(path) == expected
+
+
+@hypothesis.given(strategies.binary(max_size=60))
+@hypothesis.settings(max_examples=100, deadline=None)
+def test_a_list_of_any_bytes_is_read_or_refused(content):
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("list.txt", "list.m3u", "list.csv"):
+            path = pathlib.Path(folder, name)
+            path.write_bytes(content)
+            try:
+                assert all(find_inputs(path))
+            except InputError as error:
+                assert name in str(error)

@@ -12,6 +12,7 @@ from absl import flags
 from cola_msa import prepared as prepared_lib
 from data_prep import cli, clips, fma, folder, mtat, multitrack, nsynth, segments
 from data_prep.clips import DatasetError, IndexOptions
+from tests.cola_msa import test_audio_files
 from tests.data_prep import trees
 
 NAMES = ("mtat", "nsynth", "fma", "multitrack", "folder")
@@ -299,3 +300,60 @@ def test_stems_from_disk(
         "bass": 1.0,
         "other": None,
     }
+
+
+# What is left out --------------------------------------------------------------------
+
+
+def index_of(name: str, root: pathlib.Path) -> clips.DatasetIndex:
+    return dataset_of(name).index(root, default_options(name))
+
+
+def test_folders_are_listed_through_links_and_what_is_left_out_is_said(tmp_path):
+    root = tmp_path / "music"
+    (root / "album").mkdir(parents=True)
+    (root / "loop").symlink_to(root)
+    (tmp_path / "disk").mkdir()
+    (root / "linked").symlink_to(tmp_path / "disk")
+    for path in (root / "a.wv", root / "album" / "b.wav", tmp_path / "disk" / "c.mp3"):
+        path.touch()
+    (root / "cover.jpg").touch()
+    found = index_of("folder", root)
+    assert [clip.path for clip in found.clips] == [
+        "a.wv",
+        "album/b.wav",
+        "linked/c.mp3",
+    ]
+    assert found.remarks[0] == "left out: 1 .jpg"
+    assert "listed already: loop" in found.remarks[1]
+
+
+def test_a_folder_that_cannot_be_read_is_a_failure(tmp_path, monkeypatch):
+    for path in ("rock/a.wav", "jazz/b.wav", "rock/secret/c.wav"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).touch()
+    test_audio_files.forbid(monkeypatch, tmp_path / "rock" / "secret")
+    for name in ("folder", "labelled_folder"):
+        found = index_of(name, tmp_path)
+        assert [clip.path for clip in found.clips] == ["jazz/b.wav", "rock/a.wav"]
+        (failure,) = found.failures
+        assert failure.path == "rock/secret" and "Permission denied" in failure.reason
+
+
+def test_stems_are_named_in_any_case_and_stem_files_say_what_to_do(tmp_path):
+    (tmp_path / "song").mkdir()
+    for name in ("Vocals.WAV", "DRUMS.flac", "Mixture.wav"):
+        (tmp_path / "song" / name).touch()
+    (tmp_path / "Other Song.stem.mp4").touch()
+    found = index_of("multitrack", tmp_path)
+    (clip,) = found.clips
+    assert clip.path == "song/Mixture.wav"
+    assert dict(clip.stem_paths) == {
+        "vocals": "song/Vocals.WAV",
+        "drums": "song/DRUMS.flac",
+    }
+    (failure,) = found.failures
+    assert failure.path == "Other Song.stem.mp4" and "-map 0:a:1" in failure.reason
+    (tmp_path / "song").rename(tmp_path.with_name("elsewhere"))
+    with pytest.raises(DatasetError, match="Other Song.stem.mp4.*-map 0:a:1"):
+        index_of("multitrack", tmp_path)
