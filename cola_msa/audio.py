@@ -24,8 +24,16 @@ from cola_msa.audio_errors import (
     TruncatedError,
     UnreadableError,
 )
-from cola_msa.audio_files import AUDIO_SUFFIXES, find_audio
+from cola_msa.audio_files import (
+    AUDIO_SUFFIXES,
+    Listing,
+    find_audio,
+    is_audio_name,
+    list_audio,
+    same_name,
+)
 from cola_msa.config import FrontendConfig
+from cola_msa.ffmpeg import STEMS_ADVICE, is_stems_file
 
 __all__ = [
     "AUDIO_SUFFIXES",
@@ -34,9 +42,11 @@ __all__ = [
     "AudioInfo",
     "AudioReader",
     "EmptyError",
+    "Listing",
     "MissingError",
     "NonFiniteError",
     "Resampler",
+    "STEMS_ADVICE",
     "StemError",
     "TooShortError",
     "TruncatedError",
@@ -44,8 +54,12 @@ __all__ = [
     "check_length",
     "decode",
     "find_audio",
+    "is_audio_name",
+    "is_stems_file",
+    "list_audio",
     "mono_blocks",
     "resample",
+    "same_name",
     "to_mono",
 ]
 

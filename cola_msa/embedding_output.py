@@ -11,6 +11,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
@@ -132,8 +133,12 @@ def write_table(path: pathlib.Path, table: Table) -> None:
     with files.written_path(path, OutputError) as temporary:
         try:
             writers[path.suffix](temporary, table)
-        except RuntimeError as error:  # h5py's for a full disk, now and then
-            raise OSError(f"{error}") from error
+        except (OSError, RuntimeError) as error:
+            # HDF5 tells the disk's error in a paragraph.
+            told = re.search(r"errno = (\d+)", str(error))
+            if told is None:
+                raise
+            raise OSError(int(told[1]), os.strerror(int(told[1]))) from error
 
 
 def _write_parquet(path: pathlib.Path, table: Table) -> None:

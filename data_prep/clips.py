@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from cola_msa.audio_files import Listing
+from cola_msa.audio import Listing
 from cola_msa.system import names
 from cola_msa.system.errors import UserError
 

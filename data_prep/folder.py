@@ -3,7 +3,7 @@
 import os
 import pathlib
 
-from cola_msa.audio_files import AUDIO_SUFFIXES, list_audio
+from cola_msa.audio import AUDIO_SUFFIXES, list_audio
 from data_prep.clips import (
     Clip,
     Dataset,

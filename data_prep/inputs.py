@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 
 from cola_msa import audio
-from cola_msa.audio_files import is_audio_name, same_name
+from cola_msa.audio import is_audio_name, same_name
 from data_prep import remote
 from data_prep.clips import Clip, DatasetError
 

@@ -3,7 +3,7 @@
 import os
 import pathlib
 
-from cola_msa.audio_files import is_audio_name, list_audio
+from cola_msa.audio import is_audio_name, list_audio
 from data_prep.clips import (
     Clip,
     Dataset,

@@ -4,8 +4,12 @@ import json
 import os
 import pathlib
 
-from cola_msa.audio_files import find_audio, list_audio
-from cola_msa.ffmpeg import STEMS_ADVICE, is_stems_file
+from cola_msa.audio import (
+    STEMS_ADVICE,
+    find_audio,
+    is_stems_file,
+    list_audio,
+)
 from data_prep.clips import (
     Clip,
     Dataset,
