@@ -64,6 +64,10 @@ __all__ = [
 ]
 
 BLOCK_FRAMES = 1 << 16
+# Outside of these a header is damaged, or made to fill memory: one second of sound at
+# 1 Hz is 16,000 at 16 kHz.
+MIN_RATE_HZ, MAX_RATE_HZ = 1000, 1_536_000
+MAX_CHANNELS = 256
 # Encoders pad and trim: MPEG-2 layer III by up to 0.13 s at 16 kHz.
 _DURATION_TOLERANCE_SECONDS = 0.2
 
@@ -149,6 +153,11 @@ class AudioReader:
             self._source = self._open(path)
         except OSError as error:
             raise UnreadableError(f"cannot be read: {error.strerror}") from error
+        try:
+            _check_header(self.info)
+        except AudioError:
+            self._source.close()
+            raise
 
     def _open(self, path: pathlib.Path) -> _Source:
         if ffmpeg.is_stems_file(path):
@@ -226,6 +235,19 @@ class AudioReader:
             promised -= self._tolerance_frames / rate_hz
         _check_seconds(seconds, promised, "in its header")
         _check_seconds(seconds, self._expected_seconds, "in the dataset's metadata")
+
+
+def _check_header(info: AudioInfo) -> None:
+    if not MIN_RATE_HZ <= info.rate_hz <= MAX_RATE_HZ:
+        raise UnreadableError(
+            f"its header says {info.rate_hz:,} samples a second; {MIN_RATE_HZ:,} to "
+            f"{MAX_RATE_HZ:,} are read"
+        )
+    if not 1 <= info.num_channels <= MAX_CHANNELS:
+        raise UnreadableError(
+            f"its header says {info.num_channels:,} channels; up to {MAX_CHANNELS} are "
+            "read"
+        )
 
 
 def _why_no_file(path: pathlib.Path) -> str:

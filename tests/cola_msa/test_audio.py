@@ -304,3 +304,25 @@ def test_without_ffmpeg_the_reason_names_it(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(audio.UnreadableError, match="install ffmpeg"):
         audio.decode(path)
+
+
+@pytest.mark.parametrize(
+    ("rate_hz", "channels", "reason"),
+    [
+        (1, 1, "1 samples a second"),
+        (999, 1, "999 samples a second"),
+        (2**31 - 1, 1, "samples a second"),
+        (16000, 300, "300 channels"),
+    ],
+)
+def test_headers_that_would_fill_memory_are_refused(
+    tmp_path, rate_hz, channels, reason
+):
+    """An hour at 1 Hz has 7 kB, and 115 MB of float32 at 16 kHz."""
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.zeros((3600, channels)), 16000)
+    content = bytearray(path.read_bytes())
+    content[24:28] = rate_hz.to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(audio.UnreadableError, match=reason):
+        audio.decode(path)
