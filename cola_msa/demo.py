@@ -23,6 +23,7 @@ from cola_msa import checkpoints, demo_data
 from cola_msa.console import run_command
 from cola_msa.presets import PRESETS
 from cola_msa.system.errors import UserError
+from cola_msa.system.numbers import define_float, define_seed
 
 TASKS = ("mtat", "nsynth", "fma")
 _SCORES = {"mtat": ("roc_auc", "pr_auc"), "nsynth": ("accuracy",), "fma": ("accuracy",)}
@@ -321,8 +322,8 @@ def main(argv: list[str]) -> None:
 def _define_flags() -> None:
     flags.DEFINE_string("output_dir", "demo_output", "Where everything goes.")
     flags.DEFINE_enum("preset", "demo", list(PRESETS), "Preset to train.")
-    flags.DEFINE_integer("seed", 0, "Seed of the run.", lower_bound=0)
-    flags.DEFINE_float(
+    define_seed(0, "Seed of the run.")
+    define_float(
         "scale",
         1.0,
         "Share of the built-in music's default size.",

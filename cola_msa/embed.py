@@ -32,6 +32,7 @@ from cola_msa.embedding_store import StoreError
 from cola_msa.loading import OpenedModel, open_model
 from cola_msa.storage import RunError
 from cola_msa.system.names import escape
+from cola_msa.system.numbers import define_float
 
 _FAILED, _USAGE = 1, 2
 _LISTED = 5
@@ -55,10 +56,12 @@ def _define_flags() -> None:
     flags.DEFINE_enum(
         "per", "clip", GRANULARITIES, "One row a clip (mean over windows), or a window."
     )
-    flags.DEFINE_float(
+    define_float(
         "hop_seconds",
         None,
         "From one window to the next; default: windows touch (0.98).",
+        lower_bound=0.0,
+        upper_bound=86400.0,
     )
     flags.DEFINE_string(
         "checkpoint_step", None, "A run's kept step, or best; default its last."
@@ -69,7 +72,7 @@ def _define_flags() -> None:
     flags.DEFINE_integer(
         "num_workers", 0, "Threads that decode; 0 for one a core.", lower_bound=0
     )
-    flags.DEFINE_float(
+    define_float(
         "max_failures",
         1.0,
         "Share of files that may fail before the command ends with an error.",

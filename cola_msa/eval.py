@@ -29,6 +29,7 @@ from cola_msa.label_fractions import parse_fractions, write_curve
 from cola_msa.model import ContrastiveModel
 from cola_msa.prepared import PreparedData
 from cola_msa.results import scale_lines
+from cola_msa.system.numbers import define_float
 from cola_msa.tasks import (
     OTHER_TASKS,
     TASKS,
@@ -63,7 +64,7 @@ def define_flags() -> None:
     flags.DEFINE_bool(
         "finetune", False, "Train the encoder too, from the run's weights."
     )
-    flags.DEFINE_float(
+    define_float(
         "finetune_rate",
         None,
         "Adam's rate for the encoder that is trained; default: "

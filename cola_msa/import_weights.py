@@ -145,7 +145,10 @@ def _define_flags() -> None:
         "source", "multi", f"What it was trained with: multi, {', '.join(SOURCES)}."
     )
     flags.DEFINE_integer(
-        "step", None, "Its step; default: the number in its name, in thousands."
+        "step",
+        None,
+        "Its step; default: the number in its name, in thousands.",
+        lower_bound=1,
     )
     flags.DEFINE_string("dataset", "mtat", "What it was trained on.")
 

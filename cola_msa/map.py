@@ -29,6 +29,7 @@ from cola_msa.map_projection import (
     count_different,
     project,
 )
+from cola_msa.system.numbers import define_seed
 
 
 def render_page(data: dict[str, Any], title: str, subtitle: str) -> str:
@@ -128,7 +129,7 @@ def define_flags() -> None:
         "num_neighbours", 10, "Nearest tracks that a click lists.", lower_bound=0
     )
     flags.DEFINE_string("title", "Map of a collection", "The page's title.")
-    flags.DEFINE_integer("seed", 0, "Seed of projection and clusters.")
+    define_seed(0, "Seed of projection and clusters.")
 
 
 def main(argv: Sequence[str]) -> None:

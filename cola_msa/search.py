@@ -54,7 +54,9 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
         "query: run, export or pretrained folder, for files that the index lacks.",
         **add,
     )
-    flags.DEFINE_integer("num_results", 10, "query: neighbours a file.", **add)
+    flags.DEFINE_integer(
+        "num_results", 10, "query: neighbours a file.", lower_bound=1, **add
+    )
     flags.DEFINE_enum(
         "backend",
         neighbours.BACKENDS[0],

@@ -23,6 +23,8 @@ from cola_msa.prepared import PreparedData
 from cola_msa.presets import PRESETS, get_preset
 from cola_msa.runs import build_strategy, resumable_run
 from cola_msa.strategies import STRATEGIES, get_strategy
+from cola_msa.system.errors import UsageError
+from cola_msa.system.numbers import define_float, define_seed
 from cola_msa.training import Trainer
 from cola_msa.warm_start import read_warm_start
 
@@ -87,17 +89,26 @@ _TRAIN_FLAGS = {
     "updates_per_step": flags.DEFINE_integer(
         "updates_per_step", None, "Updates a step.", lower_bound=1
     ),
-    "learning_rate": flags.DEFINE_float("learning_rate", None, "Adam's rate."),
+    "learning_rate": define_float(
+        "learning_rate", None, "Adam's rate.", lower_bound=1e-12, upper_bound=10.0
+    ),
     "warmup_updates": flags.DEFINE_integer(
         "warmup_updates", None, "Updates of linear warm-up.", lower_bound=0
     ),
     "halve_at_step": flags.DEFINE_integer(
-        "halve_at_step", None, "Step from which the rate is halved; 0: never."
+        "halve_at_step",
+        None,
+        "Step from which the rate is halved; 0: never.",
+        lower_bound=0,
     ),
-    "kernel_rate": flags.DEFINE_float(
-        "kernel_rate", None, "The similarity kernel's rate, as a multiple."
+    "kernel_rate": define_float(
+        "kernel_rate",
+        None,
+        "The similarity kernel's rate, as a multiple.",
+        lower_bound=0.0,
+        upper_bound=1e6,
     ),
-    "average_decay": flags.DEFINE_float(
+    "average_decay": define_float(
         "average_decay",
         None,
         "Decay of the weights' running average, which is validated and kept; 0: none.",
@@ -108,7 +119,10 @@ _TRAIN_FLAGS = {
         "validate_every_steps", None, "Distance of validations; 0: none.", lower_bound=0
     ),
     "patience_steps": flags.DEFINE_integer(
-        "patience_steps", None, "Window of early stopping, in steps; 0: none."
+        "patience_steps",
+        None,
+        "Window of early stopping, in steps; 0: none.",
+        lower_bound=0,
     ),
     "statistics_batches": flags.DEFINE_integer(
         "statistics_batches",
@@ -131,7 +145,7 @@ _TRAIN_FLAGS = {
     "keep_steps": flags.DEFINE_list(
         "keep_steps", None, "Steps whose encoder is kept for ever."
     ),
-    "seed": flags.DEFINE_integer("seed", None, "Seed.", lower_bound=0),
+    "seed": define_seed(None, "Seed."),
     "distribution": flags.DEFINE_enum(
         "distribution",
         None,
@@ -155,15 +169,29 @@ _MODEL_FLAGS = {
     "similarity": flags.DEFINE_enum(
         "similarity", None, ["bilinear", "cosine"], "Similarity of projections."
     ),
-    "temperature": flags.DEFINE_float("temperature", None, "Divides similarities."),
+    "temperature": define_float(
+        "temperature",
+        None,
+        "Divides similarities.",
+        lower_bound=1e-4,
+        upper_bound=1e4,
+    ),
     "kernel_init": flags.DEFINE_enum(
         "kernel_init", None, ["identity", "normal"], "The kernel's initial value."
     ),
-    "kernel_scale": flags.DEFINE_float(
-        "kernel_scale", None, "Factor of the identity, or the normal's deviation."
+    "kernel_scale": define_float(
+        "kernel_scale",
+        None,
+        "Factor of the identity, or the normal's deviation.",
+        lower_bound=0.0,
+        upper_bound=1e6,
     ),
-    "drop_connect_rate": flags.DEFINE_float(
-        "drop_connect_rate", None, "Stochastic depth."
+    "drop_connect_rate": define_float(
+        "drop_connect_rate",
+        None,
+        "Stochastic depth.",
+        lower_bound=0.0,
+        upper_bound=0.99,
     ),
     "input_normalization": flags.DEFINE_enum(
         "input_normalization", None, ["dataset", "none"], "Of the log-mels."
@@ -190,7 +218,13 @@ def config_from_flags() -> Config:
     def given(group: dict[str, Any]) -> dict[str, Any]:
         values = {name: f.value for name, f in group.items() if f.value is not None}
         if "keep_steps" in values:
-            values["keep_steps"] = tuple(int(step) for step in values["keep_steps"])
+            steps = [step.strip() for step in values["keep_steps"]]
+            if not all(step.isdecimal() and len(step) < 10 for step in steps):
+                raise UsageError(
+                    f"--keep_steps={','.join(steps)}: must be whole numbers with "
+                    "commas between them, as in 100,300"
+                )
+            values["keep_steps"] = tuple(int(step) for step in steps)
         return values
 
     return dataclasses.replace(

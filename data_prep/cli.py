@@ -10,6 +10,7 @@ from typing import Any
 from absl import app, flags
 
 from cola_msa.config import SOURCES, FrontendConfig
+from cola_msa.system.numbers import define_float, define_seed
 from data_prep import places, remote
 from data_prep.clips import Dataset, DatasetError, IndexOptions
 
@@ -43,7 +44,7 @@ def define_flags(dataset: Dataset, values: flags.FlagValues = flags.FLAGS) -> No
         lower_bound=0,
         **add,
     )
-    flags.DEFINE_float(
+    define_float(
         "max_failures",
         0.01,
         "Share of clips that may fail before the command ends with an error.",
@@ -62,7 +63,7 @@ def define_flags(dataset: Dataset, values: flags.FlagValues = flags.FLAGS) -> No
         "processes.",
         **add,
     )
-    flags.DEFINE_integer("seed", 0, "Seed of order, own splits, random masks.", **add)
+    define_seed(0, "Seed of order, own splits, random masks.", **add)
     if dataset.stems == "optional":
         flags.DEFINE_string(
             "stems_dir",
@@ -116,11 +117,21 @@ def _define_option_flags(dataset: Dataset, add: dict[str, Any]) -> None:
             "split_by", "folder", ["folder", "clip"], "What is never divided.", **add
         )
     if "validation_share" in dataset.options:
-        flags.DEFINE_float(
-            "validation_share", 0.15, "Share of groups for validation.", **add
+        define_float(
+            "validation_share",
+            0.15,
+            "Share of groups for validation.",
+            lower_bound=0.0,
+            upper_bound=1.0,
+            **add,
         )
-        flags.DEFINE_float(
-            "test_share", dataset.test_share, "Share of groups for testing.", **add
+        define_float(
+            "test_share",
+            dataset.test_share,
+            "Share of groups for testing.",
+            lower_bound=0.0,
+            upper_bound=1.0,
+            **add,
         )
     if "split_dir" in dataset.options:
         flags.DEFINE_string(

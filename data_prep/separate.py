@@ -21,6 +21,7 @@ from absl import app, flags
 from cola_msa import audio
 from cola_msa.config import FrontendConfig
 from cola_msa.record_index import sync_folder
+from cola_msa.system.numbers import define_float, define_seed
 from data_prep import places, remote
 from data_prep.clips import Clip, Dataset, DatasetError, Failure, IndexOptions, text
 
@@ -64,8 +65,8 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_integer(
         "num_workers", 1, "Processes; 0 for one a core.", lower_bound=0, **add
     )
-    flags.DEFINE_integer("seed", 0, "Seed of splits and random masks.", **add)
-    flags.DEFINE_float(
+    define_seed(0, "Seed of splits and random masks.", **add)
+    define_float(
         "max_failures",
         0.01,
         "Share of clips that may fail before the command ends with an error.",

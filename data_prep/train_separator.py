@@ -16,6 +16,7 @@ from absl import app, flags
 
 from cola_msa.config import SOURCES
 from cola_msa.console import run_command
+from cola_msa.system.numbers import define_float, define_seed
 from data_prep import cli, multitrack
 from data_prep.clips import DatasetError
 from data_prep.separator_data import AUGMENTATIONS, SeparatorConfig
@@ -86,7 +87,7 @@ def _define_model_flags(values: flags.FlagValues) -> None:
         lower_bound=1,
         flag_values=values,
     )
-    flags.DEFINE_float(
+    define_float(
         "bandwidth_hz",
         _DEFAULTS.bandwidth_hz,
         "The network reads no higher frequencies.",
@@ -96,7 +97,7 @@ def _define_model_flags(values: flags.FlagValues) -> None:
 
 
 def _define_training_flags(values: flags.FlagValues) -> None:
-    flags.DEFINE_float(
+    define_float(
         "seq_seconds",
         _DEFAULTS.seq_seconds,
         "Length of a training example.",
@@ -117,11 +118,20 @@ def _define_training_flags(values: flags.FlagValues) -> None:
         lower_bound=1,
         flag_values=values,
     )
-    flags.DEFINE_float(
-        "learning_rate", _DEFAULTS.learning_rate, "Adam's rate.", flag_values=values
+    define_float(
+        "learning_rate",
+        _DEFAULTS.learning_rate,
+        "Adam's rate.",
+        lower_bound=1e-12,
+        upper_bound=10.0,
+        flag_values=values,
     )
-    flags.DEFINE_float(
-        "weight_decay", _DEFAULTS.weight_decay, "L2 penalty.", flag_values=values
+    define_float(
+        "weight_decay",
+        _DEFAULTS.weight_decay,
+        "L2 penalty.",
+        lower_bound=0.0,
+        flag_values=values,
     )
     flags.DEFINE_integer(
         "patience",
@@ -137,10 +147,12 @@ def _define_training_flags(values: flags.FlagValues) -> None:
         lower_bound=0,
         flag_values=values,
     )
-    flags.DEFINE_float(
+    define_float(
         "lr_decay_gamma",
         _DEFAULTS.lr_decay_gamma,
         "Factor that lowers the rate.",
+        lower_bound=0.0,
+        upper_bound=1.0,
         flag_values=values,
     )
     flags.DEFINE_list(
@@ -158,28 +170,30 @@ def _define_training_flags(values: flags.FlagValues) -> None:
 
 
 def _define_run_flags(values: flags.FlagValues) -> None:
-    flags.DEFINE_float(
+    define_float(
         "validation_share",
         _DEFAULTS.options.validation_share,
         "Share of songs for validation, where the dataset has no such split.",
+        lower_bound=0.0,
+        upper_bound=1.0,
         flag_values=values,
     )
-    flags.DEFINE_float(
+    define_float(
         "test_share",
         _DEFAULTS.options.test_share,
         "Share of songs for the report, where the dataset has no such split.",
+        lower_bound=0.0,
+        upper_bound=1.0,
         flag_values=values,
     )
-    flags.DEFINE_integer(
-        "seed", 0, "Seed of splits, weights and examples.", flag_values=values
-    )
+    define_seed(0, "Seed of splits, weights and examples.", flag_values=values)
     flags.DEFINE_integer(
         "threads", 1, "torch's threads.", lower_bound=1, flag_values=values
     )
     flags.DEFINE_string(
         "device", "cpu", "torch's device to train on: cpu, cuda.", flag_values=values
     )
-    flags.DEFINE_float(
+    define_float(
         "cache_gb",
         _DEFAULTS.cache_gb,
         "Most memory for decoded stems; others are read chunk by chunk.",
@@ -200,7 +214,7 @@ def _define_run_flags(values: flags.FlagValues) -> None:
         lower_bound=0,
         flag_values=values,
     )
-    flags.DEFINE_float(
+    define_float(
         "report_seconds",
         30.0,
         "The report separates the middle of a track, up to this length.",

@@ -9,18 +9,19 @@ import time
 
 from absl import app, flags
 
+from cola_msa.system.numbers import define_float, define_seed
 from data_prep.demo import DemoConfig, write_demo
 
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder to write.", required=True)
-_SEED = flags.DEFINE_integer("seed", 0, "Everything follows from it.", lower_bound=0)
+_SEED = define_seed(0, "Everything follows from it.")
 _NUM_WORKERS = flags.DEFINE_integer(
     "num_workers", 0, "Processes; 0 for one a core.", lower_bound=0
 )
-_SCALE = flags.DEFINE_float("scale", 1.0, "Factor on all counts.", lower_bound=1e-6)
+_SCALE = define_float("scale", 1.0, "Factor on all counts.", lower_bound=1e-6)
 _CLIPS_PER_SONG = flags.DEFINE_integer(
     "clips_per_song", 1, "Clips cut from each song of the mtat tree.", lower_bound=1
 )
-_CLIP_SECONDS = flags.DEFINE_float(
+_CLIP_SECONDS = define_float(
     "clip_seconds", None, "Length of clips and tracks; unset: 29 s and 30 s.", 1.0
 )
 
