@@ -94,7 +94,9 @@ def replace_folder(
 
 def _remove_listed(folder: pathlib.Path, listing: Listing) -> None:
     """Removes an earlier output, file by file; anything else in it stays."""
-    for name in listing(folder) or ():
+    # Of what lies there, never of what the list says alone: its metadata may come from
+    # somebody else, and name "../thesis.tex".
+    for name in _content(folder) & set(listing(folder) or ()):
         (folder / name).unlink(missing_ok=True)
     for root, _, _ in os.walk(folder, topdown=False):
         if root == str(folder):

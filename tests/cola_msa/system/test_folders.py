@@ -75,6 +75,18 @@ def test_anything_else_is_refused_and_stays(tmp_path, victims):
     assert tree(target) == victims and os.listdir(tmp_path) == ["models"]
 
 
+@pytest.mark.parametrize("named", ["../thesis.tex", "sub/../../thesis.tex", None])
+def test_a_list_that_names_files_elsewhere_removes_none(tmp_path, monkeypatch, named):
+    """Metadata may come from somebody else; None stands for an absolute path."""
+    (tmp_path / "thesis.tex").write_text("years")
+    put(tmp_path / "models", "old")
+    listed = {*LISTED, named or str(tmp_path / "thesis.tex")}
+    monkeypatch.setattr("tests.cola_msa.system.test_folders.LISTED", listed)
+    put(tmp_path / "models", "new")
+    assert (tmp_path / "thesis.tex").read_text() == "years"
+    assert tree(tmp_path / "models") == {"list": b"new", "sub/a": b"new"}
+
+
 def test_a_linked_folder_within_is_not_ours(tmp_path):
     put(tmp_path / "models", "old")
     (tmp_path / "mine").mkdir()
