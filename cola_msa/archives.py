@@ -99,6 +99,7 @@ class _Places:
         self.label = label
         self._root, self._limits = folder, limits
         self._num_members, self._other_bytes = 0, 0
+        self._found: set[pathlib.Path] = set()
 
     def refuse(self, reason: str) -> ArchiveError:
         return ArchiveError(f"{self.label}: {reason}")
@@ -134,8 +135,9 @@ class _Places:
             self.folders[place] = self._root / str(len(self.folders))
             self.folders[place].mkdir()
         path = self.folders[place] / known
-        if path.exists():
+        if path in self._found:
             raise self.refuse(f"holds {name!r} twice")
+        self._found.add(path)
         return path
 
 

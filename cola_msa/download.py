@@ -15,8 +15,9 @@ import http.client
 import json
 import os
 import pathlib
+import re
 import tempfile
-import time
+import threading
 import urllib.parse
 import urllib.request
 from typing import Any
@@ -38,6 +39,7 @@ _TIMEOUT_SECONDS = 30  # without any byte
 MAX_DOWNLOAD_BYTES = 512 << 20  # an encoder has 20 MB
 MAX_DOWNLOAD_SECONDS = 3600
 _BLOCK = 1 << 18
+_SHA256 = re.compile("[0-9a-f]{64}", re.IGNORECASE)
 # Characters of a URL that stay as they are; a space, say, becomes %20.
 _URL_CHARACTERS = "%/:=&?~#+!$,;'@()*[]"
 
@@ -56,9 +58,16 @@ def read_registry(path: str | os.PathLike | None = None) -> dict[str, dict[str, 
     try:
         models = json.loads(file.read_text())["models"]
         for entry in models.values():
-            if not isinstance(entry["url"], str) or len(entry["sha256"]) != 64:
+            if not isinstance(entry["url"], str) or not _is_sha256(entry["sha256"]):
                 raise ValueError(f"entry {entry}")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise RunError(
             f"{file}: no registry of pretrained encoders ({error!r}); it must be JSON: "
             '{"models": {NAME: {"url": ..., "sha256": 64 digits}}}'
@@ -68,7 +77,12 @@ def read_registry(path: str | os.PathLike | None = None) -> dict[str, dict[str, 
 
 def is_url(text: str) -> bool:
     """Whether a model is named by a URL."""
-    return urllib.parse.urlsplit(text).scheme in _SCHEMES
+    # By hand: urlsplit raises on addresses such as http://[.
+    return text.partition(":")[0].lower() in _SCHEMES and ":" in text
+
+
+def _is_sha256(text: str) -> bool:
+    return _SHA256.fullmatch(text) is not None
 
 
 def fetch(name_or_url: str, registry: str | os.PathLike | None = None) -> pathlib.Path:
@@ -89,6 +103,12 @@ def fetch(name_or_url: str, registry: str | os.PathLike | None = None) -> pathli
     if is_url(name_or_url):
         url, _, fragment = name_or_url.partition("#")
         sha256 = fragment.removeprefix("sha256=") or None
+        # It becomes a part of a folder's name.
+        if sha256 and not _is_sha256(sha256):
+            raise RunError(
+                f"{name_or_url}: what follows # must be sha256= and 64 hexadecimal "
+                "digits"
+            )
         label = hashlib.sha256(url.encode()).hexdigest()[:16]
     else:
         models = read_registry(registry)
@@ -116,7 +136,9 @@ def fetch(name_or_url: str, registry: str | os.PathLike | None = None) -> pathli
 
 def _fetch_to(url: str, sha256: str | None, target: pathlib.Path) -> None:
     with (
-        tempfile.TemporaryDirectory(prefix="cola_msa-") as work,
+        tempfile.TemporaryDirectory(
+            prefix="cola_msa-", ignore_cleanup_errors=True
+        ) as work,
         temporary_folder(target) as folder,
     ):
         archive = pathlib.Path(work) / "archive"
@@ -137,11 +159,42 @@ def _fetch_to(url: str, sha256: str | None, target: pathlib.Path) -> None:
 
 
 def _download(url: str, path: pathlib.Path) -> str:
-    """Fetches a URL into a file; returns the content's SHA-256."""
+    """Fetches a URL into a file; returns the content's SHA-256.
+
+    The limit of time holds for all of it: name lookup, handshakes, headers, content. A
+    server can delay each byte of its headers, which no timeout of a socket notices, so
+    the work is done by a thread that is left behind at the limit.
+    """
+    results: list[str | BaseException] = []
+    is_late = threading.Event()
+
+    def work() -> None:
+        try:
+            results.append(_read_url(url, path, is_late))
+        except BaseException as error:  # raised again by the caller
+            results.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        thread.join(MAX_DOWNLOAD_SECONDS)
+    finally:
+        is_late.set()  # Ctrl-C, too, ends the thread at its next block
+    if not results:
+        raise RunError(
+            f"{url}: not fetched within {MAX_DOWNLOAD_SECONDS:,} s, which is the "
+            "limit; try again, or download it by hand"
+        )
+    if isinstance(results[0], BaseException):
+        raise results[0]
+    return results[0]
+
+
+def _read_url(url: str, path: pathlib.Path, is_late: threading.Event) -> str:
     digest, size = hashlib.sha256(), 0
-    begin = time.monotonic()
     quoted = urllib.parse.quote(url, safe=_URL_CHARACTERS)
     try:
+        _check_file(quoted)
         with (
             urllib.request.urlopen(quoted, timeout=_TIMEOUT_SECONDS) as response,
             open(path, "wb") as file,
@@ -153,28 +206,34 @@ def _download(url: str, path: pathlib.Path) -> str:
                 total=total, unit="B", unit_scale=True, desc="download"
             ) as bar:
                 # read1: whatever has come, so that a slow server is noticed.
-                while block := response.read1(_BLOCK):
+                while not is_late.is_set() and (block := response.read1(_BLOCK)):
                     file.write(block)
                     digest.update(block)
                     size += len(block)
                     _check_size(size, url)
-                    if time.monotonic() - begin > MAX_DOWNLOAD_SECONDS:
-                        raise RunError(
-                            f"{url}: {size:,} bytes in {MAX_DOWNLOAD_SECONDS:,} s, "
-                            "which is the limit; try again, or download it by hand"
-                        )
                     bar.update(len(block))
+        if is_late.is_set():
+            raise RunError(f"{url}: stopped")
     except RunError:
         raise
     except (OSError, ValueError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", None) or error
+        reason = " ".join(str(getattr(error, "reason", None) or error).split())
         raise RunError(
-            f"{url} could not be fetched ({reason}). Without a network: download it on "
-            "another machine, unpack it, and name its folder instead"
+            f"{url!r} could not be fetched ({reason}). Without a network: download it "
+            "on another machine, unpack it, and name its folder instead"
         ) from error
     if total is not None and size != total:
         raise RunError(f"{url}: cut off after {size} of {total} bytes; try again")
     return digest.hexdigest()
+
+
+def _check_file(url: str) -> None:
+    """Refuses a local pipe or device, which would be waited for, or have no end."""
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme == "file":
+        path = urllib.request.url2pathname(parts.path)
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise OSError(f"{path} is no file")
 
 
 def _check_size(size: int, url: str) -> None:

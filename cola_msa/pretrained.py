@@ -19,6 +19,7 @@ import itertools
 import json
 import os
 import pathlib
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -58,8 +59,12 @@ _BOUNDS = {
     "num_mels": (1, 1024),
     "window_frames": (1, 1 << 14),
     "segment_frames": (1, 1 << 16),
-    "projection_dim": (1, 1 << 14),
+    "projection_dim": (1, 1 << 12),
+    "drop_connect_rate": (0.0, 0.999),
 }
+# Products: log-mels of a window (the default has 6,272), and samples of its audio.
+_MAX_WINDOW_VALUES = 1 << 17
+_MAX_WINDOW_SAMPLES = 1 << 22
 _MAX_DEPTH = 16  # names below each other
 _MAX_LAYERS = 1000
 _MAX_CHANNELS = 1 << 16
@@ -207,9 +212,20 @@ def _check_content(content: dict[str, Any]) -> None:
         raise ValueError("frontend: log_floor and log_ceiling")
     if frontend.window_samples > frontend.fft_size:
         raise ValueError("frontend: window_samples above fft_size")
+    if frontend.window_frames * frontend.num_mels > _MAX_WINDOW_VALUES:
+        raise ValueError(f"frontend: above {_MAX_WINDOW_VALUES:,} values a window")
+    # Of the STFT's frames, too, which overlap.
+    step = max(frontend.hop_samples, frontend.fft_size)
+    if frontend.window_frames * step > _MAX_WINDOW_SAMPLES:
+        raise ValueError(f"frontend: above {_MAX_WINDOW_SAMPLES:,} samples a window")
     for name in ("name", "statistics", "encoder_key"):
         if not isinstance(content[name], str):
             raise TypeError(f"{name} is no text")
+    # It is printed, and must not move a terminal's cursor.
+    if len(content["name"]) > 255 or re.search(
+        r"[\x00-\x1f\x7f-\x9f]", content["name"]
+    ):
+        raise ValueError(f"name {content['name']!r:.40}")
     if content["statistics"] not in STATISTICS:
         raise ValueError(f"statistics {content['statistics']!r}")
     if type(content["step"]) is not int:

@@ -1,10 +1,13 @@
 """Pretrained folders by URL and by name: cached, hashed, refused where they differ."""
 
+import contextlib
 import functools
 import hashlib
 import http.server
 import io
 import json
+import os
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -64,6 +67,14 @@ class Handler(http.server.SimpleHTTPRequestHandler):
                 except OSError:
                     return
                 time.sleep(0.05)
+            return
+        if self.path.startswith("/drip/"):
+            # Each byte comes within every timeout, and the headers never end.
+            with contextlib.suppress(OSError):
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
+                for _ in range(100):
+                    self.wfile.write(b"a")
+                    time.sleep(0.05)
             return
         if self.path.startswith("/cut/"):
             content = b"x" * 1000
@@ -224,7 +235,16 @@ def test_archives_that_are_refused(tmp_path, archives, cache, make, message):
     assert [name for name in after if name != "cache"] == before
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"models": {"a": {"url": "x"}}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "[" * 100000,
+        '{"models": {"a": {"url": "x"}}}',
+        '{"models": {"a": {"url": "x", "sha256": "%s"}}}' % ("../" * 21 + "x"),
+    ],
+)
 def test_a_damaged_registry(tmp_path, text):
     (tmp_path / "r.json").write_text(text)
     with pytest.raises(RunError, match=r"r.json: no registry.*it must be JSON"):
@@ -278,6 +298,80 @@ def test_downloads_have_limits(server, cache, monkeypatch):
     with pytest.raises(RunError, match="which is the limit"):
         loading.resolve(f"{server}/slow/tiny.zip")
     assert nothing_cached(cache)
+
+
+def test_headers_that_never_end_are_not_waited_for(server, cache, monkeypatch):
+    monkeypatch.setattr(download, "MAX_DOWNLOAD_SECONDS", 0.3)
+    begin = time.monotonic()
+    with pytest.raises(RunError, match="which is the limit"):
+        loading.resolve(f"{server}/drip/tiny.zip")
+    assert time.monotonic() - begin < 3
+    assert nothing_cached(cache)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path, cache):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path, pathlib.Path("/dev/zero")):
+        with pytest.raises(RunError, match="is no file"):
+            loading.resolve(path.as_uri())
+    assert nothing_cached(cache)
+
+
+@pytest.mark.parametrize("fragment", ["sha256=x/../../victim", "sha256=" + "g" * 64])
+def test_a_hash_is_no_path(folder, tmp_path, cache, fragment):
+    shutil.copytree(folder, tmp_path / "victim")
+    url = "http://127.0.0.1:1/x.zip"
+    label = hashlib.sha256(url.encode()).hexdigest()[:16]
+    (cache / f"{label}-x").mkdir(parents=True)
+    with pytest.raises(RunError, match="64 hexadecimal digits"):
+        download.fetch(f"{url}#{fragment}")
+
+
+def test_an_address_that_is_none_is_one_line(cache):
+    for url in ("http://[bad/x.zip", "http://a:b:c/x.zip", "http://127.0.0.1:1/a\nb"):
+        with pytest.raises(RunError, match="could not be fetched") as found:
+            cola_msa.open_model(url)
+        assert "\n" not in str(found.value)
+
+
+def twice(path):
+    with zipfile.ZipFile(path, "w") as file:
+        for name in ("config.json", "./config.json"):
+            file.writestr(name, b"{}")
+
+
+def twice_in_tar(path):
+    path.write_bytes(header(0, "config.json") + header(0, "./config.json"))
+
+
+@pytest.mark.parametrize("make", [twice, twice_in_tar])
+def test_a_name_is_there_once(tmp_path, cache, make):
+    make(tmp_path / "x")
+    with pytest.raises(RunError, match=r"holds './config.json' twice"):
+        loading.resolve((tmp_path / "x").as_uri())
+    assert nothing_cached(cache)
+
+
+@pytest.mark.parametrize(
+    ("part", "values"),
+    [
+        ("model", {"projection_dim": 16384}),
+        ("model", {"drop_connect_rate": -5.0}),
+        ("model", {"drop_connect_rate": 1.0}),
+        ("frontend", {"window_frames": 16384, "num_mels": 1024}),
+        ("frontend", {"window_frames": 1000, "hop_samples": 65536}),
+        ("frontend", {"window_frames": 1000, "fft_size": 65536}),
+        (None, {"name": "\x1b[2J"}),
+    ],
+)
+def test_what_would_take_gigabytes_is_refused(folder, tmp_path, part, values):
+    shutil.copytree(folder, tmp_path / "model")
+    file = tmp_path / "model" / "config.json"
+    content = json.loads(file.read_text())
+    (content["config"][part] if part else content).update(values)
+    file.write_text(json.dumps(content))
+    with pytest.raises(RunError, match="no pretrained folder, or damaged"):
+        cola_msa.open_model(tmp_path / "model")
 
 
 def header(size, name="tiny/notes"):
