@@ -30,6 +30,7 @@ from cola_msa.model import ContrastiveModel
 from cola_msa.storage import STATE, read_arrays, write_arrays
 from cola_msa.storage import RunError as RunError
 from cola_msa.storage import write_json as write_json
+from cola_msa.system.files import JSON_ERRORS
 from cola_msa.versions import git_commit as git_commit
 from cola_msa.versions import package_versions as package_versions
 
@@ -52,7 +53,7 @@ def load_run(run_dir: str | os.PathLike) -> dict[str, Any]:
     try:
         run = json.loads(path.read_text())
         return {**run, "config": dict(run["config"]), "data": dict(run["data"])}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except JSON_ERRORS as error:
         raise RunError(
             f"{path}: damaged ({error!r}); name another --run_dir, or put the file "
             "back from a copy"

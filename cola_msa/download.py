@@ -29,7 +29,7 @@ from cola_msa.caches import CACHE_VARIABLE as CACHE_VARIABLE
 from cola_msa.caches import cache_dir
 from cola_msa.pretrained import FORMAT, LIMITS, is_pretrained
 from cola_msa.storage import RunError
-from cola_msa.system.files import temporary_folder
+from cola_msa.system.files import JSON_ERRORS, temporary_folder
 from cola_msa.system.folders import replace_folder
 from cola_msa.system.locks import Lock
 
@@ -60,14 +60,7 @@ def read_registry(path: str | os.PathLike | None = None) -> dict[str, dict[str, 
         for entry in models.values():
             if not isinstance(entry["url"], str) or not _is_sha256(entry["sha256"]):
                 raise ValueError(f"entry {entry}")
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-    ) as error:
+    except JSON_ERRORS as error:
         raise RunError(
             f"{file}: no registry of pretrained encoders ({error!r}); it must be JSON: "
             '{"models": {NAME: {"url": ..., "sha256": 64 digits}}}'

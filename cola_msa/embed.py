@@ -42,7 +42,8 @@ def _define_flags() -> None:
     flags.DEFINE_string(
         "model",
         None,
-        "A run, an export or a pretrained folder; default the newest run in runs/.",
+        "A run, an export or a pretrained folder; default the newest run in runs/. A "
+        "SavedModel can read and write files: name only one that you trust.",
     )
     flags.DEFINE_string(
         "input",

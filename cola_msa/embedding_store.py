@@ -8,12 +8,12 @@ A file counts only once its line is complete and its rows have that line's CRC, 
 that whatever a stop left half-written is made again.
 """
 
+import contextlib
 import dataclasses
 import fcntl
 import json
 import os
 import pathlib
-import shutil
 import zlib
 from typing import Any
 
@@ -21,6 +21,9 @@ import numpy as np
 
 from cola_msa.system import files
 from cola_msa.system.errors import UserError
+
+_LOCK = ".lock"
+_OWN_FILES = ("rows.f32", "files.jsonl", "settings.json", _LOCK)
 
 
 class StoreError(UserError):
@@ -75,7 +78,7 @@ class Store:
         self.finished: dict[str, FileRows] = {}
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock = open(folder / ".lock", "w")
+            self._lock = open(folder / _LOCK, "w")
         except OSError as error:
             raise cannot_write(folder, error) from error
         try:
@@ -102,6 +105,13 @@ class Store:
     def _check_settings(self, settings: dict[str, Any]) -> None:
         path = self.folder / "settings.json"
         if not path.exists():
+            found = set(os.listdir(self.folder)) - {_LOCK}
+            foreign = sorted(name for name in found if not name.endswith(".tmp"))
+            if foreign:
+                raise StoreError(
+                    f"{self.folder} holds {foreign[0]!r} and is no work folder of "
+                    "embed: move it away, or name another --output"
+                )
             files.write_json(path, settings, StoreError)
             return
         try:
@@ -203,5 +213,8 @@ class Store:
         self.close()
 
     def remove(self) -> None:
-        """Deletes the folder, once its rows lie elsewhere."""
-        shutil.rmtree(self.folder)
+        """Deletes the folder, once its rows lie elsewhere; what is not ours stays."""
+        for name in _OWN_FILES:
+            (self.folder / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it holds something else
+            self.folder.rmdir()

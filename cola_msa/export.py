@@ -36,7 +36,7 @@ from cola_msa.loading import OpenedModel, open_model
 from cola_msa.saved_model import SIGNATURES, ExportModule, run_exported
 from cola_msa.storage import RunError
 from cola_msa.system import folders
-from cola_msa.system.files import MARKER, file_sha256, temporary_folder
+from cola_msa.system.files import JSON_ERRORS, MARKER, file_sha256, temporary_folder
 
 METADATA_NAME = "metadata.json"
 FORMATS = ("saved_model", "tflite", "onnx", "pretrained")
@@ -140,7 +140,7 @@ def listed_files(folder: pathlib.Path) -> list[str] | None:
             if (folder / name).is_file() and file_sha256(folder / name) == digest
         ]
         return [*unchanged, METADATA_NAME]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except JSON_ERRORS:
         return None
 
 

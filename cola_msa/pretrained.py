@@ -34,7 +34,7 @@ from cola_msa.model import ContrastiveModel
 from cola_msa.model_card import read_scores, render_card
 from cola_msa.storage import RunError, write_json
 from cola_msa.system import folders
-from cola_msa.system.files import file_sha256, temporary_folder
+from cola_msa.system.files import JSON_ERRORS, file_sha256, temporary_folder
 
 FORMAT = "cola_msa pretrained encoder"
 FORMAT_VERSION = 1
@@ -177,14 +177,7 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
             raise ValueError(f"format_version {version!r}")
         if version <= FORMAT_VERSION:
             _check_content(content)
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-    ) as error:
+    except JSON_ERRORS as error:
         reason = " ".join(repr(error).split())[:300]
         raise RunError(
             f"{path}: no pretrained folder, or damaged ({reason}); get it again"
@@ -253,8 +246,8 @@ def _check_fields(found: Any, default: Any, part: str) -> None:
             is_right &= all(type(item) is int for item in value)
         if not is_right:
             raise TypeError(f"{part}: {field.name} {value!r:.40}")
-        low, high = _BOUNDS.get(field.name, (value, value))
-        if field.name in _BOUNDS and not low <= value <= high:
+        bounds = _BOUNDS.get(field.name)
+        if bounds and not bounds[0] <= value <= bounds[1]:
             raise ValueError(f"{part}: {field.name} {value!r:.40}")
     seed = getattr(found, "seed", 0)
     if not 0 <= seed < 1 << 32:

@@ -22,6 +22,7 @@ from cola_msa.records import (
     encode_segment,
 )
 from cola_msa.system.files import file_sha256 as file_sha256
+from cola_msa.system.files import sync
 
 _LENGTH_BYTES, _CRC_BYTES = 8, 4  # TFRecord's frame around each record
 FRAME_BYTES = _LENGTH_BYTES + 2 * _CRC_BYTES
@@ -94,7 +95,7 @@ class Index:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        sync_folder(path.parent)
+        sync(path.parent)
 
     @classmethod
     def load(cls, path: str | os.PathLike | IO[bytes]) -> "Index":
@@ -245,17 +246,8 @@ def write_shard(
         }
     )
     os.replace(temporary, path)
-    sync_folder(path.parent)
+    sync(path.parent)
     return index
-
-
-def sync_folder(folder: pathlib.Path) -> None:
-    """Makes names in a folder survive a power failure, as fsync does for content."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def index_path(shard_path: str | os.PathLike) -> pathlib.Path:

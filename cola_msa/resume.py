@@ -22,7 +22,7 @@ from cola_msa import checkpoints, replicas, storage
 from cola_msa.model import ContrastiveModel
 from cola_msa.scalars import read_metrics
 from cola_msa.storage import RunError
-from cola_msa.system.files import remove_abandoned
+from cola_msa.system import files
 
 _CHECKPOINTS = "update-????????.npz"
 # What earlier versions, and libraries that write under a name of their own, leave.
@@ -63,7 +63,7 @@ def exclusive(run_dir: str | os.PathLike) -> Iterator[None]:
                 run_dir,
                 error,
             )
-        remove_abandoned(run_dir, _EARLIER_TEMPORARIES)
+        files.remove_abandoned(run_dir, _EARLIER_TEMPORARIES)
         yield
     finally:
         os.close(descriptor)
@@ -95,7 +95,7 @@ def save_training(
     # Rows must not be younger than the checkpoint that counts on them.
     for path in [run_dir / "metrics.jsonl", *(run_dir / "logs").glob("*")]:
         if path.exists():
-            storage.sync(path)
+            files.sync(path)
     arrays: dict[str, np.ndarray] = {}
     if values is None:
         values = [replicas.replica_values(v) for v in saved_variables(model)]
@@ -225,11 +225,11 @@ def drop_scalars_after(run_dir: str | os.PathLike, step: int) -> None:
         found = _read_events(path)
         kept = [text for text, number in found if number <= step]
         if len(kept) < len(found):
-            temporary = path.with_name(path.name + storage.TEMPORARY)
+            temporary = path.with_name(path.name + files.TEMPORARY)
             with tf.io.TFRecordWriter(str(temporary)) as writer:
                 for text in kept:
                     writer.write(text)
-            storage.sync(temporary)
+            files.sync(temporary)
             os.replace(temporary, path)
 
 

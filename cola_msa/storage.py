@@ -16,8 +16,6 @@ import numpy as np
 
 from cola_msa.system import files
 from cola_msa.system.errors import UserError
-from cola_msa.system.files import TEMPORARY as TEMPORARY
-from cola_msa.system.files import sync as sync
 
 STATE = "state"  # name of the array that holds JSON
 # What NumPy and zipfile raise on files that are cut off, overwritten or not theirs.

@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import pathlib
-import secrets
 import time
 from collections.abc import Sequence
 
@@ -24,6 +23,9 @@ from absl import logging
 from cola_msa import interrupts
 from cola_msa.caches import cache_dir
 from cola_msa.records import DataError
+from cola_msa.system import files
+from cola_msa.system.errors import FileError
+from cola_msa.system.files import JSON_ERRORS
 
 _SETTLED_NS = 2 * 10**9
 _BELIEVED_NS = 7 * 86400 * 10**9
@@ -84,9 +86,7 @@ class Notes:
         name = hashlib.sha256(os.fsencode(os.path.realpath(data_dir))).hexdigest()[:32]
         self._path = cache_dir() / "verified" / f"{name}.json"
         self._files: dict[str, VerifiedFile] = {}
-        with contextlib.suppress(
-            OSError, ValueError, TypeError, AttributeError, RecursionError
-        ):
+        with contextlib.suppress(*JSON_ERRORS):
             for key, (state, sha256, began) in json.loads(
                 self._path.read_text(encoding="utf-8")
             ).items():
@@ -115,18 +115,10 @@ class Notes:
             name: (dataclasses.astuple(file.state), file.sha256, file.began_ns)
             for name, file in self._files.items()
         }
-        temporary = self._path.with_name(f"{self._path.name}.{secrets.token_hex(8)}")
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(content), encoding="utf-8")
-            os.replace(temporary, self._path)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            logging.warning(
-                "%s cannot be written (%s): shards are read whole at every start",
-                self._path,
-                error.strerror,
-            )
+            files.write_json(self._path, content)
+        except FileError as error:
+            logging.warning("shards are read whole at every start: %s", error)
 
 
 def read_file(path: pathlib.Path) -> VerifiedFile:

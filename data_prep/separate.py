@@ -20,7 +20,7 @@ from absl import app, flags
 
 from cola_msa import audio
 from cola_msa.config import FrontendConfig
-from cola_msa.record_index import sync_folder
+from cola_msa.system.files import sync
 from cola_msa.system.numbers import define_float, define_seed
 from data_prep import places, remote
 from data_prep.clips import Clip, Dataset, DatasetError, Failure, IndexOptions, text
@@ -174,7 +174,7 @@ def _separate(
         path.write_text("")
         num_workers = values.num_workers or len(os.sched_getaffinity(0))
         processes.run_items(job, units, separate_clips, num_workers, progress)
-        sync_folder(cache)
+        sync(cache)
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from cola_msa import audio, record_index, records
 from cola_msa.config import FrontendConfig, config_hash
+from cola_msa.system.files import sync
 from data_prep import separation, waveforms
 from data_prep.clips import Clip, Failure, IndexOptions, text
 from data_prep.inputs import Inputs
@@ -247,4 +248,4 @@ def _write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
-    record_index.sync_folder(path.parent)
+    sync(path.parent)

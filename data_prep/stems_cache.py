@@ -91,14 +91,14 @@ class StemCache:
                 file.flush()
                 os.fsync(file.fileno())
             # Here, not above: training a separator need not wait for TensorFlow.
-            from cola_msa.record_index import sync_folder
+            from cola_msa.system.files import sync
 
-            sync_folder(temporary)
+            sync(temporary)
             # A damaged entry gives way; of two equal ones either may stay.
             shutil.rmtree(entry, ignore_errors=True)
             with contextlib.suppress(FileExistsError):
                 os.rename(temporary, entry)
-            sync_folder(entry.parent)
+            sync(entry.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 

@@ -23,6 +23,15 @@ from typing import IO, Any
 from cola_msa.system.errors import FileError
 
 TEMPORARY = ".tmp"  # suffix of what is being written
+# What reading JSON raises where it is missing, cut, too deep, or of another shape.
+JSON_ERRORS = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+)
 MARKER = ".cola_msa-unfinished"  # in a folder that is being written
 _MAX_NAME_BYTES = 255  # of a file name on common file systems
 _RANDOM_BYTES = 8

@@ -5,6 +5,7 @@ nothing but these lies in it, in one step (`renameat2` with RENAME_EXCHANGE): at
 moment the old folder or the new one stands under its name, whole.
 """
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -89,7 +90,9 @@ def replace_folder(
             f"{target}: cannot be replaced ({reason}); name a new folder"
         ) from problem
     finally:
-        (target / MARKER).unlink(missing_ok=True)
+        # Not there, or `target` is a file: the refusal is what the user must read.
+        with contextlib.suppress(OSError):
+            (target / MARKER).unlink()
 
 
 def _remove_listed(folder: pathlib.Path, listing: Listing) -> None:

@@ -24,7 +24,7 @@ class _FiniteParser(flags.FloatParser):
 def define_float(
     name: str,
     default: float | None,
-    help: str,  # noqa: A002  # as absl calls it
+    help: str,  # as absl calls it
     lower_bound: float | None = None,
     upper_bound: float | None = None,
     flag_values: flags.FlagValues = flags.FLAGS,
@@ -56,7 +56,7 @@ def define_float(
     )
 
 
-def define_seed(default: int | None, help: str, **options: Any) -> flags.FlagHolder:  # noqa: A002
+def define_seed(default: int | None, help: str, **options: Any) -> flags.FlagHolder:
     """Defines `--seed`: a whole number from 0 to MAX_SEED."""
     return flags.DEFINE_integer(
         "seed", default, help, lower_bound=0, upper_bound=MAX_SEED, **options

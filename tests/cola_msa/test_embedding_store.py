@@ -179,3 +179,25 @@ def test_outputs_that_cannot_be_written_are_refused(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     with pytest.raises(OutputError, match=r"pip install 'cola_msa\[embed\]'"):
         check_output(tmp_path / "rows.parquet")
+
+
+def test_a_users_folder_of_that_name_is_refused(tmp_path):
+    """A work folder is known by its settings; rows.f32 alone may be anybody's."""
+    (tmp_path / "rows.f32").write_bytes(b"mine")
+    with pytest.raises(StoreError, match="'rows.f32' and is no work folder"):
+        Store(tmp_path, DIM, SETTINGS)
+    assert (tmp_path / "rows.f32").read_bytes() == b"mine"
+
+
+def test_what_a_user_put_into_a_work_folder_stays(tmp_path):
+    folder = tmp_path / "songs.npz.work"
+    fill(folder)
+    with Store(folder, DIM, SETTINGS) as store:
+        (folder / "notes.txt").write_text("mine")
+        store.remove()
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+    (folder / "notes.txt").unlink()
+    fill(folder)
+    with Store(folder, DIM, SETTINGS) as store:
+        store.remove()
+    assert not folder.exists()

@@ -103,6 +103,15 @@ def test_a_file_is_refused(tmp_path):
         folders.check_replaceable(tmp_path / "models", listing, "an output")
 
 
+def test_a_target_that_became_a_file_is_refused_by_that_name(tmp_path):
+    with pytest.raises(FileError, match="models is a file: name a new folder"):
+        with temporary_folder(tmp_path / "models") as folder:
+            fill(folder, "new")
+            (tmp_path / "models").write_text("mine")
+            folders.replace_folder(folder, tmp_path / "models", listing, "an output")
+    assert (tmp_path / "models").read_text() == "mine"
+
+
 def test_without_an_exchange_the_old_one_stays(tmp_path, monkeypatch):
     put(tmp_path / "models", "old")
 
