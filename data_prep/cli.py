@@ -121,16 +121,12 @@ def _define_option_flags(dataset: Dataset, add: dict[str, Any]) -> None:
             "validation_share",
             0.15,
             "Share of groups for validation.",
-            lower_bound=0.0,
-            upper_bound=1.0,
             **add,
         )
         define_float(
             "test_share",
             dataset.test_share,
             "Share of groups for testing.",
-            lower_bound=0.0,
-            upper_bound=1.0,
             **add,
         )
     if "split_dir" in dataset.options:

@@ -174,16 +174,12 @@ def _define_run_flags(values: flags.FlagValues) -> None:
         "validation_share",
         _DEFAULTS.options.validation_share,
         "Share of songs for validation, where the dataset has no such split.",
-        lower_bound=0.0,
-        upper_bound=1.0,
         flag_values=values,
     )
     define_float(
         "test_share",
         _DEFAULTS.options.test_share,
         "Share of songs for the report, where the dataset has no such split.",
-        lower_bound=0.0,
-        upper_bound=1.0,
         flag_values=values,
     )
     define_seed(0, "Seed of splits, weights and examples.", flag_values=values)

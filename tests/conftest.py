@@ -10,6 +10,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as cola_msa does
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from cola_msa import prepared as prepared_lib
 from cola_msa import record_index, records
@@ -18,9 +19,21 @@ from cola_msa.config import SOURCES, FrontendConfig, config_hash, to_dict
 from cola_msa.presets import get_preset
 
 keep_freed_memory()  # as the commands do
+# In CI the same examples every time: what a new one finds is not this change's fault.
+settings.register_profile("ci", derandomize=True, deadline=None)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 ROOT = pathlib.Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Tests leave nothing in the user's cache, and find nothing there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLA_MSA_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

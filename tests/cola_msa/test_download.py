@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 
 import cola_msa
 from cola_msa import checkpoints, download, loading, pretrained
+from cola_msa.config import Config, from_dict
 from cola_msa.storage import RunError
 
 
@@ -571,8 +572,8 @@ def test_any_value_of_a_configuration_is_taken_or_refused(folder, data, value):
     except RunError as error:
         assert "config.json" in str(error) and "\n" not in str(error)
     else:
-        frontend = found["config"]["frontend"]
-        assert frontend["num_mels"] <= 1024 and frontend["window_frames"] <= 1 << 14
+        frontend = from_dict(Config, found["config"]).frontend
+        assert frontend.num_mels <= 1024 and frontend.window_frames <= 1 << 14
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def test_others_are_taken():
         ("cola_msa.train", "--keep_steps=abc"),
         ("cola_msa.embed", "--max_failures=nan"),
         ("data_prep.folder", "--max_failures=nan"),
-        ("data_prep.folder", "--validation_share=-0.1"),
+        ("data_prep.folder", "--validation_share=nan"),
     ],
 )
 def test_commands_refuse_them_by_name(module, argument):
