@@ -109,7 +109,8 @@ def _run_processes(
         initargs=(job, counts, stop),
     )
     try:
-        waiting = {pool.submit(_work, work, item) for item in items}
+        with workers.interrupts_wait():
+            waiting = {pool.submit(_work, work, item) for item in items}
         while waiting:
             done, waiting = concurrent.futures.wait(
                 waiting, _POLL_SECONDS, concurrent.futures.FIRST_COMPLETED

@@ -234,7 +234,8 @@ def _scan_parts(
         initializer=workers.follow_parent,
     )
     try:
-        waiting = [pool.submit(scan_clips, part, dataset_dir) for part in parts]
+        with workers.interrupts_wait():
+            waiting = [pool.submit(scan_clips, part, dataset_dir) for part in parts]
         for future in waiting:
             yield future.result()
     except BrokenProcessPool as error:

@@ -17,7 +17,7 @@ from cola_msa import record_index, records
 from cola_msa.config import FrontendConfig, config_hash, from_dict
 from cola_msa.system.errors import UserError
 from data_prep import manifest as manifest_lib
-from data_prep import processes, shard_checks
+from data_prep import processes, shard_checks, workers
 from data_prep.shard_checks import Expected, Finding, ShardReport
 
 _RERUN = (
@@ -155,10 +155,11 @@ def _check_in_processes(
         initializer=processes.start_worker,
     )
     try:
-        waiting = [
-            pool.submit(shard_checks.check_shard, name, digest, expected)
-            for name, digest in shards
-        ]
+        with workers.interrupts_wait():
+            waiting = [
+                pool.submit(shard_checks.check_shard, name, digest, expected)
+                for name, digest in shards
+            ]
         for future in concurrent.futures.as_completed(waiting):
             take(future.result())
     except BrokenProcessPool as error:

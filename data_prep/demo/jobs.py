@@ -7,7 +7,6 @@ import json
 import multiprocessing
 import os
 import pathlib
-import signal
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ import soundfile
 import tqdm
 
 from data_prep.demo.config import DemoConfig
+from data_prep.workers import follow_parent, interrupts_wait
 
 _FORMATS: dict[str, dict[str, Any]] = {
     # Encoding is half of all the work; this rate is the fastest that sounds clean.
@@ -96,11 +96,6 @@ def _row_path(work_dir: pathlib.Path, job: Job) -> pathlib.Path:
     return work_dir / job.tree / f"{job.index:06d}.json"
 
 
-def _ignore_interrupts() -> None:
-    # The parent handles Ctrl-C and ends its workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 def _run_job(
     arguments: tuple[JobFunction, pathlib.Path, pathlib.Path, DemoConfig, Job],
 ) -> None:
@@ -153,6 +148,7 @@ def make_pool(num_workers: int) -> multiprocessing.pool.Pool | None:
     if num_workers <= 1:
         return None
     # spawn: forking a process that has imported TensorFlow can hang.
-    return multiprocessing.get_context("spawn").Pool(
-        num_workers, initializer=_ignore_interrupts
-    )
+    with interrupts_wait():
+        return multiprocessing.get_context("spawn").Pool(
+            num_workers, initializer=follow_parent
+        )
