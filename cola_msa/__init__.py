@@ -1,7 +1,36 @@
-"""Music representations by musical source association, in TensorFlow and Keras."""
+"""Music representations by musical source association, in TensorFlow and Keras.
+
+The names below are the public API; docs/api.md says what each is for. They are imported
+when they are first used, since TensorFlow takes seconds.
+"""
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cola_msa.audio import decode, resample
+    from cola_msa.checkpoints import load_config
+    from cola_msa.config import Config, FrontendConfig, ModelConfig, TrainConfig
+    from cola_msa.embedder import Embedder
+    from cola_msa.embedding_files import load_embeddings
+    from cola_msa.evaluation import EvaluationConfig
+    from cola_msa.export import export_encoder
+    from cola_msa.frontend import log_mel, normalize_level, split_windows
+    from cola_msa.judge import evaluate
+    from cola_msa.loading import (
+        OpenedModel,
+        from_pretrained,
+        load_encoder,
+        open_model,
+    )
+    from cola_msa.model import ContrastiveModel
+    from cola_msa.optimizers import build_optimizer
+    from cola_msa.pairs import PairSampler
+    from cola_msa.prepared import PreparedData
+    from cola_msa.presets import PRESETS
+    from cola_msa.system.errors import UserError
+    from cola_msa.tasks import TASKS, Splits, TaskSpec
+    from cola_msa.training import Trainer
 
 # TensorFlow reads this when it is imported. On processors without AVX-512 it leaves its
 # oneDNN kernels off, and an update then takes 1.8 times the CPU seconds.
@@ -9,30 +38,83 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 __version__ = "0.1.0"
 __all__ = [
+    "PRESETS",
+    "TASKS",
+    "Config",
     "ContrastiveModel",
     "Embedder",
+    "EvaluationConfig",
+    "FrontendConfig",
+    "ModelConfig",
+    "OpenedModel",
+    "PairSampler",
+    "PreparedData",
+    "Splits",
+    "TaskSpec",
+    "TrainConfig",
+    "Trainer",
+    "UserError",
+    "__version__",
+    "build_optimizer",
+    "decode",
+    "evaluate",
+    "export_encoder",
     "from_pretrained",
+    "load_config",
+    "load_embeddings",
     "load_encoder",
     "log_mel",
     "normalize_level",
     "open_model",
+    "resample",
+    "split_windows",
 ]
 
 _HOMES = {
-    "ContrastiveModel": "cola_msa.model",
-    "Embedder": "cola_msa.embedder",
-    "from_pretrained": "cola_msa.loading",
-    "load_encoder": "cola_msa.loading",
-    "log_mel": "cola_msa.frontend",
-    "normalize_level": "cola_msa.frontend",
-    "open_model": "cola_msa.loading",
+    home.rpartition(".")[2]: home.rpartition(".")[0]
+    for home in (
+        "cola_msa.audio.decode",
+        "cola_msa.audio.resample",
+        "cola_msa.checkpoints.load_config",
+        "cola_msa.config.Config",
+        "cola_msa.config.FrontendConfig",
+        "cola_msa.config.ModelConfig",
+        "cola_msa.config.TrainConfig",
+        "cola_msa.embedder.Embedder",
+        "cola_msa.embedding_files.load_embeddings",
+        "cola_msa.evaluation.EvaluationConfig",
+        "cola_msa.export.export_encoder",
+        "cola_msa.frontend.log_mel",
+        "cola_msa.frontend.normalize_level",
+        "cola_msa.frontend.split_windows",
+        "cola_msa.judge.evaluate",
+        "cola_msa.loading.OpenedModel",
+        "cola_msa.loading.from_pretrained",
+        "cola_msa.loading.load_encoder",
+        "cola_msa.loading.open_model",
+        "cola_msa.model.ContrastiveModel",
+        "cola_msa.optimizers.build_optimizer",
+        "cola_msa.pairs.PairSampler",
+        "cola_msa.prepared.PreparedData",
+        "cola_msa.presets.PRESETS",
+        "cola_msa.system.errors.UserError",
+        "cola_msa.tasks.TASKS",
+        "cola_msa.tasks.Splits",
+        "cola_msa.tasks.TaskSpec",
+        "cola_msa.training.Trainer",
+    )
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Imports public names when they are first used: TensorFlow takes seconds."""
+    """Imports public names when they are first used."""
     if name in _HOMES:
         import importlib
 
         return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'cola_msa' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names, also those that are not imported yet."""
+    return sorted({*globals(), *__all__})

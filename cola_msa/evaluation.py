@@ -15,16 +15,10 @@ from cola_msa.checkpoints import package_versions
 from cola_msa.heads import PROBES, ProbeError, monitor_of, own_probe
 from cola_msa.label_fractions import choose_clips
 from cola_msa.prepared import PreparedData
+from cola_msa.published import PAPER_PAIRS, PAPER_UPDATES
 from cola_msa.records import DataError
 from cola_msa.results import class_rows, num_counted, score_rows, write_results
-from cola_msa.tasks import (
-    MULTILABEL,
-    PAPER_PAIRS,
-    PAPER_UPDATES,
-    Splits,
-    TaskSpec,
-    get_task,
-)
+from cola_msa.tasks import MULTILABEL, Splits, TaskSpec, get_task
 
 PARTS = ("train", "validation", "test")
 

@@ -9,6 +9,7 @@ from cola_msa import report_missing as missing_lib
 from cola_msa.commands import join_text
 from cola_msa.compare import Difference, Side
 from cola_msa.config import SOURCES
+from cola_msa.published import PAPER_PAIRS
 from cola_msa.report_data import Collection
 from cola_msa.report_figures import signed
 from cola_msa.report_page import (
@@ -22,7 +23,7 @@ from cola_msa.report_page import (
     Text,
 )
 from cola_msa.strategies import STRATEGIES
-from cola_msa.tasks import PAPER_CLIPS, PAPER_PAIRS, SCORE_TITLES
+from cola_msa.tasks import PAPER_CLIPS, SCORE_TITLES
 
 TITLE = "Musical source association: measured beside published"
 TABLES, FIGURES = (1, 2, 3), (2, 3, 4, 5)

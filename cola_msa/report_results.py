@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from cola_msa import metrics, results
+from cola_msa.published import PAPER_PAIRS
 from cola_msa.system.errors import UserError
-from cola_msa.tasks import PAPER_PAIRS, SCORE_TITLES, TASKS
+from cola_msa.tasks import SCORE_TITLES, TASKS
 
 NUM_RESAMPLES = 1000
 

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Iterable, Sequence
 
 from cola_msa import report_missing
+from cola_msa.published import PAPER_PAIRS, PAPER_UPDATES
+from cola_msa.published import PUBLISHED as PUBLISHED_TABLES
 from cola_msa.report_data import Collection, Group, Run
 from cola_msa.report_page import MEASURED, MISSING, PUBLISHED, Cell, Table
 from cola_msa.report_results import Result, Score, share_of_paper, summarize
 from cola_msa.strategies import STRATEGIES, Strategy
-from cola_msa.tasks import PAPER_CLIPS, PAPER_PAIRS, PAPER_UPDATES, SCORE_TITLES, TASKS
-from cola_msa.tasks import PUBLISHED as PUBLISHED_TABLES
+from cola_msa.tasks import PAPER_CLIPS, SCORE_TITLES, TASKS
 
 COLUMNS = (
     ("mtat", "roc_auc"),

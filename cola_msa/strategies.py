@@ -27,8 +27,8 @@ import dataclasses
 from typing import Any
 
 from cola_msa.config import Config, TrainConfig
+from cola_msa.published import PUBLISHED
 from cola_msa.system.errors import UserError
-from cola_msa.tasks import PUBLISHED
 
 SEPARATED, RANDOM, DEGRADED, NO_STEMS = "separated", "random", "degraded", "none"
 
@@ -44,7 +44,7 @@ class Strategy:
     Attributes:
         name: What `--strategy` and `--preset` take.
         title: For tables and charts.
-        rows: The paper's rows that it makes: table -> row of `tasks.PUBLISHED`.
+        rows: The paper's rows that it makes: table -> row of `published.PUBLISHED`.
         source: TrainConfig's field.
         batches: TrainConfig's field.
         augment: TrainConfig's field.

@@ -1,4 +1,4 @@
-"""The downstream tasks: data, head, loss, scores, and the paper's published numbers.
+"""The downstream tasks: data, head, loss and scores.
 
 `TASKS` are the paper's, `OTHER_TASKS` are further ones, and a Python file that defines
 `TASK = TaskSpec(...)` is a task of the user's (see `task_files`).
@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Collection
 
 from cola_msa.prepared import PreparedData
+from cola_msa.published import TABLE_1
 from cola_msa.records import DataError
 from cola_msa.system.errors import UserError
 
@@ -20,8 +21,6 @@ SCORE_TITLES = {
 }
 TRAIN_CLIPS = ("filtered", "all")
 _EXTRA = "_extra"  # clips without any class
-PAPER_UPDATES = 640_000
-PAPER_PAIRS = 81_920_000
 
 
 class TaskError(UserError):
@@ -278,44 +277,3 @@ def get_task(name: str | None) -> TaskSpec:
             f"--task must be one of {', '.join(known)}, or a .py file, {given}"
         )
     return known[name]
-
-
-def _row(*values: float | None) -> dict[str, dict[str, float]]:
-    """One published row: MTAT ROC, PR; MTAT* ROC, PR; NSynth WA; FMA WA."""
-    columns = [(t, s) for t in ("mtat", "mtat_unfiltered") for s in TAG_SCORES]
-    columns += [("nsynth", "accuracy"), ("fma", "accuracy")]
-    row: dict[str, dict[str, float]] = {name: {} for name in TASKS}
-    for (task, score), value in zip(columns, values, strict=True):
-        if value is not None:
-            row[task][score] = value
-    return row
-
-
-# The paper's tables: row -> task -> score -> value; a score that the paper leaves out
-# ("-") is absent. Its WA columns are headed "%", but hold fractions.
-PublishedTable = dict[str, dict[str, dict[str, float]]]
-_MSA = _row(0.900, 0.427, 0.891, 0.356, 0.655, 0.520)
-
-TABLE_1: PublishedTable = {
-    "CLMR": _row(None, None, 0.887, 0.356, None, 0.484),
-    "COLA": _row(0.886, 0.398, 0.881, 0.338, 0.572, 0.491),
-    "COLA + MWS": _row(0.898, 0.422, 0.892, 0.358, 0.637, 0.515),
-    "COLA + random mask": _row(0.885, 0.397, 0.878, 0.337, 0.598, 0.469),
-    "MSA": _MSA,
-}
-TABLE_2: PublishedTable = {
-    "MSA": _MSA,
-    "Ablation 1": _row(0.897, 0.417, 0.892, 0.352, 0.665, 0.498),
-    "Ablation 2": _row(0.898, 0.425, 0.892, 0.359, 0.651, 0.514),
-    "Ablation 3": _row(0.895, 0.425, 0.890, 0.355, 0.649, 0.505),
-}
-# Its row "None" (COLA) differs from Table 1's COLA by 0.001 in MTAT ROC-AUC.
-TABLE_3: PublishedTable = {
-    "bass": _row(0.882, 0.392, 0.876, 0.325, 0.620, 0.471),
-    "drums": _row(0.882, 0.389, 0.876, 0.326, 0.602, 0.496),
-    "other": _row(0.892, 0.411, 0.886, 0.344, 0.636, 0.471),
-    "vocals": _row(0.896, 0.415, 0.886, 0.341, 0.625, 0.456),
-    "none": _row(0.887, 0.398, 0.881, 0.338, 0.572, 0.491),
-    "multi": _MSA,
-}
-PUBLISHED: dict[int, PublishedTable] = {1: TABLE_1, 2: TABLE_2, 3: TABLE_3}

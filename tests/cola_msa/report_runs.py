@@ -10,16 +10,11 @@ from cola_msa.checkpoints import DONE_NAME
 from cola_msa.config import SOURCES, FrontendConfig, config_hash, to_dict
 from cola_msa.encoder_info import EncoderInfo
 from cola_msa.presets import get_preset
+from cola_msa.published import PAPER_PAIRS, PAPER_UPDATES
 from cola_msa.records import SCHEMA_VERSION, manifest_hash, write_manifest
 from cola_msa.storage import write_json
 from cola_msa.strategies import STRATEGIES
-from cola_msa.tasks import (
-    MULTILABEL,
-    OTHER_TASKS,
-    PAPER_PAIRS,
-    PAPER_UPDATES,
-    TASKS,
-)
+from cola_msa.tasks import MULTILABEL, OTHER_TASKS, TASKS
 
 TAGS = ("fast", "drums", "guitar", "rare", "harp")
 CLASSES = ("rock", "jazz", "folk")

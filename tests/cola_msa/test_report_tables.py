@@ -14,9 +14,9 @@ from cola_msa import (
     report_page,
     report_tables,
 )
+from cola_msa.published import PUBLISHED
 from cola_msa.storage import write_json
 from cola_msa.strategies import STRATEGIES
-from cola_msa.tasks import PUBLISHED
 from tests.cola_msa.report_runs import (
     draw_scores,
     write_data,

@@ -7,7 +7,7 @@ import tensorflow as tf
 from cola_msa import pairs, strategies
 from cola_msa.config import TrainConfig
 from cola_msa.presets import PRESETS, get_preset
-from cola_msa.tasks import PUBLISHED
+from cola_msa.published import PUBLISHED
 
 
 def batches_of(prepared, name, num_updates=1, **fields):

@@ -4,8 +4,9 @@ import types
 
 import pytest
 
+from cola_msa.published import PUBLISHED, TABLE_1
 from cola_msa.records import DataError
-from cola_msa.tasks import PUBLISHED, TABLE_1, TASKS, TaskError, get_task
+from cola_msa.tasks import TASKS, TaskError, get_task
 
 
 def fake_data(dataset="fma", task_type="multiclass", splits=None, classes=3):
