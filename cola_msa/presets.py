@@ -14,7 +14,7 @@
 Each of the paper's strategies is a preset too: `default` with that strategy's pairs.
 `cola_msa.strategies` has their table; `--strategy=NAME` puts one on another preset.
 
-BUILD.md has the measurements behind `default`.
+docs/measurements.md has the measurements behind `default`.
 """
 
 import dataclasses

@@ -18,6 +18,7 @@ import pytest
 import soundfile
 
 from tests.test_commands import ROOT
+from tests.test_documents import DOCUMENTS
 
 PACKAGES = ("cola_msa", "data_prep")
 EXTRAS = (
@@ -36,7 +37,6 @@ EXTRAS = (
     "google_crc32c",
 )
 SOURCES = sorted(path for name in PACKAGES for path in (ROOT / name).rglob("*.py"))
-DOCUMENTS = ("README.md", "BUILD.md")
 # Flags of other programs that the documents name.
 FOREIGN_FLAGS = {"--help", "--helpfull", "--index-url", "--check", "--no-deps"}
 # Apache Beam's, within --beam_args.
@@ -361,29 +361,6 @@ def test_documents_name_flags_that_exist(document):
         found = re.findall(r'DEFINE_\w+\(\s*"(\w+)"', path.read_text())
         known |= {f"--{flag}" for flag in found}
     assert named <= known | FOREIGN_FLAGS
-
-
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_documents_link_to_files_that_exist(document):
-    text = (ROOT / document).read_text()
-    links = re.findall(r"\]\(([^)#:]+)\)", text)
-    assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
-
-
-def test_the_table_of_files_has_every_module_and_no_other():
-    table = (ROOT / "README.md").read_text().split("## Files")[1].split("\n## ")[0]
-    named: set[pathlib.Path] = set()
-    for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE):
-        folder = ROOT
-        for name in re.findall(r"`([^`]+)`", row):
-            if "/" in name:
-                folder = ROOT / name.rpartition("/")[0]
-            found = set(folder.glob(name.rpartition("/")[2] or "*.py"))
-            assert found or name.endswith("/"), f"{name} in {folder.name} is not there"
-            named |= found
-    missing = {p for p in SOURCES if p.name != "__init__.py"} - named
-    assert sorted(name_of(path) for path in missing) == []
 
 
 def test_make_targets_of_the_documents_exist():

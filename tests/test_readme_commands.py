@@ -1,9 +1,10 @@
-"""Every command of README.md is executed here, or it says why not and is parsed.
+"""Every command of README and docs/ is executed here, or it says why not and is parsed.
 
 The commands run as they stand, one after another, in a folder that holds what they
 name: small datasets in their published layouts, prepared data, runs, songs. Only what
 `SMALLER` says is changed or added, so that they end in seconds. All commands, executed
-or not, are parsed by their own flags.
+or not, are parsed by their own flags; so are those of the pages that record what was
+run, or say what `make` runs.
 """
 
 import importlib.util
@@ -23,6 +24,7 @@ from tests.cola_msa.test_embeddings import write_data
 from tests.conftest import tiny_config, write_prepared
 from tests.data_prep import trees
 from tests.test_commands import run_module
+from tests.test_documents import DOCUMENTS
 
 ROOT = pathlib.Path(__file__).parents[1]
 SMOKE = ["--preset=smoke", "--run_dir=runs/trained"]
@@ -64,6 +66,8 @@ SMALLER: dict[str, tuple[dict[str, str], list[str]]] = {
     "data_prep.inspect": ({"--data_dir=prepared/mtat": "--data_dir=made/mtat"}, []),
     "data_prep.folder": (RANDOM, []),
 }
+# What was run to measure something, and what `make` runs: parsed, not executed.
+RECORDS = ("docs/measurements.md", "BUILD.md", "CONTRIBUTING.md")
 # Not executed here, with the reason; each is parsed. Whole commands first:
 ALONE = {
     "cola_msa.train --source=multi": "`make demo` runs it: the built-in music",
@@ -87,10 +91,13 @@ NOT_HERE = {
 }
 
 
-def readme_commands() -> list[str]:
-    """All `python -m ...` of README.md in its order, on one line each."""
-    text = re.sub(r" *\\\n\s*", " ", (ROOT / "README.md").read_text())
-    found = re.findall(r"^    (python -m .+)$|`(python -m [^`]+)`", text, re.MULTILINE)
+def commands_of(documents: Collection[str]) -> list[str]:
+    """All `python -m ...` of our own in pages, in their order, on one line each."""
+    own = r"python -m (?:cola_msa|data_prep)\."
+    found = []
+    for document in documents:
+        text = re.sub(r" *\\\n\s*", " ", (ROOT / document).read_text())
+        found += re.findall(rf"^    ({own}.+)$|`({own}[^`]+)`", text, re.MULTILINE)
     return list(dict.fromkeys((block or line).split(" #")[0] for block, line in found))
 
 
@@ -107,8 +114,9 @@ def reason_not_to_run(command: str) -> str | None:
     return ALONE.get(rest) or NOT_HERE.get(entry_of(command, NOT_HERE))
 
 
-COMMANDS = readme_commands()
-EXECUTED = [command for command in COMMANDS if reason_not_to_run(command) is None]
+COMMANDS = commands_of(DOCUMENTS)
+GUIDED = commands_of([page for page in DOCUMENTS if page not in RECORDS])
+EXECUTED = [command for command in GUIDED if reason_not_to_run(command) is None]
 
 # Parses each command in a child of its own, by the flags that it defines itself.
 _PARSE = """
@@ -154,11 +162,11 @@ def parsed():
     return {COMMANDS[number]: (error, rest) for number, error, rest in lines}
 
 
-def test_the_readme_has_commands():
+def test_the_pages_have_commands():
     assert len(COMMANDS) > 30
     assert len(EXECUTED) > 30
     for key in (*SMALLER, *ALONE, *NOT_HERE):
-        assert any(c.startswith(f"python -m {key}") for c in COMMANDS), key
+        assert any(c.startswith(f"python -m {key}") for c in GUIDED), key
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -166,7 +174,10 @@ def test_a_command_is_accepted_by_its_flags(command, parsed):
     if command.endswith("--helpfull"):
         pytest.skip("help ends the parser; it is executed")
     error, rest = parsed[command]
-    assert not error or command == "python -m data_prep.mtat", error
+    if len(command.split()) == 3:  # named alone, without the flags that it needs
+        assert not error or "must have a value" in error
+    else:
+        assert not error
     subcommands = {"cola_msa.search": {"build", "query"}}
     module = command.split()[2]
     if "--compare" in command:
@@ -183,7 +194,7 @@ def clips_of(split: str, count: int) -> list[tuple[str, tuple[int, ...], int]]:
 
 
 def write_raw(raw: pathlib.Path) -> None:
-    """Datasets in their published layouts, where README has them."""
+    """Datasets in their published layouts, where the pages have them."""
     trees.write_mtat(raw / "mtat")
     trees.write_nsynth(raw / "nsynth")
     trees.write_fma(raw / "fma")
@@ -203,7 +214,7 @@ def write_raw(raw: pathlib.Path) -> None:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A user's folder in which README's commands find what they name."""
+    """A user's folder in which the pages' commands find what they name."""
     from cola_msa.prepared import PreparedData
     from cola_msa.training import Trainer
 
