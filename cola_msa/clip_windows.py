@@ -7,6 +7,7 @@ and memory does not grow with the clip.
 """
 
 import functools
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from cola_msa import audio
 from cola_msa.config import FrontendConfig
 from cola_msa.frontend import exact_mel_magnitudes, level_scale
 
@@ -55,6 +57,7 @@ class ClipWindows:
         self.frontend = frontend
         self.num_samples = 0
         self.num_frames = 0
+        self._folder = folder
         self._square_sum = 0.0
         self._rest = np.zeros(0, np.float32)
         self._file: Any = tempfile.SpooledTemporaryFile(memory_bytes, dir=folder)
@@ -102,7 +105,11 @@ class ClipWindows:
     def _keep(self, samples: np.ndarray) -> None:
         magnitudes = _magnitudes(self.frontend)(samples).numpy()
         self.num_frames += len(magnitudes)
-        self._file.write(np.ascontiguousarray(magnitudes, "<f4").tobytes())
+        try:
+            self._file.write(np.ascontiguousarray(magnitudes, "<f4").tobytes())
+        except OSError as error:  # which names no file
+            place = self._folder or f"{tempfile.gettempdir()} (TMPDIR)"
+            raise OSError(error.errno, error.strerror, place) from error
 
     def starts(self, hop_frames: int | None = None) -> np.ndarray:
         """First frames of the windows, int64 [W].
@@ -145,3 +152,40 @@ class ClipWindows:
         content = self._file.read((stop - start) * row_bytes)
         found = np.frombuffer(content, "<f4").reshape(-1, self.frontend.num_mels)
         return np.pad(found, ((0, stop - start - len(found)), (0, 0)))
+
+
+def decode_clip(
+    path: str | os.PathLike,
+    frontend: FrontendConfig,
+    folder: str | None = None,
+    on_block: Callable[[np.ndarray], None] = lambda block: None,
+) -> ClipWindows:
+    """Decodes a file of any length to its windows.
+
+    Args:
+        path: Anything that `audio.AudioReader` reads.
+        frontend: FrontendConfig.
+        folder: As in `ClipWindows`.
+        on_block: Called with each block, float32 [n], mono at the front end's rate;
+            what it raises ends the decoding.
+
+    Returns:
+        The finished clip, which the caller closes.
+
+    Raises:
+        AudioError: If the file cannot be read.
+        OSError: If the folder cannot be written to.
+    """
+    clip = ClipWindows(frontend, folder)
+    try:
+        with audio.AudioReader(path) as reader:
+            for block in audio.mono_blocks(
+                reader.blocks(), reader.info.rate_hz, frontend.sample_rate_hz
+            ):
+                clip.add(block)
+                on_block(block)
+        clip.finish()
+    except BaseException:
+        clip.close()
+        raise
+    return clip

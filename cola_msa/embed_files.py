@@ -21,7 +21,7 @@ import numpy as np
 import tqdm
 
 from cola_msa import audio, interrupts
-from cola_msa.clip_windows import ClipWindows
+from cola_msa.clip_windows import ClipWindows, decode_clip
 from cola_msa.embedder import BATCH_SIZE, Batcher, hop_to_frames
 from cola_msa.embedding_earlier import Earlier
 from cola_msa.embedding_output import (
@@ -180,20 +180,9 @@ class _Preparer:
         return digest.hexdigest()
 
     def _decode(self, path: str) -> ClipWindows:
-        clip = ClipWindows(self._model.frontend, self._folder)
-        try:
-            with audio.AudioReader(path) as reader:
-                rate_hz = self._model.frontend.sample_rate_hz
-                for block in audio.mono_blocks(
-                    reader.blocks(), reader.info.rate_hz, rate_hz
-                ):
-                    clip.add(block)
-                    self._check()
-            clip.finish()
-        except BaseException:
-            clip.close()
-            raise
-        return clip
+        return decode_clip(
+            path, self._model.frontend, self._folder, lambda block: self._check()
+        )
 
     def _check(self) -> None:
         if self.is_stopped.is_set():

@@ -8,7 +8,7 @@ in its mixture's folder or has its name, how often the own stem comes first.
 """
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,21 +25,22 @@ from cola_msa.matching import MatchError, Projected
 
 def project_all(
     model: OpenedModel, paths: Sequence[pathlib.Path], failures: dict[str, str]
-) -> list[Projected]:
-    """Projects files; what cannot be read is left out and gets a reason.
+) -> Iterator[Projected]:
+    """Projects files one by one; what cannot be read is left out and gets a reason.
 
     Args:
         model: With a matcher.
         paths: Files.
         failures: Reasons by path; added to.
+
+    Yields:
+        Each file's windows.
     """
-    found = []
     for path in tqdm.tqdm(paths, desc="project", unit="file"):
         try:
-            found.append(matching.project_file(model, path))
+            yield matching.project_file(model, path)
         except AudioError as error:
             failures[str(path)] = str(error)
-    return found
 
 
 def match(
@@ -62,7 +63,8 @@ def match(
     Returns:
         `mixtures`, `stems` (paths), `scores` [mixtures, stems], `windows` [mixtures,
         stems, W], `is_own`, `own` (ranks of own stems; and `own_centred`, of scores
-        less each stem's mean), `failures`.
+        less each stem's mean), `silent` (stems without any sound, which have no
+        score), `failures` (with mixtures without any sound).
 
     Raises:
         MatchError: If nothing is left to compare.
@@ -78,31 +80,41 @@ def match(
         if path.resolve() not in taken and path.stem not in mixture_names
     ]
     failures: dict[str, str] = {}
-    songs = project_all(model, mixture_paths, failures)
-    parts = project_all(model, stem_paths, failures)
-    if not songs or not parts:
-        reasons = "; ".join(f"{path}: {why}" for path, why in failures.items())
-        what = "mixture" if not songs else "stem"
-        raise MatchError(f"no {what} is left to compare ({reasons or 'no file'})")
-    scores = np.full((len(songs), len(parts)), np.nan)
-    windows: list[list[list[float | None]]] = []
-    for row, song in enumerate(songs):
-        windows.append([])
-        for column, part in enumerate(parts):
-            try:
-                found = matching.score_pair(model, song, part)
-            except MatchError as error:
-                logging.warning("%s", error)
-                windows[-1].append([None] * len(song.projections))
-                continue
-            scores[row, column] = found.clip
-            windows[-1].append(
-                [None if np.isnan(v) else round(float(v), 6) for v in found.windows]
+    songs = []
+    for song in project_all(model, mixture_paths, failures):
+        if song.is_silent:
+            failures[str(song.path)] = "a mixture without any sound"
+        else:
+            songs.append(song)
+    if not songs:
+        raise _nothing_left("mixture", failures)
+    # One stem at a time: only the mixtures' projections are held.
+    parts, silent = [], []
+    columns: list[np.ndarray] = []
+    windows: list[list[list[float | None]]] = [[] for _ in songs]
+    for part in project_all(model, stem_paths, failures):
+        parts.append(part.path)
+        if part.is_silent:
+            silent.append(str(part.path))
+        columns.append(np.full(len(songs), np.nan))
+        for row, song in enumerate(songs):
+            values = np.full(len(song.projections), np.nan)
+            if not part.is_silent:
+                try:
+                    found = matching.score_pair(model, song, part)
+                    columns[-1][row], values = found.clip, found.windows
+                except MatchError as error:
+                    logging.warning("%s", error)
+            windows[row].append(
+                [None if np.isnan(v) else round(float(v), 6) for v in values]
             )
+    if not parts:
+        raise _nothing_left("stem", failures)
+    scores = np.stack(columns, axis=1)
     if not np.isfinite(scores).any():
         raise MatchError("every stem is silent as long as the mixtures last")
-    is_own = matching.own_stems([s.path for s in songs], [p.path for p in parts])
-    kinds = [p.path.stem for p in parts]
+    is_own = matching.own_stems([s.path for s in songs], parts)
+    kinds = [path.stem for path in parts]
     if len(set(kinds)) == len(kinds):  # each stem has a name of its own
         kinds = [""] * len(kinds)
     frontend = model.frontend
@@ -112,11 +124,12 @@ def match(
         "model_hash": model.key,
         "window_seconds": seconds,
         "mixtures": [str(s.path) for s in songs],
-        "stems": [str(p.path) for p in parts],
+        "stems": [str(path) for path in parts],
         "scores": [[None if np.isnan(v) else float(v) for v in row] for row in scores],
         "windows": windows,
         "is_own": is_own.tolist(),
         "own": matching.rank_own(scores, is_own, kinds),
+        "silent": silent,
         "failures": failures,
     }
     if len(songs) > 1:
@@ -126,19 +139,26 @@ def match(
     return result
 
 
+def _nothing_left(what: str, failures: dict[str, str]) -> MatchError:
+    reasons = "; ".join(f"{path}: {why}" for path, why in failures.items())
+    return MatchError(f"no {what} is left to compare ({reasons or 'no file'})")
+
+
 def render(result: dict[str, Any], num_results: int) -> str:
     """A result as text: rankings, and how often own stems come first."""
     lines = []
     for row, mixture in enumerate(result["mixtures"]):
         scores = np.array(result["scores"][row], float)
-        order = [
-            n for n in np.argsort(-scores, kind="stable") if np.isfinite(scores[n])
-        ]
         lines += [f"{mixture}:", f"{'':>4}  {'score':>10}"]
+        # What is not a number is sorted to the end.
+        order = np.argsort(-scores, kind="stable")
         for rank, number in enumerate(order[:num_results], 1):
             own = "  (its own)" if result["is_own"][row][number] else ""
             path = result["stems"][number]
-            lines.append(f"{rank:>4}  {scores[number]:>10.4f}  {path}{own}")
+            score = f"{rank:>4}  {scores[number]:>10.4f}"
+            if not np.isfinite(scores[number]):
+                score = f"{'-':>4}  {'silent':>10}"
+            lines.append(f"{score}  {path}{own}")
     for name, title in (("own", "scores"), ("own_centred", "less each stem's mean")):
         found = result.get(name, {})
         if found.get("num_queries"):
@@ -147,6 +167,7 @@ def render(result: dict[str, Any], num_results: int) -> str:
                 f"{found['chance_top1']:.3f}), MRR {found['mrr']:.3f} (chance "
                 f"{found['chance_mrr']:.3f}), {found['num_queries']} queries"
             )
+    lines += [f"silent, not ranked: {path}" for path in result["silent"]]
     lines += [f"failed: {path}: {why}" for path, why in result["failures"].items()]
     return "\n".join(lines)
 

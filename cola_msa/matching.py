@@ -4,6 +4,8 @@ Windows of 0.98 s are projected and compared by the trained similarity. As in tr
 a window of the mixture is compared with the stem's windows within the length of a
 segment (3.92 s); the score of a clip is the mean over the windows in which the stem
 sounds. Scores are similarities without temperature: they rank, and have no unit.
+Files and scores are worked through in blocks: of a file only its projections are held,
+2 kB a second.
 """
 
 import dataclasses
@@ -15,13 +17,15 @@ import numpy as np
 
 from cola_msa import audio
 from cola_msa.audio_files import list_audio, same_name
-from cola_msa.frontend import exact_log_mel, split_windows
+from cola_msa.clip_windows import decode_clip
 from cola_msa.loading import OpenedModel
 from cola_msa.system.errors import UserError
 
-_BATCH = 64  # windows that pass through the network at once
-# A window is silent below this share of the stem's mean absolute value.
+_BLOCK = 1024  # windows of a mixture that are compared at once: 17 minutes
+# A window is silent below this share of the stem's mean absolute value,
 _SILENT_SHARE = 0.1
+# and below this mean absolute value: -80 dB of full scale, three steps of 16 bits.
+_SILENT_VALUE = 1e-4
 
 
 class MatchError(UserError):
@@ -35,12 +39,17 @@ class Projected:
     Attributes:
         path: The file.
         projections: float32 [W, D].
-        is_active: bool [W]; at least one is true.
+        is_active: bool [W], where it sounds.
     """
 
     path: pathlib.Path
     projections: np.ndarray
     is_active: np.ndarray
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether it sounds nowhere, so that nothing can be said of it."""
+        return not self.is_active.any()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +65,27 @@ class Score:
     windows: np.ndarray
 
 
+class _Loudness:
+    """Mean absolute values of stretches of a waveform that comes in blocks."""
+
+    def __init__(self, span: int):
+        self._span = span
+        self._rest = np.zeros(0, np.float32)
+        self._means: list[np.ndarray] = []
+
+    def add(self, block: np.ndarray) -> None:
+        samples = np.concatenate([self._rest, np.abs(block)])
+        count = len(samples) // self._span
+        whole, self._rest = np.split(samples, [count * self._span])
+        self._means.append(whole.reshape(count, self._span).mean(axis=1))
+
+    def means(self, count: int) -> np.ndarray:
+        """Of the first `count` stretches, float32 [count]."""
+        return np.concatenate(self._means)[:count]
+
+
 def project_file(model: OpenedModel, path: str | os.PathLike) -> Projected:
-    """Decodes a file and projects its windows.
+    """Decodes a file and projects its windows; memory holds no more than these.
 
     Args:
         model: With a matcher.
@@ -66,6 +94,7 @@ def project_file(model: OpenedModel, path: str | os.PathLike) -> Projected:
     Raises:
         MatchError: If the model cannot match.
         AudioError: If the file cannot be read.
+        OSError: If the temporary file of a long one cannot be written.
     """
     if model.matcher is None:
         raise MatchError(
@@ -73,21 +102,14 @@ def project_file(model: OpenedModel, path: str | os.PathLike) -> Projected:
             "with --format=saved_model, or name the run itself"
         )
     frontend = model.frontend
-    decoded = audio.decode(path)
-    waveform = audio.to_mono(decoded, frontend.sample_rate_hz)
-    audio.check_length(waveform, frontend)
-    mel = exact_log_mel(waveform, frontend)
-    windows = split_windows(mel, frontend).numpy()
-    parts = [
-        model.matcher.project(windows[i : i + _BATCH])
-        for i in range(0, len(windows), _BATCH)
-    ]
-    span = frontend.window_frames * frontend.hop_samples
-    loudness = np.abs(waveform[: len(windows) * span])
-    loudness = np.pad(loudness, (0, len(windows) * span - len(loudness)))
-    per_window = loudness.reshape(len(windows), span).mean(axis=1)
-    is_active = per_window >= _SILENT_SHARE * per_window.mean()
-    return Projected(pathlib.Path(path), np.concatenate(parts), is_active)
+    loudness = _Loudness(frontend.window_frames * frontend.hop_samples)
+    with decode_clip(path, frontend, on_block=loudness.add) as clip:
+        audio.check_length(clip.num_samples, frontend)
+        parts = [model.matcher.project(windows) for windows in clip.windows()]
+    projections = np.concatenate(parts)
+    per_window = loudness.means(len(projections))
+    bound = max(_SILENT_SHARE * per_window.mean(), _SILENT_VALUE)
+    return Projected(pathlib.Path(path), projections, per_window >= bound)
 
 
 def score_pair(model: OpenedModel, mixture: Projected, stem: Projected) -> Score:
@@ -107,17 +129,19 @@ def score_pair(model: OpenedModel, mixture: Projected, stem: Projected) -> Score
     is_active = stem.is_active[:count]
     if not is_active.any():
         raise MatchError(f"{stem.path}: silent as long as {mixture.path} lasts")
-    scores = model.matcher.score(
-        mixture.projections[:count], stem.projections[:count]
-    ).astype(np.float64)
     reach = model.frontend.segment_frames // model.frontend.window_frames - 1
-    distance = np.abs(np.subtract.outer(np.arange(count), np.arange(count)))
-    weight = ((distance <= reach) & is_active).astype(np.float64)
-    total = weight.sum(axis=1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        near = (scores * weight).sum(axis=1) / total
     windows = np.full(len(mixture.projections), np.nan)
-    windows[:count] = np.where(is_active, near, np.nan)
+    for first in range(0, count, _BLOCK):
+        rows = np.arange(first, min(first + _BLOCK, count))
+        columns = np.arange(max(0, first - reach), min(rows[-1] + reach + 1, count))
+        scores = model.matcher.score(
+            mixture.projections[rows], stem.projections[columns]
+        ).astype(np.float64)
+        distance = np.abs(np.subtract.outer(rows, columns))
+        weight = ((distance <= reach) & is_active[columns]).astype(np.float64)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            near = (scores * weight).sum(axis=1) / weight.sum(axis=1)
+        windows[rows] = np.where(is_active[rows], near, np.nan)
     return Score(float(np.nanmean(windows)), windows)
 
 
@@ -204,4 +228,5 @@ def rank_own(
 
 def centred(scores: np.ndarray) -> np.ndarray:
     """Scores less each stem's mean over mixtures: what it has with any mixture."""
-    return scores - np.nanmean(scores, axis=0, keepdims=True)
+    count = np.isfinite(scores).sum(axis=0)  # 0 of a stem without any sound
+    return scores - np.nansum(scores, axis=0) / np.maximum(count, 1)

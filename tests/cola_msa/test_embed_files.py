@@ -274,7 +274,7 @@ def test_a_full_or_read_only_disk_is_one_line_and_it_goes_on(
 
     with monkeypatch.context() as patch:
         if place == "spool":
-            patch.setattr("cola_msa.embed_files.ClipWindows", fail)
+            patch.setattr("cola_msa.clip_windows.ClipWindows", fail)
         elif place == "open":
             patch.setattr("pathlib.Path.mkdir", fail)
         elif place == "rows":

@@ -2,10 +2,13 @@
 
 import json
 import pathlib
+import tracemalloc
 import types
+import warnings
 
 import numpy as np
 import pytest
+import soundfile
 
 from cola_msa import match, matching
 from cola_msa.config import FrontendConfig
@@ -167,3 +170,155 @@ def test_wrong_commands_are_one_line(tmp_path, mixture, stems, message):
 def test_a_folder_without_audio_is_named(model, tmp_path):
     with pytest.raises(MatchError, match="no audio file"):
         match.match(model, str(tmp_path), str(tmp_path))
+
+
+def test_blocks_of_windows_give_the_scores_of_the_whole(monkeypatch):
+    active = [n % 5 != 2 for n in range(23)]
+    song, stem = projected(25, 1), projected(23, 2, active)
+    whole = matching.score_pair(MODEL, song, stem)
+    monkeypatch.setattr(matching, "_BLOCK", 4)
+    parts = matching.score_pair(MODEL, song, stem)
+    np.testing.assert_allclose(parts.windows, whole.windows, rtol=1e-6)
+    assert parts.clip == pytest.approx(whole.clip, rel=1e-6)
+
+
+def test_loudness_of_blocks_is_that_of_the_whole():
+    sound = np.random.default_rng(3).normal(size=100_000).astype(np.float32)
+    whole = np.abs(sound[:90_000]).reshape(9, 10_000).mean(axis=1)
+    for size in (3_333, 25_000, 100_000):
+        loudness = matching._Loudness(10_000)
+        for first in range(0, len(sound), size):
+            loudness.add(sound[first : first + size])
+        np.testing.assert_array_equal(loudness.means(9), whole)
+
+
+class EndlessNoise:
+    """Stands for `audio.AudioReader`: 20 minutes that no file holds."""
+
+    num_blocks = 20 * 60 * 16000 // (1 << 16)
+
+    def __init__(self, path, expected_seconds=None):
+        self.info = types.SimpleNamespace(rate_hz=16000, num_channels=1)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def blocks(self, block_frames=1 << 16):
+        noise = np.random.default_rng(0).normal(size=(1, 1 << 16))
+        for _ in range(self.num_blocks):
+            yield noise.astype(np.float32)
+
+
+class Peak:
+    """The most that NumPy and Python held inside, in bytes."""
+
+    def __enter__(self):
+        tracemalloc.start()
+        return self
+
+    def __exit__(self, *_):
+        self.bytes = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+
+
+def test_memory_does_not_grow_with_a_file(monkeypatch, tmp_path):
+    monkeypatch.setattr("cola_msa.audio.AudioReader", EndlessNoise)
+
+    class Matcher(LinearMatcher):
+        def project(self, windows):
+            assert len(windows) <= 64
+            return windows[:, :4, 0, 0].copy()
+
+    model = types.SimpleNamespace(matcher=Matcher(), frontend=FrontendConfig())
+    with Peak() as peak:
+        found = matching.project_file(model, tmp_path / "long.wav")
+    assert found.projections.shape == (1220, 4) and found.is_active.all()
+    waveform = EndlessNoise.num_blocks * (1 << 16) * 4
+    assert waveform > 75e6 and peak.bytes < 35e6
+
+
+def test_memory_of_scores_does_not_grow_with_their_square():
+    song, stem = projected(4000, 1), projected(4000, 2)
+    with Peak() as peak:
+        found = matching.score_pair(MODEL, song, stem)
+    assert np.isfinite(found.windows).all()
+    assert peak.bytes < 60e6 < 4000 * 4000 * 4  # the matrix in single precision
+
+
+def write_sound(path: pathlib.Path, sound: np.ndarray) -> pathlib.Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, sound.astype(np.float32), 16000, subtype="FLOAT")
+    return path
+
+
+@pytest.fixture(scope="module")
+def quiet_songs(tmp_path_factory):
+    """A mixture of 6 s, and stems that are silent: by zeros, dither, and in part."""
+    root = tmp_path_factory.mktemp("quiet")
+    random = np.random.default_rng(1)
+    tone = 0.3 * np.sin(2 * np.pi * 330 * np.arange(96_000) / 16000)
+    write_sound(root / "song.wav", tone + 0.01 * random.normal(size=96_000))
+    dither = np.round(random.triangular(-1, 0, 1, 96_000)) / 32768
+    half = np.where(np.arange(96_000) < 48_000, tone, 0.0)
+    for name, sound in (
+        ("tone", tone),
+        ("tone_quiet", 0.01 * tone),
+        ("zeros", 0 * tone),
+        ("dither", dither),
+        ("faint", 1e-7 * random.normal(size=96_000)),
+        ("half", half),
+    ):
+        write_sound(root / "stems" / f"{name}.wav", sound)
+    return root
+
+
+def test_silent_stems_are_named_and_not_ranked(model, quiet_songs):
+    root = quiet_songs
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = match.match(model, str(root / "song.wav"), str(root / "stems"))
+    scores = {
+        pathlib.Path(path).stem: score
+        for path, score in zip(result["stems"], result["scores"][0], strict=True)
+    }
+    silent = {"zeros", "dither", "faint"}
+    assert {name for name, score in scores.items() if score is None} == silent
+    assert {pathlib.Path(path).stem for path in result["silent"]} == silent
+    # The level rule takes loudness away: a quiet stem is a stem.
+    assert scores["tone_quiet"] == pytest.approx(scores["tone"], rel=1e-3)
+    lines = match.render(result, 10).splitlines()
+    ranked = [line.split() for line in lines[2:8]]
+    assert [row[0] for row in ranked] == ["1", "2", "3", "-", "-", "-"]
+    assert {pathlib.Path(row[2]).stem for row in ranked[3:]} == silent
+    assert sum(line.startswith("silent, not ranked: ") for line in lines) == 3
+
+
+def test_a_stem_is_scored_where_it_sounds(model, quiet_songs):
+    song = matching.project_file(model, quiet_songs / "song.wav")
+    half = matching.project_file(model, quiet_songs / "stems" / "half.wav")
+    assert half.is_active.tolist() == [True] * 4 + [False] * 2
+    found = matching.score_pair(model, song, half)
+    assert np.isnan(found.windows[4:]).all()
+    assert found.clip == pytest.approx(found.windows[:4].mean())
+
+
+def test_a_mixture_without_sound_is_a_failure(model, quiet_songs, tmp_path):
+    silent = write_sound(tmp_path / "a" / "silent.wav", np.zeros(32_000))
+    with pytest.raises(MatchError, match="silent.wav: a mixture without any sound"):
+        match.match(model, str(silent), str(quiet_songs / "stems"))
+    with pytest.raises(MatchError, match="every stem is silent"):
+        match.match(model, str(quiet_songs / "song.wav"), str(silent))
+    (tmp_path / "a" / "song.wav").symlink_to(quiet_songs / "song.wav")
+    result = match.match(model, str(tmp_path / "a"), str(quiet_songs / "stems"))
+    assert result["failures"] == {str(silent): "a mixture without any sound"}
+
+
+def test_a_column_without_scores_stays_without():
+    scores = np.array([[3.0, np.nan], [1.0, np.nan]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = matching.centred(scores)
+    np.testing.assert_array_equal(found, [[1.0, np.nan], [-1.0, np.nan]])
