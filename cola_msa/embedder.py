@@ -18,6 +18,7 @@ from cola_msa.loading import OpenedModel, open_model
 
 BATCH_SIZE = 64  # windows that pass through the network at once
 _BLOCK_SECONDS = 10.0
+_MAX_HOP_SECONDS = 1e9
 
 
 def hop_to_frames(hop_seconds: float | None, frontend: FrontendConfig) -> int:
@@ -28,15 +29,15 @@ def hop_to_frames(hop_seconds: float | None, frontend: FrontendConfig) -> int:
         frontend: FrontendConfig.
 
     Raises:
-        ValueError: If it is less than one frame.
+        ValueError: If it is less than one frame, or no length of any audio.
     """
     if hop_seconds is None:
         return frontend.window_frames
     frame_seconds = frontend.hop_samples / frontend.sample_rate_hz
-    if not frame_seconds * 0.999 <= hop_seconds < float("inf"):
+    if not frame_seconds * 0.999 <= hop_seconds <= _MAX_HOP_SECONDS:
         raise ValueError(
             f"hop_seconds is {hop_seconds}; it must be at least one frame, "
-            f"{frame_seconds:g}"
+            f"{frame_seconds:g}, and up to {_MAX_HOP_SECONDS:g}"
         )
     return round(hop_seconds / frame_seconds)
 

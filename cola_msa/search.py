@@ -13,6 +13,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from absl import app, flags
 
 from cola_msa import neighbours
@@ -90,6 +91,9 @@ def query(
 ) -> list[dict[str, Any]]:
     """Finds the nearest clips of each file.
 
+    All files are looked up first: one that is nowhere, or needs a model that does not
+    fit, ends the search before anything else begins.
+
     Args:
         index: The index.
         files: Paths; each is looked up in the index by path, then by content.
@@ -105,15 +109,14 @@ def query(
         SearchError: If a file is not in the index and there is no fitting model.
         NeighbourError: If the neighbours cannot be searched.
     """
+    found = [find_row(index.table, file) for file in files]
+    new = [file for file, row in zip(files, found, strict=True) if row is None]
+    vectors = _embed_new(index, new, model)
     finder = neighbours.Neighbours(index.table.embeddings, index.metric, backend)
-    embed = None
     answers = []
-    for file in files:
-        row = find_row(index.table, file)
+    for file, row in zip(files, found, strict=True):
         if row is None:
-            if embed is None:
-                embed = _embedder_for(index, file, model)
-            vector, skip = embed(file), None
+            vector, skip = vectors[file], None
         else:
             vector, skip = index.table.embeddings[row], [row]
         rows, scores = finder.find(vector, num_results, skip)
@@ -137,16 +140,22 @@ def query(
     return answers
 
 
-def _embedder_for(index: SearchIndex, file: str, model: str | None) -> Any:
-    """A function from a path to an embedding, checked to be the index's encoder."""
-    if not os.path.isfile(file):
-        raise SearchError(f"--file={file} is neither in the index nor a file")
+def _embed_new(
+    index: SearchIndex, files: Sequence[str], model: str | None
+) -> dict[str, np.ndarray]:
+    """Embeddings by file of what the index lacks; no model is opened for nothing."""
+    for file in files:
+        if not os.path.isfile(file):
+            raise SearchError(f"--file={file} is neither in the index nor a file")
+    if not files:
+        return {}
     if not model:
         raise SearchError(
-            f"--file={file} is not in the index; --model=... (the encoder that made "
-            "the index) embeds it"
+            f"--file={files[0]} is not in the index; --model=... (the encoder that "
+            "made the index) embeds it"
         )
-    return open_embedder(index, model)
+    embed = open_embedder(index, model)
+    return {file: embed(file) for file in files}
 
 
 def render(answers: Sequence[dict[str, Any]]) -> str:

@@ -150,27 +150,41 @@ def check_model(index: SearchIndex, model: str, model_hash: str | None) -> None:
 def open_embedder(index: SearchIndex, model: str) -> Callable[[str], np.ndarray]:
     """A function from a path to its clip's embedding, float32 [dim].
 
-    Windows follow one another as they did when the collection was embedded.
+    A file may be of any length. Windows follow one another, and their mean is taken, as
+    when the collection was embedded.
 
     Raises:
-        SearchError: If the model is not the encoder that made the index.
+        SearchError: If the model is not the encoder that made the index, or the index
+            is damaged.
         RunError: If there is no such model.
     """
+    # Here, not above: these import TensorFlow, which files of the index do not need.
     from cola_msa import audio
-    from cola_msa.embedder import Embedder
+    from cola_msa.clip_windows import decode_clip
+    from cola_msa.embedder import hop_to_frames
     from cola_msa.loading import open_model
 
     opened = open_model(model)
     check_model(index, model, opened.key)
-    embedder = Embedder(opened)
     hop_seconds = index.table.metadata.get("hop_seconds")
+    try:
+        hop_frames = hop_to_frames(hop_seconds, opened.frontend)
+    except (TypeError, ValueError) as error:
+        raise SearchError(
+            f"the index says that windows are {hop_seconds!r:.40} s apart; embed the "
+            "collection again, and build the index anew"
+        ) from error
 
     def embed(path: str) -> np.ndarray:
+        total, count = np.zeros(opened.dim), 0
         try:
-            clip = audio.decode(path)
+            clip = decode_clip(path, opened.frontend)
         except audio.AudioError as error:
             raise SearchError(f"--file={path}: {error}") from error
-        windows = embedder.windows(clip.samples, clip.rate_hz, hop_seconds)[1]
-        return windows.mean(axis=0)
+        with clip:
+            for windows in clip.windows(hop_frames):
+                total += opened.embed(windows).sum(axis=0, dtype=np.float64)
+                count += len(windows)
+        return (total / count).astype(np.float32)
 
     return embed

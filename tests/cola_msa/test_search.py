@@ -2,14 +2,18 @@
 
 import json
 import pathlib
+import types
 
 import numpy as np
 import pytest
 import soundfile
 
 from cola_msa import search, search_index
+from cola_msa.config import FrontendConfig
 from cola_msa.search_index import SearchError, build_index, load_index
+from cola_msa.storage import RunError
 from tests.cola_msa import embedding_tables
+from tests.cola_msa.long_noise import LongNoise, Peak
 from tests.test_commands import run_module
 
 
@@ -170,3 +174,74 @@ def test_wrong_commands_are_one_line(tmp_path, arguments, message):
     found = run_module("cola_msa.search", *arguments, cwd=tmp_path)
     assert found.returncode == 1
     assert message in found.stderr and "Traceback" not in found.stderr
+
+
+class Forbidden:
+    def __init__(self, *_, **__):
+        raise AssertionError("built before the files were looked up")
+
+
+def test_files_are_looked_up_before_anything_is_built(index, tmp_path, monkeypatch):
+    monkeypatch.setattr("cola_msa.neighbours.Neighbours", Forbidden)
+    known = index.table.paths[0]
+    with pytest.raises(SearchError, match="nowhere.wav is neither"):
+        search.query(index, [known, "nowhere.wav"], 3, model="no/such/model")
+    with pytest.raises(SearchError, match="neither in the index nor a file"):
+        search.query(index, [str(tmp_path)], 3)
+    file = tmp_path / "new.wav"
+    soundfile.write(file, np.zeros(16000), 16000)
+    with pytest.raises(SearchError, match="--model"):
+        search.query(index, [known, str(file)], 3)
+    with pytest.raises(RunError, match="does not exist"):
+        search.query(index, [known, str(file)], 3, model="no/such/model")
+
+
+@pytest.mark.parametrize("hop_seconds", [None, 0.25])
+def test_a_new_file_gets_what_embed_would_give(
+    embedded, finished_run, tmp_path, hop_seconds
+):
+    from cola_msa.embed_files import embed_files
+    from cola_msa.loading import open_model
+
+    root, _ = embedded
+    paths = [str(root / f"{n}.wav") for n in range(4)]
+    embed_files(
+        paths,
+        tmp_path / "e.npz",
+        open_model(finished_run),
+        hop_seconds=hop_seconds,
+        num_workers=1,
+        is_quiet=True,
+    )
+    index = build_index(tmp_path / "e.npz", "cosine")
+    embed = search_index.open_embedder(index, str(finished_run))
+    for path, row in zip(paths, index.table.embeddings, strict=True):
+        np.testing.assert_allclose(embed(path), row, rtol=1e-5, atol=1e-6)
+
+
+def test_memory_does_not_grow_with_a_new_file(index, monkeypatch):
+    """Windows overlap so much that their embeddings alone would be 60 MB."""
+    monkeypatch.setattr("cola_msa.audio.AudioReader", LongNoise)
+    model = types.SimpleNamespace(
+        frontend=FrontendConfig(),
+        dim=1000,
+        key=embedding_tables.MODEL_HASH,
+        embed=lambda windows: np.full((len(windows), 1000), 0.5, np.float32),
+    )
+    monkeypatch.setattr("cola_msa.loading.open_model", lambda path: model)
+    index.table.metadata["hop_seconds"] = 0.04
+    embed = search_index.open_embedder(index, "model")
+    with Peak() as peak:
+        found = embed("long.wav")
+    np.testing.assert_array_equal(found, np.full(1000, 0.5, np.float32))
+    assert peak.bytes < 35e6 < LongNoise.num_bytes / 2
+
+
+@pytest.mark.parametrize("hop_seconds", ["often", -1, float("nan"), [], 1e300])
+def test_a_hop_that_is_none_is_named(index, monkeypatch, hop_seconds):
+    key = embedding_tables.MODEL_HASH
+    model = types.SimpleNamespace(frontend=FrontendConfig(), dim=4, key=key)
+    monkeypatch.setattr("cola_msa.loading.open_model", lambda path: model)
+    index.table.metadata["hop_seconds"] = hop_seconds
+    with pytest.raises(SearchError, match="the index says that windows are"):
+        search_index.open_embedder(index, "model")
