@@ -9,9 +9,10 @@ Files and scores are worked through in blocks: of a file only its projections ar
 """
 
 import dataclasses
+import itertools
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -21,7 +22,8 @@ from cola_msa.clip_windows import decode_clip
 from cola_msa.loading import OpenedModel
 from cola_msa.system.errors import UserError
 
-_BLOCK = 1024  # windows of a mixture that are compared at once: 17 minutes
+_BATCH = 32  # windows that pass through the network at once
+_BLOCK = 512  # windows of a mixture that are compared at once: 8 minutes
 # A window is silent below this share of the stem's mean absolute value,
 _SILENT_SHARE = 0.1
 # and below this mean absolute value: -80 dB of full scale, three steps of 16 bits.
@@ -105,11 +107,27 @@ def project_file(model: OpenedModel, path: str | os.PathLike) -> Projected:
     loudness = _Loudness(frontend.window_frames * frontend.hop_samples)
     with decode_clip(path, frontend, on_block=loudness.add) as clip:
         audio.check_length(clip.num_samples, frontend)
-        parts = [model.matcher.project(windows) for windows in clip.windows()]
-    projections = np.concatenate(parts)
-    per_window = loudness.means(len(projections))
+        num_windows = len(clip.starts())
+        parts = (
+            model.matcher.project(windows[first : first + _BATCH])
+            for windows in clip.windows()
+            for first in range(0, len(windows), _BATCH)
+        )
+        projections = _stacked(parts, num_windows)
+    per_window = loudness.means(num_windows)
     bound = max(_SILENT_SHARE * per_window.mean(), _SILENT_VALUE)
     return Projected(pathlib.Path(path), projections, per_window >= bound)
+
+
+def _stacked(parts: Iterator[np.ndarray], count: int) -> np.ndarray:
+    """`count` rows from parts, without ever holding them twice."""
+    first_part = next(parts)
+    rows = np.empty((count, *first_part.shape[1:]), first_part.dtype)
+    first = 0
+    for part in itertools.chain([first_part], parts):
+        rows[first : first + len(part)] = part
+        first += len(part)
+    return rows
 
 
 def score_pair(model: OpenedModel, mixture: Projected, stem: Projected) -> Score:
