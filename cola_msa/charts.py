@@ -1,20 +1,49 @@
 """PNG charts of an evaluation, drawn without a display."""
 
 import os
-import textwrap
-from collections.abc import Sequence
+import pathlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from cola_msa.system.chart_text import plain, wrapped
 from cola_msa.tasks import SCORE_TITLES
 
 _DOTS_PER_INCH = 130
 _BAR, _CHANCE, _DOT = "#4878a8", "#c44e52", "#303030"
 _CURVES = ("#4878a8", "#dd8452")
+# Of many classes a chart is still opened: sides in inches, and numbers in cells.
+_MAX_SIDE, _MAX_HEIGHT = 45.0, 100.0
+_MAX_NUMBERS = 100
+
+
+def try_to_draw(path: str | os.PathLike, draw: Callable[[], None]) -> bool:
+    """Draws a chart of results that are written already; a failure is a warning.
+
+    Args:
+        path: Where `draw` puts it; an earlier chart there goes first.
+        draw: Draws it.
+
+    Returns:
+        Whether it is there.
+    """
+    try:
+        pathlib.Path(path).unlink(missing_ok=True)
+        draw()
+    except Exception as error:  # the results are worth more than their picture
+        logging.warning("%s could not be drawn: %r", path, error)
+        return False
+    return True
+
+
+def _font_size(largest: float, inches: float) -> float:
+    """Points of labels that are so many inches apart."""
+    return max(1.0, min(largest, 0.8 * 72 * inches))
 
 
 def _save(figure: Figure, path: str | os.PathLike) -> None:
@@ -41,22 +70,25 @@ def draw_confusion(
     num_classes = len(class_names)
     totals = counts.sum(axis=1, keepdims=True)
     shares = 100.0 * counts / np.maximum(totals, 1e-9)
-    side = max(4.6, 2.2 + 0.52 * num_classes)
+    side = min(max(4.6, 2.2 + 0.52 * num_classes), _MAX_SIDE)
+    font = _font_size(10.0, (side - 2.2) / max(num_classes, 1))
+    names = [plain(name, 32) for name in class_names]
     figure = Figure(figsize=(side + 1.2, side + 0.6), layout="constrained")
     axes: Axes = figure.add_subplot()
     image = axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=100.0)
     positions = range(num_classes)
-    axes.set_xticks(positions, class_names, rotation=45, ha="right")
+    axes.set_xticks(positions, names, rotation=45, ha="right", fontsize=font)
     axes.set_yticks(
         positions,
         [
             f"{name} ({total:,.0f})"
-            for name, total in zip(class_names, totals[:, 0], strict=True)
+            for name, total in zip(names, totals[:, 0], strict=True)
         ],
+        fontsize=font,
     )
     axes.set_xlabel("predicted")
     axes.set_ylabel("true class (test clips)")
-    for row in positions:
+    for row in positions if num_classes <= _MAX_NUMBERS else ():
         for column in positions:
             # A class without test clips has no shares; its row stays empty.
             if totals[row, 0] and shares[row, column] >= 0.5:
@@ -100,7 +132,7 @@ def draw_tags(
     """
     order = np.argsort(-np.nan_to_num(pr_auc, nan=-1.0), kind="stable")
     rows = np.arange(len(order))
-    height = 1.9 + 0.21 * len(order)
+    height = min(1.9 + 0.21 * len(order), _MAX_HEIGHT)
     figure = Figure(figsize=(8.0, max(3.4, height)), layout="constrained")
     axes: Axes = figure.add_subplot()
     axes.barh(rows, pr_auc[order], height=0.72, color=_BAR, label="PR-AUC")
@@ -125,10 +157,11 @@ def draw_tags(
         label="ROC-AUC (chance: 0.5)",
     )
     labels = [
-        tag_names[tag] + (" (not counted)" if np.isnan(pr_auc[tag]) else "")
+        plain(tag_names[tag]) + (" (not counted)" if np.isnan(pr_auc[tag]) else "")
         for tag in order
     ]
-    axes.set_yticks(rows, labels, fontsize=9)
+    font = _font_size(9.0, (height - 1.9) / max(len(order), 1))
+    axes.set_yticks(rows, labels, fontsize=font)
     axes.set_ylim(len(order) - 0.4, -0.6)
     axes.set_xlim(0.0, 1.0)
     axes.set_xticks(np.linspace(0, 1, 11))
@@ -212,15 +245,11 @@ def draw_label_curve(
 def _titles(figure: Figure, axes: Axes, title: str, note: str) -> None:
     """A title, and below it, in room kept free by padding, a smaller note."""
     width = int(figure.get_figwidth() * 10)
-    lines = textwrap.wrap(note, int(width * 1.2), break_on_hyphens=False)
-    wrapped = [
-        part
-        for line in title.splitlines()
-        for part in textwrap.wrap(line, width, break_on_hyphens=False)
-    ]
-    axes.set_title("\n".join(wrapped), fontsize=11, pad=8 + 11 * len(lines))
+    below = wrapped(note, int(width * 1.2))
+    num_lines = len(below.splitlines())
+    axes.set_title(wrapped(title, width), fontsize=11, pad=8 + 11 * num_lines)
     axes.annotate(
-        "\n".join(lines),
+        below,
         xy=(0.5, 1.0),
         xycoords="axes fraction",
         xytext=(0, 5),

@@ -16,12 +16,14 @@ import numpy as np
 from absl import app, flags, logging
 
 from cola_msa import checkpoints
+from cola_msa.charts import try_to_draw
 from cola_msa.console import run_command
 from cola_msa.pairs import PairSampler
 from cola_msa.prepared import PreparedData
 from cola_msa.records import manifest_hash
 from cola_msa.retrieve import retrieval_of
 from cola_msa.scalars import read_metrics
+from cola_msa.system.chart_text import plain, wrapped
 from cola_msa.tasks import get_task
 
 matplotlib.use("Agg")
@@ -106,7 +108,7 @@ def draw(
         title: Above the figure.
     """
     figure, panels = plt.subplots(2, 2, figsize=(11, 7.5), constrained_layout=True)
-    figure.suptitle(title)
+    figure.suptitle(wrapped(title, 120))
     steps = [row["step"] for row in rows]
 
     panel = panels[0, 0]
@@ -131,7 +133,7 @@ def draw(
         if len(values) < window:
             continue
         smooth = np.convolve(values, np.ones(window) / window, mode="valid")
-        panel.plot([s for s, _ in mine][window - 1 :], smooth, label=name[5:])
+        panel.plot([s for s, _ in mine][window - 1 :], smooth, label=plain(name[5:]))
     panel.set(
         title=f"Training loss a source (mean of {window} steps)",
         ylabel="nats",
@@ -170,7 +172,7 @@ def draw(
         values = np.array([curve[s]["value"] for s in kept])
         low = values - [curve[s]["low"] for s in kept]
         high = np.array([curve[s]["high"] for s in kept]) - values
-        label = f"{task}, {_SCORE_NAMES[str(curve[kept[0]]['score'])]}"
+        label = f"{plain(task)}, {_SCORE_NAMES[str(curve[kept[0]]['score'])]}"
         panel.errorbar(
             kept, values, np.maximum([low, high], 0), marker="o", capsize=3, label=label
         )
@@ -215,11 +217,13 @@ def main(argv: list[str]) -> None:
         f"{config.train.updates_per_step} updates a step, "
         f"data: {run['data']['dataset']}"
     )
-    draw(run_dir / "curves.png", rows, retrieval, probes, title)
     checkpoints.write_json(
         run_dir / "curves.json", {"retrieval": retrieval, "probes": probes}
     )
-    print(f"{run_dir / 'curves.png'}\n{run_dir / 'curves.json'}")
+    chart = run_dir / "curves.png"
+    if try_to_draw(chart, lambda: draw(chart, rows, retrieval, probes, title)):
+        print(chart)
+    print(run_dir / "curves.json")
 
 
 if __name__ == "__main__":

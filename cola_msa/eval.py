@@ -267,8 +267,8 @@ def main(argv: Sequence[str]) -> None:
                 output_dir /= f"labels{fraction:g}"
         found.append(judge(task, data, output_dir, part))
         print(render_table(found[-1]))
-        chart = found[-1]["chart"]
-        print(f"  files: {output_dir}/results.json, per_class.csv, {chart}")
+        files = ["results.json", "per_class.csv", found[-1]["chart"]]
+        print(f"  files: {output_dir}/{', '.join(filter(None, files))}")
     if len(fractions) > 1:
         curve_dir = run_dir / "eval" / f"{whole_name}-label_curve"
         curve_dir = pathlib.Path(options.output_dir or curve_dir)

@@ -148,8 +148,9 @@ def write_curve(
     table = render_curve(rows)
     (output_dir / "label_curve.md").write_text(f"{table}\n\n{note}\n")
     title = f"{results[0]['title']}\nscores against the share of labelled clips"
-    charts.draw_label_curve(output_dir / "label_curve.png", rows, title, note)
     write_json(output_dir / "label_curve.json", {"rows": rows, "note": note})
+    chart = output_dir / "label_curve.png"
+    charts.try_to_draw(chart, lambda: charts.draw_label_curve(chart, rows, title, note))
     return table
 
 

@@ -17,6 +17,7 @@ from absl import app, flags, logging
 
 from cola_msa import match_chart, matching, storage
 from cola_msa.audio import AudioError
+from cola_msa.charts import try_to_draw
 from cola_msa.checkpoints import parse_step
 from cola_msa.console import run_command
 from cola_msa.loading import OpenedModel, open_model
@@ -260,9 +261,10 @@ def main(argv: Sequence[str]) -> None:
     )
     output_dir = pathlib.Path(options.output_dir)
     storage.write_json(output_dir / "match.json", result)
-    draw(result, output_dir / "match.png")
     print(render(result, options.num_results))
-    print(f"files: {output_dir}/match.json, match.png")
+    chart = output_dir / "match.png"
+    is_drawn = try_to_draw(chart, lambda: draw(result, chart))
+    print(f"files: {output_dir}/match.json{', match.png' if is_drawn else ''}")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ is drawn; what its text says of them stands in the captions.
 """
 
 import io
-import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cola_msa.report_curves import Bar, Curve, TagDifference
+from cola_msa.system.chart_text import plain, wrapped
 
 _DOTS_PER_INCH = 130
 _GRID = "#dddddd"
@@ -61,14 +61,8 @@ def _tidy(axes: Axes, axis: str = "y") -> None:
 def _title(figure: Figure, title: str, note: str) -> None:
     """A title, and below it the scale, which never leaves the picture."""
     width = int(figure.get_figwidth() * 13)
-    lines = textwrap.wrap(title, int(width * 0.75), break_on_hyphens=False)
-    figure.suptitle("\n".join(lines), fontsize=11)
-    text = "\n".join(
-        part
-        for line in note.splitlines()
-        for part in textwrap.wrap(line, width, break_on_hyphens=False)
-    )
-    figure.supxlabel(text, fontsize=8, color="0.35")
+    figure.suptitle(wrapped(title, int(width * 0.75)), fontsize=11)
+    figure.supxlabel(wrapped(note, width), fontsize=8, color="0.35")
 
 
 def draw_shares(
@@ -95,11 +89,11 @@ def draw_shares(
             hatch=_HATCHES[number % len(_HATCHES)],
             edgecolor="white",
             alpha=1.0 - 0.22 * number,
-            label=title,
+            label=plain(title, 40),
         )
         labels = ["" if np.isnan(value) else f"{value:.0f}" for value in values]
         axes.bar_label(bars, labels, padding=2, fontsize=9)
-    axes.set_xticks(range(len(sources)), sources)
+    axes.set_xticks(range(len(sources)), [plain(source) for source in sources])
     # Room for one line of the legend for every two sets.
     axes.set_ylim(0, 108 + (8 * ((len(sets) + 1) // 2) if len(sets) > 1 else 0))
     axes.set_yticks(range(0, 101, 20))
@@ -131,7 +125,7 @@ def draw_steps(curves: Sequence[Curve], note: str) -> bytes:
                 markersize=5,
                 color=colour,
                 linestyle="-" if number == 0 else "--",
-                label=curve.title,
+                label=plain(curve.title, 100),
             )
             # A little apart, so that intervals of one step do not hide each other.
             shift = 0.008 * max(curve.steps) * (number - (len(curves) - 1) / 2)
@@ -172,12 +166,14 @@ def draw_named_tags(rows: Sequence[TagDifference], note: str) -> bytes:
             color=COLOURS[source],
             hatch=_HATCHES[number % len(_HATCHES)],
             edgecolor="white",
-            label=source,
+            label=plain(source),
         )
         # The interval need not hold the value: resampling biases average precision.
         axes.vlines(places, low, high, color="0.25", linewidth=1.1)
     counts = {row.tag: row.positives for row in rows}
-    axes.set_xticks(range(len(tags)), [f"{tag}\n({counts[tag]})" for tag in tags])
+    axes.set_xticks(
+        range(len(tags)), [f"{plain(tag, 24)}\n({counts[tag]})" for tag in tags]
+    )
     axes.axhline(0, color="0.25", linewidth=0.9)
     axes.set_ylabel("PR-AUC relative to COLA's, %")
     _tidy(axes)
@@ -204,15 +200,19 @@ def draw_all_tags(rows: Sequence[TagDifference], note: str) -> bytes:
     }
     tags = sorted(mean, key=lambda tag: -mean[tag])
     values = np.array([[table.get((tag, s), np.nan) for s in sources] for tag in tags])
-    figure = Figure(figsize=(6.4, 1.8 + 0.235 * len(tags)), layout="constrained")
+    figure = Figure(
+        figsize=(6.4, min(1.8 + 0.235 * len(tags), 100)), layout="constrained"
+    )
     axes: Axes = figure.add_subplot()
     # Beyond this range a colour says "at least"; the number stands in the cell.
     bound = max(10.0, float(np.nanpercentile(np.abs(values), 90)))
     image = axes.imshow(values, cmap="PuOr", vmin=-bound, vmax=bound, aspect="auto")
-    axes.set_xticks(range(len(sources)), sources)
+    axes.set_xticks(range(len(sources)), [plain(source) for source in sources])
     axes.xaxis.tick_top()
     axes.set_yticks(
-        range(len(tags)), [f"{tag} ({positives[tag]})" for tag in tags], fontsize=8
+        range(len(tags)),
+        [f"{plain(tag)} ({positives[tag]})" for tag in tags],
+        fontsize=8,
     )
     axes.tick_params(length=0)
     for row, tag in enumerate(tags):
@@ -274,7 +274,7 @@ def draw_stems(bars: Sequence[Bar], note: str) -> bytes:
                 va="bottom",
                 fontsize=9,
             )
-        panel.set_xticks(places, [bar.title for bar in mine])
+        panel.set_xticks(places, [plain(bar.title) for bar in mine])
         panel.set_ylim(0, 1.1 * max(tops))
         panel.set_title(TITLES[score], fontsize=10)
         _tidy(panel)

@@ -109,17 +109,21 @@ def write_results(
     Args:
         output_dir: Where to.
         task: The task.
-        results: What goes into results.json; `chart` is added to it.
+        results: What goes into results.json; `chart` is added to it, the chart's
+            name, or None where it could not be drawn.
         clip_ids: str [C], of the test clips.
         labels: Of the test clips, as for `score_rows`.
         scores: float [S, C, K].
     """
     output_dir.mkdir(parents=True, exist_ok=True)
-    # A results.json stands for a whole set of files: gone first, written last.
+    # A results.json stands for a whole set of files: gone first, written when the
+    # others are.
     (output_dir / "results.json").unlink(missing_ok=True)
     rows = results["per_class"]
     class_names = [row["class"] for row in rows]
-    with open(output_dir / "per_class.csv", "w", newline="") as file:
+    path = output_dir / "per_class.csv"
+    encoding = {"encoding": "utf-8", "errors": "backslashreplace"}
+    with open(path, "w", newline="", **encoding) as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
@@ -130,30 +134,39 @@ def write_results(
         scores=scores,
         class_names=np.array(class_names, dtype=np.str_),
     )
+    # Before the chart, which must not cost what was measured.
+    results["chart"] = None
+    write_json(output_dir / "results.json", results)
+    chart = "per_tag.png" if task.task_type == MULTILABEL else "confusion.png"
+
+    def draw() -> None:
+        _draw_classes(output_dir / chart, task, results, labels, scores)
+
+    if charts.try_to_draw(output_dir / chart, draw):
+        results["chart"] = chart
+        write_json(output_dir / "results.json", results)
+
+
+def _draw_classes(
+    path: pathlib.Path,
+    task: TaskSpec,
+    results: dict[str, Any],
+    labels: np.ndarray,
+    scores: np.ndarray,
+) -> None:
+    rows = results["per_class"]
+    class_names = [row["class"] for row in rows]
     title = f"{task.title}\n{_short_scores(results)}"
     note = "; ".join(scale_lines(results)[:2])
-    if task.task_type == MULTILABEL:
-        results["chart"] = "per_tag.png"
-        columns = {
-            name: np.array([np.nan if r[name] is None else r[name] for r in rows])
-            for name in ("pr_auc", "roc_auc", "chance_pr_auc")
-        }
-        charts.draw_tags(
-            output_dir / "per_tag.png",
-            class_names,
-            columns["pr_auc"],
-            columns["roc_auc"],
-            columns["chance_pr_auc"],
-            title,
-            note,
-        )
-    else:
-        results["chart"] = "confusion.png"
+    if task.task_type != MULTILABEL:
         counts = _mean_confusion(labels, scores)
-        charts.draw_confusion(
-            output_dir / "confusion.png", counts, class_names, title, note
-        )
-    write_json(output_dir / "results.json", results)
+        charts.draw_confusion(path, counts, class_names, title, note)
+        return
+    pr_auc, roc_auc, chance = (
+        np.array([np.nan if row[name] is None else row[name] for row in rows])
+        for name in ("pr_auc", "roc_auc", "chance_pr_auc")
+    )
+    charts.draw_tags(path, class_names, pr_auc, roc_auc, chance, title, note)
 
 
 def _short_scores(results: dict[str, Any]) -> str:

@@ -4,7 +4,6 @@ import dataclasses
 import difflib
 import os
 import pathlib
-import textwrap
 from typing import Any
 
 import numpy as np
@@ -15,9 +14,11 @@ from matplotlib.patches import Patch
 
 from cola_msa import record_index
 from cola_msa.config import FrontendConfig, from_dict
+from cola_msa.system.chart_text import plain, wrapped
 from cola_msa.system.errors import UserError
 
 _DOTS_PER_INCH = 120
+_MAX_INCHES = 100.0
 _COLOURS = {
     "vocals": "#8172b3",
     "drums": "#c44e52",
@@ -163,7 +164,9 @@ def draw_clip(
     frontend = from_dict(FrontendConfig, manifest["frontend"])
     hop_seconds = frontend.hop_samples / frontend.sample_rate_hz
     names = ["mixture", *clip.stems]
-    figure = Figure(figsize=(11, 1.7 + 1.55 * len(names)), layout="constrained")
+    figure = Figure(
+        figsize=(11, min(1.7 + 1.55 * len(names), _MAX_INCHES)), layout="constrained"
+    )
     panels = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
     low = float(np.percentile(clip.mixture, 2))
     high = max(low + 1, float(clip.mixture.max()))
@@ -183,7 +186,7 @@ def draw_clip(
             interpolation="nearest",
         )
         _label_hz(panel, frontend)
-        panel.set_ylabel(name, fontsize=10)
+        panel.set_ylabel(plain(name, 24), fontsize=10)
         for start in clip.starts[1:]:
             panel.axvline(start * hop_seconds, color="white", linewidth=0.8, alpha=0.8)
         if name != "mixture":
@@ -193,7 +196,7 @@ def draw_clip(
     figure.colorbar(image, ax=list(panels), label="natural-log mel magnitude", pad=0.01)
     if clip.stems:
         handles = [
-            Patch(facecolor=_colour(source), label=f"{source} is active")
+            Patch(facecolor=_colour(source), label=f"{plain(source, 24)} is active")
             for source in clip.stems
         ]
         handles.append(Patch(facecolor=_SILENT, label="silent: nothing is stored"))
@@ -211,11 +214,10 @@ def draw_clip(
 def _clip_title(clip: ClipMels, manifest: dict[str, Any]) -> str:
     lines = [f"{manifest['dataset']}, clip {clip.clip_id} ({clip.split}), {clip.group}"]
     if clip.labels:
-        lines += textwrap.wrap(f"labels: {', '.join(clip.labels)}", 120)
+        lines.append(f"labels: {', '.join(clip.labels)}")
     if manifest["separator"]:
         lines.append(f"stems: {_stems_title(manifest)}")
-    # A dollar sign would begin a formula.
-    return "\n".join(lines).replace("$", r"\$")
+    return "\n".join(wrapped(line, 120, 4) for line in lines)
 
 
 def _label_hz(panel: Axes, frontend: FrontendConfig) -> None:
@@ -277,7 +279,8 @@ def draw_shares(path: str | os.PathLike, manifest: dict[str, Any]) -> None:
             "with --clip=ID, or prepare with --separator or --stems_dir"
         )
     sources = manifest["sources"]
-    figure = Figure(figsize=(max(6.5, 1.6 * len(sources)), 4.2), layout="constrained")
+    inches = min(max(6.5, 1.6 * len(sources)), _MAX_INCHES)
+    figure = Figure(figsize=(inches, 4.2), layout="constrained")
     axes: Axes = figure.add_subplot()
     width = 0.8 / len(splits)
     for number, (split, stated) in enumerate(splits.items()):
@@ -290,11 +293,11 @@ def draw_shares(path: str | os.PathLike, manifest: dict[str, Any]) -> None:
             color=[_colour(source) for source in sources],
             hatch=_HATCHES[number % len(_HATCHES)],
             edgecolor="white",
-            label=f"{split}, {stated['num_segments']:,} segments",
+            label=f"{plain(split)}, {stated['num_segments']:,} segments",
         )
         labels = ["no stem" if np.isnan(v) else f"{v:.0f}" for v in values]
         axes.bar_label(bars, labels, padding=2, fontsize=9)
-    axes.set_xticks(range(len(sources)), sources)
+    axes.set_xticks(range(len(sources)), [plain(name, 24) for name in sources])
     axes.set_ylim(0, 112)
     axes.set_yticks(range(0, 101, 20))
     axes.set_ylabel("segments with the source active, %")
@@ -306,12 +309,12 @@ def draw_shares(path: str | os.PathLike, manifest: dict[str, Any]) -> None:
         loc="outside lower center", ncols=len(splits), fontsize=9, frameon=False
     )
     threshold = manifest["silence_threshold"]
-    figure.suptitle(
+    title = (
         f"{manifest['dataset']}: share of active segments a source\n"
         f"stems: {_stems_title(manifest)}; silent below a mean absolute value "
-        f"of {threshold:g}",
-        fontsize=11,
+        f"of {threshold:g}"
     )
+    figure.suptitle(wrapped(title, 12 * int(inches)), fontsize=11)
     _save(figure, path)
 
 

@@ -301,3 +301,32 @@ def test_every_task_has_its_published_scores():
     for task in TASKS.values():
         assert set(task.published) <= set(task.scores)
         assert task.scores[0] in task.published
+
+
+def test_a_chart_that_cannot_be_drawn_costs_no_result(fma, tmp_path, monkeypatch):
+    found = []
+
+    def fail(*_):
+        found.append(judge.read_results(tmp_path)["scores"])
+        raise ValueError("no chart")
+
+    monkeypatch.setattr("cola_msa.charts.draw_confusion", fail)
+    results = evaluate("fma", fma, tmp_path)
+    assert found == [results["scores"]]  # they were there before
+    assert results["chart"] is judge.read_results(tmp_path)["chart"] is None
+    monkeypatch.undo()
+    assert evaluate("fma", fma, tmp_path)["chart"] == "confusion.png"
+    assert judge.read_results(tmp_path)["chart"] == "confusion.png"
+
+
+def test_classes_may_have_any_name(tmp_path):
+    names = ("$_$", "two\nlines", "\ud800")
+    counts = {"train": 24, "validation": 9, "test": 15}
+    clips = {name: make_clips(name, count) for name, count in counts.items()}
+    data = write_data(tmp_path / "data", clips)
+    data.class_names = names
+    results = evaluate("fma", data, tmp_path / "eval")
+    assert [row["class"] for row in results["per_class"]] == list(names)
+    assert results["chart"] == "confusion.png"
+    assert (tmp_path / "eval" / "confusion.png").stat().st_size > 5000
+    assert (tmp_path / "eval" / "per_class.csv").read_text().startswith("class,")
