@@ -10,7 +10,16 @@ import hashlib
 import json
 from typing import Any
 
+from cola_msa.system.errors import UserError
+from cola_msa.system.fields import check_fields, within
+from cola_msa.system.numbers import MAX_SEED
+
 SOURCES = ("vocals", "drums", "bass", "other")
+MAX_STEP = 999_999_999
+
+
+class ConfigError(UserError):
+    """A configuration that was read and cannot be meant."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,18 +41,33 @@ class FrontendConfig:
         level: `rms` (independent of length) or `l2` (the authors' rule).
     """
 
-    sample_rate_hz: int = 16000
-    window_samples: int = 400
-    hop_samples: int = 160
-    fft_size: int = 1024
-    num_mels: int = 64
-    low_hz: float = 60.0
-    high_hz: float = 7800.0
-    log_floor: float = 1e-5
-    log_ceiling: float = 1e8
-    window_frames: int = 98
-    segment_frames: int = 392
+    sample_rate_hz: int = within(16000, 1000, 768_000)
+    window_samples: int = within(400, 1, 1 << 16)
+    hop_samples: int = within(160, 1, 1 << 16)
+    fft_size: int = within(1024, 2, 1 << 16)
+    num_mels: int = within(64, 1, 1024)
+    low_hz: float = within(60.0, 0.0)
+    high_hz: float = within(7800.0, 0.0)
+    log_floor: float = within(1e-5, 1e-30)
+    log_ceiling: float = within(1e8, 1e-30)
+    window_frames: int = within(98, 1, 1 << 14)
+    segment_frames: int = within(392, 1, 1 << 16)
     level: str = "rms"
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be meant, by ConfigError."""
+        check_fields(self, ConfigError)
+        for name, low, high in (
+            ("low_hz", self.low_hz, self.high_hz),
+            ("high_hz", self.high_hz, self.sample_rate_hz / 2 + 1e-9),
+            ("log_floor", self.log_floor, self.log_ceiling),
+            ("window_samples", self.window_samples, self.fft_size + 1),
+            ("window_frames", self.window_frames, self.segment_frames + 1),
+        ):
+            if not low < high:
+                raise ConfigError(
+                    f"FrontendConfig: {name} is {low}, which is too large"
+                )
 
     def num_frames(self, num_samples: int) -> int:
         """Frames of a waveform of `num_samples`; 0 below one STFT window."""
@@ -75,16 +99,20 @@ class ModelConfig:
     """
 
     backbone: str = "efficientnetb0"
-    projection_dim: int = 512
-    drop_connect_rate: float = 0.2
+    projection_dim: int = within(512, 1, 1 << 12)
+    drop_connect_rate: float = within(0.2, 0.0, 0.99)
     fused_batch_norm: bool = True
     sync_batch_norm: bool = False
     input_normalization: str = "dataset"
     similarity: str = "bilinear"
-    temperature: float = 0.2
+    temperature: float = within(0.2, 1e-4, 1e4)
     kernel_init: str = "identity"
-    kernel_scale: float = 0.01
+    kernel_scale: float = within(0.01, 0.0, 1e6)
     silence: str = "zeros"
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be meant, by ConfigError."""
+        check_fields(self, ConfigError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,30 +171,36 @@ class TrainConfig:
     batches: str = "mixed"
     augment: str = "none"
     pair_span: str = "segment"
-    batch_size: int = 128
+    batch_size: int = within(128, 2)
     global_negatives: bool = False
-    accumulate: int = 1
-    micro_batch: int = 0
-    steps: int = 10000
-    updates_per_step: int = 64
-    learning_rate: float = 1e-3
-    warmup_updates: int = 0
-    halve_at_step: int = 5000
-    kernel_rate: float = 1.0
-    average_decay: float = 0.0
-    validate_every_steps: int = 10
-    patience_steps: int = 1000
-    statistics_batches: int = 32
+    accumulate: int = within(1, 1)
+    micro_batch: int = within(0, 0)
+    steps: int = within(10000, 1)
+    updates_per_step: int = within(64, 1)
+    learning_rate: float = within(1e-3, 1e-12, 10.0)
+    warmup_updates: int = within(0, 0)
+    halve_at_step: int = within(5000, 0)
+    kernel_rate: float = within(1.0, 0.0, 1e6)
+    average_decay: float = within(0.0, 0.0, 0.99999)
+    validate_every_steps: int = within(10, 0)
+    patience_steps: int = within(1000, 0)
+    statistics_batches: int = within(32, 1)
     statistics_inputs: str = "anchors"
-    checkpoint_every_steps: int = 10
-    max_to_keep: int = 3
-    keep_steps: tuple[int, ...] = (100, 300, *range(1000, 10001, 1000))
-    seed: int = 0
+    checkpoint_every_steps: int = within(10, 1)
+    max_to_keep: int = within(3, 1)
+    keep_steps: tuple[int, ...] = within(
+        (100, 300, *range(1000, 10001, 1000)), 0, MAX_STEP
+    )
+    seed: int = within(0, 0, MAX_SEED)
     init_from: str = ""
     distribution: str = "mirrored"
     deterministic: bool = False
     jit_compile: str = "auto"
     mixed_precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be meant, by ConfigError."""
+        check_fields(self, ConfigError)
 
     def pairs_per_update(self, num_replicas: int) -> int:
         """Pairs of an update, all replicas and accumulated mini-batches together."""
@@ -192,6 +226,10 @@ class Config:
     train: TrainConfig = TrainConfig()
     strategy: str = ""
 
+    def __post_init__(self) -> None:
+        """Refuses what cannot be meant, by ConfigError."""
+        check_fields(self, ConfigError)
+
 
 def to_dict(config: Any) -> dict[str, Any]:
     """Turns a (nested) configuration into plain JSON types."""
@@ -215,19 +253,26 @@ def from_dict(cls: type, values: dict[str, Any]) -> Any:
         An instance of `cls`.
 
     Raises:
-        ValueError: If `values` names a field that this version does not know.
+        ConfigError: If `values` names a field that this version does not know, has an
+            object where there is none, or a value that its field does not take.
     """
+    if not isinstance(values, dict):
+        raise ConfigError(f"{cls.__name__} is no object")
     fields = {f.name: f for f in dataclasses.fields(cls)}
     unknown = sorted(set(values) - set(fields))
     if unknown:
-        raise ValueError(
-            f"{cls.__name__} has no field {', '.join(unknown)}: the configuration was "
-            "written by another version of cola_msa"
+        listed = " ".join(", ".join(unknown).split())
+        raise ConfigError(
+            f"{cls.__name__} has no field {listed:.200}: the configuration was written "
+            "by another version of cola_msa"
         )
     kwargs = {}
     for name, value in values.items():
         if isinstance(value, dict):
-            value = from_dict(type(fields[name].default), value)
+            part = type(fields[name].default)
+            if not dataclasses.is_dataclass(part):
+                raise ConfigError(f"{cls.__name__}.{name} is an object")
+            value = from_dict(part, value)
         elif isinstance(value, list):
             value = tuple(value)
         kwargs[name] = value

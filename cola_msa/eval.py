@@ -69,7 +69,8 @@ def define_flags() -> None:
         None,
         "Adam's rate for the encoder that is trained; default: "
         + ", ".join(f"{rate:g} ({mode})" for mode, rate in DEFAULT_RATES.items()),
-        lower_bound=0.0,
+        lower_bound=1e-12,
+        upper_bound=10.0,
     )
     flags.DEFINE_enum(
         "protocol",

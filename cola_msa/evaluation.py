@@ -12,12 +12,14 @@ import numpy as np
 
 from cola_msa import metrics
 from cola_msa.checkpoints import package_versions
+from cola_msa.config import ConfigError
 from cola_msa.heads import PROBES, ProbeError, monitor_of, own_probe
 from cola_msa.label_fractions import choose_clips
 from cola_msa.prepared import PreparedData
 from cola_msa.published import PAPER_PAIRS, PAPER_UPDATES
 from cola_msa.records import DataError
 from cola_msa.results import class_rows, num_counted, score_rows, write_results
+from cola_msa.system.fields import check_fields, within
 from cola_msa.tasks import MULTILABEL, Splits, TaskSpec, get_task
 
 PARTS = ("train", "validation", "test")
@@ -40,11 +42,15 @@ class EvaluationConfig:
 
     protocol: str = "cached"
     probe: str | None = None
-    label_fraction: float = 1.0
+    label_fraction: float = within(1.0, 1e-9, 1.0)
     train_clips: str = "filtered"
-    num_seeds: int = 1
-    num_resamples: int = 1000
+    num_seeds: int = within(1, 1)
+    num_resamples: int = within(1000, 1)
     standardize: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be meant, by ConfigError."""
+        check_fields(self, ConfigError)
 
 
 @dataclasses.dataclass(frozen=True)

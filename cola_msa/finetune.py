@@ -24,7 +24,7 @@ import numpy as np
 import tensorflow as tf
 
 from cola_msa.batch_statistics import StatisticsEstimator
-from cola_msa.config import FrontendConfig
+from cola_msa.config import ConfigError, FrontendConfig
 from cola_msa.heads import (
     BestEpoch,
     ProbeConfig,
@@ -34,6 +34,7 @@ from cola_msa.heads import (
     window_losses,
 )
 from cola_msa.model import ContrastiveModel
+from cola_msa.system.fields import check_fields, within
 from cola_msa.tasks import MULTILABEL
 from cola_msa.window_reader import (
     even_bounds,
@@ -62,9 +63,13 @@ class TuneConfig:
 
     mode: str
     head: ProbeConfig
-    encoder_rate: float
-    statistics_batches: int = 32
-    min_updates: int = 50
+    encoder_rate: float = within(dataclasses.MISSING, 1e-12, 10.0)
+    statistics_batches: int = within(32, 1)
+    min_updates: int = within(50, 0)
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be meant, by ConfigError."""
+        check_fields(self, ConfigError)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,9 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from cola_msa.config import ConfigError
 from cola_msa.system.errors import UserError
+from cola_msa.system.fields import check_fields, within
 from cola_msa.tasks import MULTICLASS, MULTILABEL, TaskSpec
 
 PROTOCOLS = ("cached", "paper")
@@ -64,12 +66,16 @@ class ProbeConfig:
 
     task_type: str
     hidden_units: tuple[int, ...]
-    learning_rate: float
-    batch_size: int = 128
-    patience_epochs: int = 5
-    max_epochs: int = 200
+    learning_rate: float = within(dataclasses.MISSING, 1e-12, 10.0)
+    batch_size: int = within(128, 1)
+    patience_epochs: int = within(5, 1)
+    max_epochs: int = within(200, 1)
     standardize: bool = False
     monitor: str = LOSS
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be meant, by ConfigError."""
+        check_fields(self, ConfigError)
 
     @classmethod
     def of_task(

@@ -10,7 +10,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from cola_msa.config import FrontendConfig, config_hash, from_dict
+from cola_msa.config import ConfigError, FrontendConfig, config_hash, from_dict
 from cola_msa.record_index import Index
 from cola_msa.records import (
     CONTENT_SHA256,
@@ -171,13 +171,10 @@ def _check_frontend(content: dict[str, Any]) -> FrontendConfig:
         else:
             is_good = _is_number(value) and 0 <= value
         _require(is_good, f"frontend.{name} is {value!r:.40}")
-    found: FrontendConfig = from_dict(FrontendConfig, values)
-    _require(
-        found.low_hz < found.high_hz <= found.sample_rate_hz / 2
-        and found.window_frames <= found.segment_frames
-        and 0 < found.log_floor < found.log_ceiling,
-        "frontend contradicts itself",
-    )
+    try:
+        found: FrontendConfig = from_dict(FrontendConfig, values)
+    except ConfigError as error:
+        raise _ManifestError(f"frontend cannot be meant ({error})") from error
     stated = content.get("frontend_hash")
     _require(
         stated is None or stated == config_hash(found),

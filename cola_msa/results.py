@@ -122,8 +122,9 @@ def write_results(
     rows = results["per_class"]
     class_names = [row["class"] for row in rows]
     path = output_dir / "per_class.csv"
-    encoding = {"encoding": "utf-8", "errors": "backslashreplace"}
-    with open(path, "w", newline="", **encoding) as file:
+    with open(
+        path, "w", newline="", encoding="utf-8", errors="backslashreplace"
+    ) as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)

@@ -16,7 +16,7 @@ from absl import app, flags, logging
 from cola_msa import checkpoints, demo_data
 from cola_msa.acceleration import JIT_COMPILE, MIXED_PRECISION
 from cola_msa.augment import AUGMENTATIONS
-from cola_msa.config import Config
+from cola_msa.config import Config, ModelConfig, TrainConfig
 from cola_msa.console import run_command
 from cola_msa.pairs import BATCHES, PAIR_SPANS, SILENCES
 from cola_msa.prepared import PreparedData
@@ -24,7 +24,7 @@ from cola_msa.presets import PRESETS, get_preset
 from cola_msa.runs import build_strategy, resumable_run
 from cola_msa.strategies import STRATEGIES, get_strategy
 from cola_msa.system.errors import UsageError
-from cola_msa.system.numbers import define_float, define_seed
+from cola_msa.system.numbers import define_number, define_seed
 from cola_msa.training import Trainer
 from cola_msa.warm_start import read_warm_start
 
@@ -67,68 +67,49 @@ _TRAIN_FLAGS = {
     "pair_span": flags.DEFINE_enum(
         "pair_span", None, PAIR_SPANS, "Whether a pair shares its segment or its clip."
     ),
-    "batch_size": flags.DEFINE_integer(
-        "batch_size", None, "Pairs a mini-batch and replica.", lower_bound=2
+    "batch_size": define_number(
+        TrainConfig, "batch_size", "Pairs a mini-batch and replica."
     ),
     "global_negatives": flags.DEFINE_bool(
         "global_negatives", None, "Contrast over the batches of all replicas."
     ),
-    "accumulate": flags.DEFINE_integer(
-        "accumulate",
-        None,
-        "Mini-batches an update, each contrasted alone.",
-        lower_bound=1,
+    "accumulate": define_number(
+        TrainConfig, "accumulate", "Mini-batches an update, each contrasted alone."
     ),
-    "micro_batch": flags.DEFINE_integer(
+    "micro_batch": define_number(
+        TrainConfig,
         "micro_batch",
-        None,
         "Pairs that go through the network at a time, by cached gradients; 0: all.",
-        lower_bound=0,
     ),
-    "steps": flags.DEFINE_integer("steps", None, "Length in steps.", lower_bound=1),
-    "updates_per_step": flags.DEFINE_integer(
-        "updates_per_step", None, "Updates a step.", lower_bound=1
+    "steps": define_number(TrainConfig, "steps", "Length in steps."),
+    "updates_per_step": define_number(
+        TrainConfig, "updates_per_step", "Updates a step."
     ),
-    "learning_rate": define_float(
-        "learning_rate", None, "Adam's rate.", lower_bound=1e-12, upper_bound=10.0
+    "learning_rate": define_number(TrainConfig, "learning_rate", "Adam's rate."),
+    "warmup_updates": define_number(
+        TrainConfig, "warmup_updates", "Updates of linear warm-up."
     ),
-    "warmup_updates": flags.DEFINE_integer(
-        "warmup_updates", None, "Updates of linear warm-up.", lower_bound=0
+    "halve_at_step": define_number(
+        TrainConfig, "halve_at_step", "Step from which the rate is halved; 0: never."
     ),
-    "halve_at_step": flags.DEFINE_integer(
-        "halve_at_step",
-        None,
-        "Step from which the rate is halved; 0: never.",
-        lower_bound=0,
+    "kernel_rate": define_number(
+        TrainConfig, "kernel_rate", "The similarity kernel's rate, as a multiple."
     ),
-    "kernel_rate": define_float(
-        "kernel_rate",
-        None,
-        "The similarity kernel's rate, as a multiple.",
-        lower_bound=0.0,
-        upper_bound=1e6,
-    ),
-    "average_decay": define_float(
+    "average_decay": define_number(
+        TrainConfig,
         "average_decay",
-        None,
         "Decay of the weights' running average, which is validated and kept; 0: none.",
-        lower_bound=0.0,
-        upper_bound=0.99999,
     ),
-    "validate_every_steps": flags.DEFINE_integer(
-        "validate_every_steps", None, "Distance of validations; 0: none.", lower_bound=0
+    "validate_every_steps": define_number(
+        TrainConfig, "validate_every_steps", "Distance of validations; 0: none."
     ),
-    "patience_steps": flags.DEFINE_integer(
-        "patience_steps",
-        None,
-        "Window of early stopping, in steps; 0: none.",
-        lower_bound=0,
+    "patience_steps": define_number(
+        TrainConfig, "patience_steps", "Window of early stopping, in steps; 0: none."
     ),
-    "statistics_batches": flags.DEFINE_integer(
+    "statistics_batches": define_number(
+        TrainConfig,
         "statistics_batches",
-        None,
         "Batches that batch-norm statistics are re-estimated from.",
-        lower_bound=1,
     ),
     "statistics_inputs": flags.DEFINE_enum(
         "statistics_inputs",
@@ -136,11 +117,11 @@ _TRAIN_FLAGS = {
         ["anchors", "pairs"],
         "What the encoder's statistics come from: mixtures or whole batches.",
     ),
-    "checkpoint_every_steps": flags.DEFINE_integer(
-        "checkpoint_every_steps", None, "Distance of checkpoints.", lower_bound=1
+    "checkpoint_every_steps": define_number(
+        TrainConfig, "checkpoint_every_steps", "Distance of checkpoints."
     ),
-    "max_to_keep": flags.DEFINE_integer(
-        "max_to_keep", None, "Checkpoints to resume from that stay.", lower_bound=1
+    "max_to_keep": define_number(
+        TrainConfig, "max_to_keep", "Checkpoints to resume from that stay."
     ),
     "keep_steps": flags.DEFINE_list(
         "keep_steps", None, "Steps whose encoder is kept for ever."
@@ -169,29 +150,17 @@ _MODEL_FLAGS = {
     "similarity": flags.DEFINE_enum(
         "similarity", None, ["bilinear", "cosine"], "Similarity of projections."
     ),
-    "temperature": define_float(
-        "temperature",
-        None,
-        "Divides similarities.",
-        lower_bound=1e-4,
-        upper_bound=1e4,
-    ),
+    "temperature": define_number(ModelConfig, "temperature", "Divides similarities."),
     "kernel_init": flags.DEFINE_enum(
         "kernel_init", None, ["identity", "normal"], "The kernel's initial value."
     ),
-    "kernel_scale": define_float(
+    "kernel_scale": define_number(
+        ModelConfig,
         "kernel_scale",
-        None,
         "Factor of the identity, or the normal's deviation.",
-        lower_bound=0.0,
-        upper_bound=1e6,
     ),
-    "drop_connect_rate": define_float(
-        "drop_connect_rate",
-        None,
-        "Stochastic depth.",
-        lower_bound=0.0,
-        upper_bound=0.99,
+    "drop_connect_rate": define_number(
+        ModelConfig, "drop_connect_rate", "Stochastic depth."
     ),
     "input_normalization": flags.DEFINE_enum(
         "input_normalization", None, ["dataset", "none"], "Of the log-mels."

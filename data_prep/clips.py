@@ -7,8 +7,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 from cola_msa.audio import Listing
+from cola_msa.config import ConfigError
 from cola_msa.system import names
 from cola_msa.system.errors import UserError
+from cola_msa.system.fields import check_fields, within
+from cola_msa.system.numbers import MAX_SEED
 
 SPLITS = ("train", "validation", "test")
 
@@ -88,15 +91,19 @@ class IndexOptions:
         split_dir: Folder of published split files, relative like it, or None.
     """
 
-    seed: int = 0
+    seed: int = within(0, 0, MAX_SEED)
     stem_splits: tuple[str, ...] = ("train", "validation")
     sources: tuple[str, ...] = ()
     stem_names: tuple[tuple[str, str], ...] = ()
     split_by: str = "folder"
-    validation_share: float = 0.15
-    test_share: float = 0.0
+    validation_share: float = within(0.15, 0.0, 1.0)
+    test_share: float = within(0.0, 0.0, 1.0)
     stems_dir: str | None = None
     split_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be meant, by ConfigError."""
+        check_fields(self, ConfigError)
 
 
 @dataclasses.dataclass(frozen=True)

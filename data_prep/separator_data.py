@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import soundfile
 
-from cola_msa.config import SOURCES
+from cola_msa.config import SOURCES, ConfigError
+from cola_msa.system.fields import check_fields, within
 from data_prep import multitrack
 from data_prep.clips import (
     Clip,
@@ -72,21 +73,25 @@ class SeparatorConfig:
     """
 
     options: IndexOptions = IndexOptions(sources=SOURCES, test_share=0.15)
-    hidden_size: int = 512
-    fft_size: int = 4096
-    hop_samples: int = 1024
-    bandwidth_hz: float = 16000.0
-    seq_seconds: float = 6.0
-    samples_per_track: int = 64
-    batch_size: int = 16
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-5
-    patience: int = 140
-    lr_decay_patience: int = 80
-    lr_decay_gamma: float = 0.3
+    hidden_size: int = within(512, 2, 1 << 14)
+    fft_size: int = within(4096, 16, 1 << 16)
+    hop_samples: int = within(1024, 1, 1 << 16)
+    bandwidth_hz: float = within(16000.0, 1.0)
+    seq_seconds: float = within(6.0, 0.01)
+    samples_per_track: int = within(64, 1)
+    batch_size: int = within(16, 1)
+    learning_rate: float = within(1e-3, 1e-12, 10.0)
+    weight_decay: float = within(1e-5, 0.0)
+    patience: int = within(140, 1)
+    lr_decay_patience: int = within(80, 0)
+    lr_decay_gamma: float = within(0.3, 0.0, 1.0)
     source_augmentations: tuple[str, ...] = AUGMENTATIONS
     random_track_mix: bool = True
-    cache_gb: float = 1.0
+    cache_gb: float = within(1.0, 0.0)
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be meant, by ConfigError."""
+        check_fields(self, ConfigError)
 
     @property
     def seq_samples(self) -> int:

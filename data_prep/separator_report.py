@@ -13,6 +13,8 @@ import numpy as np
 import tqdm
 
 from cola_msa import audio
+from cola_msa.config import ConfigError
+from cola_msa.system.fields import check_fields, within
 from data_prep import separation, separator_folder
 from data_prep.separator_chunks import StemReader
 from data_prep.separator_data import RATE_HZ, SeparatorConfig, Track
@@ -37,10 +39,14 @@ class EvaluationConfig:
         num_threads: torch's threads.
     """
 
-    num_tracks: int = 0
-    seconds: float = 30.0
-    niter: int = 1
-    num_threads: int = 1
+    num_tracks: int = within(0, 0)
+    seconds: float = within(30.0, 0.01)
+    niter: int = within(1, 0)
+    num_threads: int = within(1, 0)
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be meant, by ConfigError."""
+        check_fields(self, ConfigError)
 
 
 def si_sdr(estimate: np.ndarray, stem: np.ndarray) -> float:

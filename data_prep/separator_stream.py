@@ -12,6 +12,8 @@ from collections.abc import Callable
 import numpy as np
 
 from cola_msa.audio import Resampler
+from cola_msa.config import ConfigError
+from cola_msa.system.fields import check_fields, within
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,9 +27,13 @@ class Chunking:
         fade_seconds: Length of the cross-fade, in the middle of the overlap.
     """
 
-    chunk_windows: int = 5
-    overlap_windows: int = 1
-    fade_seconds: float = 1.0
+    chunk_windows: int = within(5, 1, 1000)
+    overlap_windows: int = within(1, 0, 1000)
+    fade_seconds: float = within(1.0, 0.0)
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be meant, by ConfigError."""
+        check_fields(self, ConfigError)
 
 
 class ChunkedSeparation:

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from cola_msa import audio, record_index, records
-from cola_msa.config import FrontendConfig, config_hash
+from cola_msa.config import ConfigError, FrontendConfig, config_hash
+from cola_msa.system.fields import check_fields, within
 from cola_msa.system.files import sync
 from data_prep import separation, waveforms
 from data_prep.clips import Clip, Failure, IndexOptions, text
@@ -51,17 +52,21 @@ class PrepConfig:
 
     dataset: str = ""
     frontend: FrontendConfig = FrontendConfig()
-    silence_threshold: float = 0.01
+    silence_threshold: float = within(0.01, 0.0)
     sources: tuple[str, ...] = ()
     stems: str = "none"
     stems_dir: str | None = None
     separator: str | None = None
-    niter: int = 1
+    niter: int = within(1, 0)
     separator_dtype: str = "float32"
     chunking: Chunking = Chunking()
-    clips_per_shard: int = 0
-    max_clips_per_shard: int = 64
+    clips_per_shard: int = within(0, 0)
+    max_clips_per_shard: int = within(64, 1)
     options: IndexOptions = IndexOptions()
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be meant, by ConfigError."""
+        check_fields(self, ConfigError)
 
 
 @dataclasses.dataclass(frozen=True)

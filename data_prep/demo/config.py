@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 
+from cola_msa.config import ConfigError
+from cola_msa.system.fields import check_fields, within
+from cola_msa.system.numbers import MAX_SEED
+
 # Raised whenever the same options give other audio or other files.
 FORMAT_VERSION = 1
 SAMPLE_RATE_HZ = 16000
 TRACK_SAMPLE_RATE_HZ = 22050
 NOTE_SECONDS = 4.0
+_MAX_COUNT = 1_000_000
 SPLITS = ("train", "valid", "test")
 # MagnaTagATune's split by folder.
 SPLIT_FOLDERS = {"train": "0123456789ab", "valid": "c", "test": "def"}
@@ -29,14 +34,18 @@ class DemoConfig:
         untagged_share: share of clips that nobody annotated.
     """
 
-    seed: int = 0
-    num_songs: tuple[int, int, int] = (160, 28, 42)
-    clips_per_song: int = 1
-    clip_seconds: float = 29.0
-    num_tracks_per_genre: tuple[int, int, int] = (20, 4, 6)
-    track_seconds: float = 30.0
-    num_notes_per_family: tuple[int, int, int] = (40, 10, 10)
-    untagged_share: float = 0.04
+    seed: int = within(0, 0, MAX_SEED)
+    num_songs: tuple[int, int, int] = within((160, 28, 42), 0, _MAX_COUNT)
+    clips_per_song: int = within(1, 1, _MAX_COUNT)
+    clip_seconds: float = within(29.0, 0.01, 86400.0)
+    num_tracks_per_genre: tuple[int, int, int] = within((20, 4, 6), 0, _MAX_COUNT)
+    track_seconds: float = within(30.0, 0.01, 86400.0)
+    num_notes_per_family: tuple[int, int, int] = within((40, 10, 10), 0, _MAX_COUNT)
+    untagged_share: float = within(0.04, 0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be meant, by ConfigError."""
+        check_fields(self, ConfigError)
 
     def scaled(self, scale: float) -> DemoConfig:
         """Multiplies all counts.
@@ -49,10 +58,10 @@ class DemoConfig:
             The scaled configuration.
 
         Raises:
-            ValueError: If scale is not positive.
+            ConfigError: If scale is not positive, or makes more than can be made.
         """
-        if scale <= 0:
-            raise ValueError(f"scale must be positive, not {scale}")
+        if not 0 < scale <= _MAX_COUNT:
+            raise ConfigError(f"scale must be positive and finite, not {scale}")
 
         def multiply(
             counts: tuple[int, int, int], fewest: tuple[int, int, int]

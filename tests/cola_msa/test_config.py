@@ -2,9 +2,12 @@ import dataclasses
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cola_msa import config as config_lib
 from cola_msa.presets import PRESETS, get_preset
+from cola_msa.system.errors import UserError
 
 
 @pytest.mark.parametrize("name", list(PRESETS))
@@ -54,3 +57,111 @@ def test_authors_preset_differs_as_documented():
 def test_unknown_preset_is_refused():
     with pytest.raises(ValueError, match="there are paper, authors"):
         get_preset("best")
+
+
+@pytest.mark.parametrize(
+    ("cls", "fields"),
+    [
+        (config_lib.TrainConfig, {"learning_rate": -1.0}),
+        (config_lib.TrainConfig, {"learning_rate": float("nan")}),
+        (config_lib.TrainConfig, {"learning_rate": float("inf")}),
+        (config_lib.TrainConfig, {"batch_size": 1}),
+        (config_lib.TrainConfig, {"steps": 0}),
+        (config_lib.TrainConfig, {"average_decay": 1.0}),
+        (config_lib.TrainConfig, {"keep_steps": (-1,)}),
+        (config_lib.TrainConfig, {"seed": 2**32}),
+        (config_lib.ModelConfig, {"temperature": -1.0}),
+        (config_lib.ModelConfig, {"temperature": 0}),
+        (config_lib.ModelConfig, {"projection_dim": 10**9}),
+        (config_lib.ModelConfig, {"drop_connect_rate": 1.0}),
+        (config_lib.FrontendConfig, {"num_mels": 0}),
+        (config_lib.FrontendConfig, {"log_floor": 0.0}),
+        (config_lib.FrontendConfig, {"low_hz": 7800.0}),
+        (config_lib.FrontendConfig, {"high_hz": 8001.0}),
+        (config_lib.FrontendConfig, {"window_samples": 1025}),
+        (config_lib.FrontendConfig, {"window_frames": 393}),
+        (config_lib.FrontendConfig, {"log_ceiling": 1e-6}),
+        (config_lib.Config, {"train": None}),
+        (config_lib.Config, {"preset": 3}),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_when_it_is_made(cls, fields):
+    (name,) = fields
+    with pytest.raises(config_lib.ConfigError, match=f"{cls.__name__}: "):
+        cls(**fields)
+    with pytest.raises(config_lib.ConfigError):
+        dataclasses.replace(cls(), **{name: fields[name]})
+
+
+def test_flags_and_fields_have_the_same_bounds():
+    """Through the flags' own parsers, whatever the flags are made from."""
+    from cola_msa import train
+
+    flags = train._TRAIN_FLAGS | train._MODEL_FLAGS
+    checked = 0
+    for cls in (config_lib.TrainConfig, config_lib.ModelConfig):
+        for field in dataclasses.fields(cls):
+            if field.name not in flags or field.name == "keep_steps":
+                continue
+            parser = flags[field.name]._flagvalues[field.name].parser
+            for bound, step in (("lower_bound", -1), ("upper_bound", 1)):
+                limit = getattr(parser, bound, None)
+                if limit is None:
+                    continue
+                cls(**{field.name: limit})
+                beyond = limit + step * max(1, abs(limit))
+                with pytest.raises(config_lib.ConfigError):
+                    cls(**{field.name: beyond})
+                checked += 1
+    assert checked > 25
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=10,
+)
+
+
+def configurations():
+    """A preset's JSON, with one value at any place replaced by any JSON."""
+    whole = config_lib.to_dict(get_preset("short"))
+    places = [(name,) for name in whole] + [
+        (part, name)
+        for part, values in whole.items()
+        if isinstance(values, dict)
+        for name in values
+    ]
+
+    def build(place, value):
+        changed = json.loads(json.dumps(whole))
+        inside = changed
+        for name in place[:-1]:
+            inside = inside[name]
+        inside[place[-1]] = value
+        return changed
+
+    return st.builds(build, st.sampled_from(places), JSON)
+
+
+@given(
+    st.one_of(
+        configurations(),
+        JSON,
+        st.dictionaries(
+            st.sampled_from(["train", "model", "frontend", "preset", "strategy"]), JSON
+        ),
+    )
+)
+def test_any_json_is_a_configuration_or_a_users_error(values):
+    try:
+        found = config_lib.from_dict(config_lib.Config, values)
+    except UserError as error:
+        assert "\n" not in str(error)
+    else:
+        text = json.dumps(config_lib.to_dict(found), allow_nan=False)
+        again = config_lib.from_dict(config_lib.Config, json.loads(text))
+        assert config_lib.config_hash(again) == config_lib.config_hash(found)
