@@ -32,9 +32,12 @@ if TYPE_CHECKING:
     from cola_msa.tasks import TASKS, Splits, TaskSpec
     from cola_msa.training import Trainer
 
+from cola_msa.system import keras_settings
+
 # TensorFlow reads this when it is imported. On processors without AVX-512 it leaves its
 # oneDNN kernels off, and an update then takes 1.8 times the CPU seconds.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+keras_settings.watch_import()
 
 __version__ = "0.1.0"
 __all__ = [

@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from cola_msa.config import FrontendConfig, ModelConfig
 from cola_msa.cpu_layers import KERNELS, cpu_layer, default_kernels
+from cola_msa.system.keras_settings import check_loaded
 
 _EFFICIENTNET_DROP_RATE = 0.2  # what keras.applications builds into EfficientNetB0
 _PIXEL_SCALE = 255.0  # its Rescaling(1 / 255), which precedes its Normalization
@@ -154,9 +155,11 @@ def build_encoder(
 
     Raises:
         ValueError: If the configuration names something unknown.
+        KerasSettingsError: If Keras has another backend, layout or precision.
 
     Source: section 3.2 (EfficientNetB0, global max pooling, no top).
     """
+    check_loaded()
     input_shape = (None, frontend.num_mels, 1)
     if config.backbone == "efficientnetb0":
         # Frames stay unknown, as in the authors' model: with a known length the
