@@ -63,7 +63,7 @@ class TuneConfig:
 
     mode: str
     head: ProbeConfig
-    encoder_rate: float = within(dataclasses.MISSING, 1e-12, 10.0)
+    encoder_rate: float = within(dataclasses.MISSING, 0.0)
     statistics_batches: int = within(32, 1)
     min_updates: int = within(50, 0)
 
