@@ -1,9 +1,9 @@
 """Tables and lists that users hand in: text files with a row or an entry a line.
 
-Of a table the delimiter alone is guessed, from its header; quotes are CSV's own, doubled
-within a quoted cell. Text is UTF-8, with or without a byte order mark, or UTF-16 with
-one. Lines end with a newline or a carriage return alone: other characters that Unicode
-calls line ends are part of a cell, and so are all line ends within quotes.
+Of a table the delimiter alone is guessed, from its header; quotes are CSV's own,
+doubled within a quoted cell. Text is UTF-8, with or without a byte order mark, or
+UTF-16 with one. Lines end with a newline or a carriage return alone: other characters
+that Unicode calls line ends are part of a cell, and so are all within quotes.
 """
 
 import codecs
