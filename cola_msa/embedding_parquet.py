@@ -1,0 +1,266 @@
+"""Embeddings in Parquet, as embed, pandas, polars or DuckDB write them.
+
+Columns are known by name and taken by content: embeddings are lists of numbers, of
+fixed size or not, texts may be dictionaries; what else there is, an index say, is no
+matter.
+"""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from cola_msa.embedding_checks import (
+    COLUMNS,
+    MAX_METADATA_BYTES,
+    METADATA,
+    NUMBERS,
+    TEXTS,
+    EmbeddingFileError,
+    check_names,
+    check_size,
+    check_texts,
+    unreadable,
+)
+
+
+class ParquetReader:
+    """A Parquet file of embeddings. See `embedding_checks.Reader`."""
+
+    def __init__(self, path: pathlib.Path):
+        """Opens and checks a file.
+
+        Raises:
+            EmbeddingFileError: If it cannot be used, or pyarrow is missing.
+        """
+        try:
+            import pyarrow
+            from pyarrow import parquet
+        except ModuleNotFoundError as error:
+            raise EmbeddingFileError(
+                f"{path}: Parquet needs pyarrow: pip install 'cola_msa[embed]'; or "
+                "embed into .npz or .h5"
+            ) from error
+        self._path = path
+        self._damages = (pyarrow.ArrowException, OSError, ValueError, MemoryError)
+        self._file: Any = None
+        try:
+            with parquet.ParquetFile(path) as file:
+                schema = file.schema_arrow
+            self._check_types(pyarrow.types, schema)
+            # As dictionaries: a long path of many rows is in memory once.
+            self._file = parquet.ParquetFile(path, read_dictionary=list(TEXTS))
+            self._open(schema)
+        except EmbeddingFileError:
+            self.close()
+            raise
+        except self._damages as error:
+            self.close()
+            raise unreadable(path, "Parquet", error) from error
+
+    def _open(self, schema: Any) -> None:
+        self.num_rows = self._file.metadata.num_rows
+        self._metadata = (schema.metadata or {}).get(METADATA.encode())
+        groups = [
+            self._file.metadata.row_group(number)
+            for number in range(self._file.num_row_groups)
+        ]
+        self._ends = np.cumsum([group.num_rows for group in groups], dtype=np.int64)
+        self._group, self._rows = -1, np.zeros((0, 0), np.float32)
+        self._check_sizes(groups)
+        self.dim = self._find_dim()
+
+    def _check_types(self, types: Any, schema: Any) -> None:
+        check_names(self._path, schema.names)
+        for name in COLUMNS:
+            if len(schema.get_all_field_indices(name)) > 1:
+                raise EmbeddingFileError(f"{self._path}: column {name} is there twice")
+            kind = _plain(schema.field(name).type)
+            wanted = "text"
+            if name in TEXTS:
+                is_right = _is_text(types, kind)
+            elif name in NUMBERS:
+                is_right, wanted = _is_number(types, kind), "numbers"
+            else:
+                is_right = _is_list(types, kind) and _is_number(
+                    types, _plain(kind.value_type)
+                )
+                wanted = "lists of numbers"
+            if not is_right:
+                raise EmbeddingFileError(
+                    f"{self._path}: column {name} is {kind}, not {wanted}"
+                )
+
+    def _check_sizes(self, groups: list[Any]) -> None:
+        if sum(group.num_rows for group in groups) != self.num_rows:
+            raise unreadable(self._path, "Parquet", "its rows are not as many as said")
+        packed, values = 0, 0
+        for group in groups:
+            for number in range(group.num_columns):
+                column = group.column(number)
+                name = column.path_in_schema.split(".")[0]
+                if name in COLUMNS:
+                    packed += column.total_uncompressed_size
+                    values += column.num_values if name == "embedding" else 0
+        check_size(self._path, self.num_rows, max(packed, values * 4))
+
+    def _find_dim(self) -> int:
+        """Values of the first embedding; of a file without rows what its type says."""
+        kind = _plain(self._file.schema_arrow.field("embedding").type)
+        if not self.num_rows:
+            return max(getattr(kind, "list_size", 1), 1)
+        first = int(np.searchsorted(self._ends, 0, "right"))
+        self._load(first, None)
+        return self._rows.shape[1]
+
+    def _load(self, group: int, dim: int | None) -> None:
+        """Reads the embeddings of a row group."""
+        first_row = int(self._ends[group - 1]) if group else 0
+        try:
+            column = self._file.read_row_group(group, ["embedding"]).column(0)
+            self._rows = self._to_rows(column, first_row, dim)
+        except EmbeddingFileError:
+            raise
+        except self._damages as error:
+            raise unreadable(self._path, "Parquet", error) from error
+        self._group = group
+
+    def _to_rows(self, column: Any, first_row: int, dim: int | None) -> np.ndarray:
+        from pyarrow import compute, types
+
+        parts = []
+        for chunk in map(_storage, column.chunks):
+            if chunk.null_count:
+                row = first_row + int(np.argmax(chunk.is_null().to_numpy(False))) + 1
+                raise self._refuse("embedding", f"row {row} is null")
+            if types.is_fixed_size_list(chunk.type):
+                lengths = np.full(len(chunk), chunk.type.list_size)
+            else:
+                lengths = compute.list_value_length(chunk).to_numpy()
+            dim = int(lengths[0]) if dim is None and len(lengths) else dim
+            if (lengths != dim).any():
+                row = int(np.argmax(lengths != dim))
+                raise self._refuse(
+                    "embedding",
+                    f"row {first_row + row + 1} has {lengths[row]} values, and the "
+                    f"first row has {dim}",
+                )
+            if dim == 0:
+                raise self._refuse("embedding", "it has no values")
+            flat = _storage(chunk.flatten())
+            if flat.null_count:
+                value = int(np.argmax(flat.is_null().to_numpy(False)))
+                row = first_row + value // (dim or 1) + 1
+                raise self._refuse("embedding", f"row {row} holds a null")
+            with np.errstate(over="ignore"):  # infinity, which is refused
+                values = np.asarray(_to_numpy(types, flat), np.float32)
+            parts.append(values.reshape(len(chunk), -1))
+            first_row += len(chunk)
+        return np.concatenate(parts)
+
+    def _refuse(self, name: str, reason: str) -> EmbeddingFileError:
+        return EmbeddingFileError(f"{self._path}: column {name}: {reason}")
+
+    def metadata(self) -> str | bytes | None:
+        """JSON that says what made it; None where there is none."""
+        if self._metadata is not None and len(self._metadata) > MAX_METADATA_BYTES:
+            raise EmbeddingFileError(f"{self._path}: metadata: not one short text")
+        return self._metadata
+
+    def columns(self) -> dict[str, Any]:
+        """Reads all but the embeddings: lists of str, arrays of float64, by name."""
+        from pyarrow import types
+
+        found: dict[str, list] = {name: [] for name in (*TEXTS, *NUMBERS)}
+        for number in range(self._file.num_row_groups):
+            try:
+                table = self._file.read_row_group(number, list(found))
+                for name, parts in found.items():
+                    for chunk in map(_storage, table.column(name).chunks):
+                        if chunk.null_count:
+                            raise self._refuse(name, f"{chunk.null_count:,} nulls")
+                        if name in NUMBERS:
+                            parts.append(_to_numpy(types, chunk))
+                        elif types.is_dictionary(chunk.type):
+                            values = chunk.dictionary.to_pylist()
+                            parts += [values[k] for k in chunk.indices.to_pylist()]
+                        else:
+                            parts += chunk.to_pylist()
+            except EmbeddingFileError:
+                raise
+            except self._damages as error:
+                raise unreadable(self._path, "Parquet", error) from error
+        columns: dict[str, Any] = {
+            name: check_texts(self._path, name, found[name]) for name in TEXTS
+        }
+        for name in NUMBERS:
+            parts = [np.zeros(0), *found[name]]
+            columns[name] = np.concatenate(parts).astype(np.float64)
+        return columns
+
+    def read(self, first_row: int, num_rows: int) -> np.ndarray:
+        """Reads embeddings, float32 [num_rows, dim]."""
+        if num_rows == len(self._rows) == self.num_rows:
+            return self._rows
+        found, done = np.zeros((num_rows, self.dim), np.float32), 0
+        while done < num_rows:
+            group = int(np.searchsorted(self._ends, first_row + done, "right"))
+            if group != self._group:
+                self._load(group, self.dim)
+            offset = first_row + done - int(self._ends[group]) + len(self._rows)
+            part = self._rows[offset : offset + num_rows - done]
+            found[done : done + len(part)] = part
+            done += len(part)
+        return found
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._file is not None:
+            self._file.close()
+
+
+def _plain(kind: Any) -> Any:
+    """The type of the values below dictionaries and types of other libraries."""
+    import pyarrow
+
+    while True:
+        if isinstance(kind, pyarrow.BaseExtensionType):
+            kind = kind.storage_type
+        elif pyarrow.types.is_dictionary(kind):
+            kind = kind.value_type
+        else:
+            return kind
+
+
+def _storage(array: Any) -> Any:
+    """An array without the types of other libraries."""
+    while hasattr(array, "storage"):
+        array = array.storage
+    return array
+
+
+def _is_text(types: Any, kind: Any) -> bool:
+    names = "string large_string string_view binary large_binary binary_view"
+    return any(getattr(types, f"is_{name}")(kind) for name in names.split())
+
+
+def _is_number(types: Any, kind: Any) -> bool:
+    return types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind)
+
+
+def _is_list(types: Any, kind: Any) -> bool:
+    return (
+        types.is_list(kind)
+        or types.is_large_list(kind)
+        or types.is_fixed_size_list(kind)
+    )
+
+
+def _to_numpy(types: Any, array: Any) -> np.ndarray:
+    import pyarrow
+
+    if types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    if types.is_decimal(array.type):
+        array = array.cast(pyarrow.float64())
+    return array.to_numpy(zero_copy_only=False)
