@@ -126,15 +126,31 @@ def check_size(path: pathlib.Path, num_rows: int, num_bytes: int) -> None:
         )
 
 
-def check_texts(path: pathlib.Path, name: str, values: Iterable[Any]) -> list[str]:
+def check_texts(
+    path: pathlib.Path,
+    name: str,
+    values: Iterable[Any],
+    first_row: int = 1,
+    known: dict[Any, str] | None = None,
+) -> list[str]:
     """Texts of a column, decoded from UTF-8 where they are bytes; equal ones shared.
+
+    Args:
+        path: The file.
+        name: The column.
+        values: Texts or bytes.
+        first_row: Number of the first of them.
+        known: Texts of earlier values of the file; added to.
+
+    Returns:
+        The texts.
 
     Raises:
         EmbeddingFileError: If one is no text, no UTF-8, or too long for a path.
     """
-    known: dict[Any, str] = {}
+    known = {} if known is None else known
     found = []
-    for row, value in enumerate(values, 1):
+    for row, value in enumerate(values, first_row):
         text = known.get(value) if isinstance(value, str | bytes) else None
         if text is None:
             text = known[value] = _text(path, f"column {name}, row {row}", value)

@@ -154,10 +154,11 @@ class H5Reader:
         block = FREE_BYTES // max(elsewhere, 1)
         block = min(max(block, _MIN_BLOCK), _MAX_BLOCK)
         item = self._file[name]
-        found = []
+        found: list[str] = []
+        known: dict[Any, str] = {}
         for first in range(0, self.num_rows, block):
             values = item[first : first + block].tolist()
-            found += check_texts(self._path, name, values)
+            found += check_texts(self._path, name, values, first + 1, known)
         return found
 
     def read(self, first_row: int, num_rows: int) -> np.ndarray:

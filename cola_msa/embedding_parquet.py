@@ -6,12 +6,14 @@ matter.
 """
 
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from cola_msa.embedding_checks import (
     COLUMNS,
+    FREE_BYTES,
     MAX_METADATA_BYTES,
     METADATA,
     NUMBERS,
@@ -22,6 +24,10 @@ from cola_msa.embedding_checks import (
     check_texts,
     unreadable,
 )
+
+# What can be read as dictionaries.
+_PLAIN_ENCODINGS = {"PLAIN", "RLE", "BIT_PACKED", "PLAIN_DICTIONARY", "RLE_DICTIONARY"}
+_MIN_BLOCK, _MAX_BLOCK = 16, 1 << 16  # rows of text that are read at once
 
 
 class ParquetReader:
@@ -45,12 +51,15 @@ class ParquetReader:
         self._damages = (pyarrow.ArrowException, OSError, ValueError, MemoryError)
         self._file: Any = None
         try:
-            with parquet.ParquetFile(path) as file:
-                schema = file.schema_arrow
+            self._file = parquet.ParquetFile(path)
+            schema = self._file.schema_arrow
             self._check_types(pyarrow.types, schema)
-            # As dictionaries: a long path of many rows is in memory once.
-            self._file = parquet.ParquetFile(path, read_dictionary=list(TEXTS))
             self._open(schema)
+            self._file.close()
+            self._file = parquet.ParquetFile(
+                path, read_dictionary=self._dictionary_names()
+            )
+            self.dim = self._find_dim()
         except EmbeddingFileError:
             self.close()
             raise
@@ -67,8 +76,40 @@ class ParquetReader:
         ]
         self._ends = np.cumsum([group.num_rows for group in groups], dtype=np.int64)
         self._group, self._rows = -1, np.zeros((0, 0), np.float32)
-        self._check_sizes(groups)
-        self.dim = self._find_dim()
+        if sum(group.num_rows for group in groups) != self.num_rows:
+            raise unreadable(self._path, "Parquet", "its rows are not as many as said")
+        self._sizes = dict.fromkeys(COLUMNS, 0)
+        self._encodings: dict[str, set[str]] = {name: set() for name in COLUMNS}
+        num_values = 0
+        for group in groups:
+            for number in range(group.num_columns):
+                column = group.column(number)
+                name = column.path_in_schema.split(".")[0]
+                if name in COLUMNS:
+                    self._sizes[name] += column.total_uncompressed_size
+                    self._encodings[name] |= set(column.encodings)
+                    num_values += column.num_values if name == "embedding" else 0
+        needed = max(sum(self._sizes.values()), num_values * 4)
+        check_size(self._path, self.num_rows, needed)
+
+    def _dictionary_names(self) -> list[str]:
+        """Texts to read as dictionaries: a long path of many rows is there once."""
+        return [name for name in TEXTS if self._encodings[name] <= _PLAIN_ENCODINGS]
+
+    def _tables(self, names: list[str]) -> Iterator[Any]:
+        """Yields parts of columns, in order, that take little memory."""
+        import pyarrow
+
+        shared = [n for n in names if "DELTA_BYTE_ARRAY" in self._encodings[n]]
+        if not shared:
+            for number in range(self._file.num_row_groups):
+                yield self._file.read_row_group(number, names)
+            return
+        # Each text may be the one before it, and no more is in the file.
+        most = max(self._sizes[name] for name in shared)
+        num_rows = min(max(FREE_BYTES // max(most, 1), _MIN_BLOCK), _MAX_BLOCK)
+        for batch in self._file.iter_batches(num_rows, columns=names):
+            yield pyarrow.Table.from_batches([batch])
 
     def _check_types(self, types: Any, schema: Any) -> None:
         check_names(self._path, schema.names)
@@ -90,19 +131,6 @@ class ParquetReader:
                 raise EmbeddingFileError(
                     f"{self._path}: column {name} is {kind}, not {wanted}"
                 )
-
-    def _check_sizes(self, groups: list[Any]) -> None:
-        if sum(group.num_rows for group in groups) != self.num_rows:
-            raise unreadable(self._path, "Parquet", "its rows are not as many as said")
-        packed, values = 0, 0
-        for group in groups:
-            for number in range(group.num_columns):
-                column = group.column(number)
-                name = column.path_in_schema.split(".")[0]
-                if name in COLUMNS:
-                    packed += column.total_uncompressed_size
-                    values += column.num_values if name == "embedding" else 0
-        check_size(self._path, self.num_rows, max(packed, values * 4))
 
     def _find_dim(self) -> int:
         """Values of the first embedding; of a file without rows what its type says."""
@@ -171,32 +199,33 @@ class ParquetReader:
         """Reads all but the embeddings: lists of str, arrays of float64, by name."""
         from pyarrow import types
 
-        found: dict[str, list] = {name: [] for name in (*TEXTS, *NUMBERS)}
-        for number in range(self._file.num_row_groups):
-            try:
-                table = self._file.read_row_group(number, list(found))
+        found: dict[str, Any] = {name: [] for name in (*TEXTS, *NUMBERS)}
+        known: dict[Any, str] = {}
+        try:
+            for table in self._tables(list(found)):
                 for name, parts in found.items():
                     for chunk in map(_storage, table.column(name).chunks):
                         if chunk.null_count:
                             raise self._refuse(name, f"{chunk.null_count:,} nulls")
                         if name in NUMBERS:
                             parts.append(_to_numpy(types, chunk))
-                        elif types.is_dictionary(chunk.type):
-                            values = chunk.dictionary.to_pylist()
-                            parts += [values[k] for k in chunk.indices.to_pylist()]
+                            continue
+                        if types.is_dictionary(chunk.type):
+                            texts = chunk.dictionary.to_pylist()
+                            values = [texts[k] for k in chunk.indices.to_pylist()]
                         else:
-                            parts += chunk.to_pylist()
-            except EmbeddingFileError:
-                raise
-            except self._damages as error:
-                raise unreadable(self._path, "Parquet", error) from error
-        columns: dict[str, Any] = {
-            name: check_texts(self._path, name, found[name]) for name in TEXTS
-        }
+                            values = chunk.to_pylist()
+                        parts += check_texts(
+                            self._path, name, values, len(parts) + 1, known
+                        )
+        except EmbeddingFileError:
+            raise
+        except self._damages as error:
+            raise unreadable(self._path, "Parquet", error) from error
         for name in NUMBERS:
             parts = [np.zeros(0), *found[name]]
-            columns[name] = np.concatenate(parts).astype(np.float64)
-        return columns
+            found[name] = np.concatenate(parts).astype(np.float64)
+        return found
 
     def read(self, first_row: int, num_rows: int) -> np.ndarray:
         """Reads embeddings, float32 [num_rows, dim]."""

@@ -1,12 +1,16 @@
 """The map's data: layouts, groups, labels, links, neighbours."""
 
+import csv
 import json
 import pathlib
 import re
+import tempfile
 import urllib.parse
 
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import strategies
 
 from cola_msa import map as map_lib
 from cola_msa import map_data, map_labels, map_projection, search
@@ -136,6 +140,37 @@ def test_labels_find_composed_and_decomposed_names(tmp_path, paths, name, track)
     (genre,) = map_labels.read_labels(tmp_path / "l.csv", paths).schemes
     assert genre.groups[genre.of[track]] == "Rock"
     assert [genre.groups[number] for number in genre.of].count("Rock") == 1
+
+
+NAMES = strategies.text(
+    strategies.one_of(
+        strategies.sampled_from("ae\u00e9\u0301./ "),
+        strategies.characters(exclude_characters="\0", exclude_categories=["Cs"]),
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+@hypothesis.given(strategies.lists(NAMES, min_size=1, max_size=5))
+@hypothesis.settings(max_examples=150, deadline=None)
+def test_a_row_with_a_track_s_own_path_is_for_that_track(names):
+    # Paths that differ in slashes alone are one path.
+    paths = list(dict.fromkeys(pathlib.PurePath(name).as_posix() for name in names))
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder, "l.csv")
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            rows = [
+                ["path", "n"],
+                *([name, f"label {n}"] for n, name in enumerate(paths)),
+            ]
+            csv.writer(file, delimiter=";").writerows(rows)
+        found = map_labels.read_labels(path, paths)
+    (scheme,) = found.schemes
+    assert [scheme.groups[g] for g in scheme.of] == [
+        f"label {n}" for n in range(len(paths))
+    ]
+    assert len(found.remarks) == 1
 
 
 def test_labels_are_read_as_csv_and_rows_may_be_short_or_repeat(tmp_path):
