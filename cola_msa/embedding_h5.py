@@ -5,16 +5,18 @@ size before it looks how large the chunk should be.
 """
 
 import math
-import os
+import mmap
 import pathlib
+import struct
 import zlib
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
 from cola_msa.embedding_checks import (
     COLUMNS,
-    FREE_BYTES,
+    MAX_TEXT,
     METADATA,
     NUMBERS,
     TEXTS,
@@ -27,8 +29,24 @@ from cola_msa.embedding_checks import (
 
 _DEFLATE, _SHUFFLE, _FLETCHER32, _LZF = 1, 2, 3, 32000
 _CHECKSUM_BYTES = 4
-_MIN_BLOCK, _MAX_BLOCK = 16, 1 << 16  # rows of text that are read at once
-_DAMAGES = (OSError, RuntimeError, ValueError, KeyError, TypeError, MemoryError)
+_BLOCK_ROWS = 4096  # of text, read at once
+_PACKED_BYTES = 1024  # by which a packed chunk may be larger
+# How a text lies in an array of HDF5: it is elsewhere in the file. A thousand rows may
+# have the same, and memory is taken for the length that is stated here.
+_REFERENCE = np.dtype([("length", "<u4"), ("address", "<u8"), ("index", "<u4")])
+# Where they lie: a head, then of each its number, 0 for free space, and its bytes.
+_HEAP = b"GCOL\1\0\0\0"
+_HEAP_HEAD = struct.Struct("<8xQ")
+_HEAP_TEXT = struct.Struct("<H6xQ")
+_DAMAGES = (
+    OSError,
+    RuntimeError,
+    ValueError,
+    KeyError,
+    TypeError,
+    MemoryError,
+    zlib.error,
+)
 
 
 class H5Reader:
@@ -48,6 +66,8 @@ class H5Reader:
         except _DAMAGES as error:
             raise unreadable(path, "HDF5", error) from error
         try:
+            if self._file.id.get_create_plist().get_sizes()[0] != 8:
+                raise unreadable(path, "HDF5", "its addresses have not 8 bytes")
             described = {}
             for name in COLUMNS:
                 links = self._file.id.links
@@ -57,8 +77,9 @@ class H5Reader:
                     raise unreadable(path, "HDF5", f"column {name} is a link")
                 described[name] = self._describe(name)
             self.num_rows, self.dim = check_columns(path, described)
+            _check_heaps(path)
             for name in COLUMNS:  # once it is known how large a chunk may be
-                self._check_chunks(name)
+                self._check_storage(name)
         except EmbeddingFileError:
             self.close()
             raise
@@ -81,47 +102,95 @@ class H5Reader:
         if item.shape is None:
             return Column(kind, (), 0, "empty")
         size = max(math.prod(item.shape), math.prod(item.chunks or ()))
-        num_bytes = size * item.dtype.itemsize
+        num_bytes = size * _width(item)
         return Column(kind, item.shape, num_bytes, str(item.dtype))
 
-    def _check_chunks(self, name: str) -> None:
-        """Refuses chunks that unpack to more than a chunk's size."""
+    def _check_storage(self, name: str) -> None:
+        """Refuses chunks and texts that are larger than they should be."""
         item = self._file[name]
-        if item.chunks is None:
-            return
+        chunks: Iterable[bytes] = ()
+        is_text = item.dtype.hasobject  # of any length
+        if item.chunks is not None:
+            chunks = self._unpack(name)
+        elif is_text and item.id.get_offset() is not None:
+            chunks = self._blocks(item)
+        elif is_text and item.id.get_storage_size():  # in the header
+            raise self._refuse(name, "its texts lie where they are not read from")
+        for chunk in chunks:
+            if not is_text:
+                continue
+            # Of each text its length, and where it lies.
+            lengths = np.frombuffer(chunk, _REFERENCE)["length"]
+            if lengths.max(initial=0) > MAX_TEXT:
+                raise self._refuse(
+                    name, f"a text of {lengths.max():,} bytes, more than a path has"
+                )
+
+    def _blocks(self, item: Any) -> Iterator[bytes]:
+        """Yields what lies in the file of an array that is no chunks."""
+        width = _width(item)
+        with open(self._path, "rb") as file:
+            file.seek(item.id.get_offset())
+            for first in range(0, item.size, _BLOCK_ROWS):
+                count = min(_BLOCK_ROWS, item.size - first)
+                yield file.read(count * width)
+
+    def _unpack(self, name: str) -> Iterator[bytes]:
+        """Yields chunks without their filters; not what LZF has packed.
+
+        Raises:
+            EmbeddingFileError: If one unpacks to more than a chunk's size.
+        """
+        item = self._file[name]
         properties = item.id.get_create_plist()
         filters = [
             properties.get_filter(number)[0]
             for number in range(properties.get_nfilters())
         ]
         packers = [number for number in filters if number in (_DEFLATE, _LZF)]
-        unknown = set(filters) - {_DEFLATE, _SHUFFLE, _FLETCHER32, _LZF}
         later = filters[filters.index(packers[0]) + 1 :] if packers else []
-        if unknown or len(packers) > 1 or set(later) - {_FLETCHER32}:
-            raise EmbeddingFileError(
-                f"{self._path}: column {name} is stored by filters that are not read "
-                f"({', '.join(map(str, filters))}); write it with gzip, or without"
+        if (
+            set(filters) - {_DEFLATE, _SHUFFLE, _FLETCHER32, _LZF}
+            or len(set(filters)) < len(filters)
+            or len(packers) > 1
+            or set(later) - {_FLETCHER32}
+            or (packers == [_LZF] and item.dtype.hasobject)
+        ):
+            raise self._refuse(
+                name,
+                f"stored by filters {', '.join(map(str, filters))}, which are not "
+                "read; write it with gzip, or without",
             )
         chunks: list[Any] = []
         item.id.chunk_iter(chunks.append)
-        num_checksums = filters.count(_FLETCHER32)
-        size = math.prod(item.chunks) * item.dtype.itemsize
-        most = size + num_checksums * _CHECKSUM_BYTES
+        width = _width(item)
+        size = math.prod(item.chunks) * width
+        most = size + filters.count(_FLETCHER32) * _CHECKSUM_BYTES
         for chunk in chunks:
-            is_packed = packers and not chunk.filter_mask & (
-                1 << filters.index(packers[0])
-            )
-            is_whole = chunk.size <= most + (1024 if is_packed else 0)
-            if is_whole and is_packed and packers[0] == _DEFLATE:
-                packed = item.id.read_direct_chunk(chunk.chunk_offset)[1]
-                is_whole = (
-                    len(zlib.decompressobj().decompress(packed, most + 1)) <= most
-                )
+            used = [n for k, n in enumerate(filters) if not chunk.filter_mask >> k & 1]
+            is_packed = bool({_DEFLATE, _LZF} & set(used))
+            content = b""
+            is_whole = chunk.size <= most + (_PACKED_BYTES if is_packed else 0)
+            if is_whole and _LZF not in used:
+                content = item.id.read_direct_chunk(chunk.chunk_offset)[1]
+            if _DEFLATE in used:
+                content = zlib.decompressobj().decompress(content, most + 1)
+                is_whole &= len(content) <= most
             if not is_whole:
-                raise EmbeddingFileError(
-                    f"{self._path}: column {name}: a chunk is larger than it says: "
-                    "damaged, or made to fill memory"
+                raise self._refuse(
+                    name,
+                    "a chunk is larger than it says: damaged, or made to fill memory",
                 )
+            content = content[:size]
+            if _SHUFFLE in used:
+                table = np.frombuffer(content, np.uint8)[
+                    : len(content) // width * width
+                ]
+                content = table.reshape(width, -1).T.tobytes()
+            yield content
+
+    def _refuse(self, name: str, reason: str) -> EmbeddingFileError:
+        return EmbeddingFileError(f"{self._path}: column {name}: {reason}")
 
     def metadata(self) -> str | bytes | None:
         """JSON that says what made it; None where there is none."""
@@ -146,18 +215,11 @@ class H5Reader:
             raise unreadable(self._path, "HDF5", error) from error
 
     def _read_texts(self, name: str) -> list[str]:
-        # Texts lie elsewhere in the file, and many rows may have the same: so few are
-        # read at once that it is no matter how long they are.
-        elsewhere = os.path.getsize(self._path) - sum(
-            self._file[column].id.get_storage_size() for column in COLUMNS
-        )
-        block = FREE_BYTES // max(elsewhere, 1)
-        block = min(max(block, _MIN_BLOCK), _MAX_BLOCK)
         item = self._file[name]
         found: list[str] = []
         known: dict[Any, str] = {}
-        for first in range(0, self.num_rows, block):
-            values = item[first : first + block].tolist()
+        for first in range(0, self.num_rows, _BLOCK_ROWS):
+            values = item[first : first + _BLOCK_ROWS].tolist()
             found += check_texts(self._path, name, values, first + 1, known)
         return found
 
@@ -173,3 +235,28 @@ class H5Reader:
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
+
+
+def _check_heaps(path: pathlib.Path) -> None:
+    """Refuses a file in whose texts HDF5 would look for the next one forever."""
+    with (
+        open(path, "rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
+        place = content.find(_HEAP)
+        while 0 <= place <= len(content) - _HEAP_HEAD.size:
+            (size,) = _HEAP_HEAD.unpack_from(content, place)
+            end = min(place + size, len(content)) - _HEAP_TEXT.size
+            position = place + _HEAP_HEAD.size
+            while position <= end:
+                number, size = _HEAP_TEXT.unpack_from(content, position)
+                if not number and size < _HEAP_TEXT.size:
+                    raise unreadable(path, "HDF5", "a heap of texts is damaged")
+                header = _HEAP_TEXT.size if number else 0
+                position += header + size + -size % 8
+            place = content.find(_HEAP, place + 1)
+
+
+def _width(item: Any) -> int:
+    """Bytes of one of an array's values, in its own place in the file."""
+    return _REFERENCE.itemsize if item.dtype.hasobject else item.dtype.itemsize

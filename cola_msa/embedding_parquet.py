@@ -5,6 +5,8 @@ fixed size or not, texts may be dictionaries; what else there is, an index say, 
 matter.
 """
 
+import contextlib
+import io
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -27,6 +29,7 @@ from cola_msa.embedding_checks import (
 
 # What can be read as dictionaries.
 _PLAIN_ENCODINGS = {"PLAIN", "RLE", "BIT_PACKED", "PLAIN_DICTIONARY", "RLE_DICTIONARY"}
+_MAX_GROUPS = 1 << 17
 _MIN_BLOCK, _MAX_BLOCK = 16, 1 << 16  # rows of text that are read at once
 
 
@@ -51,6 +54,7 @@ class ParquetReader:
         self._damages = (pyarrow.ArrowException, OSError, ValueError, MemoryError)
         self._file: Any = None
         try:
+            _check_footer(path, parquet)
             self._file = parquet.ParquetFile(path)
             schema = self._file.schema_arrow
             self._check_types(pyarrow.types, schema)
@@ -146,6 +150,7 @@ class ParquetReader:
         first_row = int(self._ends[group - 1]) if group else 0
         try:
             column = self._file.read_row_group(group, ["embedding"]).column(0)
+            column.validate(full=True)
             self._rows = self._to_rows(column, first_row, dim)
         except EmbeddingFileError:
             raise
@@ -203,6 +208,7 @@ class ParquetReader:
         known: dict[Any, str] = {}
         try:
             for table in self._tables(list(found)):
+                table.validate(full=True)  # else a damaged index is a wrong text
                 for name, parts in found.items():
                     for chunk in map(_storage, table.column(name).chunks):
                         if chunk.null_count:
@@ -246,6 +252,39 @@ class ParquetReader:
         """Closes the file."""
         if self._file is not None:
             self._file.close()
+
+
+class _SealedError(OSError):
+    """Values were asked for."""
+
+
+class _Sealable(io.FileIO):
+    """A file that gives no bytes any more once it is sealed."""
+
+    is_sealed = False
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self.is_sealed:
+            raise _SealedError
+        return super().read(size)
+
+
+def _check_footer(path: pathlib.Path, parquet: Any) -> None:
+    """Reads what the footer says of the columns, and no values.
+
+    pyarrow's objects for it end the process where it is damaged; reading values raises.
+    """
+    with _Sealable(path) as file, parquet.ParquetFile(file) as opened:
+        if opened.num_row_groups > _MAX_GROUPS:
+            raise unreadable(
+                path, "Parquet", f"it has {opened.num_row_groups:,} row groups"
+            )
+        file.is_sealed = True
+        names = [name for name in COLUMNS if name in opened.schema_arrow.names]
+        for group in range(opened.num_row_groups):
+            for name in names:
+                with contextlib.suppress(_SealedError):
+                    opened.read_row_group(group, [name], use_threads=False)
 
 
 def _plain(kind: Any) -> Any:

@@ -429,7 +429,7 @@ def twice_packed(file, name, values):
         (huge, "column path has 12 rows, and column embedding has 1,000,000,000"),
         (huge_chunk, "unpack to 805"),
         (bomb, "a chunk is larger than it says"),
-        (twice_packed, "stored by filters that are not read"),
+        (twice_packed, "stored by filters 1, 1, which are not read"),
         (lambda f, n, v: f.create_group(n), "column embedding is a group, not numb"),
         (lambda f, n, v: f.create_dataset(n, data=h5py.Empty("f4")), "shape ()"),
         (lambda f, n, v: f.create_dataset(n, data=v[:, 0]), "the shape (12,)"),
@@ -476,6 +476,66 @@ def test_packed_hdf5_is_read(tmp_path, options, dtype):
         del file["embedding"]
         make(file, "embedding", None)
     assert_same(path, columns)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"maxshape": (None,)},
+        {"compression": "gzip"},
+        {"compression": "gzip", "shuffle": True, "chunks": (5,)},
+        {"shuffle": True},
+    ],
+)
+@pytest.mark.parametrize("length", [None, "a text of 65,537 bytes"])
+def test_packed_texts_are_read_where_they_are_paths(tmp_path, options, length):
+    columns = sample(300)
+    if length:
+        columns["path"][200] = "x" * 65_537
+
+    def make(file, name, values):
+        file.create_dataset(name, data=values, dtype=h5py.string_dtype(), **options)
+
+    path = embedding_tables.write(tmp_path / "e.h5", columns)
+    with h5py.File(path, "a") as file:
+        for name in ("path", "sha256"):
+            del file[name]
+            make(file, name, columns[name])
+    if length:
+        assert length in refusal(path)
+    else:
+        assert_same(path, columns)
+
+
+def test_a_text_whose_length_is_gigabytes_is_refused(tmp_path, little_memory):
+    path = embedding_tables.write(tmp_path / "e.h5", sample())
+    with h5py.File(path) as file:
+        offset = file["path"].id.get_offset() + 16 * 7
+    content = bytearray(path.read_bytes())
+    content[offset : offset + 4] = (3 << 30).to_bytes(4, "little")
+    path.write_bytes(content)
+    assert "column path: a text of 3,221,225,472 bytes" in refusal(path)
+
+
+def test_a_damaged_heap_of_texts_is_refused(tmp_path):
+    """The library would search it forever."""
+    path = embedding_tables.write(tmp_path / "e.h5", sample())
+    content = bytearray(path.read_bytes())
+    position = content.index(b"GCOL") + 16
+    while content[position]:  # up to the free space behind the last text
+        size = int.from_bytes(content[position + 8 : position + 16], "little")
+        position += 16 + size + -size % 8
+    content[position + 8 : position + 16] = bytes(8)
+    path.write_bytes(content)
+    assert "a heap of texts is damaged" in refusal(path)
+
+
+def test_hdf5_texts_packed_by_lzf_are_refused(tmp_path):
+    def make(file, name, values):
+        file.create_dataset(name, data=values, compression="lzf")
+
+    path = h5_with(tmp_path / "e.h5", "path", make)
+    assert "stored by filters 32000, which are not read" in refusal(path)
 
 
 @pytest.mark.parametrize("kind", ["S64", h5py.string_dtype(length=64)])
