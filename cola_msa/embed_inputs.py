@@ -1,9 +1,7 @@
 """Which audio files `--input` names: one file, a folder, or a list of files."""
 
 import codecs
-import csv
 import dataclasses
-import io
 import os
 import pathlib
 import re
@@ -13,6 +11,7 @@ from collections.abc import Iterator
 
 from cola_msa.audio_files import AUDIO_SUFFIXES, is_audio_name, list_audio
 from cola_msa.system.errors import UserError
+from cola_msa.tables import TableError, name_lines, read_rows
 
 LIST_SUFFIXES = (".txt", ".m3u", ".m3u8", ".csv")
 _PATH_COLUMNS = ("path", "file", "filename", "file_path", "filepath")
@@ -55,7 +54,8 @@ def list_inputs(given: str | os.PathLike) -> Inputs:
     Args:
         given: An audio file, a folder (searched at any depth, through links to
             folders; hidden files are left out), or a list: .txt or .m3u with a path a
-            line, .csv with a column `path` or `file`, else its first column. In .txt
+            line, .csv with a column `path` or `file`, else its first column; see
+            `cola_msa.tables`. In .txt
             lines that begin with # are remarks unless such a file exists; in .m3u
             directives are, and what else has no suffix of audio.
 
@@ -80,14 +80,15 @@ def list_inputs(given: str | os.PathLike) -> Inputs:
     if path.suffix.lower() not in LIST_SUFFIXES:
         return Inputs([str(path)], {})
     try:
-        content = _read_text(path)
         read = _csv_entries if path.suffix.lower() == ".csv" else _line_entries
-        entries, remarks = read(content, path)
+        entries, remarks = read(path)
+    except TableError as error:
+        raise InputError(f"--input={error}") from error
     except OSError as error:
         raise InputError(
             f"--input={given}: the list cannot be read ({error.strerror})"
         ) from error
-    except (UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
         raise InputError(f"--input={given}: no list of files ({error})") from error
     if not entries:
         raise InputError(f"--input={given}: the list names no file")
@@ -102,9 +103,8 @@ def _read_text(path: pathlib.Path) -> str:
     return content.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
 
 
-def _line_entries(
-    content: str, path: pathlib.Path
-) -> tuple[list[str], tuple[str, ...]]:
+def _line_entries(path: pathlib.Path) -> tuple[list[str], tuple[str, ...]]:
+    content = _read_text(path)
     entries, num_remarks = [], 0
     is_playlist = path.suffix.lower() != ".txt"
     for line in content.replace("\r", "\n").split("\n"):
@@ -124,27 +124,39 @@ def _line_entries(
     return entries, (remark,) if num_remarks else ()
 
 
-def _csv_entries(content: str, path: pathlib.Path) -> tuple[list[str], tuple[str, ...]]:
-    column, delimiter = 0, ","
-    has_header = False
-    for candidate in ",;\t":
-        first = next(_rows(content, candidate), [])
-        header = [name.strip().lower() for name in first]
-        known = [header.index(name) for name in _PATH_COLUMNS if name in header]
-        if known:
-            column, delimiter, has_header = known[0], candidate, True
-            break
-    rows = list(_rows(content, delimiter))[has_header:]
-    cells = [row[column].strip() if len(row) > column else "" for row in rows]
-    entries = [_locate(cell, path.parent) for cell in cells if cell]
-    num_empty = len(cells) - len(entries)
-    remarks = (f"left out: {num_empty} rows of the list that name no file",)
-    return entries, remarks if num_empty else ()
-
-
-def _rows(content: str, delimiter: str) -> Iterator[list[str]]:
-    stream = io.StringIO(content, newline="")
-    return (row for row in csv.reader(stream, delimiter=delimiter) if any(row))
+def _csv_entries(path: pathlib.Path) -> tuple[list[str], tuple[str, ...]]:
+    rows = list(read_rows(path, known=_PATH_COLUMNS, errors="surrogateescape"))
+    header = [name.strip().lower() for name in rows[0].cells] if rows else []
+    columns = [name for name in _PATH_COLUMNS if name in header]
+    column = header.index(columns[0]) if columns else 0
+    long = []
+    if columns:
+        if header.count(columns[0]) > 1:
+            raise TableError(
+                f"{path}: several columns are called {columns[0]!r}; rename or remove "
+                "all but one"
+            )
+        rows = rows[1:]
+        long = [row.line for row in rows if any(row.cells[len(header) :])]
+    entries, empty = [], []
+    for row in rows:
+        cell = row.cells[column].strip() if len(row.cells) > column else ""
+        if cell:
+            entries.append(_locate(cell, path.parent))
+        else:
+            empty.append(row.line)
+    remarks = []
+    if empty:
+        remarks.append(
+            f"left out: {len(empty)} rows of the list that name no file "
+            f"({name_lines(empty)})"
+        )
+    if long:
+        remarks.append(
+            f"{len(long)} rows of the list have more cells than its header "
+            f"({name_lines(long)}); a name with the delimiter in it needs quotes"
+        )
+    return entries, tuple(remarks)
 
 
 def _locate(entry: str, folder: pathlib.Path) -> str:

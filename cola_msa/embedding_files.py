@@ -9,28 +9,30 @@ Parquet, .npz and .h5 hold the same columns, one row a clip or a window:
     embedding  float32 [dim]
 
 and, where their writer gave one, a JSON text `metadata` (schema metadata, an array or
-an attribute) that says which encoder made them.
+an attribute) that says which encoder made them. Other programs may have written them:
+the columns count, not their order, and not what else there is.
 """
 
 import dataclasses
 import json
 import os
 import pathlib
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from cola_msa.system.errors import UserError
+from cola_msa.embedding_checks import EmbeddingFileError, Reader
+from cola_msa.embedding_h5 import H5Reader
+from cola_msa.embedding_npz import NpzReader
+from cola_msa.embedding_parquet import ParquetReader
 
-COLUMNS = ("path", "sha256", "start", "seconds", "embedding")
-METADATA = "metadata"
-SUFFIXES = (".parquet", ".npz", ".h5")
-
-
-class EmbeddingFileError(UserError):
-    """A file of embeddings that cannot be used; the message says why."""
+_READERS: dict[str, Callable[[pathlib.Path], Reader]] = {
+    ".parquet": ParquetReader,
+    ".npz": NpzReader,
+    ".h5": H5Reader,
+}
+SUFFIXES = tuple(_READERS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +84,31 @@ class Embeddings:
         )
 
 
+def open_reader(path: str | os.PathLike) -> Reader:
+    """Opens a file of embeddings; names, types, shapes and sizes are checked.
+
+    Args:
+        path: .parquet, .npz or .h5, see the module.
+
+    Returns:
+        What reads it.
+
+    Raises:
+        EmbeddingFileError: If the file does not exist, is damaged, lacks a column, has
+            one of another type or length, or is made to fill memory.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise EmbeddingFileError(
+            f"{path}: there is no such file; python -m cola_msa.embed writes one"
+        )
+    if path.suffix.lower() not in _READERS:
+        raise EmbeddingFileError(
+            f"{path}: embeddings are read from {', '.join(SUFFIXES)} files"
+        )
+    return _READERS[path.suffix.lower()](path)
+
+
 def load_embeddings(path: str | os.PathLike, per_clip: bool = True) -> Embeddings:
     """Reads a file of embeddings.
 
@@ -93,106 +120,66 @@ def load_embeddings(path: str | os.PathLike, per_clip: bool = True) -> Embedding
         Embeddings.
 
     Raises:
-        EmbeddingFileError: If the file does not exist, is damaged, lacks a column,
-            holds no row, or has values that are not finite.
+        EmbeddingFileError: As `open_reader`; if it holds no row, or has values that
+            are not finite.
     """
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise EmbeddingFileError(
-            f"{path}: there is no such file; python -m cola_msa.embed writes one"
-        )
-    readers = {".parquet": _read_parquet, ".npz": _read_npz, ".h5": _read_h5}
-    if path.suffix.lower() not in readers:
-        raise EmbeddingFileError(
-            f"{path}: embeddings are read from {', '.join(SUFFIXES)} files"
-        )
-    columns, metadata = readers[path.suffix.lower()](path)
-    found = _checked(path, columns, metadata)
+    reader = open_reader(path)
+    try:
+        if not reader.num_rows:
+            raise EmbeddingFileError(f"{path}: holds no embedding")
+        metadata = _parse_metadata(path, reader.metadata())
+        columns = reader.columns()
+        rows = reader.read(0, reader.num_rows)
+    finally:
+        reader.close()
+    found = Embeddings(
+        tuple(columns["path"]),
+        tuple(columns["sha256"]),
+        columns["start"],
+        columns["seconds"],
+        rows,
+        metadata,
+    )
+    check_values(path, found)
     return found.per_clip() if per_clip else found
 
 
-def _checked(
-    path: pathlib.Path, columns: Mapping[str, Any], metadata: str | bytes | None
-) -> Embeddings:
-    missing = [name for name in COLUMNS if name not in columns]
-    if missing:
-        raise EmbeddingFileError(
-            f"{path}: no column {', '.join(missing)}; python -m cola_msa.embed writes "
-            f"{', '.join(COLUMNS)}"
-        )
+def _parse_metadata(
+    path: str | os.PathLike, text: str | bytes | None
+) -> dict[str, Any]:
     try:
-        values = np.asarray(columns["embedding"], np.float32)
-        starts = np.asarray(columns["start"], np.float64)
-        seconds = np.asarray(columns["seconds"], np.float64)
-        info = json.loads(metadata) if metadata else {}
-    except (TypeError, ValueError) as error:
-        raise EmbeddingFileError(f"{path}: damaged ({error})") from error
-    paths, hashes = (tuple(map(_text, columns[n])) for n in ("path", "sha256"))
-    if not len(paths):
-        raise EmbeddingFileError(f"{path}: holds no embedding")
-    lengths = {len(paths), len(hashes), len(starts), len(seconds), len(values)}
-    if values.ndim != 2 or len(lengths) != 1:
-        raise EmbeddingFileError(f"{path}: its columns do not have the same length")
-    is_bad = ~np.isfinite(values).all(axis=1)
-    if is_bad.any():
-        raise EmbeddingFileError(
-            f"{path}: the embedding of {paths[int(np.argmax(is_bad))]} is not finite "
-            f"({int(is_bad.sum())} such rows); embed these files again"
-        )
-    return Embeddings(
-        paths, hashes, starts, seconds, values, info if isinstance(info, dict) else {}
-    )
+        found = json.loads(text) if text else {}
+    except (ValueError, RecursionError) as error:
+        raise EmbeddingFileError(f"{path}: metadata: no JSON ({error})") from error
+    check_metadata(path, found)
+    return found
 
 
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+def check_metadata(path: str | os.PathLike, metadata: Any) -> None:
+    """Raises EmbeddingFileError where it is not what `embed` writes, or nothing."""
+    if not isinstance(metadata, dict):
+        raise EmbeddingFileError(f"{path}: metadata: no JSON object")
+    if not isinstance(metadata.get("model_hash"), str | None):
+        raise EmbeddingFileError(f"{path}: metadata: model_hash is no text")
+    hop = metadata.get("hop_seconds")
+    if hop is not None and not (
+        isinstance(hop, int | float) and np.isfinite(hop) and hop > 0
+    ):
+        raise EmbeddingFileError(f"{path}: metadata: hop_seconds is no duration")
 
 
-def _read_parquet(path: pathlib.Path) -> tuple[dict[str, Any], bytes | None]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ModuleNotFoundError as error:
-        raise EmbeddingFileError(
-            f"{path}: Parquet needs pyarrow: pip install 'cola_msa[embed]'; or embed "
-            "into .npz or .h5"
-        ) from error
-    try:
-        table = parquet.read_table(path)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise EmbeddingFileError(f"{path}: not readable as Parquet: {error}") from error
-    columns: dict[str, Any] = {}
-    for name in set(COLUMNS) & set(table.column_names):
-        column = table.column(name).combine_chunks()
-        if name == "embedding":
-            if not pyarrow.types.is_fixed_size_list(column.type):
-                raise EmbeddingFileError(
-                    f"{path}: column embedding is {column.type}, not a fixed-size list"
-                )
-            flat = column.flatten().to_numpy(zero_copy_only=False)
-            columns[name] = flat.reshape(len(column), column.type.list_size)
-        else:
-            columns[name] = column.to_pylist()
-    return columns, (table.schema.metadata or {}).get(METADATA.encode())
+def check_values(path: str | os.PathLike, table: Embeddings) -> None:
+    """Refuses values that are not finite; the message names column, file and count.
 
-
-def _read_npz(path: pathlib.Path) -> tuple[dict[str, Any], str | None]:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            columns = {name: arrays[name] for name in COLUMNS if name in arrays}
-            metadata = str(arrays[METADATA]) if METADATA in arrays else None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise EmbeddingFileError(f"{path}: not readable as .npz: {error}") from error
-    return columns, metadata
-
-
-def _read_h5(path: pathlib.Path) -> tuple[dict[str, Any], str | None]:
-    import h5py
-
-    try:
-        with h5py.File(path, "r") as file:
-            columns = {name: file[name][()] for name in COLUMNS if name in file}
-            metadata = file.attrs.get(METADATA)
-    except OSError as error:
-        raise EmbeddingFileError(f"{path}: not readable as HDF5: {error}") from error
-    return columns, metadata
+    Raises:
+        EmbeddingFileError: If there are any.
+    """
+    values = {"start": table.starts, "seconds": table.seconds}
+    for name, column in {**values, "embedding": table.embeddings}.items():
+        is_bad = ~np.isfinite(column).reshape(len(column), -1).all(axis=1)
+        if is_bad.any():
+            raise EmbeddingFileError(
+                f"{path}: column {name}: the value of "
+                f"{table.paths[int(np.argmax(is_bad))]} is not finite "
+                f"({int(is_bad.sum())} such rows); embed these files again"
+            )

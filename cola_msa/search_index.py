@@ -4,12 +4,20 @@ import dataclasses
 import json
 import os
 import pathlib
+import unicodedata
 from collections.abc import Callable
 
 import numpy as np
 
 from cola_msa import storage
-from cola_msa.embedding_files import Embeddings, load_embeddings
+from cola_msa.embedding_checks import COLUMNS, check_columns, check_texts
+from cola_msa.embedding_files import (
+    Embeddings,
+    check_metadata,
+    check_values,
+    load_embeddings,
+)
+from cola_msa.embedding_npz import column_of
 from cola_msa.neighbours import METRICS
 from cola_msa.system.errors import UserError
 from cola_msa.system.files import file_sha256
@@ -87,18 +95,24 @@ def load_index(path: pathlib.Path) -> SearchIndex:
             raise ValueError(f"format {state['format']!r} {state['version']}")
         if state["metric"] not in METRICS:
             raise ValueError(f"metric {state['metric']!r}")
+        columns = {name: arrays[name] for name in COLUMNS}
+        check_columns(
+            path, {n: column_of(c.shape, c.dtype) for n, c in columns.items()}
+        )
+        check_metadata(path, state["metadata"])
         table = Embeddings(
-            paths=tuple(map(str, arrays["path"])),
-            sha256=tuple(map(str, arrays["sha256"])),
-            starts=arrays["start"],
-            seconds=arrays["seconds"],
-            embeddings=arrays["embedding"],
+            paths=tuple(check_texts(path, "path", columns["path"].tolist())),
+            sha256=tuple(check_texts(path, "sha256", columns["sha256"].tolist())),
+            starts=columns["start"],
+            seconds=columns["seconds"],
+            embeddings=columns["embedding"],
             metadata=state["metadata"],
         )
-    except (KeyError, TypeError, ValueError) as error:
+        check_values(path, table)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise SearchError(
-            f"{path}: not an index of python -m cola_msa.search build ({error}); "
-            "build it again"
+            f"{path}: not an index of python -m cola_msa.search build "
+            f"({str(error).removeprefix(f'{path}: ')}); build it again"
         ) from error
     return SearchIndex(table, state["metric"])
 
@@ -113,7 +127,10 @@ def describe(index: SearchIndex) -> str:
 
 
 def find_row(table: Embeddings, file: str) -> int | None:
-    """The row of a file: the same path, the same place on the disk, or its content."""
+    """The row of a file: the same path, the same place on the disk, or its content.
+
+    Last, a path that differs in how its characters are composed, if there is but one.
+    """
     if escape(file) in table.paths:
         return table.paths.index(escape(file))
     real = os.path.realpath(file)
@@ -124,7 +141,13 @@ def find_row(table: Embeddings, file: str) -> int | None:
         digest = file_sha256(file)
         if digest in table.sha256:
             return table.sha256.index(digest)
-    return None
+    name = unicodedata.normalize("NFC", escape(file))
+    equal = [
+        row
+        for row, path in enumerate(table.paths)
+        if unicodedata.normalize("NFC", path) == name
+    ]
+    return equal[0] if len(equal) == 1 else None
 
 
 def check_model(index: SearchIndex, model: str, model_hash: str | None) -> None:

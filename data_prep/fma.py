@@ -1,12 +1,12 @@
 """FMA-small: 30 s clips of 8 genres. `python -m data_prep.fma --help`."""
 
-import csv
+import itertools
 import os
 import pathlib
-import sys
 from collections import Counter
 
 from cola_msa.audio import AUDIO_SUFFIXES
+from cola_msa.tables import read_rows
 from data_prep.clips import (
     Clip,
     Dataset,
@@ -40,24 +40,32 @@ _NEEDED = (("set", "split"), ("set", "subset"), ("track", "genre_top"))
 
 def _read_tracks(path: pathlib.Path) -> dict[str, dict[tuple[str, str], str]]:
     """Rows of the subset `small` by six-digit track id."""
-    # Artists' biographies are longer than the module's default limit.
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    with open(path, newline="", encoding="utf-8", errors="backslashreplace") as file:
-        reader = csv.reader(file)
-        header = [next(reader, []) for _ in range(3)]
-        columns = list(zip(header[0], header[1], strict=False))
-        missing = [f"{a}.{b}" for a, b in _NEEDED if (a, b) not in columns]
-        if missing:
+    rows = read_rows(
+        path,
+        delimiter=",",
+        errors="backslashreplace",
+        is_strict=False,
+        error=DatasetError,
+    )
+    header = [row.cells for row in itertools.islice(rows, 3)]
+    columns = list(zip(*header[:2], strict=False))
+    missing = [f"{a}.{b}" for a, b in _NEEDED if columns.count((a, b)) != 1]
+    if missing:
+        raise DatasetError(
+            f"{path} is not FMA's: its three header rows lack {', '.join(missing)}, or "
+            "have it twice"
+        )
+    subset = columns.index(("set", "subset"))
+    tracks = {}
+    for line, row in rows:
+        if len(row) != len(columns):
             raise DatasetError(
-                f"{path} is not FMA's: its three header rows lack {', '.join(missing)}"
+                f"{path}, line {line}: {len(row)} columns instead of {len(columns)}"
             )
-        subset = columns.index(("set", "subset"))
-        tracks = {}
-        for row in reader:
-            if len(row) > subset and row[subset] == "small":
-                if not row[0].isdigit():
-                    raise DatasetError(f"{path}: {row[0]!r} is not a track id")
-                tracks[f"{int(row[0]):06d}"] = dict(zip(columns, row, strict=False))
+        if row[subset] == "small":
+            if not (row[0].isascii() and row[0].isdigit() and len(row[0]) < 20):
+                raise DatasetError(f"{path}, line {line}: {row[0]!r} is no track id")
+            tracks[f"{int(row[0]):06d}"] = dict(zip(columns, row, strict=True))
     return tracks
 
 

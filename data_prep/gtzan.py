@@ -10,6 +10,7 @@ import pathlib
 from collections import Counter
 
 from cola_msa.audio import AUDIO_SUFFIXES
+from cola_msa.tables import read_lines
 from data_prep.clips import (
     Clip,
     Dataset,
@@ -35,8 +36,7 @@ _REAL_COUNTS = {"train": 443, "validation": 197, "test": 290, "genres": 10}
 def _read_list(path: pathlib.Path) -> list[tuple[str, str]]:
     """Genre and name without suffix of each line, `blues/blues.00029.wav`."""
     found = []
-    lines = require(path, LAYOUT).read_text(encoding="utf-8").splitlines()
-    for number, line in enumerate(lines, 1):
+    for number, line in read_lines(require(path, LAYOUT), error=DatasetError):
         if not line.strip():
             continue
         genre, _, name = line.strip().replace("\\", "/").rpartition("/")

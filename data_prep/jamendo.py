@@ -5,11 +5,11 @@ Splits and tags are read from the published `autotagging_top50tags-train.tsv`,
 (`data/splits/split-0` and so on in its repository); no artist is in two of them.
 """
 
-import csv
 import os
 import pathlib
 
 from cola_msa.audio import AUDIO_SUFFIXES
+from cola_msa.tables import read_rows
 from data_prep.clips import (
     Clip,
     Dataset,
@@ -30,17 +30,20 @@ _REAL_COUNTS = {"tracks": 54_380, "tags": 50}
 
 
 def _read_split(path: pathlib.Path) -> list[list[str]]:
-    with open(require(path, LAYOUT), newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.reader(file, delimiter="\t") if row]
-    if not rows or rows[0] != _HEADER:
+    rows = list(
+        read_rows(
+            require(path, LAYOUT), delimiter="\t", is_strict=False, error=DatasetError
+        )
+    )
+    if not rows or rows[0].cells != _HEADER:
         raise DatasetError(
             f"{path} is not MTG-Jamendo's: its header must be {', '.join(_HEADER)}, "
             "with tabs between"
         )
-    for number, row in enumerate(rows[1:], 2):
+    for line, row in rows[1:]:
         if len(row) < len(_HEADER):
-            raise DatasetError(f"{path}, row {number}: {len(row)} columns and no tag")
-    return rows[1:]
+            raise DatasetError(f"{path}, line {line}: {len(row)} columns and no tag")
+    return [row.cells for row in rows[1:]]
 
 
 def _find_audio(dataset_dir: pathlib.Path, path: str) -> str | None:

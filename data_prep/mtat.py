@@ -1,11 +1,11 @@
 """MagnaTagATune: 29 s clips with tags. `python -m data_prep.mtat --help`."""
 
-import csv
 import os
 import pathlib
 import re
 from collections import Counter
 
+from cola_msa.tables import read_table
 from data_prep.clips import (
     Clip,
     Dataset,
@@ -48,19 +48,19 @@ _ANNOTATIONS, _CLIP_INFO = "annotations_final.csv", "clip_info_final.csv"
 
 
 def _read_table(path: pathlib.Path) -> tuple[list[str], list[list[str]]]:
-    with open(path, newline="", encoding="utf-8", errors="backslashreplace") as file:
-        rows = [row for row in csv.reader(file, delimiter="\t") if row]
-    if not rows or rows[0][0] != "clip_id" or rows[0][-1] != "mp3_path":
+    table = read_table(
+        path,
+        delimiter="\t",
+        errors="backslashreplace",
+        is_strict=False,
+        error=DatasetError,
+    )
+    if table.columns[0] != "clip_id" or table.columns[-1] != "mp3_path":
         raise DatasetError(
             f"{path} is not MagnaTagATune's: the tab-separated header must begin with "
             "clip_id and end with mp3_path"
         )
-    for number, row in enumerate(rows[1:], 2):
-        if len(row) != len(rows[0]):
-            raise DatasetError(
-                f"{path}, row {number}: {len(row)} columns instead of {len(rows[0])}"
-            )
-    return rows[0], rows[1:]
+    return list(table.columns), [row.cells for row in table.rows]
 
 
 def _read_clip_info(path: pathlib.Path) -> dict[str, tuple[str, float | None]]:

@@ -158,8 +158,38 @@ def test_lists_of_other_programs(music, name, content):
 def test_rows_without_a_file_are_counted(music):
     (music / "list.csv").write_text("title,path\nx,a.wav\ny,\nz\n")
     assert list_inputs(music / "list.csv").remarks == (
-        "left out: 2 rows of the list that name no file",
+        "left out: 2 rows of the list that name no file (lines 3, 4)",
     )
+
+
+def test_rows_that_do_not_fit_a_list_are_named(music):
+    (music / "b, c.wav").touch()
+    (music / "list.csv").write_text('path,title\n"b, c.wav",x\nb, c.wav,x\na.wav,y,\n')
+    inputs = list_inputs(music / "list.csv")
+    assert [os.path.basename(p) for p in inputs.paths] == ["b, c.wav", "b", "a.wav"]
+    assert inputs.remarks == (
+        "1 rows of the list have more cells than its header (line 3); a name with the "
+        "delimiter in it needs quotes",
+    )
+    (music / "list.csv").write_text("path\nb, c.wav\na.wav\n")
+    inputs = list_inputs(music / "list.csv")
+    assert [os.path.basename(p) for p in inputs.paths] == ["b, c.wav", "a.wav"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"path,Path\na.wav,b.wav\n", "several columns are called 'path'"),
+        (b'path,title\na.wav,"x\nb.wav,y\n', "line 2: a quote is opened there"),
+        (b'path,title\n"12" mix.wav",y\n', "line 2: text follows a closing quote"),
+        (b"path\0\na.wav\n", "line 1: a zero byte"),
+        (b"\xff\xfea", "no.*UTF-16 text"),
+    ],
+)
+def test_lists_that_are_no_tables_are_refused(music, content, message):
+    (music / "list.csv").write_bytes(content)
+    with pytest.raises(InputError, match=f"--input=.*list.csv.*{message}"):
+        find_inputs(music / "list.csv")
 
 
 def test_missing_entries_are_named_and_end_nothing(music):

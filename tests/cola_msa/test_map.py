@@ -1,15 +1,19 @@
 """The map's data: layouts, groups, labels, links, neighbours."""
 
+import csv
 import json
 import pathlib
 import re
+import tempfile
 import urllib.parse
 
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import strategies
 
 from cola_msa import map as map_lib
-from cola_msa import map_data, map_projection, search
+from cola_msa import map_data, map_labels, map_projection, search
 from cola_msa.embedding_files import EmbeddingFileError
 from cola_msa.map_projection import MapError
 from tests.cola_msa import embedding_tables
@@ -91,12 +95,112 @@ def test_labels_find_tracks_by_path_end_and_stem(tmp_path):
         "path,Genre,Empty,name\nm/a/1.ogg,Rock,,First song\na/2.ogg,Folk,,\n"
         "3,Folk,,\n2,Jazz,,\nelsewhere.ogg,Jazz,,\n"
     )
-    schemes, names = map_data.read_labels(tmp_path / "labels.csv", paths)
-    (genre,) = schemes  # a column without a label is none
+    found = map_labels.read_labels(tmp_path / "labels.csv", paths)
+    (genre,) = found.schemes  # a column without a label is none
     assert genre.name == "Genre"
     assert genre.groups == ("Folk", "Rock", "no label")
     assert [genre.groups[g] for g in genre.of] == ["Rock", "Folk", "no label", "Folk"]
-    assert names == ["First song", "", "", ""]
+    assert found.names == ("First song", "", "", "")
+    assert found.remarks == (
+        "rows that found a track: 3 of 5; tracks with a row: 3 of 4",
+        "rows for no track: 1 ('elsewhere.ogg'; line 6)",
+        "rows for more than one track: 1 ('2'; line 5)",
+        "tracks without a row: 1 ('m/b/2.ogg')",
+    )
+
+
+COMPOSED, DECOMPOSED = "caf\u00e9.ogg", "cafe\u0301.ogg"
+
+
+@pytest.mark.parametrize(
+    ("paths", "name", "track"),
+    [
+        (["m/" + DECOMPOSED, "m/b.ogg"], "m/" + COMPOSED, 0),
+        (["m/" + COMPOSED, "m/b.ogg"], DECOMPOSED, 0),
+        (["m/" + COMPOSED, "m/b.ogg"], "cafe\u0301", 0),
+        # As it is written goes before what is equal.
+        (["m/" + COMPOSED, "m/" + DECOMPOSED], DECOMPOSED, 1),
+        (["m/" + COMPOSED, "m/" + DECOMPOSED], "m/" + COMPOSED, 0),
+        # Both are equal to it, and it is neither.
+        (
+            ["m\u00e9/" + COMPOSED, "m\u00e9/" + DECOMPOSED],
+            "me\u0301/" + COMPOSED,
+            None,
+        ),
+        (["a/" + COMPOSED, "b/" + DECOMPOSED], "cafe\u0301", 1),
+        (["a//x.ogg", "a/x.ogg"], "a/x.ogg", None),
+    ],
+)
+def test_labels_find_composed_and_decomposed_names(tmp_path, paths, name, track):
+    (tmp_path / "l.csv").write_text(f"path,genre\n{name},Rock\n", encoding="utf-8")
+    if track is None:
+        with pytest.raises(MapError, match="none of its 1 rows names a track"):
+            map_labels.read_labels(tmp_path / "l.csv", paths)
+        return
+    (genre,) = map_labels.read_labels(tmp_path / "l.csv", paths).schemes
+    assert genre.groups[genre.of[track]] == "Rock"
+    assert [genre.groups[number] for number in genre.of].count("Rock") == 1
+
+
+NAMES = strategies.text(
+    strategies.one_of(
+        strategies.sampled_from("ae\u00e9\u0301./ "),
+        strategies.characters(exclude_characters="\0", exclude_categories=["Cs"]),
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+@hypothesis.given(strategies.lists(NAMES, min_size=1, max_size=5))
+@hypothesis.settings(max_examples=150, deadline=None)
+def test_a_row_with_a_track_s_own_path_is_for_that_track(names):
+    # Paths that differ in slashes alone are one path.
+    paths = list(dict.fromkeys(pathlib.PurePath(name).as_posix() for name in names))
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder, "l.csv")
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            rows = [
+                ["path", "n"],
+                *([name, f"label {n}"] for n, name in enumerate(paths)),
+            ]
+            csv.writer(file, delimiter=";").writerows(rows)
+        found = map_labels.read_labels(path, paths)
+    (scheme,) = found.schemes
+    assert [scheme.groups[g] for g in scheme.of] == [
+        f"label {n}" for n in range(len(paths))
+    ]
+    assert len(found.remarks) == 1
+
+
+def test_labels_are_read_as_csv_and_rows_may_be_short_or_repeat(tmp_path):
+    paths = [f"m/{n}.ogg" for n in range(5)]
+    (tmp_path / "l.csv").write_text(
+        'path;genre;name\n0;"Drum; Bass";"12"" mix"\n1;Rock\u2028;"two\n\nlines"\n'
+        "2\n1;Folk\n",
+        encoding="utf-16",
+    )
+    found = map_labels.read_labels(tmp_path / "l.csv", paths)
+    (genre,) = found.schemes
+    assert [genre.groups[g] for g in genre.of[:3]] == ["Drum; Bass", "Folk", "no label"]
+    assert found.names == ('12" mix', "", "", "", "")  # the later row counts, whole
+    assert found.remarks[1:] == (
+        "tracks without a row: 2 ('m/3.ogg', 'm/4.ogg')",
+        "rows that count instead of an earlier one for the same track: 1 (line 7)",
+        "rows that are shorter than the header: 2; what they lack is empty "
+        "(lines 6, 7)",
+    )
+
+
+def test_the_command_says_how_many_labels_found_a_track(page, tmp_path, monkeypatch):
+    lines = []
+    monkeypatch.setattr(
+        map_data.logging, "info", lambda form, *a: lines.append(form % a)
+    )
+    labels = tmp_path / "l.csv"
+    labels.write_text("path,genre\ntrack 3,Rock\nnowhere,Folk\n")
+    map_lib.write_map(page.parent / "e.npz", tmp_path / "m.html", labels=labels)
+    assert f"--labels={labels}: rows for no track: 1 ('nowhere'; line 3)" in lines
 
 
 @pytest.mark.parametrize(
@@ -104,13 +208,16 @@ def test_labels_find_tracks_by_path_end_and_stem(tmp_path):
     [
         ("file;genre\na;b\n", "a column `path`"),
         ("path,genre\nx.ogg,Rock\n", "none of its 1 rows names a track"),
-        ("", "cannot be read as CSV"),
+        ("", "labels.csv: it is empty"),
+        ("path,a,b,a\nm/a/1.ogg,x,y,z\n", "columns 2 and 4 are both called 'a'"),
+        ("path,a\nm/a/1.ogg,Rock, Pop\n", "line 2: not as many cells"),
+        ('path,a\nm/a/1.ogg,"Rock\n', "line 2: a quote is opened there and never"),
     ],
 )
 def test_labels_that_fit_nothing_are_refused(tmp_path, text, message):
     (tmp_path / "labels.csv").write_text(text)
     with pytest.raises(MapError, match=message):
-        map_data.read_labels(tmp_path / "labels.csv", ["m/a/1.ogg"])
+        map_labels.read_labels(tmp_path / "labels.csv", ["m/a/1.ogg"])
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The search command: index, queries by path and content, other encoders refused."""
 
+import dataclasses
 import json
 import pathlib
 import types
@@ -47,6 +48,19 @@ def test_more_like_a_file_of_the_index(index):
     own, best = values[4], values[index.table.paths.index(paths[0])]
     cosine = own @ best / np.linalg.norm(own) / np.linalg.norm(best)
     assert scores[0] == pytest.approx(cosine)
+
+
+def test_files_are_found_however_their_names_are_composed(index):
+    composed, decomposed = "m/caf\u00e9.ogg", "m/cafe\u0301.ogg"
+    paths = (decomposed, *index.table.paths[1:])
+    table = dataclasses.replace(index.table, paths=paths)
+    assert search_index.find_row(table, composed) == 0
+    paths = (decomposed, composed, *index.table.paths[2:])
+    table = dataclasses.replace(index.table, paths=paths)
+    assert search_index.find_row(table, composed) == 1
+    both = tuple(f"{path}\u00e9" for path in paths)  # neither is as it was asked for
+    table = dataclasses.replace(index.table, paths=both)
+    assert search_index.find_row(table, f"{composed}e\u0301") is None
 
 
 def test_files_are_found_by_place_and_by_content(index, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """One contract for all dataset modules, and what is particular to each."""
 
 import collections
+import csv
 import dataclasses
 import importlib
 import pathlib
@@ -357,3 +358,57 @@ def test_stems_are_named_in_any_case_and_stem_files_say_what_to_do(tmp_path):
     (tmp_path / "song").rename(tmp_path.with_name("elsewhere"))
     with pytest.raises(DatasetError, match="Other Song.stem.mp4.*-map 0:a:1"):
         index_of("multitrack", tmp_path)
+
+
+# Tables that are cut, edited or of another program ----------------------------------
+
+
+MTAT, FMA = "annotations_final.csv", "fma_metadata/tracks.csv"
+
+
+def corrupt(path: pathlib.Path, find: str, put: str | bytes) -> None:
+    content = path.read_bytes()
+    assert find.encode() in content
+    new = put if isinstance(put, bytes) else put.encode()
+    path.write_bytes(content.replace(find.encode(), new, 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "table", "find", "put", "message"),
+    [
+        ("mtat", MTAT, "slow", "rock", "columns 2 and 3 are both called 'rock'"),
+        ("mtat", MTAT, '"0"\t', '"0"\t"1"\t', "line 2: not as many cells"),
+        ("mtat", MTAT, '"0"\t', '"\0"\t', "line 2: a zero byte"),
+        ("mtat", MTAT, '/g-h-01-v-0-5.mp3"', "/g.mp3", "line 6: a quote is opened"),
+        ("fma", FMA, '"5",', '"5","",', "line 6: 8 columns instead of 7"),
+        ("fma", FMA, '"5",', '"²",', "line 6: '²' is no track id"),
+        ("fma", FMA, "split", "subset", "lack set.split"),
+        (
+            "fma",
+            FMA,
+            '"large","3","Folk"',
+            '"large","3","Folk',
+            "line 9: a quote is op",
+        ),
+        ("jamendo", "autotagging_top50tags-test.tsv", "track", b"\xff", "not UTF-8"),
+        ("gtzan", "train_filtered.txt", "jazz", b"\xff", "not UTF-8"),
+        ("gtzan", "train_filtered.txt", "jazz", "\0", "line 1: a zero byte"),
+    ],
+)
+def test_damaged_tables_are_refused_by_line(tmp_path, name, table, find, put, message):
+    root = getattr(trees, f"write_{name}")(tmp_path)
+    module = importlib.import_module(f"data_prep.{name}")
+    corrupt(root / table, find, put)
+    with pytest.raises(DatasetError, match=message) as caught:
+        module.index(root, IndexOptions())
+    assert pathlib.PurePath(table).name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_fma_takes_long_biographies_and_leaves_the_csv_module_as_it_is(tmp_path):
+    root = trees.write_fma(tmp_path)
+    expected = fma.index(root, IndexOptions())
+    limit = csv.field_size_limit()
+    corrupt(root / "fma_metadata" / "tracks.csv", "An\nalbum", "x" * 300_000)
+    assert fma.index(root, IndexOptions()) == expected
+    assert csv.field_size_limit() == limit
