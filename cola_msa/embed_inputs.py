@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from cola_msa.audio_files import AUDIO_SUFFIXES, is_audio_name, list_audio
 from cola_msa.system.errors import UserError
-from cola_msa.tables import TableError, name_lines, read_rows
+from cola_msa.system.tables import TableError, name_lines, read_rows
 
 LIST_SUFFIXES = (".txt", ".m3u", ".m3u8", ".csv")
 _PATH_COLUMNS = ("path", "file", "filename", "file_path", "filepath")
@@ -55,7 +55,7 @@ def list_inputs(given: str | os.PathLike) -> Inputs:
         given: An audio file, a folder (searched at any depth, through links to
             folders; hidden files are left out), or a list: .txt or .m3u with a path a
             line, .csv with a column `path` or `file`, else its first column; see
-            `cola_msa.tables`. In .txt
+            `system.tables`. In .txt
             lines that begin with # are remarks unless such a file exists; in .m3u
             directives are, and what else has no suffix of audio.
 

@@ -21,6 +21,7 @@ from cola_msa import storage
 from cola_msa.console import run_command
 from cola_msa.embedding_files import load_embeddings
 from cola_msa.map_data import build_data
+from cola_msa.map_labels import read_labels
 from cola_msa.map_projection import (
     PROJECTIONS,
     TITLES,
@@ -63,6 +64,7 @@ def write_map(
     output: str | os.PathLike,
     *,
     projection: str = "auto",
+    labels: str | os.PathLike | None = None,
     title: str = "Map of a collection",
     seed: int = 0,
     **options: Any,
@@ -73,6 +75,7 @@ def write_map(
         embeddings: A file of embeddings; windows are averaged to tracks.
         output: The page, .html.
         projection: `auto`, `tsne`, `pca` or `umap`.
+        labels: A CSV of labels, see `map_labels.read_labels`, or None.
         title: The page's title.
         seed: Seed of projection and clusters.
         **options: Of `map_data.build_data`.
@@ -88,6 +91,11 @@ def write_map(
     if page.suffix.lower() not in (".html", ".htm"):
         raise MapError(f"--output={output}: a map is an .html file")
     table = load_embeddings(embeddings)
+    found = None
+    if labels:  # before the layout, which may take long
+        found = read_labels(labels, table.paths)
+        for line in found.remarks:
+            logging.info("--labels=%s: %s", labels, line)
     different = count_different(table.embeddings)
     chosen = choose_projection(projection, len(table.paths), different)
     if chosen != projection != "auto":
@@ -96,7 +104,7 @@ def write_map(
         )
     logging.info("%d tracks, %s", len(table.paths), TITLES[chosen])
     layout = project(table.embeddings, chosen, seed)
-    data = build_data(table, layout, page, seed=seed, **options)
+    data = build_data(table, layout, page, labels=found, seed=seed, **options)
     count = len(table.paths)
     tracks = f"{count:,} track" + ("" if count == 1 else "s")
     subtitle = f"{tracks}, {TITLES[chosen]} of {table.embeddings.shape[1]} dimensions"

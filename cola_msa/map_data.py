@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from absl import logging
 
 from cola_msa.embedding_files import Embeddings
-from cola_msa.map_labels import Scheme, make_scheme, read_labels
+from cola_msa.map_labels import Labels, Scheme, make_scheme
 from cola_msa.map_projection import find_clusters
 from cola_msa.neighbours import Neighbours
 from cola_msa.system.names import unescape
@@ -68,7 +67,7 @@ def build_data(
     layout: np.ndarray,
     page: pathlib.Path,
     *,
-    labels: str | os.PathLike | None = None,
+    labels: Labels | None = None,
     audio_dir: str | os.PathLike = ".",
     num_clusters: int = 8,
     num_neighbours: int = 10,
@@ -80,7 +79,7 @@ def build_data(
         table: One row a track.
         layout: float [n, 2], within [0, 1].
         page: Where the page will lie; links are relative to it.
-        labels: A CSV of labels, or None.
+        labels: Labels of the tracks, or None.
         audio_dir: What relative paths of tracks are relative to.
         num_clusters: Clusters to colour by; below 2 there is no such scheme.
         num_neighbours: Nearest tracks that a click lists.
@@ -88,17 +87,11 @@ def build_data(
 
     Returns:
         A dict for JSON.
-
-    Raises:
-        MapError: If the labels cannot be used.
     """
     schemes: list[Scheme] = []
     names = [""] * len(table.paths)
     if labels:
-        found = read_labels(labels, table.paths)
-        schemes, names = list(found.schemes), list(found.names)
-        for line in found.remarks:
-            logging.info("--labels=%s: %s", labels, line)
+        schemes, names = list(labels.schemes), list(labels.names)
     folders = make_scheme("Folder", folder_names(table.paths))
     if len(folders.groups) > 1 or not schemes:
         schemes.append(folders)

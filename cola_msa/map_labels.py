@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 
 from cola_msa.map_projection import MapError
-from cola_msa.tables import Row, TableError, name_lines, read_table
+from cola_msa.system.tables import Row, TableError, name_lines, read_table
 
 NO_LABEL = "no label"
 _PATH, _NAME = "path", "name"

@@ -6,7 +6,7 @@ import pathlib
 from collections import Counter
 
 from cola_msa.audio import AUDIO_SUFFIXES
-from cola_msa.tables import read_rows
+from cola_msa.system.tables import read_rows
 from data_prep.clips import (
     Clip,
     Dataset,

@@ -10,7 +10,7 @@ import pathlib
 from collections import Counter
 
 from cola_msa.audio import AUDIO_SUFFIXES
-from cola_msa.tables import read_lines
+from cola_msa.system.tables import read_lines
 from data_prep.clips import (
     Clip,
     Dataset,

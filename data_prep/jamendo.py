@@ -9,7 +9,7 @@ import os
 import pathlib
 
 from cola_msa.audio import AUDIO_SUFFIXES
-from cola_msa.tables import read_rows
+from cola_msa.system.tables import read_rows
 from data_prep.clips import (
     Clip,
     Dataset,

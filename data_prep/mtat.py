@@ -5,7 +5,7 @@ import pathlib
 import re
 from collections import Counter
 
-from cola_msa.tables import read_table
+from cola_msa.system.tables import read_table
 from data_prep.clips import (
     Clip,
     Dataset,

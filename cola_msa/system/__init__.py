@@ -1,4 +1,4 @@
-"""Files whole or not at all, locks, errors of the user; it knows no music.
+"""Files whole or not at all, tables, locks, errors of the user; it knows no music.
 
 Imports nothing of the project, neither TensorFlow nor NumPy.
 """

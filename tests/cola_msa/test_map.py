@@ -195,7 +195,7 @@ def test_labels_are_read_as_csv_and_rows_may_be_short_or_repeat(tmp_path):
 def test_the_command_says_how_many_labels_found_a_track(page, tmp_path, monkeypatch):
     lines = []
     monkeypatch.setattr(
-        map_data.logging, "info", lambda form, *a: lines.append(form % a)
+        map_lib.logging, "info", lambda form, *a: lines.append(form % a)
     )
     labels = tmp_path / "l.csv"
     labels.write_text("path,genre\ntrack 3,Rock\nnowhere,Folk\n")

@@ -301,7 +301,7 @@ def _guess_delimiter(
     fitting = [
         delimiter
         for delimiter, cells in firsts.items()
-        if {cell.strip().lower() for cell in cells} & set(known)
+        if {cell.strip(" ").lower() for cell in cells} & set(known)
     ]
     chosen = max(fitting, key=lambda d: len(firsts[d]), default=DELIMITERS[0])
     if fitting and len(firsts[chosen]) == 1:
