@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cola_msa.system import files
+from cola_msa.system import files, folders
 from cola_msa.system.errors import UserError
 
 SUFFIXES = (".parquet", ".npz", ".h5")
@@ -100,13 +100,20 @@ def check_output(path: pathlib.Path) -> None:
 
     Raises:
         OutputError: If the suffix is unknown, or pyarrow is missing.
+        FileError: If its list of failures would be written over another file.
     """
     if path.suffix not in SUFFIXES:
         raise OutputError(f"--output={path} must end in {', '.join(SUFFIXES)}")
     if path.is_dir():
         raise OutputError(f"--output={path} is a folder; name a file")
+    folders.check_file(failures_path(path), _is_failures, "a list of embed's failures")
     if path.suffix == ".parquet":
         import_pyarrow()
+
+
+def _is_failures(path: pathlib.Path) -> bool:
+    with open(path, "rb") as file:
+        return file.readline(1024) == b"path,reason\n"
 
 
 def import_pyarrow() -> tuple[Any, Any]:

@@ -225,12 +225,10 @@ def drop_scalars_after(run_dir: str | os.PathLike, step: int) -> None:
         found = _read_events(path)
         kept = [text for text, number in found if number <= step]
         if len(kept) < len(found):
-            temporary = path.with_name(path.name + files.TEMPORARY)
-            with tf.io.TFRecordWriter(str(temporary)) as writer:
-                for text in kept:
-                    writer.write(text)
-            files.sync(temporary)
-            os.replace(temporary, path)
+            with files.written_path(path, RunError) as temporary:
+                with tf.io.TFRecordWriter(str(temporary)) as writer:
+                    for text in kept:
+                        writer.write(text)
 
 
 def _read_events(path: pathlib.Path) -> list[tuple[bytes, int]]:

@@ -32,6 +32,8 @@ JSON_ERRORS = (
     AttributeError,
     RecursionError,
 )
+# Of the disk, whatever was being written.
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 MARKER = ".cola_msa-unfinished"  # in a folder that is being written
 _MAX_NAME_BYTES = 255  # of a file name on common file systems
 _RANDOM_BYTES = 8
@@ -84,13 +86,15 @@ def written_path(
         error: Class of what is raised where it cannot be written.
 
     Yields:
-        The temporary file; it exists, is empty and may be replaced by another of its
-        name.
+        The temporary file; it exists and is empty. Write into it: another one in its
+        place would not be locked.
 
     Raises:
         FileError: As `write_file`.
     """
     path = pathlib.Path(path)
+    if path.exists() and not path.is_file():
+        raise error(f"{path}: is no regular file; name another")
     try:
         make_folder(path.parent)
         remove_stale(path)
@@ -180,7 +184,7 @@ def temporary_folder(target: str | os.PathLike) -> Iterator[pathlib.Path]:
         The folder, empty but for MARKER.
 
     Raises:
-        FileError: If it cannot be made.
+        FileError: If it cannot be made, or the disk cannot take what is put into it.
     """
     target = pathlib.Path(os.path.realpath(target))
     try:
@@ -191,6 +195,10 @@ def temporary_folder(target: str | os.PathLike) -> Iterator[pathlib.Path]:
         raise FileError(_cannot(target, problem)) from problem
     try:
         yield folder
+    except OSError as problem:
+        if problem.errno not in DISK_ERRORS:
+            raise
+        raise FileError(_cannot(target, problem)) from problem
     finally:
         if (folder / MARKER).exists():  # else it is no longer the one that was made
             shutil.rmtree(folder, ignore_errors=True)
