@@ -16,6 +16,7 @@ import tempfile
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 from absl import app, flags
 
 from cola_msa import checkpoints, pretrained
@@ -85,7 +86,13 @@ def export_encoder(
         raise RunError(f"{run_dir} is an export already: name the run it was made of")
     with temporary_folder(output_dir) as temporary:
         if file_format == "saved_model":
-            ExportModule(model).save(temporary)
+            try:
+                ExportModule(model).save(temporary)
+            except tf.errors.OpError as error:
+                raise ExportError(
+                    f"{output_dir}: cannot be written ({error.message}); once that is "
+                    "mended the same command goes on"
+                ) from error
             found: dict[str, Any] = {"signatures": SIGNATURES}
             found["relative_difference"] = check_export(temporary, model)
         else:

@@ -63,7 +63,8 @@ def exclusive(run_dir: str | os.PathLike) -> Iterator[None]:
                 run_dir,
                 error,
             )
-        files.remove_abandoned(run_dir, _EARLIER_TEMPORARIES)
+        if (run_dir / "config.json").exists():  # else nothing there is a run's
+            files.remove_abandoned(run_dir, _EARLIER_TEMPORARIES)
         yield
     finally:
         os.close(descriptor)

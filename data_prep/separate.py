@@ -20,6 +20,7 @@ from absl import app, flags
 
 from cola_msa import audio
 from cola_msa.config import FrontendConfig
+from cola_msa.system.errors import FileError
 from cola_msa.system.files import sync
 from cola_msa.system.numbers import define_float, define_seed
 from data_prep import places, remote
@@ -206,7 +207,7 @@ def execute(values: Any) -> int:
             failures = _separate(dataset, clips, opened, cache, values)
     except (DatasetError, separation.SeparatorError) as error:
         return complain(shown(str(error)), 2)
-    except (runner.PreparationError, manifest.ResumeError) as error:
+    except (runner.PreparationError, manifest.ResumeError, FileError) as error:
         return complain(str(error), 1)
     except OSError as error:
         return complain(f"{shown(str(error))}; finished stems are kept", 1)

@@ -20,7 +20,7 @@ import shutil
 from collections.abc import Callable, Collection, Iterator
 from typing import IO, Any
 
-from cola_msa.system.errors import FileError
+from cola_msa.system.errors import FileError, UserError
 
 TEMPORARY = ".tmp"  # suffix of what is being written
 # What reading JSON raises where it is missing, cut, too deep, or of another shape.
@@ -108,11 +108,21 @@ def written_path(
         # The new name is on the disk only when its folder is.
         sync(path.parent)
     except OSError as problem:
+        if isinstance(problem, UserError) or not _is_of(path, problem):
+            raise
         raise error(_cannot(path, problem)) from problem
     finally:
         with contextlib.suppress(OSError):  # gone once it was renamed
             temporary.unlink()
         os.close(descriptor)
+
+
+def _is_of(path: pathlib.Path, problem: OSError) -> bool:
+    """Whether an error is of this file's folder; what is read may lie elsewhere."""
+    named = problem.filename
+    return not isinstance(named, (str, bytes, os.PathLike)) or (
+        os.path.dirname(os.fsdecode(named)) in ("", os.path.dirname(os.fspath(path)))
+    )
 
 
 def _cannot(path: pathlib.Path, problem: OSError) -> str:
