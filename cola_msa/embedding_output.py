@@ -11,7 +11,6 @@ import io
 import json
 import os
 import pathlib
-import re
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
@@ -138,14 +137,8 @@ def write_table(path: pathlib.Path, table: Table) -> None:
     """
     writers = {".parquet": _write_parquet, ".npz": _write_npz, ".h5": _write_h5}
     with files.written_path(path, OutputError) as temporary:
-        try:
+        with files.plain_hdf5_errors():
             writers[path.suffix](temporary, table)
-        except (OSError, RuntimeError) as error:
-            # HDF5 tells the disk's error in a paragraph.
-            told = re.search(r"errno = (\d+)", str(error))
-            if told is None:
-                raise
-            raise OSError(int(told[1]), os.strerror(int(told[1]))) from error
 
 
 def _write_parquet(path: pathlib.Path, table: Table) -> None:

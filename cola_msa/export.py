@@ -42,6 +42,8 @@ from cola_msa.system.files import JSON_ERRORS, MARKER, file_sha256, temporary_fo
 METADATA_NAME = "metadata.json"
 FORMATS = ("saved_model", "tflite", "onnx", "pretrained")
 FILE_TOLERANCES = {".tflite": 1e-3, ".onnx": 1e-4}
+# What TensorFlow makes of a full disk, and of a read-only one.
+_DISK_ERRORS = (tf.errors.ResourceExhaustedError, tf.errors.FailedPreconditionError)
 INPUTS = {"log_mel": "float32 [batch, frames, num_mels, 1]"}
 OUTPUTS = {"embedding": "float32 [batch, embedding_dim]"}
 
@@ -88,7 +90,7 @@ def export_encoder(
         if file_format == "saved_model":
             try:
                 ExportModule(model).save(temporary)
-            except tf.errors.OpError as error:
+            except _DISK_ERRORS as error:
                 raise ExportError(
                     f"{output_dir}: cannot be written ({error.message}); once that is "
                     "mended the same command goes on"

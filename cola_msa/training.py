@@ -158,7 +158,7 @@ class Trainer:
         runs.claim_run_dir(self.run_dir, description)
 
     def _lock(self, stack: contextlib.ExitStack) -> None:
-        """Keeps other processes out of the run directory; does nothing but on the chief.
+        """Keeps other processes out of the run directory, where this is the chief.
 
         Raises:
             RunError: If one trains there, or it is somebody else's folder.

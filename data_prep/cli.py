@@ -310,9 +310,9 @@ def execute(dataset: Dataset, values: Any) -> int:
             )
     except (DatasetError, separation.SeparatorError) as error:
         return _complain(dataset, shown(str(error)), _USAGE)
-    except (runner.PreparationError, manifest.ResumeError, FileError) as error:
+    except (runner.PreparationError, manifest.ResumeError) as error:
         return _complain(dataset, shown(str(error)), _FAILED)
-    except OSError as error:
+    except (FileError, OSError) as error:
         return _complain(
             dataset, f"{shown(str(error))}; finished shards are kept", _FAILED
         )

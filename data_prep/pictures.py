@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import errno
 import os
 import pathlib
 from typing import Any
@@ -15,7 +16,7 @@ from matplotlib.patches import Patch
 from cola_msa import record_index
 from cola_msa.config import FrontendConfig, from_dict
 from cola_msa.system.chart_text import plain, wrapped
-from cola_msa.system.errors import UserError
+from cola_msa.system.errors import FileError, UserError
 from cola_msa.system.files import write_file
 from cola_msa.system.folders import check_file
 
@@ -346,8 +347,10 @@ def check_output(path: str | os.PathLike) -> None:
     """Refuses to write over anything but an earlier picture.
 
     Raises:
-        FileError: If something else is there.
+        FileError: If something else is there, or its folder is not.
     """
+    if not pathlib.Path(path).parent.is_dir():
+        raise FileError(f"{path}: {os.strerror(errno.ENOENT)}")
 
     def is_picture(file: pathlib.Path) -> bool:
         with open(file, "rb") as opened:

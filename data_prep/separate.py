@@ -207,9 +207,9 @@ def execute(values: Any) -> int:
             failures = _separate(dataset, clips, opened, cache, values)
     except (DatasetError, separation.SeparatorError) as error:
         return complain(shown(str(error)), 2)
-    except (runner.PreparationError, manifest.ResumeError, FileError) as error:
+    except (runner.PreparationError, manifest.ResumeError) as error:
         return complain(str(error), 1)
-    except OSError as error:
+    except (FileError, OSError) as error:
         return complain(f"{shown(str(error))}; finished stems are kept", 1)
     except KeyboardInterrupt:
         return complain("interrupted; run the same command again to go on", 130)

@@ -118,11 +118,11 @@ def written_path(
 
 
 def _is_of(path: pathlib.Path, problem: OSError) -> bool:
-    """Whether an error is of this file's folder; what is read may lie elsewhere."""
+    """Whether the system's error is of this file; what is read may lie elsewhere."""
     named = problem.filename
-    return not isinstance(named, (str, bytes, os.PathLike)) or (
-        os.path.dirname(os.fsdecode(named)) in ("", os.path.dirname(os.fspath(path)))
-    )
+    if not isinstance(named, (str, bytes, os.PathLike)):
+        return problem.errno is not None  # else somebody's own message
+    return os.path.dirname(os.fsdecode(named)) == os.path.dirname(os.fspath(path))
 
 
 def _cannot(path: pathlib.Path, problem: OSError) -> str:
@@ -144,6 +144,18 @@ def write_json(
 ) -> None:
     """Writes JSON; see `write_file`."""
     write_bytes(path, (json.dumps(values, indent=1) + "\n").encode(), error)
+
+
+@contextlib.contextmanager
+def plain_hdf5_errors() -> Iterator[None]:
+    """Makes an OSError of what HDF5 tells of the disk in a paragraph."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        told = re.search(r"errno = (\d+)", str(error))
+        if told is None:
+            raise
+        raise OSError(int(told[1]), os.strerror(int(told[1]))) from error
 
 
 def make_folder(folder: pathlib.Path) -> None:

@@ -20,6 +20,7 @@ from data_prep.demo.config import FORMAT_VERSION, DemoConfig
 RECORD_NAME = "demo.json"
 WORK_NAME, LOCK_NAME = ".work", ".lock"
 _OPTIONS_NAME = "options.json"
+_NAMES = ("mtat", "nsynth", "fma", "mtat_stems", "README.txt")
 _README = """\
 Built-in music: composed and synthesised by data_prep.demo, not recorded.
 
@@ -89,10 +90,9 @@ def write_demo(
     work_dir = root / WORK_NAME
     options = _make_options(config)
     started_path = work_dir / _OPTIONS_NAME
-    names = (*(tree for tree, *_ in _TREES), "mtat_stems", "README.txt")
     check_names(
         root,
-        names,
+        _NAMES,
         lambda _: record_path.exists() or started_path.exists(),
         "built-in music",
     )
@@ -134,7 +134,7 @@ def write_demo(
 
 def _remove_work(work_dir: pathlib.Path) -> None:
     """Removes the rows of all jobs; anything else in the folder stays."""
-    folders = [work_dir / tree for tree, *_ in _TREES]
+    folders = [work_dir / name for name in _NAMES]
     for folder in folders:
         for path in folder.glob("[0-9]" * 6 + ".json"):
             path.unlink()
