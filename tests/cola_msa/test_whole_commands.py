@@ -299,7 +299,7 @@ QUICK = {
 def world(tmp_path_factory):
     root = tmp_path_factory.mktemp("world")
     forks = Forks(root)
-    data = write_prepared(root / "data", {"train": 8, "validation": 6})
+    data = write_prepared(root / "data", {"train": 8, "validation": 6, "test": 4})
     code, log = forks.run(
         "cola_msa.train", f"--data_dir={data}", f"--run_dir={root / 'model'}", *TRAIN
     )
@@ -400,6 +400,105 @@ def test_a_kill_somewhere_leaves_old_or_new(name, world, states):
 @pytest.mark.parametrize("name", CASES)
 def test_a_kill_anywhere_leaves_old_or_new(name, world, states):
     kill_everywhere(name, world, states)
+
+
+# What is somebody else's --------------------------------------------------------------
+
+
+FOREIGN = {
+    "search build": [{"out.npz": b"thesis"}],
+    "map": [{"out.html": b"<html><title>thesis</title></html>"}],
+    "report": [
+        {"out": b"a file"},
+        {"out/report.md": b"# Thesis"},
+        {"out/report.html": b"<html>", "out/x": b"mine"},
+    ],
+    "embed": [
+        {"out.parquet": b"thesis"},
+        {"out.parquet.failures.csv": b"name,mark\nAda,1\n"},
+    ],
+    "export": [{"out": b"a file"}, {"out/thesis.tex": b"mine"}],
+    "export pretrained": [{"out/README.md": b"mine"}],
+    "import_weights": [{"out/config.json": b"{}"}],
+    "train": [
+        {"out": b"a file"},
+        {"out/kept/photo.npz": b"mine"},
+        {"out/metrics.jsonl": b"mine"},
+        {"out/logs/events.out.tfevents.1": b"of another program"},
+    ],
+}
+OTHERS = {
+    "match": (
+        "cola_msa.match",
+        ["--model=MODEL", "--mixture=MUSIC", "--stems=MUSIC", "--output_dir=OUT"],
+        [{"out/match.json": b"{}"}, {"out/match.png": b"mine"}, {"out": b"a file"}],
+    ),
+    "eval": (
+        "cola_msa.eval",
+        ["--task=mtat", "--run_dir=MODEL", "--data_dir=DATA", "--output_dir=OUT"],
+        [{"out/results.json": b'{"mine": 1}'}, {"out/per_class.csv": b"a,b"}],
+    ),
+    "demo": (
+        "cola_msa.demo",
+        ["--output_dir=OUT"],
+        [{"out/table.txt": b"mine"}, {"out": b"a file"}],
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "victims"),
+    [
+        pytest.param(name, victims, id=f"{name}-{'-'.join(victims)}")
+        for name, found in (FOREIGN | {k: v[2] for k, v in OTHERS.items()}).items()
+        for victims in found
+    ],
+)
+def test_what_is_somebody_elses_is_refused_and_stays(name, victims, world, tmp_path):
+    work = tmp_path / "work"
+    for victim, value in victims.items():
+        (work / victim).parent.mkdir(parents=True, exist_ok=True)
+        (work / victim).write_bytes(value)
+    before = content(work)
+    setup = ""
+    if name in CASES:
+        arguments = CASES[name].arguments(world, work, True)
+        setup = CASES[name].setup
+    else:
+        module, given, _ = OTHERS[name]
+        places = {"OUT": work / "out", "MODEL": world.model, "MUSIC": world.music}
+        places["DATA"] = world.data
+        for place, path in places.items():
+            given = [a.replace(place, str(path)) for a in given]
+        arguments = [module, *given]
+    code, log = world.forks.run(*arguments, setup=setup)
+    assert code in (1, 2), log
+    assert "work/out" in one_error(log)
+    assert content(work) == before
+
+
+def test_embeddings_are_not_replaced_by_their_own_index(world, tmp_path):
+    table = shutil.copy(world.tables / "e.npz", tmp_path / "songs.npz")
+    before = content(tmp_path)
+    code, log = world.forks.run(
+        "cola_msa.search", "build", f"--embeddings={table}", f"--output={table}"
+    )
+    assert code == 1
+    assert "is not an index of search build: nothing is written over it" in log
+    assert content(tmp_path) == before
+
+
+def test_a_log_in_the_new_run_directory_is_no_obstacle(world, tmp_path):
+    """`train --run_dir=x > x/log.txt` is common; and what is not ours stays."""
+    names = ("log.txt", "config.json.tmp", "logs/slurm.out", "a.0123456789abcdef.tmp")
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"mine")
+    code, log = world.forks.run(
+        "cola_msa.train", f"--data_dir={world.data}", f"--run_dir={tmp_path}", *TRAIN
+    )
+    assert code == 0, log
+    assert all((tmp_path / name).read_bytes() == b"mine" for name in names)
 
 
 # Several at once ----------------------------------------------------------------------
