@@ -239,7 +239,7 @@ def keep_previous(output: pathlib.Path) -> pathlib.Path:
     """Gives a file a second name, `embeddings.parquet.previous`, or with a number.
 
     Returns:
-        The name, which nothing had before.
+        The name, which no other file had before.
 
     Raises:
         OutputError: If it cannot be made.
@@ -248,6 +248,8 @@ def keep_previous(output: pathlib.Path) -> pathlib.Path:
     while True:
         ending = ".previous" if number == 1 else f".previous{number}"
         path = output.with_name(output.name + ending)
+        if path.is_file() and os.path.samefile(path, output):
+            return path  # a run was killed before it wrote the new output
         try:
             os.link(output, path)
             return path
