@@ -251,7 +251,7 @@ def keep_previous(output: pathlib.Path) -> pathlib.Path:
         if path.is_file() and os.path.samefile(path, output):
             return path  # a run was killed before it wrote the new output
         try:
-            os.link(output, path)
+            os.link(os.path.realpath(output), path)
             return path
         except FileExistsError:
             number += 1

@@ -95,6 +95,8 @@ def written_path(
     path = pathlib.Path(path)
     if path.exists() and not path.is_file():
         raise error(f"{path}: is no regular file; name another")
+    if path.is_symlink():  # it stays one: what it points to is written
+        path = pathlib.Path(os.path.realpath(path))
     try:
         make_folder(path.parent)
         remove_stale(path)

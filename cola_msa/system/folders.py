@@ -68,9 +68,9 @@ def check_file(
         FileError: If anything else is there.
     """
     path = pathlib.Path(path)
-    if not path.exists():
+    if not os.path.lexists(path):
         return
-    if not path.is_file():
+    if not path.is_file():  # a folder, a device, a link to nothing
         raise FileError(f"{path} is no regular file: name another")
     if path.stat().st_size and not is_ours(path):
         raise FileError(
