@@ -111,8 +111,8 @@ class Store:
     def _check_settings(self, settings: dict[str, Any]) -> None:
         path = self.folder / "settings.json"
         if not path.exists():
-            found = set(os.listdir(self.folder)) - {_LOCK}
-            foreign = sorted(name for name in found if not name.endswith(".tmp"))
+            names = set(os.listdir(self.folder)) - {_LOCK}
+            foreign = sorted(name for name in names if not name.endswith(".tmp"))
             if foreign:
                 raise StoreError(
                     f"{self.folder} holds {foreign[0]!r} and is no work folder of "
@@ -121,14 +121,17 @@ class Store:
             files.write_json(path, settings, StoreError)
             return
         try:
-            found = json.loads(path.read_text())
-        except ValueError as error:
-            raise StoreError(f"{path}: damaged; delete {self.folder}") from error
-        names = [n for n in settings if found.get(n) != settings[n]]
-        if names:
+            found = dict(json.loads(path.read_text()))
+        except files.JSON_ERRORS as error:
+            raise StoreError(
+                f"{path}: damaged, or not of embed; move {self.folder} away, or name "
+                "another --output"
+            ) from error
+        differing = [n for n in settings if found.get(n) != settings[n]]
+        if differing:
             raise StoreError(
                 f"{self.folder} holds an unfinished run with another "
-                f"{', '.join(names)}; name another --output, or delete that folder"
+                f"{', '.join(differing)}; name another --output, or delete that folder"
             )
 
     def _load(self) -> None:

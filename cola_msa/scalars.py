@@ -12,6 +12,23 @@ import tensorflow as tf
 from cola_msa.storage import RunError
 
 
+@contextlib.contextmanager
+def plain_errors(run_dir: str | os.PathLike) -> Iterator[None]:
+    """Makes a RunError of what writing metrics and events raises.
+
+    Raises:
+        RunError: If the disk is full or read-only, or the like.
+    """
+    try:
+        yield
+    except (OSError, tf.errors.OpError) as error:
+        told = getattr(error, "message", None) or error
+        raise RunError(
+            f"{run_dir}: metrics cannot be written ({told}); once that is mended the "
+            "same command goes on"
+        ) from error
+
+
 class ScalarWriter:
     """Appends to `metrics.jsonl` and to an event file under `logs/`.
 
@@ -28,23 +45,11 @@ class ScalarWriter:
         self._run_dir = pathlib.Path(run_dir)
         logs = self._run_dir / "logs"
         name = f"events.out.tfevents.{time.time_ns()}"
-        with self._told():
+        with plain_errors(self._run_dir):
             logs.mkdir(parents=True, exist_ok=True)
             self._events = tf.io.TFRecordWriter(str(logs / name))
             self._write(tf.compat.v1.Event(file_version="brain.Event:2"))
             self._lines = open(self._run_dir / "metrics.jsonl", "a")  # noqa: SIM115
-
-    @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        """Turns what a full disk or a read-only one raises into a RunError."""
-        try:
-            yield
-        except (OSError, tf.errors.OpError) as error:
-            told = getattr(error, "message", None) or error
-            raise RunError(
-                f"{self._run_dir}: metrics cannot be written ({told}); once that is "
-                "mended the same command goes on"
-            ) from error
 
     def _write(self, event: tf.compat.v1.Event) -> None:
         event.wall_time = time.time()
@@ -61,7 +66,7 @@ class ScalarWriter:
             for tag, value in scalars.items()
         ]
         summary = tf.compat.v1.Summary(value=values)
-        with self._told():
+        with plain_errors(self._run_dir):
             self._write(tf.compat.v1.Event(step=step, summary=summary))
             self._events.flush()
             self._lines.write(json.dumps({"step": step, **scalars}) + "\n")
@@ -69,7 +74,7 @@ class ScalarWriter:
 
     def close(self) -> None:
         """Closes both files."""
-        with self._told():
+        with plain_errors(self._run_dir):
             self._events.close()
             self._lines.close()
 
