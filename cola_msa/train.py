@@ -243,6 +243,7 @@ def main(argv: list[str]) -> None:
         run_dir = resumable_run("runs", config, data)
         if run_dir is not None:
             logging.info("no --run_dir: going on with the unfinished run %s", run_dir)
+    is_fresh = run_dir is None
     if run_dir is None:
         name = config.strategy or config.train.source.replace(",", "-")
         run_dir = new_run_dir("runs", name)
@@ -250,8 +251,9 @@ def main(argv: list[str]) -> None:
     try:
         trainer = Trainer(config, data, run_dir, strategy, start)
     except BaseException:
-        with contextlib.suppress(OSError):  # a run stands there, or nothing
-            run_dir.rmdir()
+        if is_fresh:
+            with contextlib.suppress(OSError):  # it holds a run already
+                run_dir.rmdir()
         raise
     outcome = trainer.run()
     if outcome == "interrupted":

@@ -37,7 +37,10 @@ class TrainingError(UserError):
 
 
 class Trainer:
-    """Trains one model on prepared data, into one run directory."""
+    """Trains one model on prepared data, into one run directory.
+
+    It holds the run directory's lock from the start until `run` has ended.
+    """
 
     def __init__(
         self,

@@ -547,6 +547,7 @@ def test_a_log_in_the_new_run_directory_is_no_obstacle(world, tmp_path):
         "embed",
         "export pretrained",
         "import_weights",
+        pytest.param("train", marks=pytest.mark.slow),
         pytest.param("export", marks=pytest.mark.slow),
         pytest.param("export saved_model", marks=pytest.mark.slow),
     ],
