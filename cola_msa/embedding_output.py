@@ -112,7 +112,7 @@ def check_output(path: pathlib.Path) -> None:
 
 def _is_failures(path: pathlib.Path) -> bool:
     with open(path, "rb") as file:
-        return file.readline(1024) == b"path,reason\n"
+        return file.readline(1024).rstrip() == b"path,reason"
 
 
 def import_pyarrow() -> tuple[Any, Any]:
