@@ -117,13 +117,20 @@ def embeddings_are_kept(work, old, new) -> None:
 
 def results_are_of_one_set(work, old, new) -> None:
     """Between its removal and the last rename there is no results.json: all or none."""
-    names = {"per_tag.png", "clip_scores.npz", "per_class.csv"}
     found = settled(work / "out")
     if "results.json" in found:
         results = json.loads(found["results.json"])
-        assert found.keys() - {"results.json"} == names
+        assert found.keys() >= {"clip_scores.npz", "per_class.csv"}
+        assert results["chart"] is None or results["chart"] in found
         with np.load(work / "out" / "clip_scores.npz") as arrays:
             assert len(arrays["scores"]) == len(results["seeds"])
+
+
+def results_are_new(work, old, new) -> None:
+    results_are_of_one_set(work, old, new)
+    assert content(work).keys() == new.keys()
+    results = json.loads((work / "out" / "results.json").read_bytes())
+    assert len(results["seeds"]) == 2 and results["chart"] == "per_tag.png"
 
 
 def run_can_be_read(work, old, new) -> None:
@@ -299,7 +306,7 @@ CASES = {
             "--output_dir=OUT",
         ],
         meanwhile=results_are_of_one_set,
-        after=results_are_of_one_set,
+        after=results_are_new,
         kills=10,
     ),
     "train": Case(
