@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from cola_msa.system.chart_text import plain, wrapped
+from cola_msa.system.files import write_file
 from cola_msa.tasks import SCORE_TITLES
 
 _DOTS_PER_INCH = 130
@@ -46,9 +47,16 @@ def _font_size(largest: float, inches: float) -> float:
     return max(1.0, min(largest, 0.8 * 72 * inches))
 
 
-def _save(figure: Figure, path: str | os.PathLike) -> None:
+def save_figure(
+    figure: Figure, path: str | os.PathLike, dots_per_inch: int = _DOTS_PER_INCH
+) -> None:
+    """Writes a figure as PNG, whole or not at all.
+
+    Raises:
+        FileError: If it cannot be written.
+    """
     FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=_DOTS_PER_INCH)
+    write_file(path, lambda file: figure.savefig(file, format="png", dpi=dots_per_inch))
 
 
 def draw_confusion(
@@ -107,7 +115,7 @@ def draw_confusion(
     axes.tick_params(which="minor", length=0)
     figure.colorbar(image, ax=axes, shrink=0.75, label="% of the true class's clips")
     _titles(figure, axes, title, note)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_tags(
@@ -179,7 +187,7 @@ def draw_tags(
         frameon=False,
     )
     _titles(figure, axes, title, note)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_label_curve(
@@ -239,7 +247,7 @@ def draw_label_curve(
     axes.set_axisbelow(True)
     axes.legend(frameon=False)
     _titles(figure, axes, title, note)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _titles(figure: Figure, axes: Axes, title: str, note: str) -> None:

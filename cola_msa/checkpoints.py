@@ -35,6 +35,8 @@ from cola_msa.versions import git_commit as git_commit
 from cola_msa.versions import package_versions as package_versions
 
 DONE_NAME = "done.json"
+# What training writes, beside config.json.
+RUN_NAMES = ("checkpoints", "kept", "metrics.jsonl", "logs/events.*", DONE_NAME)
 NAMED_STEPS = ("best", "init")  # kept/<name>.npz
 
 

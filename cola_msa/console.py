@@ -7,6 +7,7 @@ from absl import logging
 
 from cola_msa.allocator import keep_freed_memory
 from cola_msa.system.errors import UserError
+from cola_msa.system.files import DISK_ERRORS
 
 
 def run_command(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
@@ -35,6 +36,12 @@ def run_command(main: Callable[[list[str]], None]) -> Callable[[list[str]], None
             sys.exit(error.exit_code)
         except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
             print(f"error: {error}", file=sys.stderr)
+            sys.exit(1)
+        except OSError as error:
+            if error.errno not in DISK_ERRORS:
+                raise
+            told = f"{error}; once that is mended the same command goes on"
+            print(f"error: {told}", file=sys.stderr)
             sys.exit(1)
 
     return wrapped

@@ -16,7 +16,7 @@ import numpy as np
 from absl import app, flags, logging
 
 from cola_msa import checkpoints
-from cola_msa.charts import try_to_draw
+from cola_msa.charts import save_figure, try_to_draw
 from cola_msa.console import run_command
 from cola_msa.pairs import PairSampler
 from cola_msa.prepared import PreparedData
@@ -181,7 +181,7 @@ def draw(
         panel.legend()
     else:
         panel.text(0.5, 0.5, "no --tasks", ha="center", transform=panel.transAxes)
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path, 110)
     plt.close(figure)
 
 

@@ -22,10 +22,12 @@ from absl import app, flags
 from cola_msa import checkpoints, demo_data
 from cola_msa.console import run_command
 from cola_msa.presets import PRESETS
+from cola_msa.system import files, folders
 from cola_msa.system.errors import UserError
 from cola_msa.system.numbers import define_float, define_seed
 
 TASKS = ("mtat", "nsynth", "fma")
+TABLE_NAME = "table.txt"
 _SCORES = {"mtat": ("roc_auc", "pr_auc"), "nsynth": ("accuracy",), "fma": ("accuracy",)}
 _LABELS = {"roc_auc": "ROC-AUC", "pr_auc": "PR-AUC", "accuracy": "WA"}
 
@@ -314,8 +316,14 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unknown argument {argv[1]}; flags begin with --")
     options = flags.FLAGS
     output_dir = pathlib.Path(options.output_dir)
+    folders.check_names(
+        output_dir,
+        (TABLE_NAME,),
+        lambda folder: (folder / "run" / "config.json").exists(),
+        "the demo's folder",
+    )
     table = run_demo(output_dir, options.preset, options.seed, options.scale)
-    (output_dir / "table.txt").write_text(table + "\n")
+    files.write_bytes(output_dir / TABLE_NAME, f"{table}\n".encode())
     print(f"\n{table}")
 
 

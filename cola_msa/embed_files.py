@@ -108,7 +108,7 @@ def describe(model: OpenedModel, per: str, hop_seconds: float | None) -> dict[st
     }
 
 
-def _version(file: str | int) -> tuple[int, ...]:
+def _version(file: str | int | os.PathLike) -> tuple[int, ...]:
     """What differs once a file is written to or replaced."""
     try:
         found = os.stat(file)
@@ -321,10 +321,15 @@ def embed_files(
     check_output(output)
     settings = describe(model, per, hop_seconds)
     hop_frames = hop_to_frames(hop_seconds, model.frontend)
+    version = _version(output)
     earlier = Earlier(output, settings) if output.exists() else None
     begin = time.monotonic()
     try:
         with Store(work_folder(output), model.dim, settings) as store:
+            if _version(output) != version:  # by a process that ended just now
+                if earlier:
+                    earlier.close()
+                earlier = Earlier(output, settings)
             known = {**store.finished, **(earlier.finished if earlier else {})}
             run = _Run(model, store, per, hop_frames, batch_size)
             prepare = _Preparer(model, store, known)

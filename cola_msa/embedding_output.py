@@ -11,7 +11,6 @@ import io
 import json
 import os
 import pathlib
-import re
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cola_msa.system import files
+from cola_msa.system import files, folders
 from cola_msa.system.errors import UserError
 
 SUFFIXES = (".parquet", ".npz", ".h5")
@@ -100,13 +99,20 @@ def check_output(path: pathlib.Path) -> None:
 
     Raises:
         OutputError: If the suffix is unknown, or pyarrow is missing.
+        FileError: If its list of failures would be written over another file.
     """
     if path.suffix not in SUFFIXES:
         raise OutputError(f"--output={path} must end in {', '.join(SUFFIXES)}")
     if path.is_dir():
         raise OutputError(f"--output={path} is a folder; name a file")
+    folders.check_file(failures_path(path), _is_failures, "a list of embed's failures")
     if path.suffix == ".parquet":
         import_pyarrow()
+
+
+def _is_failures(path: pathlib.Path) -> bool:
+    with open(path, "rb") as file:
+        return file.readline(1024).rstrip() == b"path,reason"
 
 
 def import_pyarrow() -> tuple[Any, Any]:
@@ -131,14 +137,8 @@ def write_table(path: pathlib.Path, table: Table) -> None:
     """
     writers = {".parquet": _write_parquet, ".npz": _write_npz, ".h5": _write_h5}
     with files.written_path(path, OutputError) as temporary:
-        try:
+        with files.plain_hdf5_errors():
             writers[path.suffix](temporary, table)
-        except (OSError, RuntimeError) as error:
-            # HDF5 tells the disk's error in a paragraph.
-            told = re.search(r"errno = (\d+)", str(error))
-            if told is None:
-                raise
-            raise OSError(int(told[1]), os.strerror(int(told[1]))) from error
 
 
 def _write_parquet(path: pathlib.Path, table: Table) -> None:
@@ -239,7 +239,7 @@ def keep_previous(output: pathlib.Path) -> pathlib.Path:
     """Gives a file a second name, `embeddings.parquet.previous`, or with a number.
 
     Returns:
-        The name, which nothing had before.
+        The name, which no other file had before.
 
     Raises:
         OutputError: If it cannot be made.
@@ -248,8 +248,10 @@ def keep_previous(output: pathlib.Path) -> pathlib.Path:
     while True:
         ending = ".previous" if number == 1 else f".previous{number}"
         path = output.with_name(output.name + ending)
+        if path.is_file() and os.path.samefile(path, output):
+            return path  # a run was killed before it wrote the new output
         try:
-            os.link(output, path)
+            os.link(os.path.realpath(output), path)
             return path
         except FileExistsError:
             number += 1

@@ -10,7 +10,6 @@ that whatever a stop left half-written is made again.
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import pathlib
@@ -21,8 +20,10 @@ import numpy as np
 
 from cola_msa.system import files
 from cola_msa.system.errors import UserError
+from cola_msa.system.locks import Lock
 
 _LOCK = ".lock"
+_MAX_ATTEMPTS = 100  # to lock a folder that others keep removing
 _OWN_FILES = ("rows.f32", "files.jsonl", "settings.json", _LOCK)
 
 
@@ -76,37 +77,42 @@ class Store:
         self.folder = folder
         self._dim = dim
         self.finished: dict[str, FileRows] = {}
+        busy = (
+            f"{folder}: another process writes there; wait for it, or name another "
+            "--output"
+        )
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._lock = open(folder / _LOCK, "w")
+            self._lock = self._take_lock(busy)
         except OSError as error:
             raise cannot_write(folder, error) from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._lock.close()
-            raise StoreError(
-                f"{folder}: another process writes there; wait for it, or name another "
-                "--output"
-            ) from error
         try:
             self._check_settings(settings)
             self._rows = open(folder / "rows.f32", "a+b")
             self._lines = open(folder / "files.jsonl", "a+b")
             self._load()
         except OSError as error:
-            self._lock.close()
+            self._lock.release()
             raise cannot_write(folder, error) from error
         except BaseException:
-            self._lock.close()
+            self._lock.release()
             raise
         self._pending = (self._num_rows, 0)  # first row and CRC of the file underway
+
+    def _take_lock(self, busy: str) -> Lock:
+        """Locks the folder; a process that ended there may just have removed it."""
+        for _ in range(_MAX_ATTEMPTS):
+            with contextlib.suppress(FileNotFoundError):
+                lock = Lock(self.folder / _LOCK, busy, StoreError)
+                if lock.is_in_place():
+                    return lock
+                lock.release()
+        raise StoreError(busy)
 
     def _check_settings(self, settings: dict[str, Any]) -> None:
         path = self.folder / "settings.json"
         if not path.exists():
-            found = set(os.listdir(self.folder)) - {_LOCK}
-            foreign = sorted(name for name in found if not name.endswith(".tmp"))
+            names = set(os.listdir(self.folder)) - {_LOCK}
+            foreign = sorted(name for name in names if not name.endswith(".tmp"))
             if foreign:
                 raise StoreError(
                     f"{self.folder} holds {foreign[0]!r} and is no work folder of "
@@ -115,14 +121,17 @@ class Store:
             files.write_json(path, settings, StoreError)
             return
         try:
-            found = json.loads(path.read_text())
-        except ValueError as error:
-            raise StoreError(f"{path}: damaged; delete {self.folder}") from error
-        names = [n for n in settings if found.get(n) != settings[n]]
-        if names:
+            found = dict(json.loads(path.read_text()))
+        except files.JSON_ERRORS as error:
+            raise StoreError(
+                f"{path}: damaged, or not of embed; move {self.folder} away, or name "
+                "another --output"
+            ) from error
+        differing = [n for n in settings if found.get(n) != settings[n]]
+        if differing:
             raise StoreError(
                 f"{self.folder} holds an unfinished run with another "
-                f"{', '.join(names)}; name another --output, or delete that folder"
+                f"{', '.join(differing)}; name another --output, or delete that folder"
             )
 
     def _load(self) -> None:
@@ -202,7 +211,7 @@ class Store:
         except OSError as error:
             raise cannot_write(self.folder, error) from error
         finally:
-            self._lock.close()
+            self._lock.release()
 
     def __enter__(self) -> "Store":
         """Returns itself."""

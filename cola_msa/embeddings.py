@@ -8,7 +8,6 @@ Files are read and written by calls, not through memory maps (see
 `window_reader`).
 """
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -26,6 +25,7 @@ from absl import logging
 from cola_msa.folding import fold_batch_normalization
 from cola_msa.prepared import PreparedData
 from cola_msa.records import DataError
+from cola_msa.system import files
 from cola_msa.window_reader import fixed_bounds, open_windows, progress_bar
 from cola_msa.windows import plan_windows
 
@@ -205,7 +205,6 @@ def embed_split(
     plan = plan_windows(data, [split])
     num_windows = plan.num_windows
     cache_dir = pathlib.Path(cache_dir)
-    cache_dir.mkdir(parents=True, exist_ok=True)
     manifest = data.fingerprint((split,))
     path = cache_dir / f"{split}-{key}-{manifest}.f16"
     identity = {
@@ -261,28 +260,19 @@ def _write(
     shape: tuple[int, int],
     bar: tqdm.tqdm,
 ) -> int:
-    """Embeds, writes under a temporary name, renames; returns the dimension."""
-    # The process's number, so that two commands over the same data do not mix.
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    """Embeds, writes, and notes what was written; returns the dimension."""
     dim = int(embed(tf.zeros([1, *shape], tf.float16)).shape[-1])
     checksum = 0
-    try:
-        with open(temporary, "wb") as file:
-            for windows in batches:
-                embeddings = check_finite(embed(windows).numpy(), identity["split"])
-                content = np.ascontiguousarray(embeddings, "<f2").tobytes()
-                checksum = zlib.crc32(content, checksum)
-                file.write(content)
-                bar.update(len(embeddings))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
-    sidecar = {**identity, "dim": dim, "bytes": path.stat().st_size, "crc32": checksum}
-    temporary.write_text(json.dumps(sidecar, indent=1) + "\n")
-    os.replace(temporary, path.with_suffix(".json"))
+    num_bytes = 0
+    with files.written_path(path) as temporary, open(temporary, "r+b") as file:
+        for windows in batches:
+            embeddings = check_finite(embed(windows).numpy(), identity["split"])
+            content = np.ascontiguousarray(embeddings, "<f2").tobytes()
+            checksum = zlib.crc32(content, checksum)
+            num_bytes += file.write(content)
+            bar.update(len(embeddings))
+    sidecar = {**identity, "dim": dim, "bytes": num_bytes, "crc32": checksum}
+    files.write_json(path.with_suffix(".json"), sidecar)
     return dim
 
 

@@ -16,6 +16,7 @@ import tempfile
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 from absl import app, flags
 
 from cola_msa import checkpoints, pretrained
@@ -41,6 +42,8 @@ from cola_msa.system.files import JSON_ERRORS, MARKER, file_sha256, temporary_fo
 METADATA_NAME = "metadata.json"
 FORMATS = ("saved_model", "tflite", "onnx", "pretrained")
 FILE_TOLERANCES = {".tflite": 1e-3, ".onnx": 1e-4}
+# What TensorFlow makes of a full disk, and of a read-only one.
+_DISK_ERRORS = (tf.errors.ResourceExhaustedError, tf.errors.FailedPreconditionError)
 INPUTS = {"log_mel": "float32 [batch, frames, num_mels, 1]"}
 OUTPUTS = {"embedding": "float32 [batch, embedding_dim]"}
 
@@ -85,7 +88,13 @@ def export_encoder(
         raise RunError(f"{run_dir} is an export already: name the run it was made of")
     with temporary_folder(output_dir) as temporary:
         if file_format == "saved_model":
-            ExportModule(model).save(temporary)
+            try:
+                ExportModule(model).save(temporary)
+            except _DISK_ERRORS as error:
+                raise ExportError(
+                    f"{output_dir}: cannot be written ({error.message}); once that is "
+                    "mended the same command goes on"
+                ) from error
             found: dict[str, Any] = {"signatures": SIGNATURES}
             found["relative_difference"] = check_export(temporary, model)
         else:

@@ -16,6 +16,7 @@ Source: COLA (Saeed et al. 2021), which compares a frozen encoder, a fine-tuned 
 import dataclasses
 import os
 import pathlib
+import shutil
 import time
 from typing import Any
 
@@ -35,6 +36,7 @@ from cola_msa.heads import (
 )
 from cola_msa.model import ContrastiveModel
 from cola_msa.system.fields import check_fields, within
+from cola_msa.system.files import temporary_folder, written_path
 from cola_msa.tasks import MULTILABEL
 from cola_msa.window_reader import (
     even_bounds,
@@ -129,11 +131,16 @@ class TunedModel:
 
 
 def save_tuned(tuned: TunedModel, path: str | os.PathLike) -> None:
-    """Writes a model for `load_tuned`, under a temporary name first."""
+    """Writes a model for `load_tuned`, whole or not at all.
+
+    Raises:
+        FileError: If it cannot be written.
+    """
     path = pathlib.Path(path)
-    temporary = path.with_name(f"{path.stem}.tmp{path.suffix}")
-    tuned.model.save(temporary)
-    os.replace(temporary, path)
+    # Keras wants its own suffix, which no temporary file of ours has.
+    with written_path(path) as temporary, temporary_folder(path) as folder:
+        tuned.model.save(folder / path.name)
+        shutil.copyfile(folder / path.name, temporary)
 
 
 def load_tuned(path: str | os.PathLike) -> tuple[keras.Model, keras.Model]:

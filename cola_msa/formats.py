@@ -6,9 +6,11 @@ constants: converted directly, TFLite gives NaN without a word.
 """
 
 import logging
+import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 from typing import Any
 
 import numpy as np
@@ -112,12 +114,12 @@ def run_file(path: pathlib.Path, windows: list[np.ndarray]) -> list[np.ndarray]:
     Raises:
         ExportError: If the file cannot be run.
     """
-    check = path.with_name("check.npz")
-    np.savez(check, *windows)
     script = _ONNX_SCRIPT if path.suffix == ".onnx" else _TFLITE_SCRIPT
-    try:
+    with tempfile.TemporaryDirectory() as folder:
+        check = os.path.join(folder, "check.npz")
+        np.savez(check, *windows)
         ran = subprocess.run(
-            [sys.executable, "-I", "-c", _COMMON_SCRIPT + script, str(path)],
+            [sys.executable, "-I", "-c", _COMMON_SCRIPT + script, str(path), check],
             capture_output=True,
             text=True,
             check=False,
@@ -126,16 +128,13 @@ def run_file(path: pathlib.Path, windows: list[np.ndarray]) -> list[np.ndarray]:
             raise ExportError(f"{path} cannot be run: {ran.stderr[-1000:]}")
         with np.load(check) as found:
             return [found[f"arr_{number}"] for number in range(len(windows))]
-    finally:
-        check.unlink(missing_ok=True)
 
 
 _COMMON_SCRIPT = """
 import sys
 sys.modules["cola_msa"] = None
 import numpy as np
-path = sys.argv[1]
-check = path.rsplit("/", 1)[0] + "/check.npz"
+path, check = sys.argv[1:]
 given = np.load(check)
 given = [given[name] for name in given.files]
 """

@@ -26,6 +26,7 @@ from cola_msa.heads import ProbeConfig, monitor_of
 from cola_msa.prepared import PreparedData
 from cola_msa.probe import score_clips, train_head
 from cola_msa.probe_windows import CachedWindows, SampledWindows, TrainingWindows
+from cola_msa.results import check_output
 from cola_msa.results import has_paper_scale as has_paper_scale
 from cola_msa.results import read_results as read_results
 from cola_msa.results import render_table as render_table
@@ -73,6 +74,7 @@ def evaluate(
     """
     setting = prepare(task, data, config)
     output_dir = pathlib.Path(output_dir)
+    check_output(output_dir)
     cache = pathlib.Path(cache_dir or output_dir / "embeddings")
     is_cached = config.protocol == "cached"
     embedded = {

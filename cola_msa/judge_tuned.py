@@ -34,6 +34,7 @@ from cola_msa.finetune import (
 from cola_msa.heads import ProbeConfig, ProbeError
 from cola_msa.model import ContrastiveModel
 from cola_msa.prepared import PreparedData
+from cola_msa.results import check_output
 from cola_msa.tasks import TaskSpec
 from cola_msa.windows import find_segments, plan_windows
 
@@ -93,7 +94,7 @@ def evaluate_tuned(
         )
         for part in ("validation", "test")
     }
-    output_dir.mkdir(parents=True, exist_ok=True)
+    check_output(output_dir)
     identity = _identity(setting, key, tuning)
     fitted = []
     for seed in range(config.num_seeds):

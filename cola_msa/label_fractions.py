@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cola_msa import charts
-from cola_msa.checkpoints import write_json
+from cola_msa.storage import write_bytes, write_json
 from cola_msa.tasks import SCORE_TITLES, TaskError
 
 _CLIP_STREAM = 2  # keeps these draws apart from others of the same seed
@@ -143,10 +143,9 @@ def write_curve(
     Returns:
         The Markdown table.
     """
-    output_dir.mkdir(parents=True, exist_ok=True)
     rows = curve_rows(results)
     table = render_curve(rows)
-    (output_dir / "label_curve.md").write_text(f"{table}\n\n{note}\n")
+    write_bytes(output_dir / "label_curve.md", f"{table}\n\n{note}\n".encode())
     title = f"{results[0]['title']}\nscores against the share of labelled clips"
     write_json(output_dir / "label_curve.json", {"rows": rows, "note": note})
     chart = output_dir / "label_curve.png"

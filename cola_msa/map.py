@@ -30,7 +30,11 @@ from cola_msa.map_projection import (
     count_different,
     project,
 )
+from cola_msa.system import folders
 from cola_msa.system.numbers import define_seed
+
+_MARK = b'<meta name="generator" content="cola_msa">'  # in every map's head
+_HEAD_BYTES = 4096
 
 
 def render_page(data: dict[str, Any], title: str, subtitle: str) -> str:
@@ -86,10 +90,12 @@ def write_map(
     Raises:
         EmbeddingFileError: If the embeddings cannot be read.
         MapError: If an option does not fit.
+        FileError: If something else than a map is at `output`, or it cannot be written.
     """
     page = pathlib.Path(output)
     if page.suffix.lower() not in (".html", ".htm"):
         raise MapError(f"--output={output}: a map is an .html file")
+    folders.check_file(page, _is_map, "a map")
     table = load_embeddings(embeddings)
     found = None
     if labels:  # before the layout, which may take long
@@ -110,6 +116,11 @@ def write_map(
     subtitle = f"{tracks}, {TITLES[chosen]} of {table.embeddings.shape[1]} dimensions"
     storage.write_bytes(page, render_page(data, title, subtitle).encode())
     return data
+
+
+def _is_map(page: pathlib.Path) -> bool:
+    with open(page, "rb") as file:
+        return _MARK in file.read(_HEAD_BYTES)
 
 
 def define_flags() -> None:

@@ -7,6 +7,7 @@ One mixture gives a ranking of all stems, several give the matrix and, where a s
 in its mixture's folder or has its name, how often the own stem comes first.
 """
 
+import json
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -22,6 +23,9 @@ from cola_msa.checkpoints import parse_step
 from cola_msa.console import run_command
 from cola_msa.loading import OpenedModel, open_model
 from cola_msa.matching import MatchError, Projected
+from cola_msa.system import files, folders
+
+RESULT_NAME, CHART_NAME = "match.json", "match.png"
 
 
 def project_all(
@@ -215,6 +219,14 @@ def _short(path: str) -> str:
     return "/".join(parts[-2:])
 
 
+def _holds_match(folder: pathlib.Path) -> bool:
+    try:
+        found = json.loads((folder / RESULT_NAME).read_text())
+        return {"model_hash", "mixtures", "stems", "scores"} <= found.keys()
+    except files.JSON_ERRORS:
+        return False
+
+
 def define_flags() -> None:
     """Defines the command's flags; not at import, so that others can import this."""
     flags.DEFINE_string("model", None, "Run, pretrained folder, or export.")
@@ -251,6 +263,10 @@ def main(argv: Sequence[str]) -> None:
     for name in ("mixture", "stems"):
         if not pathlib.Path(str(options[name].value)).exists():
             raise MatchError(f"--{name}={options[name].value} does not exist")
+    output_dir = pathlib.Path(options.output_dir)
+    folders.check_names(
+        output_dir, (RESULT_NAME, CHART_NAME), _holds_match, "a folder of match"
+    )
     model = open_model(options.model, parse_step(options.checkpoint_step))
     result = match(
         model,
@@ -259,12 +275,12 @@ def main(argv: Sequence[str]) -> None:
         options.mixture_names,
         options.stem_names,
     )
-    output_dir = pathlib.Path(options.output_dir)
-    storage.write_json(output_dir / "match.json", result)
+    # The result first: it says whose the chart is.
+    storage.write_json(output_dir / RESULT_NAME, result)
     print(render(result, options.num_results))
-    chart = output_dir / "match.png"
+    chart = output_dir / CHART_NAME
     is_drawn = try_to_draw(chart, lambda: draw(result, chart))
-    print(f"files: {output_dir}/match.json{', match.png' if is_drawn else ''}")
+    print(f"files: {output_dir}/{RESULT_NAME}{f', {CHART_NAME}' if is_drawn else ''}")
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from cola_msa.charts import save_figure
 from cola_msa.system.chart_text import plain, wrapped
 
 _COLOURS = ("#0067a5", "#d45500", "#00845a", "#b5438b", "#8f6b00")
@@ -53,8 +53,7 @@ def draw_ranking(
     lines.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     for axes in (bars, lines):
         axes.spines[["top", "right"]].set_visible(False)
-    FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=130)
+    save_figure(figure, path)
 
 
 def draw_matrix(
@@ -91,5 +90,4 @@ def draw_matrix(
     axes.set_ylabel("mixture")
     axes.set_title(wrapped(title, 60), fontsize=10)
     figure.colorbar(image, ax=axes, label="score", shrink=0.8)
-    FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path, 110)

@@ -34,7 +34,12 @@ from cola_msa.model import ContrastiveModel
 from cola_msa.model_card import read_scores, render_card
 from cola_msa.storage import RunError, write_json
 from cola_msa.system import folders
-from cola_msa.system.files import JSON_ERRORS, file_sha256, temporary_folder
+from cola_msa.system.files import (
+    JSON_ERRORS,
+    file_sha256,
+    plain_hdf5_errors,
+    temporary_folder,
+)
 
 FORMAT = "cola_msa pretrained encoder"
 FORMAT_VERSION = 1
@@ -116,15 +121,9 @@ def save_pretrained(
     run, config = checkpoints.load_run(run_dir), checkpoints.load_config(run_dir)
     info = encoder_info(run_dir, step, "trained")
     with temporary_folder(output_dir) as temporary:
-        _write_weights(temporary / WEIGHTS_NAME, model)
-        layers = len(model.batch_norm_layers())
-        with h5py.File(temporary / STATISTICS_NAME, "w") as file:
-            for inputs in STATISTICS:
-                found = checkpoints.read_statistics(kept, arrays, inputs, layers)
-                for number in range(layers):
-                    group = file.create_group(f"{inputs}/{number:04d}")
-                    group["mean"] = found.means[number]
-                    group["variance"] = found.variances[number]
+        with plain_hdf5_errors():
+            _write_weights(temporary / WEIGHTS_NAME, model)
+            _write_statistics(temporary / STATISTICS_NAME, kept, arrays, model)
         content = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -312,6 +311,22 @@ def _write_weights(path: pathlib.Path, model: ContrastiveModel) -> None:
         for number, variable in enumerate(model.variables):
             name = checkpoints.array_name("model", number, variable)
             file[name] = np.array(variable)
+
+
+def _write_statistics(
+    path: pathlib.Path,
+    kept: pathlib.Path,
+    arrays: dict[str, np.ndarray],
+    model: ContrastiveModel,
+) -> None:
+    layers = len(model.batch_norm_layers())
+    with h5py.File(path, "w") as file:
+        for inputs in STATISTICS:
+            found = checkpoints.read_statistics(kept, arrays, inputs, layers)
+            for number in range(layers):
+                group = file.create_group(f"{inputs}/{number:04d}")
+                group["mean"] = found.means[number]
+                group["variance"] = found.variances[number]
 
 
 def _read_weights(path: pathlib.Path, model: ContrastiveModel) -> None:

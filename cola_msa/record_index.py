@@ -22,7 +22,7 @@ from cola_msa.records import (
     encode_segment,
 )
 from cola_msa.system.files import file_sha256 as file_sha256
-from cola_msa.system.files import sync
+from cola_msa.system.files import sync, write_file, written_path
 
 _LENGTH_BYTES, _CRC_BYTES = 8, 4  # TFRecord's frame around each record
 FRAME_BYTES = _LENGTH_BYTES + 2 * _CRC_BYTES
@@ -80,22 +80,22 @@ class Index:
         return matrix
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes the index under a temporary name, then renames it.
+        """Writes the index, whole or not at all.
 
         Equal indices give equal bytes: unlike np.savez, this stores no times.
+
+        Raises:
+            FileError: If it cannot be written.
         """
-        path = pathlib.Path(path)
-        temporary = path.with_name(path.name + ".tmp")
-        with open(temporary, "wb") as file:
+
+        def write(file: IO[bytes]) -> None:
             with zipfile.ZipFile(file, "w") as archive:
                 for name, values in dataclasses.asdict(self).items():
                     entry = zipfile.ZipInfo(f"{name}.npy")
                     with archive.open(entry, "w", force_zip64=True) as member:
                         np.lib.format.write_array(member, values, allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync(path.parent)
+
+        write_file(path, write)
 
     @classmethod
     def load(cls, path: str | os.PathLike | IO[bytes]) -> "Index":
@@ -209,7 +209,7 @@ def write_shard(
     frontend_hash: str,
     before_rename: Callable[[dict[str, str]], None] = lambda digests: None,
 ) -> Index:
-    """Writes one shard under a temporary name, syncs it, renames it, and indexes it.
+    """Writes one shard, whole or not at all, and indexes it.
 
     Args:
         path: `<split>-00000-of-00004.tfrecord`; the index goes to `.idx.npz` beside it.
@@ -222,31 +222,30 @@ def write_shard(
 
     Returns:
         The shard's index.
+
+    Raises:
+        FileError: If it cannot be written.
     """
     path = pathlib.Path(path)
-    temporary = path.with_name(path.name + ".tmp")
     builder = IndexBuilder(sources)
     builder.start_shard(path.name)
     offset = 0
-    with tf.io.TFRecordWriter(str(temporary)) as writer:
-        for segment in segments:
-            serialized = encode_segment(segment, frontend_hash)
-            writer.write(serialized)
-            builder.add(offset, serialized)
-            offset += FRAME_BYTES + len(serialized)
-    descriptor = os.open(temporary, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
-    index = builder.build()
-    index.save(index_path(path))
-    before_rename(
-        {
-            "sha256": file_sha256(temporary),
-            "index_sha256": file_sha256(index_path(path)),
-        }
-    )
-    os.replace(temporary, path)
-    sync(path.parent)
+    with written_path(path) as temporary:
+        with tf.io.TFRecordWriter(str(temporary)) as writer:
+            for segment in segments:
+                serialized = encode_segment(segment, frontend_hash)
+                writer.write(serialized)
+                builder.add(offset, serialized)
+                offset += FRAME_BYTES + len(serialized)
+        sync(temporary)
+        index = builder.build()
+        index.save(index_path(path))
+        before_rename(
+            {
+                "sha256": file_sha256(temporary),
+                "index_sha256": file_sha256(index_path(path)),
+            }
+        )
     return index
 
 

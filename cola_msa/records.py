@@ -27,6 +27,7 @@ import numpy as np
 import tensorflow as tf
 
 from cola_msa.system.errors import UserError
+from cola_msa.system.files import write_json
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -190,16 +191,16 @@ def content_sha256(manifest: dict[str, Any]) -> str:
 def write_manifest(
     data_dir: str | os.PathLike, manifest: dict[str, Any]
 ) -> dict[str, Any]:
-    """Writes `manifest.json` under a temporary name, then renames it.
+    """Writes `manifest.json`, whole or not at all.
 
     Returns:
         What was written: the manifest with CONTENT_SHA256.
+
+    Raises:
+        FileError: If it cannot be written.
     """
     manifest = {**manifest, CONTENT_SHA256: content_sha256(manifest)}
-    path = pathlib.Path(data_dir) / MANIFEST_NAME
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(manifest, indent=1) + "\n")
-    os.replace(temporary, path)
+    write_json(pathlib.Path(data_dir) / MANIFEST_NAME, manifest)
     return manifest
 
 

@@ -15,7 +15,7 @@ from absl import app, flags, logging
 from cola_msa import compare, report_content
 from cola_msa.console import run_command
 from cola_msa.report_data import Collection, collect, find_runs
-from cola_msa.report_page import Block, render_text, write_report
+from cola_msa.report_page import Block, check_output, render_text, write_report
 from cola_msa.report_results import ReportError
 
 
@@ -123,6 +123,7 @@ def main(argv: Sequence[str]) -> None:
     paths = parse_sides(options.compare, argv[1:])
     tables = parse_numbers("tables", options.tables, report_content.TABLES)
     figures = parse_numbers("figures", options.figures, report_content.FIGURES)
+    check_output(options.output_dir)
     sides = [compare.load_side(path) for path in paths]
     patterns = list(options.runs)
     if not patterns:

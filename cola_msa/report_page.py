@@ -9,7 +9,12 @@ import re
 from collections.abc import Sequence
 
 from cola_msa.storage import write_bytes
+from cola_msa.system import folders
 
+PAGE_NAME, TEXT_NAME = "report.html", "report.md"
+_MARK = '<meta name="generator" content="cola_msa report">'
+_EARLIER_MARK = b"<title>Musical source association: "  # before there was a mark
+_HEAD_BYTES = 4096
 PUBLISHED, MEASURED, MISSING, PLAIN = "published", "measured", "missing", ""
 
 
@@ -150,16 +155,46 @@ def write_report(
 
     Returns:
         The two files.
+
+    Raises:
+        FileError: As `check_output`.
+        RunError: If they cannot be written.
     """
     folder = pathlib.Path(output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    for block in blocks:
-        if isinstance(block, Figure):
-            write_bytes(folder / f"{block.name}.png", block.png)
-    page, text = folder / "report.html", folder / "report.md"
+    figures = [block for block in blocks if isinstance(block, Figure)]
+    names = [f"{figure.name}.png" for figure in figures]
+    check_output(folder, names)
+    page, text = folder / PAGE_NAME, folder / TEXT_NAME
+    # The page first: it holds all, and says whose the other files are.
     write_bytes(page, render_html(title, blocks).encode())
+    for figure, name in zip(figures, names, strict=True):
+        write_bytes(folder / name, figure.png)
     write_bytes(text, render_markdown(title, blocks).encode())
     return page, text
+
+
+def check_output(folder: str | os.PathLike, figures: Sequence[str] = ()) -> None:
+    """Refuses a folder in which a report's names are somebody else's files.
+
+    Args:
+        folder: Where the report goes.
+        figures: Names of its figures' files, once they are known.
+
+    Raises:
+        FileError: If it is a file, or such a name is taken and its page is no report.
+    """
+    folders.check_names(
+        folder, (PAGE_NAME, TEXT_NAME, *figures), _holds_report, "a report's folder"
+    )
+
+
+def _holds_report(folder: pathlib.Path) -> bool:
+    page = folder / PAGE_NAME
+    if not page.is_file():
+        return False
+    with open(page, "rb") as file:
+        head = file.read(_HEAD_BYTES)
+    return _MARK.encode() in head or _EARLIER_MARK in head
 
 
 def render_html(title: str, blocks: Sequence[Block]) -> str:
@@ -173,6 +208,7 @@ def render_html(title: str, blocks: Sequence[Block]) -> str:
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"{_MARK}\n"
         f"<title>{_escape(title)}</title>\n<style>\n{_STYLE}\n</style>\n</head>\n"
         f'<body>\n<a class="skip" href="#content">Skip to the content</a>\n'
         f"<header><h1>{_escape(title)}</h1>\n"

@@ -28,6 +28,7 @@ from cola_msa.processes import exclusive_folder, run_child, stop_on_signals
 from cola_msa.report import parse_numbers
 from cola_msa.reproduce_plan import ReproduceError, Request, Step
 from cola_msa.reproduce_scales import SCALES
+from cola_msa.system.files import JSON_ERRORS
 from cola_msa.tasks import TASKS, get_task
 
 _DATA = ("mtat", "mtat_random", "mtat_degraded", "nsynth", "fma")
@@ -132,6 +133,8 @@ def run_plan(request: Request) -> None:
     report = reproduce_plan.report_command(request)
     steps.append(Step("the report", report, is_done=lambda: False))
     started = time.monotonic()
+    if request.output_dir.exists() and not request.output_dir.is_dir():
+        raise ReproduceError(f"{request.output_dir} is a file: name a new folder")
     request.output_dir.mkdir(parents=True, exist_ok=True)
     with exclusive_folder(request.output_dir) as lock, stop_on_signals():
         _claim(request)
@@ -178,7 +181,13 @@ def _claim(request: Request) -> None:
     """
     path = request.output_dir / _RECORD_NAME
     if path.exists():
-        found = json.loads(path.read_text()).get("scale")
+        try:
+            found = json.loads(path.read_text())["scale"]
+        except JSON_ERRORS as error:
+            raise ReproduceError(
+                f"{path}: damaged, or no record of a reproduction ({error!r}); name "
+                "another --output_dir"
+            ) from error
         if found != request.scale.name:
             raise ReproduceError(
                 f"{request.output_dir} holds a reproduction at --scale={found}; name "

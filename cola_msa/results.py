@@ -1,19 +1,26 @@
 """What an evaluation leaves: scores, files, charts, and the table with its scale."""
 
+import contextlib
 import csv
 import dataclasses
 import json
 import math
 import os
 import pathlib
+import zipfile
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from cola_msa import charts, metrics
-from cola_msa.checkpoints import write_json
+from cola_msa.storage import RunError, write_json
+from cola_msa.system import files, folders
 from cola_msa.tasks import MULTILABEL, SCORE_TITLES, TaskSpec
+
+RESULTS_NAME = "results.json"
+CHARTS = ("confusion.png", "per_tag.png")  # of classes and of tags
+_TABLE_NAME, _SCORES_NAME = "per_class.csv", "clip_scores.npz"
 
 
 def num_counted(task: TaskSpec, labels: np.ndarray) -> int:
@@ -115,37 +122,75 @@ def write_results(
         labels: Of the test clips, as for `score_rows`.
         scores: float [S, C, K].
     """
-    output_dir.mkdir(parents=True, exist_ok=True)
-    # A results.json stands for a whole set of files: gone first, written when the
-    # others are.
-    (output_dir / "results.json").unlink(missing_ok=True)
+    check_output(output_dir)
     rows = results["per_class"]
     class_names = [row["class"] for row in rows]
-    path = output_dir / "per_class.csv"
-    with open(
-        path, "w", newline="", encoding="utf-8", errors="backslashreplace"
-    ) as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    np.savez_compressed(
-        output_dir / "clip_scores.npz",
-        clip_ids=clip_ids,
-        labels=labels,
-        scores=scores,
-        class_names=np.array(class_names, dtype=np.str_),
-    )
     # Before the chart, which must not cost what was measured.
     results["chart"] = None
-    write_json(output_dir / "results.json", results)
-    chart = "per_tag.png" if task.task_type == MULTILABEL else "confusion.png"
+    with contextlib.ExitStack() as stack:
+        # They take their names at the end, in the opposite order: results.json last.
+        paths = {
+            name: stack.enter_context(files.written_path(output_dir / name, RunError))
+            for name in (RESULTS_NAME, _SCORES_NAME, _TABLE_NAME)
+        }
+        with open(
+            paths[_TABLE_NAME],
+            "w",
+            newline="",
+            encoding="utf-8",
+            errors="backslashreplace",
+        ) as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        with open(paths[_SCORES_NAME], "wb") as scores_file:
+            np.savez_compressed(
+                scores_file,
+                clip_ids=clip_ids,
+                labels=labels,
+                scores=scores,
+                class_names=np.array(class_names, dtype=np.str_),
+            )
+        text = json.dumps(results, indent=1) + "\n"
+        paths[RESULTS_NAME].write_text(text, encoding="utf-8")
+        for path in paths.values():
+            files.sync(path)
+        # It stands for the whole set, and must not stand beside another's files.
+        (output_dir / RESULTS_NAME).unlink(missing_ok=True)
+    chart = CHARTS[task.task_type == MULTILABEL]
 
     def draw() -> None:
         _draw_classes(output_dir / chart, task, results, labels, scores)
 
     if charts.try_to_draw(output_dir / chart, draw):
         results["chart"] = chart
-        write_json(output_dir / "results.json", results)
+        write_json(output_dir / RESULTS_NAME, results)
+
+
+def check_output(output_dir: str | os.PathLike) -> None:
+    """Refuses a folder in which the names of results are somebody else's files.
+
+    Raises:
+        FileError: If it is a file, or such a name is taken and neither results.json
+            nor clip_scores.npz is an earlier evaluation's.
+    """
+    names = (RESULTS_NAME, _SCORES_NAME, _TABLE_NAME, *CHARTS)
+    folders.check_names(output_dir, names, _holds_results, "an evaluation's folder")
+
+
+def _holds_results(folder: pathlib.Path) -> bool:
+    if (folder / RESULTS_NAME).exists():
+        try:
+            found = read_results(folder)
+            return {"task", "scores"} <= found.keys()
+        except files.JSON_ERRORS:
+            return False
+    # Of a command that was killed between removing results.json and renaming it.
+    try:
+        with np.load(folder / _SCORES_NAME, allow_pickle=False) as arrays:
+            return {"clip_ids", "labels", "scores"} <= set(arrays.files)
+    except (*files.JSON_ERRORS, EOFError, zipfile.BadZipFile):
+        return False
 
 
 def _draw_classes(
@@ -295,4 +340,4 @@ def read_results(output_dir: str | os.PathLike) -> dict[str, Any]:
     Raises:
         FileNotFoundError: If it has not been run there.
     """
-    return json.loads((pathlib.Path(output_dir) / "results.json").read_text())
+    return json.loads((pathlib.Path(output_dir) / RESULTS_NAME).read_text())

@@ -20,7 +20,7 @@ from absl import logging
 
 from cola_msa import checkpoints, replicas, storage
 from cola_msa.model import ContrastiveModel
-from cola_msa.scalars import read_metrics
+from cola_msa.scalars import plain_errors, read_metrics
 from cola_msa.storage import RunError
 from cola_msa.system import files
 
@@ -63,10 +63,19 @@ def exclusive(run_dir: str | os.PathLike) -> Iterator[None]:
                 run_dir,
                 error,
             )
-        files.remove_abandoned(run_dir, _EARLIER_TEMPORARIES)
+        if _is_run(run_dir):  # else nothing there is ours to remove
+            files.remove_abandoned(run_dir, _EARLIER_TEMPORARIES)
         yield
     finally:
         os.close(descriptor)
+
+
+def _is_run(run_dir: pathlib.Path) -> bool:
+    try:
+        checkpoints.load_run(run_dir)
+    except RunError:
+        return False
+    return True
 
 
 def save_training(
@@ -225,12 +234,10 @@ def drop_scalars_after(run_dir: str | os.PathLike, step: int) -> None:
         found = _read_events(path)
         kept = [text for text, number in found if number <= step]
         if len(kept) < len(found):
-            temporary = path.with_name(path.name + files.TEMPORARY)
-            with tf.io.TFRecordWriter(str(temporary)) as writer:
-                for text in kept:
-                    writer.write(text)
-            files.sync(temporary)
-            os.replace(temporary, path)
+            with plain_errors(run_dir), files.written_path(path) as temporary:
+                with tf.io.TFRecordWriter(str(temporary)) as writer:
+                    for text in kept:
+                        writer.write(text)
 
 
 def _read_events(path: pathlib.Path) -> list[tuple[bytes, int]]:

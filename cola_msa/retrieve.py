@@ -166,7 +166,6 @@ def main(argv: list[str]) -> None:
     results = compare_with_untrained(run_dir, data, step, flags.FLAGS.split)
     name = "retrieval" if step is None else f"retrieval-{step}"
     output_dir = pathlib.Path(run_dir) / "eval" / name
-    output_dir.mkdir(parents=True, exist_ok=True)
     checkpoints.write_json(output_dir / "results.json", results)
     print(render(results))
     print(f"  files: {output_dir}/results.json")

@@ -1,7 +1,10 @@
 """Choices around a run: devices, when to stop, and which run to go on with."""
 
+import contextlib
+import itertools
 import os
 import pathlib
+import time
 from typing import Any
 
 import numpy as np
@@ -12,6 +15,7 @@ from cola_msa import checkpoints, storage, workers
 from cola_msa.config import Config, differing_fields, from_dict, to_dict
 from cola_msa.prepared import PreparedData
 from cola_msa.storage import RunError
+from cola_msa.system import files, folders
 
 
 def has_stalled(validation: list[list[float]], patience_steps: int) -> bool:
@@ -95,8 +99,37 @@ def describe_run(config: Config, data: dict[str, Any], replicas: int) -> dict[st
     }
 
 
+def new_run_dir(root: str | os.PathLike, name: str) -> pathlib.Path:
+    """Makes a folder that no other run has: `<name>-<time>`, or with a number."""
+    root = pathlib.Path(root)
+    files.make_folder(root)
+    stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    for number in itertools.count(1):
+        path = root / (stem if number == 1 else f"{stem}-{number}")
+        with contextlib.suppress(FileExistsError):
+            path.mkdir()
+            return path
+    raise AssertionError("not reached")
+
+
+def check_run_dir(run_dir: str | os.PathLike) -> None:
+    """Refuses a folder in which a run's names are somebody else's files.
+
+    Raises:
+        FileError: If it is a file, or holds such names and no config.json.
+    """
+    folders.check_names(
+        run_dir,
+        checkpoints.RUN_NAMES,
+        lambda folder: (folder / "config.json").exists(),
+        "a run: it has no config.json",
+    )
+
+
 def claim_run_dir(run_dir: str | os.PathLike, description: dict[str, Any]) -> None:
     """Writes config.json, or checks that the one there describes the same run.
+
+    Only inside of `resume.exclusive`: else two processes may both write it.
 
     Args:
         run_dir: The run.
@@ -104,10 +137,13 @@ def claim_run_dir(run_dir: str | os.PathLike, description: dict[str, Any]) -> No
 
     Raises:
         RunError: If the folder holds a run with another configuration, other data or
-            another number of devices; the message names what differs. Other versions
+            another number of devices; the message names what differs; or if it cannot
+            be written. Other versions
             of packages, and another number of threads, are warned of.
+        FileError: As `check_run_dir`.
     """
     run_dir = pathlib.Path(run_dir)
+    check_run_dir(run_dir)
     if not (run_dir / "config.json").exists():
         storage.write_json(run_dir / "config.json", description)
         return

@@ -14,9 +14,11 @@ It needs TensorFlow alone to be used. Signatures:
                     `match` is `score` of two `project`
 """
 
+import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 from typing import Any
 
 import keras
@@ -214,16 +216,13 @@ def run_exported(
     Returns:
         Outputs of `embed_waveform`, and `scores` of `match`.
     """
-    path = folder / "check.npz"
-    np.savez(path, **inputs)  # type: ignore[arg-type]  # names
-    try:
-        subprocess.run(
-            [sys.executable, "-I", "-c", _CHECK_SCRIPT, str(folder)], check=True
-        )
+    with tempfile.TemporaryDirectory() as check:
+        path = os.path.join(check, "check.npz")
+        np.savez(path, **inputs)  # type: ignore[arg-type]  # names
+        command = [sys.executable, "-I", "-c", _CHECK_SCRIPT, str(folder), path]
+        subprocess.run(command, check=True)
         with np.load(path) as found:
             return dict(found)
-    finally:
-        path.unlink()
 
 
 _CHECK_SCRIPT = """
@@ -231,12 +230,12 @@ import sys
 sys.modules["cola_msa"] = None
 import numpy as np
 import tensorflow as tf
-folder = sys.argv[1]
-given = {k: tf.constant(v) for k, v in np.load(folder + "/check.npz").items()}
+folder, check = sys.argv[1:]
+given = {k: tf.constant(v) for k, v in np.load(check).items()}
 signatures = tf.saved_model.load(folder).signatures
 found = {}
 for name, inputs in (("embed_waveform", ("waveform", "lengths")),
                      ("match", ("mixture_windows", "stem_windows"))):
     found |= signatures[name](**{k: given[k] for k in inputs})
-np.savez(folder + "/check.npz", **{k: v.numpy() for k, v in found.items()})
+np.savez(check, **{k: v.numpy() for k, v in found.items()})
 """

@@ -1,11 +1,32 @@
 """Scalars as TensorBoard event files and as lines of JSON."""
 
+import contextlib
 import json
 import os
 import pathlib
 import time
+from collections.abc import Iterator
 
 import tensorflow as tf
+
+from cola_msa.storage import RunError
+
+
+@contextlib.contextmanager
+def plain_errors(run_dir: str | os.PathLike) -> Iterator[None]:
+    """Makes a RunError of what writing metrics and events raises.
+
+    Raises:
+        RunError: If the disk is full or read-only, or the like.
+    """
+    try:
+        yield
+    except (OSError, tf.errors.OpError) as error:
+        told = getattr(error, "message", None) or error
+        raise RunError(
+            f"{run_dir}: metrics cannot be written ({told}); once that is mended the "
+            "same command goes on"
+        ) from error
 
 
 class ScalarWriter:
@@ -16,36 +37,46 @@ class ScalarWriter:
     """
 
     def __init__(self, run_dir: str | os.PathLike):
-        """Opens both files; earlier ones stay."""
-        run_dir = pathlib.Path(run_dir)
-        logs = run_dir / "logs"
-        logs.mkdir(parents=True, exist_ok=True)
+        """Opens both files; earlier ones stay.
+
+        Raises:
+            RunError: If they cannot be written.
+        """
+        self._run_dir = pathlib.Path(run_dir)
+        logs = self._run_dir / "logs"
         name = f"events.out.tfevents.{time.time_ns()}"
-        self._events = tf.io.TFRecordWriter(str(logs / name))
-        self._write(tf.compat.v1.Event(file_version="brain.Event:2"))
-        self._lines = open(run_dir / "metrics.jsonl", "a")  # noqa: SIM115 (kept open)
+        with plain_errors(self._run_dir):
+            logs.mkdir(parents=True, exist_ok=True)
+            self._events = tf.io.TFRecordWriter(str(logs / name))
+            self._write(tf.compat.v1.Event(file_version="brain.Event:2"))
+            self._lines = open(self._run_dir / "metrics.jsonl", "a")  # noqa: SIM115
 
     def _write(self, event: tf.compat.v1.Event) -> None:
         event.wall_time = time.time()
         self._events.write(event.SerializeToString())
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
-        """Writes one step's scalars to both."""
+        """Writes one step's scalars to both.
+
+        Raises:
+            RunError: If they cannot be written.
+        """
         values = [
             tf.compat.v1.Summary.Value(tag=tag, simple_value=value)
             for tag, value in scalars.items()
         ]
-        self._write(
-            tf.compat.v1.Event(step=step, summary=tf.compat.v1.Summary(value=values))
-        )
-        self._events.flush()
-        self._lines.write(json.dumps({"step": step, **scalars}) + "\n")
-        self._lines.flush()
+        summary = tf.compat.v1.Summary(value=values)
+        with plain_errors(self._run_dir):
+            self._write(tf.compat.v1.Event(step=step, summary=summary))
+            self._events.flush()
+            self._lines.write(json.dumps({"step": step, **scalars}) + "\n")
+            self._lines.flush()
 
     def close(self) -> None:
         """Closes both files."""
-        self._events.close()
-        self._lines.close()
+        with plain_errors(self._run_dir):
+            self._events.close()
+            self._lines.close()
 
 
 def read_metrics(run_dir: str | os.PathLike) -> list[dict[str, float]]:

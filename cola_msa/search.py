@@ -22,6 +22,7 @@ from cola_msa.search_index import (
     SearchError,
     SearchIndex,
     build_index,
+    check_output,
     describe,
     find_row,
     load_index,
@@ -73,10 +74,12 @@ def build(embeddings: str | None, output: str | None, metric: str) -> str:
 
     Raises:
         SearchError: If a flag is missing.
+        FileError: If something else than an index is at `output`.
         EmbeddingFileError: If the embeddings cannot be read.
     """
     if not embeddings or not output:
         raise SearchError("build needs --embeddings=FILE and --output=INDEX.npz")
+    check_output(output)
     index = build_index(embeddings, metric)
     index.save(output)
     return f"{output}: {describe(index)}"

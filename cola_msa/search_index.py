@@ -19,6 +19,7 @@ from cola_msa.embedding_files import (
 )
 from cola_msa.embedding_npz import column_of
 from cola_msa.neighbours import METRICS
+from cola_msa.system import folders
 from cola_msa.system.errors import UserError
 from cola_msa.system.files import file_sha256
 from cola_msa.system.names import escape, unescape
@@ -47,12 +48,11 @@ class SearchIndex:
         """Writes the index as .npz, whole or not at all.
 
         Raises:
-            SearchError: If the name does not end with .npz.
+            SearchError, FileError: As `check_output`.
             RunError: If it cannot be written.
         """
+        check_output(path)
         path = pathlib.Path(path)
-        if path.suffix != ".npz":
-            raise SearchError(f"--output={path}: an index is an .npz file")
         arrays = {
             "path": np.array(self.table.paths, np.str_),
             "sha256": np.array(self.table.sha256, np.str_),
@@ -67,6 +67,22 @@ class SearchIndex:
             "metadata": self.table.metadata,
         }
         storage.write_arrays(path, arrays, state)
+
+
+def check_output(path: str | os.PathLike) -> None:
+    """Refuses a name for an index, before the work begins.
+
+    Raises:
+        SearchError: If it does not end with .npz.
+        FileError: If something else than an index is there.
+    """
+    if pathlib.Path(path).suffix != ".npz":
+        raise SearchError(f"--output={path}: an index is an .npz file")
+
+    def is_index(file: pathlib.Path) -> bool:
+        return (storage.read_state(file) or {}).get("format") == FORMAT
+
+    folders.check_file(path, is_index, "an index of search build")
 
 
 def build_index(embeddings: str | os.PathLike, metric: str) -> SearchIndex:

@@ -68,6 +68,16 @@ def write_arrays(
     )
 
 
+def read_state(path: str | os.PathLike) -> dict[str, Any] | None:
+    """The JSON state of `write_arrays`'s file; None of any other file."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            state = json.loads(str(arrays[STATE]))
+    except (*_DAMAGES, TypeError, AttributeError, RecursionError, IndexError):
+        return None
+    return state if isinstance(state, dict) else None
+
+
 def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
     """Reads every array of `write_arrays`'s file; zip's checksums are compared.
 

@@ -4,10 +4,10 @@ Without --data_dir the built-in music is used, with the preset `demo`. Ctrl-C st
 the same command goes on.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 import sys
-import time
 from typing import Any
 
 import tensorflow as tf
@@ -21,7 +21,7 @@ from cola_msa.console import run_command
 from cola_msa.pairs import BATCHES, PAIR_SPANS, SILENCES
 from cola_msa.prepared import PreparedData
 from cola_msa.presets import PRESETS, get_preset
-from cola_msa.runs import build_strategy, resumable_run
+from cola_msa.runs import build_strategy, new_run_dir, resumable_run
 from cola_msa.strategies import STRATEGIES, get_strategy
 from cola_msa.system.errors import UsageError
 from cola_msa.system.numbers import define_number, define_seed
@@ -243,11 +243,18 @@ def main(argv: list[str]) -> None:
         run_dir = resumable_run("runs", config, data)
         if run_dir is not None:
             logging.info("no --run_dir: going on with the unfinished run %s", run_dir)
+    is_fresh = run_dir is None
     if run_dir is None:
         name = config.strategy or config.train.source.replace(",", "-")
-        run_dir = pathlib.Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        run_dir = new_run_dir("runs", name)
     logging.info("run directory: %s", run_dir)
-    trainer = Trainer(config, data, run_dir, strategy, start)
+    try:
+        trainer = Trainer(config, data, run_dir, strategy, start)
+    except BaseException:
+        if is_fresh:
+            with contextlib.suppress(OSError):  # it holds a run already
+                run_dir.rmdir()
+        raise
     outcome = trainer.run()
     if outcome == "interrupted":
         logging.info(

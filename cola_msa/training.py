@@ -25,7 +25,8 @@ from cola_msa.prepared import PreparedData
 from cola_msa.progress import Progress
 from cola_msa.scalars import ScalarWriter
 from cola_msa.stops import StopRequestedError, Stops
-from cola_msa.system.errors import UserError
+from cola_msa.system import files
+from cola_msa.system.errors import FileError, UserError
 from cola_msa.updates import Updater, num_parts
 from cola_msa.validation import Validator
 from cola_msa.workers import Workers
@@ -36,7 +37,10 @@ class TrainingError(UserError):
 
 
 class Trainer:
-    """Trains one model on prepared data, into one run directory."""
+    """Trains one model on prepared data, into one run directory.
+
+    It holds the run directory's lock from the start until `run` has ended.
+    """
 
     def __init__(
         self,
@@ -80,28 +84,33 @@ class Trainer:
         self.validation: PairSampler | None = None
         if config.train.validate_every_steps and "validation" in data.splits:
             self.validation = PairSampler(data, config.train, "validation", silent)
-        self.workers.chief_first(lambda: self._claim_run_dir(mean, std))
-        keras.utils.set_random_seed(config.train.seed)
-        if config.train.deterministic:
-            tf.config.experimental.enable_op_determinism()
-        with self.workers.noticing_losses(), self.strategy.scope():
-            self.model = ContrastiveModel(
-                config.model,
-                config.frontend,
-                mean,
-                std,
-                config.train.seed,
-                config.train.global_negatives,
-                encoder_policy=self.acceleration.policy,
+        # From here until `run` ends no other process trains there.
+        with contextlib.ExitStack() as stack:
+            self.workers.chief_first(lambda: self._claim_run_dir(stack, mean, std))
+            keras.utils.set_random_seed(config.train.seed)
+            if config.train.deterministic:
+                tf.config.experimental.enable_op_determinism()
+            with self.workers.noticing_losses(), self.strategy.scope():
+                self.model = ContrastiveModel(
+                    config.model,
+                    config.frontend,
+                    mean,
+                    std,
+                    config.train.seed,
+                    config.train.global_negatives,
+                    encoder_policy=self.acceleration.policy,
+                )
+                has_loss_scale = self.acceleration.precision == "float16"
+                self.model.compile(
+                    optimizer=build_optimizer(config.train, has_loss_scale)
+                )
+                self.model.optimizer.build(self.model.trainable_variables)
+            restored = self.workers.chief_first(
+                lambda: resume.restore_training(
+                    self.run_dir, self.model, self.workers.first_replica
+                )
             )
-            has_loss_scale = self.acceleration.precision == "float16"
-            self.model.compile(optimizer=build_optimizer(config.train, has_loss_scale))
-            self.model.optimizer.build(self.model.trainable_variables)
-        restored = self.workers.chief_first(
-            lambda: resume.restore_training(
-                self.run_dir, self.model, self.workers.first_replica
-            )
-        )
+            self._held: contextlib.ExitStack | None = stack.pop_all()
         self.state: dict[str, Any] = restored or {
             "update": 0,
             "step": 0,  # steps that have ended
@@ -129,8 +138,11 @@ class Trainer:
         if restored:
             logging.info("going on at update %d of %d", self.update, self.num_updates)
 
-    def _claim_run_dir(self, mean: float, std: float) -> None:
-        """Writes config.json, or checks that the one there is ours."""
+    def _claim_run_dir(
+        self, stack: contextlib.ExitStack, mean: float, std: float
+    ) -> None:
+        """Locks the run directory; writes config.json, or checks the one there."""
+        self._lock(stack)
         description = runs.describe_run(
             self.config,
             {
@@ -147,6 +159,21 @@ class Trainer:
         if self._start:
             description["init"] = self._start.describe()
         runs.claim_run_dir(self.run_dir, description)
+
+    def _lock(self, stack: contextlib.ExitStack) -> None:
+        """Keeps other processes out of the run directory, where this is the chief.
+
+        Raises:
+            RunError: If one trains there, or it is somebody else's folder.
+        """
+        if not self.workers.is_chief:
+            return
+        try:
+            runs.check_run_dir(self.run_dir)
+            files.make_folder(self.run_dir)
+            stack.enter_context(resume.exclusive(self.run_dir))
+        except (FileError, OSError) as error:
+            raise runs.RunError(str(error)) from error
 
     @property
     def update(self) -> int:
@@ -169,7 +196,20 @@ class Trainer:
         Returns:
             `finished`, `stopped early` or `interrupted`; in each case a checkpoint
             stands, and the same command goes on after an interruption.
+
+        Raises:
+            RunError: If a file cannot be written.
+            TrainingError: If the loss is not finite.
         """
+        with contextlib.ExitStack() as stack:
+            held, self._held = self._held, None
+            if held is not None:
+                stack.enter_context(held)
+            else:  # it ran before
+                self.workers.chief_first(lambda: self._lock(stack))
+            return self._run(on_step or (lambda step, scalars: None))
+
+    def _run(self, on_step: Callable[[int, dict[str, float]], None]) -> str:
         # One look at the disk for all: they must go the same way.
         path = self.run_dir / checkpoints.DONE_NAME
         found = [path.exists(), self.update]
@@ -190,7 +230,7 @@ class Trainer:
                     self._keep(0)
                 if self.update == 0 and self._start is not None:
                     self._take_start(self._start)
-                outcome = self._train(writer, on_step or (lambda step, scalars: None))
+                outcome = self._train(writer, on_step)
                 self._save()
                 self._finish(outcome)
             except StopRequestedError:
@@ -200,10 +240,9 @@ class Trainer:
         return outcome
 
     def _open_run_dir(self, stack: contextlib.ExitStack) -> ScalarWriter | None:
-        """Locks and tidies the run directory; None but on the chief."""
+        """Tidies the run directory; None but on the chief."""
         if not self.workers.is_chief:
             return None
-        stack.enter_context(resume.exclusive(self.run_dir))
         resume.drop_scalars_after(self.run_dir, self.state["step"])
         writer = ScalarWriter(self.run_dir)
         stack.callback(writer.close)

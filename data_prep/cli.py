@@ -10,6 +10,7 @@ from typing import Any
 from absl import app, flags
 
 from cola_msa.config import SOURCES, FrontendConfig
+from cola_msa.system.errors import FileError
 from cola_msa.system.numbers import define_float, define_seed
 from data_prep import places, remote
 from data_prep.clips import Dataset, DatasetError, IndexOptions
@@ -311,7 +312,7 @@ def execute(dataset: Dataset, values: Any) -> int:
         return _complain(dataset, shown(str(error)), _USAGE)
     except (runner.PreparationError, manifest.ResumeError) as error:
         return _complain(dataset, shown(str(error)), _FAILED)
-    except OSError as error:
+    except (FileError, OSError) as error:
         return _complain(
             dataset, f"{shown(str(error))}; finished shards are kept", _FAILED
         )

@@ -4,10 +4,12 @@
 
 Training, data_prep.verify, inspect and validate read local files. Files that are there
 already with the same size are left alone, so the same command goes on after an
-interruption. Exit codes: 0 done, 1 something could not be copied, 2 wrong usage, 130
-interrupted.
+interruption. One of another size is refused, but in prepared data, where it comes anew.
+Exit codes: 0 done, 1 something could not be copied, 2 wrong usage, 130 interrupted.
 """
 
+import glob
+import json
 import os
 import pathlib
 import sys
@@ -16,6 +18,8 @@ from typing import Any
 
 from absl import app, flags
 
+from cola_msa.system import files, folders
+from cola_msa.system.errors import FileError
 from data_prep import remote
 from data_prep.clips import DatasetError
 
@@ -47,7 +51,9 @@ def copy_tree(url: str, output_dir: pathlib.Path, show_progress: bool = True) ->
 
     Raises:
         DatasetError: If there is nothing at the address.
-        OSError: If a file cannot be read or written.
+        FileError: If a file cannot be written, or one of another size is there that
+            is no part of prepared data; nothing is copied then.
+        OSError: If a file cannot be read.
     """
     from tqdm import tqdm
 
@@ -60,21 +66,35 @@ def copy_tree(url: str, output_dir: pathlib.Path, show_progress: bool = True) ->
         path = output_dir / name
         if not path.is_file() or path.stat().st_size != entry.size or name == _LAST:
             left.append(name)
+    differing = [name for name in left if _differs(output_dir / name, entries[name])]
+    folders.check_names(
+        output_dir, [glob.escape(n) for n in differing], _is_prepared, "prepared data"
+    )
     left.sort(key=lambda name: (name == _LAST, name))
     num_bytes = sum(entries[name].size for name in left)
     with tqdm(
         total=num_bytes, unit="B", unit_scale=True, disable=not show_progress
     ) as bar:
         for name in left:
-            path = output_dir / name
-            temporary = path.with_name(f".{path.name}.copy.tmp")
-            try:
+            with files.written_path(output_dir / name) as temporary:
                 folder.download(name, temporary)
-                os.replace(temporary, path)
-            finally:
-                temporary.unlink(missing_ok=True)
             bar.update(entries[name].size)
     return len(left)
+
+
+def _differs(path: pathlib.Path, entry: remote.Entry) -> bool:
+    return os.path.lexists(path) and not (
+        path.is_file() and path.stat().st_size == entry.size
+    )
+
+
+def _is_prepared(folder: pathlib.Path) -> bool:
+    """Whether names like those of a prepared folder are this folder's own."""
+    try:
+        found = json.loads((folder / _LAST).read_text())
+        return {"schema_version", "splits"} <= found.keys()
+    except files.JSON_ERRORS:
+        return False
 
 
 def execute(values: Any) -> int:
@@ -88,6 +108,8 @@ def execute(values: Any) -> int:
         count = copy_tree(values.data_dir, pathlib.Path(values.output_dir))
     except DatasetError as error:
         return _complain(str(error), _USAGE)
+    except FileError as error:
+        return _complain(f"{error}; what is copied stays", _FAILED)
     except OSError as error:
         return _complain(f"{error}; what is copied stays", _FAILED)
     except KeyboardInterrupt:

@@ -33,12 +33,14 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
 def execute(values: Any) -> int:
     """Draws what the parsed flags name; returns the exit code."""
     # Here, not above: TensorFlow takes seconds, and --help need not wait for it.
+    from cola_msa.system.errors import FileError
     from data_prep import pictures, remote, verification
 
     if remote.is_address(values.data_dir):
         return _complain(remote.why_local("data_dir", values.data_dir), _USAGE)
     data_dir = pathlib.Path(values.data_dir)
     try:
+        pictures.check_output(values.output)
         manifest = verification.read_manifest(data_dir)
         if values.clip:
             clip = pictures.read_clip(data_dir, manifest, values.clip)
@@ -48,6 +50,8 @@ def execute(values: Any) -> int:
     except verification.VerificationError as error:
         return _complain(str(error), _USAGE)
     except pictures.PictureError as error:
+        return _complain(str(error), _FAILED)
+    except FileError as error:
         return _complain(str(error), _FAILED)
     except OSError as error:
         return _complain(f"{error}; run data_prep.verify", _FAILED)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import errno
 import os
 import pathlib
 from typing import Any
@@ -15,10 +16,14 @@ from matplotlib.patches import Patch
 from cola_msa import record_index
 from cola_msa.config import FrontendConfig, from_dict
 from cola_msa.system.chart_text import plain, wrapped
-from cola_msa.system.errors import UserError
+from cola_msa.system.errors import FileError, UserError
+from cola_msa.system.files import write_file
+from cola_msa.system.folders import check_file
 
 _DOTS_PER_INCH = 120
 _MAX_INCHES = 100.0
+_MARK = "cola_msa data_prep.inspect"  # in every picture's header
+_HEAD_BYTES = 1024
 _COLOURS = {
     "vocals": "#8172b3",
     "drums": "#c44e52",
@@ -329,4 +334,26 @@ def _colour(source: str) -> str:
 
 def _save(figure: Figure, path: str | os.PathLike) -> None:
     FigureCanvasAgg(figure)
-    figure.savefig(path, format="png", dpi=_DOTS_PER_INCH)
+    mark = {"Software": _MARK}
+    write_file(
+        path,
+        lambda file: figure.savefig(
+            file, format="png", dpi=_DOTS_PER_INCH, metadata=mark
+        ),
+    )
+
+
+def check_output(path: str | os.PathLike) -> None:
+    """Refuses to write over anything but an earlier picture.
+
+    Raises:
+        FileError: If something else is there, or its folder is not.
+    """
+    if not pathlib.Path(path).parent.is_dir():
+        raise FileError(f"{path}: {os.strerror(errno.ENOENT)}")
+
+    def is_picture(file: pathlib.Path) -> bool:
+        with open(file, "rb") as opened:
+            return _MARK.encode() in opened.read(_HEAD_BYTES)
+
+    check_file(path, is_picture, "a picture of data_prep.inspect")

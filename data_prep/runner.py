@@ -2,9 +2,7 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import json
-import os
 import pathlib
 import tempfile
 import zipfile
@@ -15,6 +13,8 @@ import tensorflow as tf
 
 from cola_msa import record_index, records
 from cola_msa.config import config_hash, differing_fields, from_dict, to_dict
+from cola_msa.system import files, folders
+from cola_msa.system.locks import Lock
 from data_prep import manifest, separation, shards
 from data_prep.clips import Dataset, DatasetError, text
 from data_prep.inputs import SCRATCH_PREFIX
@@ -105,8 +105,7 @@ def prepare(
             f"{places.shown(str(dataset_dir))}, "
             f"{len(plan.shards)} shards, {len(plan.shards) - len(left)} finished"
         )
-        with contextlib.suppress(FileNotFoundError):
-            (output_dir / records.MANIFEST_NAME).unlink()
+        (output_dir / records.MANIFEST_NAME).unlink(missing_ok=True)
         places.begin()
         num_clips = sum(len(shard.clips) for shard in left)
         with Progress(num_clips, len(found.failures), show_progress) as progress:
@@ -128,13 +127,8 @@ def failed_share(content: dict[str, Any]) -> float:
 @contextlib.contextmanager
 def lock(output_dir: pathlib.Path) -> Iterator[None]:
     """Keeps a second run out of the folder; a killed run's lock vanishes with it."""
-    with open(output_dir / _LOCK_NAME, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise PreparationError(
-                f"another preparation is writing to {output_dir}"
-            ) from error
+    busy = f"another preparation is writing to {output_dir}"
+    with Lock(output_dir / _LOCK_NAME, busy, PreparationError):
         yield
 
 
@@ -163,14 +157,14 @@ def _check_state(job: Job, num_clips: int) -> None:
         raise PreparationError(
             f"{job.output_dir} holds shards of unknown origin; use another --output_dir"
         )
+    names = (records.MANIFEST_NAME, "index-*.npz", "*.idx.npz")
+    folders.check_names(job.output_dir, names, lambda _: False, "a preparation")
     content = {
         "config": to_dict(job.config),
         "plan_hash": job.plan_hash,
         "num_clips": num_clips,
     }
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(temporary, path)
+    files.write_json(path, content)
 
 
 def is_finished(shard: shards.Shard, job: Job) -> bool:
@@ -240,15 +234,13 @@ def build(
             separator,
             on_clip,
         )
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            path.with_name(path.name + ".tmp").unlink()
-        if isinstance(error, tf.errors.OpError):
-            raise PreparationError(
-                f"{path} could not be written: {error.message}; finished shards are "
-                "kept: run the same command again once that is mended"
-            ) from None
-        if isinstance(error, OSError) and error.errno and not error.filename:
+    except tf.errors.OpError as error:
+        raise PreparationError(
+            f"{path} could not be written: {error.message}; finished shards are "
+            "kept: run the same command again once that is mended"
+        ) from None
+    except OSError as error:
+        if error.errno and not error.filename:
             # What a full disk raises says nothing of where.
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise

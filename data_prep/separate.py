@@ -20,6 +20,7 @@ from absl import app, flags
 
 from cola_msa import audio
 from cola_msa.config import FrontendConfig
+from cola_msa.system.errors import FileError
 from cola_msa.system.files import sync
 from cola_msa.system.numbers import define_float, define_seed
 from data_prep import places, remote
@@ -208,7 +209,7 @@ def execute(values: Any) -> int:
         return complain(shown(str(error)), 2)
     except (runner.PreparationError, manifest.ResumeError) as error:
         return complain(str(error), 1)
-    except OSError as error:
+    except (FileError, OSError) as error:
         return complain(f"{shown(str(error))}; finished stems are kept", 1)
     except KeyboardInterrupt:
         return complain("interrupted; run the same command again to go on", 130)

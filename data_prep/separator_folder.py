@@ -1,36 +1,24 @@
 """A folder of Open-Unmix weights in the making: what it belongs to, what is left."""
 
-import contextlib
-import fcntl
 import json
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from cola_msa.config import differing_fields, from_dict, to_dict
+from cola_msa.system import folders
+from cola_msa.system.files import write_json
+from cola_msa.system.locks import Lock
 from data_prep import separator_weights
 from data_prep.separator_chunks import NUM_CHANNELS, StemReader
 from data_prep.separator_data import RATE_HZ, SeparatorConfig, Track
 from data_prep.separator_network import TrainingError, input_statistics
-from data_prep.separator_training import History, Run, TargetTrainer, write_json
+from data_prep.separator_training import History, Run, TargetTrainer
 
 _STATE_NAME = "training.json"
-
-
-@contextlib.contextmanager
-def _locked(path: pathlib.Path, busy: str | None = None) -> Iterator[None]:
-    """Holds a lock file; a killed process' lock vanishes with it.
-
-    Raises:
-        TrainingError: With the text of `busy`, if another process holds it; None waits.
-    """
-    with open(path, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
-        except OSError as error:
-            raise TrainingError(busy or str(error)) from error
-        yield
+# What a training writes, beside the weights.
+_NAMES = ("separator.json", "report.json", "report.txt", "*.chkpnt")
 
 
 def open_folder(
@@ -51,7 +39,7 @@ def open_folder(
         TrainingError: If the folder holds another training.
     """
     output_dir.mkdir(parents=True, exist_ok=True)
-    with _locked(output_dir / ".lock"):
+    with Lock(output_dir / ".lock", "", waits=True):
         _check_state(output_dir, config, tracks)
         path = output_dir / "separator.json"
         known = json.loads(path.read_text())["targets"] if path.exists() else []
@@ -80,6 +68,7 @@ def _check_state(
                 f"{output_dir} holds weights of unknown origin; use another "
                 "--output_dir"
             )
+        folders.check_names(output_dir, _NAMES, lambda _: False, "a separator's folder")
         write_json(path, {"config": to_dict(config), "tracks": names})
         return
     advice = "use another --output_dir, or delete this one"
@@ -151,7 +140,7 @@ def train_targets(
     for target in targets:
         lock = run.output_dir / f".{target}.lock"
         busy = f"another process trains {target} in {run.output_dir}"
-        with _locked(lock, busy), torch.random.fork_rng(devices=[]):
+        with Lock(lock, busy, TrainingError), torch.random.fork_rng(devices=[]):
             trainer = TargetTrainer(target, tracks, reader, config, run, statistics)
             if trainer.history.epochs:
                 run.log(f"{target}: {trainer.history.epochs} epochs are done")

@@ -15,10 +15,10 @@ import tqdm
 from cola_msa import audio
 from cola_msa.config import ConfigError
 from cola_msa.system.fields import check_fields, within
+from cola_msa.system.files import write_bytes, write_json
 from data_prep import separation, separator_folder
 from data_prep.separator_chunks import StemReader
 from data_prep.separator_data import RATE_HZ, SeparatorConfig, Track
-from data_prep.separator_training import write_json
 from data_prep.waveforms import Waveform, correlation
 
 ESTIMATES = ("trained", "random", "mixture")
@@ -260,7 +260,7 @@ def make(
         "versions": {package: metadata.version(package) for package in _PACKAGES},
     }
     write_json(output_dir / "report.json", report)
-    (output_dir / "report.txt").write_text(to_text(report), encoding="utf-8")
+    write_bytes(output_dir / "report.txt", to_text(report).encode())
     return report
 
 

@@ -3,20 +3,18 @@
 torch and openunmix are an extra: they are imported inside functions.
 """
 
-import contextlib
 import dataclasses
-import json
 import math
-import os
 import pathlib
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import tqdm
 
+from cola_msa.system.files import write_json, written_path
 from data_prep import separator_network, separator_weights
 from data_prep.separator_chunks import NUM_CHANNELS, StemReader, batches, draw_epoch
 from data_prep.separator_data import SeparatorConfig, Track
@@ -58,22 +56,6 @@ class History:
     def epochs(self) -> int:
         """Epochs trained."""
         return len(self.train_loss)
-
-
-def write_json(path: pathlib.Path, content: Any) -> None:
-    """Writes JSON under a temporary name, then renames it."""
-    with _renamed(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-@contextlib.contextmanager
-def _renamed(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A temporary name beside `path`, renamed to it when all is on the disk."""
-    temporary = path.with_name(path.name + ".tmp")
-    yield temporary
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 class TargetTrainer:
@@ -276,13 +258,13 @@ class TargetTrainer:
 
         state = self._network.state_dict()
         if is_best:
-            with _renamed(self._path("pth")) as path:
+            with written_path(self._path("pth")) as path:
                 torch.save(state, path)
         write_json(self._path("json"), self._describe())
         cuda_rng = None
         if self._device.type == "cuda":
             cuda_rng = torch.cuda.get_rng_state(self._device)
-        with _renamed(self._path("chkpnt")) as path:
+        with written_path(self._path("chkpnt")) as path:
             torch.save(
                 {
                     "epoch": self.history.epochs + 1,

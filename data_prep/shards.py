@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import os
 import pathlib
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +13,7 @@ import numpy as np
 from cola_msa import audio, record_index, records
 from cola_msa.config import ConfigError, FrontendConfig, config_hash
 from cola_msa.system.fields import check_fields, within
-from cola_msa.system.files import sync
+from cola_msa.system.files import write_bytes
 from data_prep import separation, waveforms
 from data_prep.clips import Clip, Failure, IndexOptions, text
 from data_prep.inputs import Inputs
@@ -199,7 +198,8 @@ def build_shard(
     def write_sidecar(digests: dict[str, str]) -> None:
         # Before the shard takes its name: a finished shard has its sidecar.
         sidecar.update(digests)
-        _write_json(sidecar_path(path), sidecar)
+        text = json.dumps(sidecar, indent=1)
+        write_bytes(sidecar_path(path), text.encode())
 
     frontend_hash = config_hash(config.frontend)
     record_index.write_shard(
@@ -244,13 +244,3 @@ def _counted(
         yield segment
     for waveform in used:
         waveform.close()
-
-
-def _write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    sync(path.parent)

@@ -4,12 +4,10 @@
 bytes and all that decides its stems (weights, iterations, chunks, rate).
 """
 
-import contextlib
 import hashlib
 import json
 import os
 import pathlib
-import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +15,9 @@ import numpy as np
 import soundfile
 
 from cola_msa import audio
+from cola_msa.system.errors import FileError
+from cola_msa.system.files import remove_abandoned, temporary_folder
+from cola_msa.system.folders import replace_folder
 from data_prep.waveforms import STEM_BITS, Waveform
 
 _DESCRIPTION = "stems.json"
@@ -74,38 +75,32 @@ class StemCache:
             stems: Quantized.
 
         Raises:
-            OSError: If they cannot be written.
+            FileError: If they cannot be written.
         """
         entry = self._entry(path)
-        temporary = entry.with_name(f".{entry.name}.{os.getpid()}.tmp")
-        temporary.mkdir(parents=True, exist_ok=True)
-        try:
+        with temporary_folder(entry) as temporary:
             for source, stem in stems.items():
                 _write(temporary / f"{source}.flac", stem, self._identity["rate_hz"])
             content = {
                 "exponents": {source: stem.exponent for source, stem in stems.items()},
                 "separator": self._identity,
             }
-            with open(temporary / _DESCRIPTION, "w", encoding="utf-8") as file:
-                json.dump(content, file, indent=1)
-                file.flush()
-                os.fsync(file.fileno())
-            # Here, not above: training a separator need not wait for TensorFlow.
-            from cola_msa.system.files import sync
+            text = json.dumps(content, indent=1)
+            (temporary / _DESCRIPTION).write_text(text, encoding="utf-8")
+            try:
+                # What is there is damaged, and gives way.
+                replace_folder(temporary, entry, self._listed, "stems")
+            except FileError:
+                if not (entry / _DESCRIPTION).is_file():
+                    raise
+                # Another process stored them just now: of equal ones either may stay.
 
-            sync(temporary)
-            # A damaged entry gives way; of two equal ones either may stay.
-            shutil.rmtree(entry, ignore_errors=True)
-            with contextlib.suppress(FileExistsError):
-                os.rename(temporary, entry)
-            sync(entry.parent)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    def _listed(self, _: pathlib.Path) -> list[str]:
+        return [_DESCRIPTION, *(f"{name}.flac" for name in self._identity["sources"])]
 
     def remove_unfinished(self) -> None:
-        """Deletes what killed processes left; only while no other process writes."""
-        for path in self._folder.glob("??/.*.tmp"):
-            shutil.rmtree(path, ignore_errors=True)
+        """Deletes what killed processes left."""
+        remove_abandoned(self._folder)
 
 
 def _write(path: pathlib.Path, stem: Waveform, rate_hz: int) -> None:

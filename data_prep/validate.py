@@ -54,6 +54,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
 
 def execute(values: Any) -> int:
     """Checks what the parsed flags name; returns the exit code."""
+    from cola_msa.system.errors import FileError
     from data_prep import remote, validation
     from data_prep.clips import DatasetError
 
@@ -73,6 +74,8 @@ def execute(values: Any) -> int:
     if values.split_dir and "split_dir" not in dataset.options:
         return _complain(f"--split_dir is not for --dataset={dataset.name}", _USAGE)
     try:
+        if values.output:
+            _check_output(pathlib.Path(values.output))
         report = validation.validate(
             dataset,
             pathlib.Path(values.dataset_dir),
@@ -82,8 +85,9 @@ def execute(values: Any) -> int:
         )
         if values.output:
             problems = [dataclasses.asdict(problem) for problem in report.problems]
-            text = json.dumps(problems, indent=1) + "\n"
-            pathlib.Path(values.output).write_text(text, encoding="utf-8")
+            _write(pathlib.Path(values.output), problems)
+    except FileError as error:
+        return _complain(str(error), _WRONG)
     except DatasetError as error:
         source = f"; get it from {dataset.homepage}" if dataset.homepage else ""
         return _complain(f"{error}{source}", _USAGE)
@@ -102,6 +106,38 @@ def execute(values: Any) -> int:
         )
     print(f"{values.dataset_dir}: all is well")
     return 0
+
+
+def _check_output(path: pathlib.Path) -> None:
+    """Refuses to write over anything but an earlier list of problems."""
+    from cola_msa.system.files import JSON_ERRORS
+    from cola_msa.system.folders import check_file
+
+    def is_list(file: pathlib.Path) -> bool:
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+            return isinstance(found, list) and all(
+                {"path", "kind", "reason"} <= problem.keys() for problem in found
+            )
+        except JSON_ERRORS:
+            return False
+
+    if not _is_stream(path):
+        check_file(path, is_list, "a list of problems")
+
+
+def _write(path: pathlib.Path, problems: list[dict[str, Any]]) -> None:
+    from cola_msa.system.files import write_json
+
+    if _is_stream(path):
+        path.write_text(json.dumps(problems, indent=1) + "\n", encoding="utf-8")
+    else:
+        write_json(path, problems)
+
+
+def _is_stream(path: pathlib.Path) -> bool:
+    """Whether it is a pipe or a device, such as /dev/stdout."""
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def _complain(message: str, code: int) -> int:

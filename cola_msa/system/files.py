@@ -20,7 +20,7 @@ import shutil
 from collections.abc import Callable, Collection, Iterator
 from typing import IO, Any
 
-from cola_msa.system.errors import FileError
+from cola_msa.system.errors import FileError, UserError
 
 TEMPORARY = ".tmp"  # suffix of what is being written
 # What reading JSON raises where it is missing, cut, too deep, or of another shape.
@@ -32,6 +32,8 @@ JSON_ERRORS = (
     AttributeError,
     RecursionError,
 )
+# Of the disk, whatever was being written.
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 MARKER = ".cola_msa-unfinished"  # in a folder that is being written
 _MAX_NAME_BYTES = 255  # of a file name on common file systems
 _RANDOM_BYTES = 8
@@ -84,13 +86,17 @@ def written_path(
         error: Class of what is raised where it cannot be written.
 
     Yields:
-        The temporary file; it exists, is empty and may be replaced by another of its
-        name.
+        The temporary file; it exists and is empty. Write into it: another one in its
+        place would not be locked.
 
     Raises:
         FileError: As `write_file`.
     """
     path = pathlib.Path(path)
+    if path.exists() and not path.is_file():
+        raise error(f"{path}: is no regular file; name another")
+    if path.is_symlink():  # it stays one: what it points to is written
+        path = pathlib.Path(os.path.realpath(path))
     try:
         make_folder(path.parent)
         remove_stale(path)
@@ -104,11 +110,21 @@ def written_path(
         # The new name is on the disk only when its folder is.
         sync(path.parent)
     except OSError as problem:
+        if isinstance(problem, UserError) or not _is_of(path, problem):
+            raise
         raise error(_cannot(path, problem)) from problem
     finally:
         with contextlib.suppress(OSError):  # gone once it was renamed
             temporary.unlink()
         os.close(descriptor)
+
+
+def _is_of(path: pathlib.Path, problem: OSError) -> bool:
+    """Whether the system's error is of this file; what is read may lie elsewhere."""
+    named = problem.filename
+    if not isinstance(named, (str, bytes, os.PathLike)):
+        return problem.errno is not None  # else somebody's own message
+    return os.path.dirname(os.fsdecode(named)) == os.path.dirname(os.fspath(path))
 
 
 def _cannot(path: pathlib.Path, problem: OSError) -> str:
@@ -130,6 +146,18 @@ def write_json(
 ) -> None:
     """Writes JSON; see `write_file`."""
     write_bytes(path, (json.dumps(values, indent=1) + "\n").encode(), error)
+
+
+@contextlib.contextmanager
+def plain_hdf5_errors() -> Iterator[None]:
+    """Makes an OSError of what HDF5 tells of the disk in a paragraph."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        told = re.search(r"errno = (\d+)", str(error))
+        if told is None:
+            raise
+        raise OSError(int(told[1]), os.strerror(int(told[1]))) from error
 
 
 def make_folder(folder: pathlib.Path) -> None:
@@ -180,7 +208,7 @@ def temporary_folder(target: str | os.PathLike) -> Iterator[pathlib.Path]:
         The folder, empty but for MARKER.
 
     Raises:
-        FileError: If it cannot be made.
+        FileError: If it cannot be made, or the disk cannot take what is put into it.
     """
     target = pathlib.Path(os.path.realpath(target))
     try:
@@ -191,6 +219,10 @@ def temporary_folder(target: str | os.PathLike) -> Iterator[pathlib.Path]:
         raise FileError(_cannot(target, problem)) from problem
     try:
         yield folder
+    except OSError as problem:
+        if problem.errno not in DISK_ERRORS:
+            raise
+        raise FileError(_cannot(target, problem)) from problem
     finally:
         if (folder / MARKER).exists():  # else it is no longer the one that was made
             shutil.rmtree(folder, ignore_errors=True)

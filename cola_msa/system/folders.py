@@ -54,6 +54,66 @@ def check_replaceable(target: str | os.PathLike, listing: Listing, what: str) ->
         )
 
 
+def check_file(
+    path: str | os.PathLike, is_ours: Callable[[pathlib.Path], bool], what: str
+) -> None:
+    """Refuses an output file whose name something else than an earlier one has.
+
+    Args:
+        path: Where the output goes: absent, an empty file, or an earlier output.
+        is_ours: Whether a file is an earlier output, by its content.
+        what: What an earlier output is called, e.g. "a map".
+
+    Raises:
+        FileError: If anything else is there.
+    """
+    path = pathlib.Path(path)
+    if not os.path.lexists(path):
+        return
+    if not path.is_file():  # a folder, a device, a link to nothing
+        raise FileError(f"{path} is no regular file: name another")
+    if path.stat().st_size and not is_ours(path):
+        raise FileError(
+            f"{path} is there and is not {what}: nothing is written over it; move it "
+            "away, or name another file"
+        )
+
+
+def check_names(
+    folder: str | os.PathLike,
+    patterns: Collection[str],
+    is_ours: Callable[[pathlib.Path], bool],
+    what: str,
+) -> None:
+    """Refuses an output folder where names that are to be written are not free.
+
+    For folders that may hold other things, too. Its own file among them proves that
+    the others are an earlier output.
+
+    Args:
+        folder: Where the output goes, absent or not.
+        patterns: Names that will be written, relative; glob patterns.
+        is_ours: Whether the folder holds an earlier output.
+        what: What such a folder is called, e.g. "a run".
+
+    Raises:
+        FileError: If it is a file, or one of the names is somebody else's.
+    """
+    folder = pathlib.Path(folder)
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise FileError(f"{folder} is a file: name a new folder")
+    taken = {
+        path.relative_to(folder).as_posix()
+        for pattern in patterns
+        for path in folder.glob(pattern)
+    }
+    if taken and not is_ours(folder):
+        raise FileError(
+            f"{folder} holds {_some(taken)}, and is not {what}: nothing is written "
+            "over them; name another folder"
+        )
+
+
 def replace_folder(
     folder: pathlib.Path, target: str | os.PathLike, listing: Listing, what: str
 ) -> None:

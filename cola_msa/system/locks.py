@@ -40,9 +40,9 @@ class Lock:
             LockedError: If another process holds it (or `error`).
             OSError: If the file cannot be made, or the file system knows no locks.
         """
-        path = pathlib.Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file: IO[bytes] = open(path, "ab")
+        self._path = pathlib.Path(path)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._file: IO[bytes] = open(self._path, "ab")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
         except BlockingIOError as problem:
@@ -51,6 +51,14 @@ class Lock:
         except BaseException:
             self._file.close()
             raise
+
+    def is_in_place(self) -> bool:
+        """Whether the file is still there: for locks in folders that are removed."""
+        try:
+            found = os.stat(self._path)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(found, os.fstat(self._file.fileno()))
 
     def release(self) -> None:
         """Lets other processes in."""

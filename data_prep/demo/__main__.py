@@ -42,7 +42,7 @@ def _run(argv: list[str]) -> None:
     except KeyboardInterrupt:
         print("stopped; the same command continues", file=sys.stderr)
         sys.exit(130)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     print(json.dumps(record["counts"], indent=1))

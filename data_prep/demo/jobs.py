@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import multiprocessing
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import soundfile
 import tqdm
 
+from cola_msa.system.files import temporary_path
 from data_prep.demo.config import DemoConfig
 from data_prep.workers import follow_parent, interrupts_wait
 
@@ -68,28 +70,39 @@ def make_rng(seed: int, stream: int, index: int) -> np.random.Generator:
     )
 
 
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a text file under a temporary name and renames it."""
+@contextlib.contextmanager
+def _renamed(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A temporary name, renamed in the end.
+
+    Not `files.written_path`, which waits for the disk: here are thousands of files.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    # newline: csv text brings its own line ends.
-    with open(temporary, "w", encoding="utf-8", newline="") as file:
-        file.write(text)
-    os.replace(temporary, path)
+    temporary = temporary_path(path)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a text file, whole or not at all; csv text brings its own line ends."""
+    with _renamed(path) as temporary:
+        temporary.write_bytes(text.encode())
 
 
 def write_audio(path: pathlib.Path, waveform: np.ndarray, sample_rate_hz: int) -> None:
-    """Writes audio under a temporary name and renames it.
+    """Writes audio, whole or not at all.
 
     Args:
         path: ends in .mp3, .flac (24 bit) or .wav (16 bit).
         waveform: float [samples] or [samples, channels], within -1 to 1.
         sample_rate_hz: its rate.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    soundfile.write(str(temporary), waveform, sample_rate_hz, **_FORMATS[path.suffix])
-    os.replace(temporary, path)
+    with _renamed(path) as temporary:
+        soundfile.write(
+            str(temporary), waveform, sample_rate_hz, **_FORMATS[path.suffix]
+        )
 
 
 def _row_path(work_dir: pathlib.Path, job: Job) -> pathlib.Path:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import pathlib
-import shutil
 from collections.abc import Callable
 from typing import Any
 
+from cola_msa.system.errors import FileError
+from cola_msa.system.files import JSON_ERRORS, remove_abandoned
+from cola_msa.system.folders import check_names
+from cola_msa.system.locks import Lock
 from data_prep.demo import fma_tree, jobs, mtat_tree, nsynth_tree
 from data_prep.demo.config import FORMAT_VERSION, DemoConfig
 
 RECORD_NAME = "demo.json"
-WORK_NAME = ".work"
+WORK_NAME, LOCK_NAME = ".work", ".lock"
+_OPTIONS_NAME = "options.json"
+_NAMES = ("mtat", "nsynth", "fma", "mtat_stems", "README.txt")
 _README = """\
 Built-in music: composed and synthesised by data_prep.demo, not recorded.
 
@@ -40,7 +46,13 @@ _TREES: tuple[tuple[str, Callable, jobs.JobFunction, Callable], ...] = (
 def _read_options(path: pathlib.Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
-    return json.loads(path.read_text(encoding="utf-8"))["options"]
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["options"]
+    except JSON_ERRORS as error:
+        raise FileError(
+            f"{path}: damaged, or not of built-in music ({error!r}); move it away, or "
+            "choose another output folder"
+        ) from error
 
 
 def _make_options(config: DemoConfig) -> dict[str, Any]:
@@ -70,40 +82,63 @@ def write_demo(
 
     Raises:
         ValueError: If the folder holds music made with other options.
+        FileError: If it holds something else under the names of the trees.
     """
     config = config or DemoConfig()
     root = pathlib.Path(output_dir)
     record_path = root / RECORD_NAME
     work_dir = root / WORK_NAME
     options = _make_options(config)
-    started_path = work_dir / "options.json"
-    for path in (record_path, started_path):
-        found = _read_options(path)
-        if found is not None and found != options:
-            raise ValueError(
-                f"{root} holds built-in music made with other options or another "
-                f"version ({path}); remove it or choose another output folder"
-            )
-    if record_path.exists():
-        # A run stopped between the record and the clean-up.
-        shutil.rmtree(work_dir, ignore_errors=True)
-        return json.loads(record_path.read_text(encoding="utf-8"))
+    started_path = work_dir / _OPTIONS_NAME
+    check_names(
+        root,
+        _NAMES,
+        lambda _: record_path.exists() or started_path.exists(),
+        "built-in music",
+    )
+    # A second process waits, and finds it made.
+    with Lock(root / LOCK_NAME, "", waits=True):
+        for path in (record_path, started_path):
+            found = _read_options(path)
+            if found is not None and found != options:
+                raise ValueError(
+                    f"{root} holds built-in music made with other options or another "
+                    f"version ({path}); remove it or choose another output folder"
+                )
+        if record_path.exists():
+            # A run stopped between the record and the clean-up.
+            _remove_work(work_dir)
+            return json.loads(record_path.read_text(encoding="utf-8"))
 
-    jobs.write_text(started_path, json.dumps({"options": options}))
-    pool = jobs.make_pool(num_workers or os.cpu_count() or 1)
-    counts = {}
-    try:
-        for tree, list_jobs, write_job, write_metadata in _TREES:
-            rows = jobs.run_jobs(
-                write_job, list_jobs(config), root, work_dir, config, pool, tree
-            )
-            counts[tree] = write_metadata(root, config, rows)
-    finally:
-        if pool:
-            pool.terminate()
-            pool.join()
-    record = {"options": options, "counts": counts}
-    jobs.write_text(root / "README.txt", _README)
-    jobs.write_text(record_path, json.dumps(record, indent=1) + "\n")
-    shutil.rmtree(work_dir)
-    return record
+        if started_path.exists():
+            remove_abandoned(root)
+        jobs.write_text(started_path, json.dumps({"options": options}))
+        pool = jobs.make_pool(num_workers or os.cpu_count() or 1)
+        counts = {}
+        try:
+            for tree, list_jobs, write_job, write_metadata in _TREES:
+                rows = jobs.run_jobs(
+                    write_job, list_jobs(config), root, work_dir, config, pool, tree
+                )
+                counts[tree] = write_metadata(root, config, rows)
+        finally:
+            if pool:
+                pool.terminate()
+                pool.join()
+        record = {"options": options, "counts": counts}
+        jobs.write_text(root / "README.txt", _README)
+        jobs.write_text(record_path, json.dumps(record, indent=1) + "\n")
+        _remove_work(work_dir)
+        return record
+
+
+def _remove_work(work_dir: pathlib.Path) -> None:
+    """Removes the rows of all jobs; anything else in the folder stays."""
+    folders = [work_dir / name for name in _NAMES]
+    for folder in folders:
+        for path in folder.glob("[0-9]" * 6 + ".json"):
+            path.unlink()
+    (work_dir / _OPTIONS_NAME).unlink(missing_ok=True)
+    for folder in (*folders, work_dir):
+        with contextlib.suppress(OSError):  # it is gone, or holds something else
+            folder.rmdir()

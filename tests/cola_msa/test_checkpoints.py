@@ -223,6 +223,9 @@ def test_one_process_at_a_time_trains_in_a_folder(tmp_path):
     left_over = tmp_path / "kept" / "step-00000003.npz.tmp"
     left_over.write_bytes(b"half")
     with resume.exclusive(tmp_path):
+        assert left_over.exists(), "nothing says that this is a run"
+    (tmp_path / "config.json").write_text('{"config": {}, "data": {}}')
+    with resume.exclusive(tmp_path):
         assert not left_over.exists()
         with pytest.raises(RunError, match="another process trains there"):
             with resume.exclusive(tmp_path):

@@ -1,5 +1,7 @@
 """Whether a run directory may be gone on with."""
 
+import concurrent.futures
+
 import numpy as np
 import pytest
 
@@ -69,3 +71,11 @@ def test_a_damaged_configuration_is_one_clear_line(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(RunError, match="config.json: damaged"):
         runs.claim_run_dir(tmp_path, runs.describe_run(tiny_config(), {}, 1))
+
+
+def test_runs_of_one_second_have_names_of_their_own(tmp_path):
+    (tmp_path / "runs").mkdir()
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(runs.new_run_dir, [tmp_path / "runs"] * 24, ["x"] * 24))
+    assert len(set(made)) == 24
+    assert sorted(made) == sorted((tmp_path / "runs").iterdir())

@@ -106,7 +106,7 @@ def test_a_disk_that_takes_no_more(tmp_path: pathlib.Path):
     [
         # The folder itself, when the second shard has just taken its name.
         (os, "fsync", errno.ENOSPC, "train-00001-of-00006.tfrecord"),
-        (os, "replace", errno.EROFS, "train-00002-of-00006.tfrecord"),
+        (os, "replace", errno.EROFS, "train-00002-of-00006.idx.npz"),
         (tempfile, "TemporaryFile", errno.ENOSPC, "(TMPDIR)"),
     ],
 )

@@ -15,10 +15,10 @@ from absl import flags
 
 from cola_msa import audio
 from cola_msa.config import SOURCES, from_dict
+from cola_msa.system.locks import Lock
 from data_prep import (
     separation,
     separator_data,
-    separator_folder,
     separator_report,
     separator_training,
     train_separator,
@@ -289,7 +289,7 @@ def test_weights_of_unknown_origin_are_kept(openunmix, stems_dir, tmp_path):
 
 def test_a_second_process_is_kept_off_a_target(copy, stems_dir):
     with (
-        separator_folder._locked(copy / ".bass.lock"),
+        Lock(copy / ".bass.lock", ""),
         pytest.raises(TrainingError, match="another process trains bass"),
     ):
         train(stems_dir, copy, "--epochs=4", "--targets=bass")

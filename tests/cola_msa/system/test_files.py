@@ -1,3 +1,4 @@
+import errno
 import multiprocessing
 import os
 import pathlib
@@ -137,3 +138,38 @@ def test_abandoned_files_of_a_folder(tmp_path):
     (tmp_path / "folder.tmp").mkdir()
     files.remove_abandoned(tmp_path, ["config.json.tmp"])
     assert sorted(os.listdir(tmp_path)) == sorted([*mine[:2], "folder.tmp"])
+
+
+def test_a_link_stays_one_and_what_it_points_to_is_written(tmp_path):
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "file").write_bytes(b"old")
+    (tmp_path / "link").symlink_to("far/file")
+    files.write_bytes(tmp_path / "link", b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "far" / "file").read_bytes() == b"new"
+    assert sorted(os.listdir(tmp_path)) == ["far", "link"]
+    assert os.listdir(tmp_path / "far") == ["file"]
+
+
+def test_pipes_and_devices_are_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FileError, match="no regular file"):
+        files.write_bytes(tmp_path / "pipe", b"x")
+    assert os.listdir(tmp_path) == ["pipe"]
+
+
+def test_errors_of_what_is_read_stay_what_they_are(tmp_path):
+    with pytest.raises(FileNotFoundError, match="missing"):
+        files.write_file(tmp_path / "a", lambda _: open(tmp_path / "in" / "missing"))
+    with pytest.raises(OSError, match="the bucket has vanished"):
+        with files.written_path(tmp_path / "a"):
+            raise OSError("the bucket has vanished")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
+def test_a_folder_on_a_full_disk_is_one_line(tmp_path, code):
+    with pytest.raises(FileError, match=f"x: cannot be written .{os.strerror(code)}"):
+        with files.temporary_folder(tmp_path / "x"):
+            raise OSError(code, os.strerror(code))
+    assert os.listdir(tmp_path) == []

@@ -124,6 +124,52 @@ def test_without_an_exchange_the_old_one_stays(tmp_path, monkeypatch):
     assert tree(tmp_path / "models") == {"list": b"old", "sub/a": b"old"}
 
 
+def is_ours(path):
+    return path.read_bytes().startswith(b"ours")
+
+
+@pytest.mark.parametrize("before", [None, b"", b"ours, earlier"])
+def test_a_file_that_may_be_written_over(tmp_path, before):
+    if before is not None:
+        (tmp_path / "page").write_bytes(before)
+    folders.check_file(tmp_path / "page", is_ours, "a page")
+
+
+@pytest.mark.parametrize("before", ["thesis", "folder", "pipe", "link to nothing"])
+def test_a_file_that_may_not(tmp_path, before):
+    path = tmp_path / "page"
+    if before == "thesis":
+        path.write_bytes(b"mine")
+    elif before == "folder":
+        path.mkdir()
+    elif before == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("nowhere")
+    with pytest.raises(FileError, match="nothing is written over it|no regular file"):
+        folders.check_file(path, is_ours, "a page")
+
+
+@pytest.mark.parametrize("taken", ["page", "parts/1"])
+def test_names_that_are_taken_need_a_proof(tmp_path, taken):
+    patterns = ("page", "parts/*", "proof")
+
+    def has_proof(folder):
+        return (folder / "proof").exists()
+
+    folders.check_names(tmp_path / "absent", patterns, has_proof, "ours")
+    (tmp_path / "notes").touch()
+    folders.check_names(tmp_path, patterns, has_proof, "ours")
+    (tmp_path / taken).parent.mkdir(exist_ok=True)
+    (tmp_path / taken).write_bytes(b"mine")
+    with pytest.raises(FileError, match=f"holds '{taken}', and is not ours"):
+        folders.check_names(tmp_path, patterns, has_proof, "ours")
+    (tmp_path / "proof").touch()
+    folders.check_names(tmp_path, patterns, has_proof, "ours")
+    with pytest.raises(FileError, match="is a file: name a new folder"):
+        folders.check_names(tmp_path / "notes", patterns, has_proof, "ours")
+
+
 KILLED = """
 import os, sys
 from cola_msa.system import files, folders
