@@ -1,5 +1,6 @@
 """The output of an earlier run of `embed`: which files it holds, and their rows."""
 
+import itertools
 import json
 import pathlib
 from typing import Any
@@ -73,10 +74,10 @@ class Earlier:
         self, paths: list[str], hashes: list[str], starts: Any, seconds: Any
     ) -> None:
         # A file's rows follow one another; a copy of it has another path.
-        firsts = [
+        bounds = [
             row for row, path in enumerate(paths) if not row or path != paths[row - 1]
         ]
-        for first, stop in zip(firsts, [*firsts[1:], len(paths)], strict=True):
+        for first, stop in itertools.pairwise([*bounds, len(paths)]):
             sha256 = hashes[first]
             self.paths[paths[first]] = sha256
             duration = float(starts[stop - 1] + seconds[stop - 1])

@@ -17,7 +17,7 @@ from cola_msa import search
 from cola_msa.embedding_checks import FREE_BYTES
 from cola_msa.embedding_earlier import Earlier
 from cola_msa.embedding_files import EmbeddingFileError, load_embeddings
-from cola_msa.embedding_output import OutputError
+from cola_msa.embedding_output import OutputError, Table, write_table
 from cola_msa.search_index import SearchError, load_index
 from tests.cola_msa import embedding_tables
 
@@ -664,6 +664,17 @@ def test_an_earlier_output_of_another_program_goes_on_or_is_named(tmp_path, suff
     embedding_tables.write(path, columns, settings)
     with pytest.raises(OutputError, match="its embeddings have 16 values.*--output"):
         Earlier(path, settings)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_an_earlier_output_without_rows_goes_on(tmp_path, suffix):
+    settings = {"model_hash": "x", "embedding_dim": 16}
+    path = tmp_path / f"e{suffix}"
+    write_table(path, Table([], 16, settings))
+    earlier = Earlier(path, settings)
+    assert (earlier.paths, earlier.finished) == ({}, {})
+    earlier.close()
+    assert "holds no embedding" in refusal(path)
 
 
 def test_an_earlier_output_without_metadata_is_named(tmp_path):
