@@ -34,7 +34,7 @@ class Row(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
+class CsvTable:
     """A header, and rows of as many cells.
 
     Attributes:
@@ -122,7 +122,7 @@ def read_table(
     is_strict: bool = True,
     allows_short: bool = False,
     error: type[Exception] = TableError,
-) -> Table:
+) -> CsvTable:
     """Reads a CSV file whose first row is a header.
 
     Cells beyond the header are no matter as long as they are empty, and so are columns
@@ -135,11 +135,11 @@ def read_table(
         errors: As `read_rows`.
         is_strict: As `read_rows`.
         allows_short: Whether rows may lack cells at their end, as spreadsheets write
-            them; `Table.short` names their lines.
+            them; `CsvTable.short` names their lines.
         error: Class of the errors.
 
     Returns:
-        The Table.
+        The CsvTable.
 
     Raises:
         TableError: As `read_rows`; if it is empty, two columns have one name, or rows
@@ -183,7 +183,7 @@ def read_table(
             f"{path}: columns {places[0]} and {places[1]} are both called {name!r}; "
             "rename or remove one"
         )
-    return Table(
+    return CsvTable(
         columns,
         tuple(Row(line, cells[:width]) for line, cells in found),
         tuple(line for line, cells in found if len(cells) < width),

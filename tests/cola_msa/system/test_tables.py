@@ -13,13 +13,13 @@ from cola_msa.system import tables
 from cola_msa.system.tables import TableError
 
 
-def table_of(folder: pathlib.Path, content: str | bytes, **options) -> tables.Table:
+def table_of(folder: pathlib.Path, content: str | bytes, **options) -> tables.CsvTable:
     path = folder / "t.csv"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return tables.read_table(path, known=("path",), **options)
 
 
-def cells_of(table: tables.Table) -> list[list[str]]:
+def cells_of(table: tables.CsvTable) -> list[list[str]]:
     return [list(table.columns), *(row.cells for row in table.rows)]
 
 
