@@ -210,10 +210,11 @@ def _kept_model(
     return checkpoints.load_model(run_dir, step)
 
 
-def _fresh_model(run: dict[str, Any], config: Config, seed: int) -> ContrastiveModel:
+def _fresh_model(
+    run_dir: pathlib.Path, data: dict[str, Any], config: Config, seed: int
+) -> ContrastiveModel:
     """The run's network with fresh weights."""
-    mean, std = run["data"]["log_mel_mean"], run["data"]["log_mel_std"]
-    return ContrastiveModel(config.model, config.frontend, mean, std, seed)
+    return checkpoints.build_model(run_dir / "config.json", config, data, seed)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -302,8 +303,8 @@ def _judge_function(
     info = dataclasses.replace(info, statistics=None)  # estimated anew
     if mode == "supervised":
         key = f"fresh-{config_hash(config.model)}"
-        run = checkpoints.load_run(run_dir)
-        make_model = functools.partial(_fresh_model, run, config)
+        of_data = checkpoints.load_run(run_dir)["data"]
+        make_model = functools.partial(_fresh_model, run_dir, of_data, config)
     else:
         key = checkpoints.encoder_key(run_dir, step, statistics)
         make_model = functools.partial(_kept_model, run_dir, step)

@@ -301,8 +301,7 @@ def _open_run(path: pathlib.Path, step: int | str | None) -> OpenedModel:
 
     def read_pairs() -> BatchStatistics:
         arrays = checkpoints.read_arrays(kept)
-        layers = len(model.batch_norm_layers())
-        return checkpoints.read_statistics(kept, arrays, "pairs", layers)
+        return checkpoints.read_statistics(kept, arrays, "pairs", model)
 
     return _of_model(
         model,
@@ -321,7 +320,7 @@ def _open_pretrained(path: pathlib.Path) -> OpenedModel:
     model = pretrained.load_model(path)
     return _of_model(
         model,
-        lambda: pretrained.read_statistics(path, "pairs"),
+        lambda: pretrained.read_statistics(path, "pairs", model),
         kind="pretrained",
         path=path,
         key=content["encoder_key"],

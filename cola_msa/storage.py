@@ -5,17 +5,20 @@ the files are for.
 """
 
 import json
+import math
 import os
 import pathlib
 import struct
+import tokenize
 import zipfile
 import zlib
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from cola_msa.system import files
 from cola_msa.system.errors import UserError
+from cola_msa.system.reading import open_regular
 
 STATE = "state"  # name of the array that holds JSON
 # What NumPy and zipfile raise on files that are cut off, overwritten or not theirs.
@@ -29,9 +32,14 @@ _DAMAGES = (
     MemoryError,
     SyntaxError,
     struct.error,
+    tokenize.TokenError,
     zipfile.BadZipFile,
     zlib.error,
 )
+_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 
 
 class RunError(UserError):
@@ -81,11 +89,59 @@ def read_state(path: str | os.PathLike) -> dict[str, Any] | None:
 def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
     """Reads every array of `write_arrays`'s file; zip's checksums are compared.
 
+    Arrays must lie in the file as they are, as they are written: what is compressed may
+    be a thousand times larger than its file.
+
     Raises:
         RunError: If the file is damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
+        with open_regular(path) as file:
+            _check_stored(file)
+            with np.load(file, allow_pickle=False) as arrays:
+                return dict(arrays)
     except _DAMAGES as error:
-        raise RunError(f"{path}: damaged checkpoint ({error!r})") from error
+        reason = " ".join(repr(error).split())[:300]
+        raise RunError(f"{path}: damaged checkpoint ({reason})") from error
+
+
+def _check_stored(file: IO[bytes]) -> None:
+    """Refuses an archive that holds more than its file has bytes.
+
+    Raises:
+        ValueError: If it does, or an array's header says that it is larger.
+    """
+    size = os.fstat(file.fileno()).st_size
+    with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+        if sum(entry.file_size for entry in entries) > size:
+            raise ValueError("its arrays are larger than the file")
+        for entry in entries:
+            with archive.open(entry) as member:
+                version = np.lib.format.read_magic(member)
+                if version not in _HEADERS:
+                    raise ValueError(f"an array of version {version}")
+                shape, _, dtype = _HEADERS[version](member)
+            # Memory is taken for what the header says.
+            if math.prod(shape) * dtype.itemsize > entry.file_size:
+                raise ValueError(f"{entry.filename} is cut off")
+    file.seek(0)
+
+
+def read_state(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """The JSON state of `write_arrays`'s file.
+
+    Args:
+        path: The file, for messages.
+        arrays: What `read_arrays` gave.
+
+    Raises:
+        RunError: If there is none.
+    """
+    try:
+        state = json.loads(str(arrays[STATE]))
+    except (KeyError, ValueError, RecursionError) as error:
+        raise RunError(f"{path}: damaged checkpoint, no state ({error!r})") from error
+    if not isinstance(state, dict):
+        raise RunError(f"{path}: damaged checkpoint, its state is no object")
+    return state
