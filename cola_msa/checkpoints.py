@@ -28,7 +28,7 @@ from cola_msa.config import Config, from_dict
 from cola_msa.config_checks import check_config, check_moments
 from cola_msa.model import ContrastiveModel
 from cola_msa.storage import RunError as RunError
-from cola_msa.storage import read_arrays, read_state, write_arrays
+from cola_msa.storage import parse_state, read_arrays, write_arrays
 from cola_msa.storage import write_json as write_json
 from cola_msa.system.reading import damage_as, read_json
 from cola_msa.versions import git_commit as git_commit
@@ -80,6 +80,32 @@ def _checked_run(run: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(run.get(name, {}), dict):
             raise TypeError(f"{name} is no object")
     return run
+
+
+def read_done(run_dir: str | os.PathLike) -> dict[str, Any]:
+    """What a run that has ended says of it: outcome, step, updates, pairs, seconds.
+
+    Raises:
+        RunError: If it has not ended, or the file is damaged.
+    """
+    return read_json(
+        pathlib.Path(run_dir) / DONE_NAME,
+        RunError,
+        "delete it and train with the same command: it writes it again",
+        check=_checked_done,
+    )
+
+
+def _checked_done(done: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(done["outcome"], str):
+        raise ValueError("outcome is no text")
+    for name in ("step", "updates", "pairs"):
+        if type(done.get(name, 0)) is not int or not 0 <= done.get(name, 0) < 1 << 62:
+            raise ValueError(f"{name} is {done[name]!r:.40}")
+    seconds = done.get("training_seconds", 0.0)
+    if type(seconds) not in (int, float) or not 0 <= seconds < 1e12:
+        raise ValueError(f"training_seconds is {seconds!r:.40}")
+    return done
 
 
 def load_config(run_dir: str | os.PathLike) -> Config:
@@ -258,7 +284,7 @@ def kept_step(path: str | os.PathLike) -> int:
     path = pathlib.Path(path)
     if name := _KEPT_NAME.fullmatch(path.name):
         return int(name[1])
-    step = read_state(path, read_arrays(path)).get("step")
+    step = parse_state(path, read_arrays(path)).get("step")
     if type(step) is not int or not 0 <= step < 1 << 40:
         raise RunError(f"{path}: damaged checkpoint (its step is {step!r:.40})")
     return step

@@ -1,6 +1,5 @@
 """Heads on a part of the labels: which training clips are kept, and the curve."""
 
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 
 from cola_msa import charts
 from cola_msa.storage import write_bytes, write_json
+from cola_msa.system.reading import read_json
 from cola_msa.tasks import SCORE_TITLES, TaskError
 
 _CLIP_STREAM = 2  # keeps these draws apart from others of the same seed
@@ -155,4 +155,8 @@ def write_curve(
 
 def read_curve(output_dir: pathlib.Path) -> list[dict[str, Any]]:
     """Reads the rows that `write_curve` wrote."""
-    return json.loads((output_dir / "label_curve.json").read_text())["rows"]
+    return read_json(
+        output_dir / "label_curve.json",
+        advice="run the evaluation again",
+        check=lambda curve: list(curve["rows"]),
+    )

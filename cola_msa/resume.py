@@ -150,7 +150,7 @@ def _restore(
         RunError: If the file is damaged or does not fit.
     """
     arrays = storage.read_arrays(path)
-    content = storage.read_state(path, arrays)
+    content = storage.parse_state(path, arrays)
     state, names = content.get("loop"), content.get("arrays")
     if not isinstance(state, dict) or not isinstance(names, list):
         raise RunError(f"{path}: damaged checkpoint, no state")

@@ -79,8 +79,10 @@ def write_arrays(
 def read_state(path: str | os.PathLike) -> dict[str, Any] | None:
     """The JSON state of `write_arrays`'s file; None of any other file."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            state = json.loads(str(arrays[STATE]))
+        with open_regular(path) as file:
+            check_stored(file, os.fstat(file.fileno()).st_size)
+            with np.load(file, allow_pickle=False) as arrays:
+                state = json.loads(str(arrays[STATE]))
     except (*_DAMAGES, TypeError, AttributeError, RecursionError, IndexError):
         return None
     return state if isinstance(state, dict) else None
@@ -97,7 +99,7 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
     """
     try:
         with open_regular(path) as file:
-            _check_stored(file)
+            check_stored(file, os.fstat(file.fileno()).st_size)
             with np.load(file, allow_pickle=False) as arrays:
                 return dict(arrays)
     except _DAMAGES as error:
@@ -105,13 +107,16 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
         raise RunError(f"{path}: damaged checkpoint ({reason})") from error
 
 
-def _check_stored(file: IO[bytes]) -> None:
-    """Refuses an archive that holds more than its file has bytes.
+def check_stored(file: IO[bytes], size: int) -> None:
+    """Refuses an archive of arrays that holds more than its file has bytes.
+
+    Args:
+        file: The archive; its position is its start afterwards.
+        size: The file's bytes.
 
     Raises:
         ValueError: If it does, or an array's header says that it is larger.
     """
-    size = os.fstat(file.fileno()).st_size
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
         if sum(entry.file_size for entry in entries) > size:
@@ -128,7 +133,7 @@ def _check_stored(file: IO[bytes]) -> None:
     file.seek(0)
 
 
-def read_state(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+def parse_state(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     """The JSON state of `write_arrays`'s file.
 
     Args:

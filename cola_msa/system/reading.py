@@ -6,11 +6,12 @@ to a size that cannot fill the memory, and what is wrong with it becomes one lin
 
 import contextlib
 import errno
+import io
 import json
 import os
 import stat
 from collections.abc import Callable, Iterator
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 from cola_msa.system.errors import FileError, UserError
 
@@ -37,7 +38,7 @@ _FIELD_ERRORS = (
 )
 
 
-def open_regular(path: str | os.PathLike) -> IO[bytes]:
+def open_regular(path: str | os.PathLike) -> io.BufferedReader:
     """Opens a file for reading; a link to one counts.
 
     Raises:
@@ -145,6 +146,7 @@ def _reason(problem: Exception) -> str:
     """What an exception says, in one short line."""
     if isinstance(problem, OSError) and problem.strerror:
         return problem.strerror
-    # A KeyError's own text is the key alone.
+    if isinstance(problem, KeyError):  # whose own text is the key alone
+        return f"{problem.args[0] if problem.args else 'a field'} is missing"
     text = str(problem) if isinstance(problem, ValueError) else repr(problem)
     return " ".join(text.split())[:300] or type(problem).__name__
