@@ -8,6 +8,7 @@ import numpy as np
 
 from cola_msa import charts
 from cola_msa.storage import write_bytes, write_json
+from cola_msa.system.markdown import plain
 from cola_msa.system.reading import read_json
 from cola_msa.tasks import SCORE_TITLES, TaskError
 
@@ -145,7 +146,8 @@ def write_curve(
     """
     rows = curve_rows(results)
     table = render_curve(rows)
-    write_bytes(output_dir / "label_curve.md", f"{table}\n\n{note}\n".encode())
+    text = f"{table}\n\n{plain(note, starts_line=True)}\n"
+    write_bytes(output_dir / "label_curve.md", text.encode())
     title = f"{results[0]['title']}\nscores against the share of labelled clips"
     write_json(output_dir / "label_curve.json", {"rows": rows, "note": note})
     chart = output_dir / "label_curve.png"
