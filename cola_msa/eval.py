@@ -244,7 +244,11 @@ def main(argv: Sequence[str]) -> None:
     data_dir = _choose_data(options.data_dir, task)
     logging.info("Judging step %s of %s on %s", info.step, run_dir, data_dir)
     data = PreparedData(data_dir, config.frontend)
-    task.check_data(data, task.choose_splits(options.train_clips))
+    splits = task.choose_splits(options.train_clips)
+    absent = task.check_data(data, splits)
+    for split in splits.names:  # before anything is computed
+        if split not in absent:
+            data.index(split)
     # Heads draw from seeds of their own; this makes operations on a GPU repeatable.
     keras.utils.set_random_seed(0)
     tf.config.experimental.enable_op_determinism()

@@ -144,6 +144,7 @@ def _check_content(content: dict[str, Any]) -> None:
     sources, classes = _names(content, "sources"), _names(content, "class_names")
     frontend = _check_frontend(content)
     splits = _field(content, "splits", dict)
+    _require(bool(splits), "splits has no split")
     num_shards = sum(
         _check_split(name, split, sources) for name, split in splits.items()
     )

@@ -43,7 +43,7 @@ def read_manifest(data_dir: pathlib.Path) -> dict[str, Any]:
         VerificationError: If there is none, or another version wrote it.
     """
     path = data_dir / records.MANIFEST_NAME
-    if not path.is_file():
+    if not path.exists():
         raise VerificationError(
             f"{path} does not exist: --data_dir must name a prepared folder whose "
             "preparation has ended"
