@@ -72,6 +72,13 @@ def _checked_run(run: dict[str, Any]) -> dict[str, Any]:
             raise TypeError(f"data: {name} is no text")
     if "\0" in (data.get("data_dir") or ""):
         raise ValueError("data: data_dir is no path")
+    separator = data.get("separator")
+    if isinstance(separator, dict):
+        separator = separator.get("name")
+    if not isinstance(separator, str | None):
+        raise TypeError("data: separator has no name")
+    if not all(isinstance(source, str) for source in data.get("sources") or ()):
+        raise TypeError("data: sources are not all names")
     if data.get("log_mel_mean") is not None or data.get("log_mel_std") is not None:
         check_moments(data)
     if not 1 <= run.get("num_replicas", 1) < 1 << 20:
@@ -79,7 +86,10 @@ def _checked_run(run: dict[str, Any]) -> dict[str, Any]:
     for name in ("versions", "init"):
         if not isinstance(run.get(name, {}), dict):
             raise TypeError(f"{name} is no object")
-    return run
+    if not isinstance(run.get("init", {}).get("path"), str | None):
+        raise TypeError("init: path is no text")
+    whole = {**dict.fromkeys(("data_dir", "manifest_hash", "dataset")), **data}
+    return {"num_replicas": 1, "versions": {}, **run, "data": whole}
 
 
 def read_done(run_dir: str | os.PathLike) -> dict[str, Any]:

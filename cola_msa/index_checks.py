@@ -40,8 +40,7 @@ def parse_index(content: bytes, path: pathlib.Path, advice: str) -> Index:
         file = io.BytesIO(content)
         storage.check_stored(file, len(content))
         return Index.load(file)
-    # A damaged file may raise anything: zipfile's, zlib's or NumPy's errors.
-    except Exception as error:
+    except storage.DAMAGES as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{path}: cannot be read ({reason}); {advice}") from error
 

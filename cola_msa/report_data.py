@@ -21,6 +21,7 @@ from cola_msa.manifests import read_manifest
 from cola_msa.records import MANIFEST_NAME, DataError
 from cola_msa.report_results import ReportError, Result, Score, read_result, summarize
 from cola_msa.strategies import STRATEGIES, Strategy, strategy_of
+from cola_msa.system.errors import UserError
 
 # Fields of TrainConfig that do not change what is learned, and those of a strategy.
 _BOOKKEEPING = (
@@ -281,7 +282,7 @@ def collect(run_dirs: Iterable[pathlib.Path]) -> Collection:
     for run_dir in run_dirs:
         try:
             runs.append(_read_run(run_dir, problems))
-        except (checkpoints.RunError, ValueError) as error:
+        except UserError as error:
             problems.append(f"{run_dir}: left out: {error}")
     for problem in problems:
         logging.warning("%s", problem)

@@ -312,7 +312,7 @@ def _is_trained(run_dir: pathlib.Path, config: Config) -> bool:
         return False
     try:
         return checkpoints.load_config(run_dir) == config
-    except ValueError:
+    except UserError:
         return False
 
 

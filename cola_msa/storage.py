@@ -22,7 +22,7 @@ from cola_msa.system.reading import open_regular
 
 STATE = "state"  # name of the array that holds JSON
 # What NumPy and zipfile raise on files that are cut off, overwritten or not theirs.
-_DAMAGES = (
+DAMAGES = (
     OSError,
     EOFError,
     KeyError,
@@ -102,7 +102,7 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
             check_stored(file, os.fstat(file.fileno()).st_size)
             with np.load(file, allow_pickle=False) as arrays:
                 return dict(arrays)
-    except _DAMAGES as error:
+    except DAMAGES as error:
         reason = " ".join(repr(error).split())[:300]
         raise RunError(f"{path}: damaged checkpoint ({reason})") from error
 

@@ -259,8 +259,7 @@ def _read_records(report: ShardReport, path: pathlib.Path, expected: Expected) -
             number += 1
         report.index = builder.build()
         report.moments = (count, total, squares)
-    # Foreign bytes may raise anything: TensorFlow's errors, protobuf's, or ours.
-    except Exception as error:
+    except (tf.errors.OpError, *record_index.FOREIGN_RECORD) as error:
         reason = error.message if isinstance(error, tf.errors.OpError) else str(error)
         reason = reason.removeprefix(f"{path}: ")
         complaints.add(
