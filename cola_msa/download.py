@@ -106,7 +106,7 @@ def fetch(name_or_url: str, registry: str | os.PathLike | None = None) -> pathli
                 f"{name_or_url}: what follows # must be sha256= and 64 hexadecimal "
                 "digits"
             )
-        label = hashlib.sha256(url.encode()).hexdigest()[:16]
+        label = hashlib.sha256(os.fsencode(url)).hexdigest()[:16]
     else:
         models = read_registry(registry)
         if name_or_url not in models:

@@ -516,6 +516,28 @@ def test_names_in_kept_are_no_steps(tmp_path):
     assert checkpoints.kept_steps(tmp_path) == [4]
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://exa mple.org/x.tar.gz",
+        "http://127.0.0.1:1/a b.tar.gz",
+        "file:///nowhere/a b c.tar.gz",
+        "http://[::1",
+        "http://",
+        "http://a\0b/x",
+        "http://127.0.0.1:1/\n",
+        "http://\udcff/x",
+        "http://127.0.0.1:1/\u00e4",
+        "http://127.0.0.1:99999/x",
+        "file://",
+    ],
+)
+def test_an_address_that_is_none_is_one_line(url):
+    with pytest.raises(storage.RunError) as error:
+        loading.resolve(url)
+    assert "\n" not in str(error.value)
+
+
 @given(st.text() | VALUES.map(json.dumps))
 def test_any_tf_config_is_taken_or_refused(text):
     try:
