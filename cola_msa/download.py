@@ -189,8 +189,9 @@ def _download(url: str, path: pathlib.Path) -> str:
 
 def _read_url(url: str, path: pathlib.Path, is_late: threading.Event) -> str:
     digest, size = hashlib.sha256(), 0
-    quoted = urllib.parse.quote(url, safe=_URL_CHARACTERS)
     try:
+        # Names of files may have any bytes.
+        quoted = urllib.parse.quote(os.fsencode(url), safe=_URL_CHARACTERS)
         _check_file(quoted)
         with (
             urllib.request.urlopen(quoted, timeout=_TIMEOUT_SECONDS) as response,

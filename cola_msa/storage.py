@@ -83,7 +83,7 @@ def read_state(path: str | os.PathLike) -> dict[str, Any] | None:
             check_stored(file, os.fstat(file.fileno()).st_size)
             with np.load(file, allow_pickle=False) as arrays:
                 state = json.loads(str(arrays[STATE]))
-    except (*_DAMAGES, TypeError, AttributeError, RecursionError, IndexError):
+    except (*DAMAGES, TypeError, AttributeError, RecursionError, IndexError):
         return None
     return state if isinstance(state, dict) else None
 

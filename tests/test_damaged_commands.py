@@ -11,8 +11,10 @@ import sys
 
 import pytest
 from absl import flags
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from cola_msa import checkpoints
+from cola_msa import checkpoints, records
 from data_prep import inspect, multitrack, runner, shards, verify
 from data_prep.clips import IndexOptions
 from tests.cola_msa.damages import (
@@ -22,6 +24,7 @@ from tests.cola_msa.damages import (
     seal,
     zero_half,
 )
+from tests.cola_msa.test_damaged_data import VALUES, places
 from tests.conftest import write_prepared
 from tests.data_prep import trees
 
@@ -194,6 +197,32 @@ def test_verify_and_inspect_refuse_it_too(whole, tmp_path, capsys, monkeypatch, 
     lines = [line for line in error.splitlines() if "data_prep.inspect" in line]
     assert len(lines) == 1 and DAMAGES[name][1] in lines[0]
     assert not (tmp_path / "x.png").exists()
+
+
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(draw=st.data(), is_sealed=st.booleans(), file=st.sampled_from(["m", "s"]))
+def test_verify_and_inspect_take_any_change(whole, tmp_path, draw, is_sealed, file):
+    folder = tmp_path / "data"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(whole, folder)
+    name = "manifest.json" if file == "m" else "train-00000-of-00002.json"
+    content = json.loads((folder / name).read_text())
+    *parents, last = draw.draw(st.sampled_from([s for s in places(content) if s]))
+    part = content
+    for key in parents:
+        part = part[key]
+    part[last] = draw.draw(VALUES)
+    if file == "m" and is_sealed:  # whoever changes it may seal it too
+        records.write_manifest(folder, content)
+    else:
+        (folder / name).write_text(json.dumps(content))
+    assert execute(verify, f"--data_dir={folder}") in (0, 1, 2)
+    picture = f"--output={tmp_path / 'x.png'}"
+    assert execute(inspect, f"--data_dir={folder}", picture) in (0, 1, 2)
 
 
 def test_verify_names_a_seal_that_does_not_fit(whole, tmp_path, capsys):

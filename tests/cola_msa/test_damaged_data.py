@@ -72,6 +72,44 @@ def test_notes_do_not_hide_a_change_with_its_time_put_back(data_dir, monkeypatch
         use(data_dir)
 
 
+@pytest.mark.parametrize("name", ["manifest.json", "index-train.npz"])
+def test_a_file_cut_at_any_byte_is_refused(data_dir, name):
+    path = data_dir / name
+    content = path.read_bytes()
+    end = len(content.rstrip())
+    for length in range(0, end, 1 if name == "manifest.json" else 7):
+        path.write_bytes(content[:length])
+        with pytest.raises(records.DataError, match=name) as error:
+            prepared_lib.PreparedData(data_dir)
+        assert "\n" not in str(error.value)
+
+
+@settings(
+    max_examples=100,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(draw=st.data())
+def test_any_bytes_of_an_index_are_refused_or_harmless(data_dir, draw):
+    """Whoever changes an index may seal it again: nothing is read beyond a shard."""
+    path = data_dir / "index-train.npz"
+    original = path.read_bytes()
+    try:
+        content = bytearray(original)
+        for _ in range(draw.draw(st.integers(1, 4))):
+            place = draw.draw(st.integers(0, len(content) - 1))
+            content[place] = draw.draw(st.integers(0, 255))
+        path.write_bytes(content[: draw.draw(st.integers(0, len(content)))])
+        seal(data_dir)
+        try:
+            use(data_dir)
+        except records.DataError as error:
+            assert "\n" not in str(error)
+    finally:
+        path.write_bytes(original)
+        seal(data_dir)
+
+
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: (
