@@ -200,7 +200,7 @@ def test_verify_and_inspect_refuse_it_too(whole, tmp_path, capsys, monkeypatch, 
 
 
 @settings(
-    max_examples=40,
+    max_examples=15,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
