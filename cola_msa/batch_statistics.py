@@ -30,6 +30,15 @@ class BatchStatistics:
             layer.moving_mean.assign(mean)
             layer.moving_variance.assign(variance)
 
+    def fits(self, model: ContrastiveModel) -> bool:
+        """Whether a model has as many layers, with as many channels each."""
+        shapes = [tuple(layer.moving_mean.shape) for layer in model.batch_norm_layers()]
+        return all(
+            [value.shape for value in values] == shapes
+            and all(value.dtype == np.float32 for value in values)
+            for values in (self.means, self.variances)
+        )
+
     @classmethod
     def of(cls, model: ContrastiveModel) -> "BatchStatistics":
         """The model's moving statistics as they are."""

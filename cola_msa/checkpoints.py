@@ -12,7 +12,6 @@ done.json                outcome, step, pairs and seconds of a run that has ende
 """
 
 import hashlib
-import json
 import os
 import pathlib
 import re
@@ -26,11 +25,12 @@ from absl import logging
 from cola_msa import replicas
 from cola_msa.batch_statistics import BatchStatistics
 from cola_msa.config import Config, from_dict
+from cola_msa.config_checks import check_config, check_moments
 from cola_msa.model import ContrastiveModel
-from cola_msa.storage import STATE, read_arrays, write_arrays
 from cola_msa.storage import RunError as RunError
+from cola_msa.storage import parse_state, read_arrays, write_arrays
 from cola_msa.storage import write_json as write_json
-from cola_msa.system.files import JSON_ERRORS
+from cola_msa.system.reading import damage_as, read_json
 from cola_msa.versions import git_commit as git_commit
 from cola_msa.versions import package_versions as package_versions
 
@@ -38,6 +38,7 @@ DONE_NAME = "done.json"
 # What training writes, beside config.json.
 RUN_NAMES = ("checkpoints", "kept", "metrics.jsonl", "logs/events.*", DONE_NAME)
 NAMED_STEPS = ("best", "init")  # kept/<name>.npz
+_KEPT_NAME = re.compile(r"step-([0-9]{8,12})\.npz")
 
 
 def load_run(run_dir: str | os.PathLike) -> dict[str, Any]:
@@ -52,14 +53,69 @@ def load_run(run_dir: str | os.PathLike) -> dict[str, Any]:
             f"{path} does not exist: --run_dir must name a training run "
             "(python -m cola_msa.train writes one)"
         )
-    try:
-        run = json.loads(path.read_text())
-        return {**run, "config": dict(run["config"]), "data": dict(run["data"])}
-    except JSON_ERRORS as error:
-        raise RunError(
-            f"{path}: damaged ({error!r}); name another --run_dir, or put the file "
-            "back from a copy"
-        ) from error
+    return read_json(
+        path,
+        RunError,
+        "name another --run_dir, or put the file back from a copy",
+        check=_checked_run,
+    )
+
+
+def _checked_run(run: dict[str, Any]) -> dict[str, Any]:
+    """Raises ValueError, KeyError or TypeError where config.json cannot be meant."""
+    check_config(run["config"])
+    data = run["data"]
+    if not isinstance(data, dict):
+        raise TypeError("data is no object")
+    for name in ("data_dir", "manifest_hash", "dataset"):
+        if not isinstance(data.get(name), str | None):
+            raise TypeError(f"data: {name} is no text")
+    if "\0" in (data.get("data_dir") or ""):
+        raise ValueError("data: data_dir is no path")
+    separator = data.get("separator")
+    if isinstance(separator, dict):
+        separator = separator.get("name")
+    if not isinstance(separator, str | None):
+        raise TypeError("data: separator has no name")
+    if not all(isinstance(source, str) for source in data.get("sources") or ()):
+        raise TypeError("data: sources are not all names")
+    if data.get("log_mel_mean") is not None or data.get("log_mel_std") is not None:
+        check_moments(data)
+    if not 1 <= run.get("num_replicas", 1) < 1 << 20:
+        raise ValueError(f"num_replicas is {run['num_replicas']!r:.40}")
+    for name in ("versions", "init"):
+        if not isinstance(run.get(name, {}), dict):
+            raise TypeError(f"{name} is no object")
+    if not isinstance(run.get("init", {}).get("path"), str | None):
+        raise TypeError("init: path is no text")
+    whole = {**dict.fromkeys(("data_dir", "manifest_hash", "dataset")), **data}
+    return {"num_replicas": 1, "versions": {}, **run, "data": whole}
+
+
+def read_done(run_dir: str | os.PathLike) -> dict[str, Any]:
+    """What a run that has ended says of it: outcome, step, updates, pairs, seconds.
+
+    Raises:
+        RunError: If it has not ended, or the file is damaged.
+    """
+    return read_json(
+        pathlib.Path(run_dir) / DONE_NAME,
+        RunError,
+        "delete it and train with the same command: it writes it again",
+        check=_checked_done,
+    )
+
+
+def _checked_done(done: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(done["outcome"], str):
+        raise ValueError("outcome is no text")
+    for name in ("step", "updates", "pairs"):
+        if type(done.get(name, 0)) is not int or not 0 <= done.get(name, 0) < 1 << 62:
+            raise ValueError(f"{name} is {done[name]!r:.40}")
+    seconds = done.get("training_seconds", 0.0)
+    if type(seconds) not in (int, float) or not 0 <= seconds < 1e12:
+        raise ValueError(f"training_seconds is {seconds!r:.40}")
+    return done
 
 
 def load_config(run_dir: str | os.PathLike) -> Config:
@@ -148,12 +204,12 @@ def fitting_values(
     """Finds the value of every variable, and refuses a set that does not fit exactly.
 
     Raises:
-        RunError: If a value is missing, superfluous or of another shape.
+        RunError: If a value is missing, superfluous or of another shape or type.
     """
     found = {
-        int(name.split("/")[1]): (name, value)
+        int(parts[1]): (name, value)
         for name, value in arrays.items()
-        if name.startswith(f"{prefix}/")
+        if (parts := name.split("/"))[0] == prefix and parts[1].isdecimal()
     }
     if sorted(found) != list(range(len(variables))):
         raise RunError(
@@ -166,6 +222,11 @@ def fitting_values(
             raise RunError(
                 f"{name}: shape {value.shape} in the checkpoint, "
                 f"{tuple(variable.shape)} in the model"
+            )
+        if value.dtype != np.dtype(variable.dtype):
+            raise RunError(
+                f"{name}: type {value.dtype} in the checkpoint, {variable.dtype} in "
+                "the model"
             )
     return [found[number][1] for number in range(len(variables))]
 
@@ -220,7 +281,8 @@ def save_kept(
 def kept_steps(run_dir: str | os.PathLike) -> list[int]:
     """Steps whose encoder was kept, in rising order; 0 is the untrained network."""
     folder = pathlib.Path(run_dir) / "kept"
-    return sorted(int(path.stem.split("-")[1]) for path in folder.glob("step-*.npz"))
+    found = (_KEPT_NAME.fullmatch(path.name) for path in folder.glob("step-*.npz"))
+    return sorted(int(name[1]) for name in found if name)
 
 
 def kept_step(path: str | os.PathLike) -> int:
@@ -230,12 +292,12 @@ def kept_step(path: str | os.PathLike) -> int:
         RunError: If it is damaged.
     """
     path = pathlib.Path(path)
-    if path.stem.startswith("step-"):
-        return int(path.stem.split("-")[1])
-    try:
-        return int(json.loads(str(read_arrays(path)[STATE]))["step"])
-    except KeyError as error:
-        raise RunError(f"{path}: damaged checkpoint ({error!r})") from error
+    if name := _KEPT_NAME.fullmatch(path.name):
+        return int(name[1])
+    step = parse_state(path, read_arrays(path)).get("step")
+    if type(step) is not int or not 0 <= step < 1 << 40:
+        raise RunError(f"{path}: damaged checkpoint (its step is {step!r:.40})")
+    return step
 
 
 def best_step(run_dir: str | os.PathLike) -> int | None:
@@ -286,7 +348,10 @@ def kept_path(
 
 
 def read_statistics(
-    path: pathlib.Path, arrays: dict[str, np.ndarray], inputs: str, num_layers: int
+    path: pathlib.Path,
+    arrays: dict[str, np.ndarray],
+    inputs: str,
+    model: ContrastiveModel,
 ) -> BatchStatistics:
     """Batch-norm statistics of a kept checkpoint.
 
@@ -294,19 +359,43 @@ def read_statistics(
         path: The checkpoint, for messages.
         arrays: Its arrays.
         inputs: `anchors` (for mixtures) or `pairs` (for mixtures and stems).
-        num_layers: Batch normalization layers of the encoder.
+        model: Whose encoder they are for.
 
     Raises:
-        RunError: If it holds none.
+        RunError: If it holds none, or they are another network's.
     """
     prefix = f"statistics/{inputs}"
+    layers = range(len(model.batch_norm_layers()))
     try:
-        return BatchStatistics(
-            tuple(arrays[f"{prefix}/{n:04d}/mean"] for n in range(num_layers)),
-            tuple(arrays[f"{prefix}/{n:04d}/variance"] for n in range(num_layers)),
+        found = BatchStatistics(
+            tuple(arrays[f"{prefix}/{n:04d}/mean"] for n in layers),
+            tuple(arrays[f"{prefix}/{n:04d}/variance"] for n in layers),
         )
     except KeyError as error:
         raise RunError(f"{path}: no batch-norm statistics {prefix}") from error
+    if not found.fits(model):
+        raise RunError(f"{path}: batch-norm statistics {prefix} of another network")
+    return found
+
+
+def build_model(
+    path: pathlib.Path, config: Config, data: dict[str, Any], seed: int
+) -> ContrastiveModel:
+    """A network with fresh weights, as a config.json describes it.
+
+    Args:
+        path: The config.json, for messages.
+        config: Its configuration.
+        data: What it says of the data; `log_mel_mean` and `log_mel_std` are used.
+        seed: Of the weights.
+
+    Raises:
+        RunError: If there is no such network.
+    """
+    with damage_as(RunError, path, "put it back from a copy"):
+        check_moments(data)
+    moments = data["log_mel_mean"], data["log_mel_std"]
+    return ContrastiveModel(config.model, config.frontend, *moments, seed)
 
 
 def load_model(
@@ -330,22 +419,17 @@ def load_model(
     """
     run = load_run(run_dir)
     config = from_dict(Config, run["config"])
-    model = ContrastiveModel(
-        config.model,
-        config.frontend,
-        run["data"]["log_mel_mean"],
-        run["data"]["log_mel_std"],
-        config.train.seed,
+    path = kept_path(run_dir, step)
+    arrays = read_arrays(path)
+    model = build_model(
+        pathlib.Path(run_dir) / "config.json", config, run["data"], config.train.seed
     )
-    arrays = read_arrays(kept_path(run_dir, step))
     values = fitting_values("model", model.variables, arrays)
     for variable, value in zip(model.variables, values, strict=True):
         variable.assign(value)
     model_normalization(model).finalize_state()
     inputs = statistics or config.train.statistics_inputs
-    read_statistics(
-        kept_path(run_dir, step), arrays, inputs, len(model.batch_norm_layers())
-    ).assign_to(model)
+    read_statistics(path, arrays, inputs, model).assign_to(model)
     return model
 
 

@@ -5,7 +5,6 @@ checkpoint by retrieval on validation songs and, for --tasks, by probes (results
 those of `cola_msa.eval`, and are reused). Writes <run_dir>/curves.png and curves.json.
 """
 
-import json
 import pathlib
 import subprocess
 import sys
@@ -18,18 +17,25 @@ from absl import app, flags, logging
 from cola_msa import checkpoints
 from cola_msa.charts import save_figure, try_to_draw
 from cola_msa.console import run_command
+from cola_msa.manifests import read_manifest
 from cola_msa.pairs import PairSampler
 from cola_msa.prepared import PreparedData
-from cola_msa.records import manifest_hash
+from cola_msa.records import MANIFEST_NAME
 from cola_msa.retrieve import retrieval_of
 from cola_msa.scalars import read_metrics
 from cola_msa.system.chart_text import plain, wrapped
+from cola_msa.system.errors import FileError, UserError
+from cola_msa.system.reading import read_json
 from cola_msa.tasks import get_task
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402 (after the choice of the backend)
 
 _SCORE_NAMES = {"pr_auc": "PR-AUC", "accuracy": "WA"}
+
+
+class CurveError(UserError):
+    """Curves that cannot be drawn; the message says why and what to do."""
 
 
 def retrieval_curve(
@@ -52,12 +58,12 @@ def probe_curve(
 ) -> dict[int, dict[str, float]]:
     """A task's main score, with its interval, at every kept step."""
     found = {}
-    data_hash = manifest_hash(data_dir)
+    _, data_hash = read_manifest(pathlib.Path(data_dir) / MANIFEST_NAME)
     for step in checkpoints.kept_steps(run_dir):
         output_dir = run_dir / "eval" / f"{task}-{step}"
         path = output_dir / "results.json"
         if not _is_result_of(path, data_hash, checkpoints.encoder_key(run_dir, step)):
-            subprocess.run(
+            ended = subprocess.run(
                 [
                     sys.executable,
                     "-m",
@@ -68,27 +74,44 @@ def probe_curve(
                     f"--checkpoint_step={step}",
                     f"--output_dir={output_dir}",
                 ],
-                check=True,
+                check=False,
             )
-        scores = json.loads(path.read_text())["scores"]
-        name = next(s for s in ("pr_auc", "accuracy") if s in scores)
-        found[step] = {"score": name, **scores[name]}
+            if ended.returncode:
+                raise CurveError(
+                    f"--tasks={task}={data_dir}: step {step} could not be judged; what "
+                    "is wrong stands above. Once it is mended the same command goes on"
+                )
+        found[step] = read_json(
+            path, CurveError, "delete it: it is made anew", check=_main_score
+        )
     return found
+
+
+def _main_score(results: dict[str, Any]) -> dict[str, Any]:
+    scores = results["scores"]
+    name = next((n for n in _SCORE_NAMES if n in scores), None)
+    if name is None:
+        raise ValueError("no score of a task")
+    numbers = {part: float(scores[name][part]) for part in ("value", "low", "high")}
+    return {"score": name, **scores[name], **numbers}
 
 
 def _is_result_of(path: pathlib.Path, data_hash: str, key: str) -> bool:
     """Whether results.json was made from this data and this encoder."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        found = content["data"]["manifest_hash"], content["encoder"]["key"]
-    except FileNotFoundError:
+    if not path.exists():
         return False
-    except (ValueError, KeyError, TypeError, RecursionError):
-        found = None, None
-    if found == (data_hash, key):
-        return True
-    logging.warning("%s is damaged or of other data; it is made anew", path)
-    return False
+    try:
+        found = read_json(
+            path,
+            advice="it is made anew",
+            check=lambda r: (r["data"]["manifest_hash"], r["encoder"]["key"]),
+        )
+    except FileError as error:
+        logging.warning("%s", error)
+        return False
+    if found != (data_hash, key):
+        logging.warning("%s is of other data or weights; it is made anew", path)
+    return found == (data_hash, key)
 
 
 def draw(
@@ -211,11 +234,11 @@ def main(argv: list[str]) -> None:
         probes[get_task(name).name] = probe_curve(run_dir, name, data_dir)
     retrieval = retrieval_curve(run_dir, data)
     rows = read_metrics(run_dir)
-    pairs = config.train.batch_size * run["num_replicas"]
+    pairs = config.train.batch_size * run.get("num_replicas", 1)
     title = (
         f"{config.train.source}, {config.train.batches} batches of {pairs} pairs, "
         f"{config.train.updates_per_step} updates a step, "
-        f"data: {run['data']['dataset']}"
+        f"data: {run['data'].get('dataset')}"
     )
     checkpoints.write_json(
         run_dir / "curves.json", {"retrieval": retrieval, "probes": probes}

@@ -17,14 +17,15 @@ import tempfile
 import time
 from typing import Any
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from cola_msa import checkpoints, demo_data
 from cola_msa.console import run_command
 from cola_msa.presets import PRESETS
 from cola_msa.system import files, folders
-from cola_msa.system.errors import UserError
+from cola_msa.system.errors import FileError, UserError
 from cola_msa.system.numbers import define_float, define_seed
+from cola_msa.system.reading import read_json
 
 TASKS = ("mtat", "nsynth", "fma")
 TABLE_NAME = "table.txt"
@@ -96,9 +97,7 @@ def run_demo(
         )
     metadata = export_dir / "metadata.json"
     key = checkpoints.encoder_key(run_dir)
-    is_exported = (
-        metadata.exists() and json.loads(metadata.read_text()).get("encoder_key") == key
-    )
+    is_exported = metadata.exists() and _key_of(metadata) == key
     _side_by_side(
         _Command(
             "cola_msa.retrieve",
@@ -246,7 +245,7 @@ def final_table(
     Returns:
         The table and the paths, as text.
     """
-    done = json.loads((run_dir / checkpoints.DONE_NAME).read_text())
+    done = checkpoints.read_done(run_dir)
     rows = [("", "trained", "95 % interval", "untrained", "chance")]
     retrieval = _results(run_dir, "retrieval")
     for measure, label in (("top1", "top-1"), ("mrr", "MRR")):
@@ -302,12 +301,23 @@ def final_table(
     )
 
 
+def _key_of(metadata: pathlib.Path) -> str | None:
+    """Which encoder an export is; None where its metadata is damaged."""
+    try:
+        return read_json(metadata).get("encoder_key")
+    except FileError as error:
+        logging.warning("%s", error)
+        return None
+
+
 def _results_path(run_dir: pathlib.Path, name: str) -> pathlib.Path:
     return run_dir / "eval" / name / "results.json"
 
 
 def _results(run_dir: pathlib.Path, name: str) -> dict[str, Any]:
-    return json.loads(_results_path(run_dir, name).read_text())
+    return read_json(
+        _results_path(run_dir, name), DemoError, "delete it and run the demo again"
+    )
 
 
 def main(argv: list[str]) -> None:

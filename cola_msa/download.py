@@ -12,7 +12,6 @@ What comes from elsewhere is a pretrained folder or is refused: nothing but the 
 
 import hashlib
 import http.client
-import json
 import os
 import pathlib
 import re
@@ -29,9 +28,10 @@ from cola_msa.caches import CACHE_VARIABLE as CACHE_VARIABLE
 from cola_msa.caches import cache_dir
 from cola_msa.pretrained import FORMAT, LIMITS, is_pretrained
 from cola_msa.storage import RunError
-from cola_msa.system.files import JSON_ERRORS, temporary_folder
+from cola_msa.system.files import temporary_folder
 from cola_msa.system.folders import replace_folder
 from cola_msa.system.locks import Lock
+from cola_msa.system.reading import read_json
 
 REGISTRY_VARIABLE = "COLA_MSA_REGISTRY"
 _SCHEMES = ("http", "https", "file", "ftp")
@@ -55,16 +55,20 @@ def read_registry(path: str | os.PathLike | None = None) -> dict[str, dict[str, 
     """
     path = path or os.environ.get(REGISTRY_VARIABLE)
     file = pathlib.Path(path or pathlib.Path(__file__).with_name("registry.json"))
-    try:
-        models = json.loads(file.read_text())["models"]
-        for entry in models.values():
-            if not isinstance(entry["url"], str) or not _is_sha256(entry["sha256"]):
-                raise ValueError(f"entry {entry}")
-    except JSON_ERRORS as error:
-        raise RunError(
-            f"{file}: no registry of pretrained encoders ({error!r}); it must be JSON: "
-            '{"models": {NAME: {"url": ..., "sha256": 64 digits}}}'
-        ) from error
+    return read_json(
+        file,
+        RunError,
+        "a registry of pretrained encoders is JSON: "
+        '{"models": {NAME: {"url": ..., "sha256": 64 digits}}}',
+        check=_checked_models,
+    )
+
+
+def _checked_models(registry: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    models = registry["models"]
+    for entry in models.values():
+        if not isinstance(entry["url"], str) or not _is_sha256(entry["sha256"]):
+            raise ValueError(f"entry {entry!r:.100}")
     return models
 
 
@@ -102,7 +106,7 @@ def fetch(name_or_url: str, registry: str | os.PathLike | None = None) -> pathli
                 f"{name_or_url}: what follows # must be sha256= and 64 hexadecimal "
                 "digits"
             )
-        label = hashlib.sha256(url.encode()).hexdigest()[:16]
+        label = hashlib.sha256(os.fsencode(url)).hexdigest()[:16]
     else:
         models = read_registry(registry)
         if name_or_url not in models:
@@ -185,8 +189,9 @@ def _download(url: str, path: pathlib.Path) -> str:
 
 def _read_url(url: str, path: pathlib.Path, is_late: threading.Event) -> str:
     digest, size = hashlib.sha256(), 0
-    quoted = urllib.parse.quote(url, safe=_URL_CHARACTERS)
     try:
+        # Names of files may have any bytes.
+        quoted = urllib.parse.quote(os.fsencode(url), safe=_URL_CHARACTERS)
         _check_file(quoted)
         with (
             urllib.request.urlopen(quoted, timeout=_TIMEOUT_SECONDS) as response,

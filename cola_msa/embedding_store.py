@@ -21,6 +21,7 @@ import numpy as np
 from cola_msa.system import files
 from cola_msa.system.errors import UserError
 from cola_msa.system.locks import Lock
+from cola_msa.system.reading import read_json
 
 _LOCK = ".lock"
 _MAX_ATTEMPTS = 100  # to lock a folder that others keep removing
@@ -120,13 +121,9 @@ class Store:
                 )
             files.write_json(path, settings, StoreError)
             return
-        try:
-            found = dict(json.loads(path.read_text()))
-        except files.JSON_ERRORS as error:
-            raise StoreError(
-                f"{path}: damaged, or not of embed; move {self.folder} away, or name "
-                "another --output"
-            ) from error
+        found = read_json(
+            path, StoreError, f"move {self.folder} away, or name another --output"
+        )
         differing = [n for n in settings if found.get(n) != settings[n]]
         if differing:
             raise StoreError(
@@ -144,7 +141,11 @@ class Store:
                 entry = json.loads(line)
                 rows = FileRows(**{k: v for k, v in entry.items() if k != "crc32"})
                 crc32 = entry["crc32"]
-            except (ValueError, TypeError, KeyError):
+                if not all(
+                    type(n) is int and n >= 0 for n in (rows.first_row, rows.num_rows)
+                ):
+                    break
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
                 break
             stop = (rows.first_row + rows.num_rows) * row_bytes
             is_whole = line.endswith(b"\n") and stop <= size

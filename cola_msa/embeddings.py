@@ -9,7 +9,6 @@ Files are read and written by calls, not through memory maps (see
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 import zlib
@@ -26,6 +25,8 @@ from cola_msa.folding import fold_batch_normalization
 from cola_msa.prepared import PreparedData
 from cola_msa.records import DataError
 from cola_msa.system import files
+from cola_msa.system.errors import FileError
+from cola_msa.system.reading import open_regular, read_json
 from cola_msa.window_reader import fixed_bounds, open_windows, progress_bar
 from cola_msa.windows import plan_windows
 
@@ -282,26 +283,28 @@ def _cached_dim(path: pathlib.Path, identity: dict[str, Any]) -> int | None:
     if not (path.exists() and sidecar_path.exists()):
         return None
     try:
-        sidecar = json.loads(sidecar_path.read_text())
-        dim = sidecar["dim"]
+        sidecar = read_json(sidecar_path)
+        dim = sidecar.get("dim")
+        num_bytes = path.stat().st_size
         is_same = (
             all(sidecar.get(name) == value for name, value in identity.items())
             and type(dim) is int
-            and sidecar["bytes"] == path.stat().st_size
-            and dim * identity["num_windows"] * 2 == sidecar["bytes"]
-            and sidecar["crc32"] == _file_crc32(path)
+            and 0 < dim <= num_bytes
+            and sidecar.get("bytes") == num_bytes
+            and dim * identity["num_windows"] * 2 == num_bytes
+            and sidecar.get("crc32") == _file_crc32(path)
         )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, FileError):
         is_same = False
     if not is_same:
         logging.warning("%s is damaged or out of date; it is computed again", path)
         return None
-    return int(dim)
+    return dim
 
 
 def _file_crc32(path: pathlib.Path) -> int:
     checksum = 0
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         while block := file.read(1 << 22):
             checksum = zlib.crc32(block, checksum)
     return checksum

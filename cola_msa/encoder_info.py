@@ -1,12 +1,13 @@
 """What stands beside every score: which encoder it is, and what it was trained for."""
 
+import contextlib
 import dataclasses
-import json
 import pathlib
 from typing import Any
 
 from cola_msa import checkpoints
-from cola_msa.records import MANIFEST_NAME, manifest_hash
+from cola_msa.manifests import read_manifest
+from cola_msa.records import MANIFEST_NAME, DataError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +107,9 @@ def _separator(data: dict[str, Any]) -> str | None:
     found = data.get("separator")
     if found is None:
         folder = pathlib.Path(data.get("data_dir", ""))
-        path = folder / MANIFEST_NAME
-        if path.exists() and manifest_hash(folder) == data.get("manifest_hash"):
-            found = json.loads(path.read_text()).get("separator")
+        # It may be gone, or another's by now: then nothing is known.
+        with contextlib.suppress(DataError):
+            manifest, found_hash = read_manifest(folder / MANIFEST_NAME)
+            if found_hash == data.get("manifest_hash"):
+                found = manifest.get("separator")
     return found.get("name") if isinstance(found, dict) else found

@@ -210,10 +210,11 @@ def _kept_model(
     return checkpoints.load_model(run_dir, step)
 
 
-def _fresh_model(run: dict[str, Any], config: Config, seed: int) -> ContrastiveModel:
+def _fresh_model(
+    run_dir: pathlib.Path, data: dict[str, Any], config: Config, seed: int
+) -> ContrastiveModel:
     """The run's network with fresh weights."""
-    mean, std = run["data"]["log_mel_mean"], run["data"]["log_mel_std"]
-    return ContrastiveModel(config.model, config.frontend, mean, std, seed)
+    return checkpoints.build_model(run_dir / "config.json", config, data, seed)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -243,7 +244,11 @@ def main(argv: Sequence[str]) -> None:
     data_dir = _choose_data(options.data_dir, task)
     logging.info("Judging step %s of %s on %s", info.step, run_dir, data_dir)
     data = PreparedData(data_dir, config.frontend)
-    task.check_data(data, task.choose_splits(options.train_clips))
+    splits = task.choose_splits(options.train_clips)
+    absent = task.check_data(data, splits)
+    for split in splits.names:  # before anything is computed
+        if split not in absent:
+            data.index(split)
     # Heads draw from seeds of their own; this makes operations on a GPU repeatable.
     keras.utils.set_random_seed(0)
     tf.config.experimental.enable_op_determinism()
@@ -302,8 +307,8 @@ def _judge_function(
     info = dataclasses.replace(info, statistics=None)  # estimated anew
     if mode == "supervised":
         key = f"fresh-{config_hash(config.model)}"
-        run = checkpoints.load_run(run_dir)
-        make_model = functools.partial(_fresh_model, run, config)
+        of_data = checkpoints.load_run(run_dir)["data"]
+        make_model = functools.partial(_fresh_model, run_dir, of_data, config)
     else:
         key = checkpoints.encoder_key(run_dir, step, statistics)
         make_model = functools.partial(_kept_model, run_dir, step)

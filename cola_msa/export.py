@@ -37,7 +37,9 @@ from cola_msa.loading import OpenedModel, open_model
 from cola_msa.saved_model import SIGNATURES, ExportModule, run_exported
 from cola_msa.storage import RunError
 from cola_msa.system import folders
-from cola_msa.system.files import JSON_ERRORS, MARKER, file_sha256, temporary_folder
+from cola_msa.system.errors import FileError
+from cola_msa.system.files import MARKER, file_sha256, temporary_folder
+from cola_msa.system.reading import read_json
 
 METADATA_NAME = "metadata.json"
 FORMATS = ("saved_model", "tflite", "onnx", "pretrained")
@@ -140,17 +142,27 @@ def _export_pretrained(
 def listed_files(folder: pathlib.Path) -> list[str] | None:
     """An export's unchanged files by its own metadata.json; None where it is none."""
     try:
-        content = json.loads((folder / METADATA_NAME).read_text())
-        if content["format"] not in FORMATS or "encoder_key" not in content:
-            return None
-        unchanged = [
-            name
-            for name, digest in content["files"].items()
-            if (folder / name).is_file() and file_sha256(folder / name) == digest
-        ]
-        return [*unchanged, METADATA_NAME]
-    except JSON_ERRORS:
+        files = read_json(folder / METADATA_NAME, check=_files_of_export)
+    except FileError:
         return None
+    unchanged = [
+        name
+        for name, digest in files.items()
+        if (folder / name).is_file() and file_sha256(folder / name) == digest
+    ]
+    return [*unchanged, METADATA_NAME]
+
+
+def _files_of_export(content: dict[str, Any]) -> dict[str, str]:
+    """Hashes by the names of its files; raises where it is no export's metadata."""
+    if content["format"] not in FORMATS or "encoder_key" not in content:
+        raise ValueError("no export's")
+    files = content["files"]
+    for name in files:
+        path = pathlib.PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or "\0" in name:
+            raise ValueError(f"file {name!r:.60} is not in the folder")
+    return dict(files)
 
 
 def describe(model: OpenedModel) -> dict[str, Any]:

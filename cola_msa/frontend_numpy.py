@@ -13,13 +13,14 @@ less than 0.01).
 """
 
 import functools
-import json
 import os
 import pathlib
 
 import numpy as np
 
-from cola_msa.config import FrontendConfig, from_dict
+from cola_msa.config import FrontendConfig
+from cola_msa.config_checks import check_frontend
+from cola_msa.system.reading import read_json
 
 # The level rule `rms` equals the authors' `l2` rule on a clip of this length.
 _REFERENCE_SAMPLES = 16000 * 30
@@ -45,15 +46,16 @@ def read_frontend(path: str | os.PathLike) -> FrontendConfig:
         path: Its metadata.json, or its folder.
 
     Raises:
-        ValueError: If the file is damaged.
+        FileError: If the file is missing or damaged; a ValueError.
     """
     path = pathlib.Path(path)
     if path.is_dir():
         path /= "metadata.json"
-    try:
-        return from_dict(FrontendConfig, json.loads(path.read_text())["frontend"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: no metadata of an export ({error!r})") from error
+    return read_json(
+        path,
+        advice="it must be metadata of an export",
+        check=lambda content: check_frontend(content["frontend"]),
+    )
 
 
 def normalize_level(waveform: np.ndarray, level: str = "rms") -> np.ndarray:

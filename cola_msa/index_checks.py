@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cola_msa import storage
 from cola_msa.config import FrontendConfig
 from cola_msa.record_index import Index
 from cola_msa.records import DataError
@@ -36,9 +37,10 @@ def parse_index(content: bytes, path: pathlib.Path, advice: str) -> Index:
         DataError: If they are no index.
     """
     try:
-        return Index.load(io.BytesIO(content))
-    # A damaged file may raise anything: zipfile's, zlib's or NumPy's errors.
-    except Exception as error:
+        file = io.BytesIO(content)
+        storage.check_stored(file, len(content))
+        return Index.load(file)
+    except storage.DAMAGES as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{path}: cannot be read ({reason}); {advice}") from error
 

@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import zipfile
 from collections.abc import Callable
 from typing import Any
 
@@ -35,6 +36,8 @@ from cola_msa.heads import ProbeConfig, ProbeError
 from cola_msa.model import ContrastiveModel
 from cola_msa.prepared import PreparedData
 from cola_msa.results import check_output
+from cola_msa.system.errors import FileError
+from cola_msa.system.reading import read_json
 from cola_msa.tasks import TaskSpec
 from cola_msa.windows import find_segments, plan_windows
 
@@ -162,12 +165,20 @@ def _note(path: pathlib.Path) -> pathlib.Path:
 
 def _finished(path: pathlib.Path, identity: str, is_tags: bool) -> TunedModel | None:
     """A seed that a stopped command had finished; None where there is none."""
-    try:
-        note = json.loads(_note(path).read_text())
-    except (FileNotFoundError, ValueError):
+    if not (_note(path).exists() and path.exists()):
         return None
-    if note.get("identity") != identity or not path.exists():
+    try:
+        found, row = read_json(
+            _note(path),
+            advice="it is trained anew",
+            check=lambda note: (note["identity"], dict(note["row"])),
+        )
+        if found != identity:
+            return None
+        model = keras.saving.load_model(path, compile=False)
+    # Keras has no error of its own for files that are damaged.
+    except (FileError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        logging.warning("%s: cannot be used (%s); it is trained anew", path, error)
         return None
     logging.info("%s was finished before; going on behind it", path)
-    model = keras.saving.load_model(path, compile=False)
-    return TunedModel(model, is_tags, note["row"])
+    return TunedModel(model, is_tags, row)

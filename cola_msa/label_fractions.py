@@ -1,6 +1,5 @@
 """Heads on a part of the labels: which training clips are kept, and the curve."""
 
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -9,6 +8,8 @@ import numpy as np
 
 from cola_msa import charts
 from cola_msa.storage import write_bytes, write_json
+from cola_msa.system.markdown import plain
+from cola_msa.system.reading import read_json
 from cola_msa.tasks import SCORE_TITLES, TaskError
 
 _CLIP_STREAM = 2  # keeps these draws apart from others of the same seed
@@ -145,7 +146,8 @@ def write_curve(
     """
     rows = curve_rows(results)
     table = render_curve(rows)
-    write_bytes(output_dir / "label_curve.md", f"{table}\n\n{note}\n".encode())
+    text = f"{table}\n\n{plain(note, starts_line=True)}\n"
+    write_bytes(output_dir / "label_curve.md", text.encode())
     title = f"{results[0]['title']}\nscores against the share of labelled clips"
     write_json(output_dir / "label_curve.json", {"rows": rows, "note": note})
     chart = output_dir / "label_curve.png"
@@ -155,4 +157,8 @@ def write_curve(
 
 def read_curve(output_dir: pathlib.Path) -> list[dict[str, Any]]:
     """Reads the rows that `write_curve` wrote."""
-    return json.loads((output_dir / "label_curve.json").read_text())["rows"]
+    return read_json(
+        output_dir / "label_curve.json",
+        advice="run the evaluation again",
+        check=lambda curve: list(curve["rows"]),
+    )

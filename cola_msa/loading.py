@@ -7,7 +7,6 @@ model.matcher.project(windows)      # -> [n, 512]
 
 import dataclasses
 import functools
-import json
 import os
 import pathlib
 from collections.abc import Callable
@@ -16,16 +15,20 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from cola_msa import checkpoints, download, exported_files, pretrained
 from cola_msa.batch_statistics import BatchStatistics
-from cola_msa.config import FrontendConfig, from_dict
+from cola_msa.config import FrontendConfig
+from cola_msa.config_checks import check_frontend
 from cola_msa.folding import fold_batch_normalization
 from cola_msa.model import ContrastiveModel
 from cola_msa.projection import Matcher, projection_network
 from cola_msa.storage import RunError
+from cola_msa.system.reading import read_json
 
 KINDS = ("run", "pretrained", "export")
+_MAX_DIM = 1 << 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -301,8 +304,7 @@ def _open_run(path: pathlib.Path, step: int | str | None) -> OpenedModel:
 
     def read_pairs() -> BatchStatistics:
         arrays = checkpoints.read_arrays(kept)
-        layers = len(model.batch_norm_layers())
-        return checkpoints.read_statistics(kept, arrays, "pairs", layers)
+        return checkpoints.read_statistics(kept, arrays, "pairs", model)
 
     return _of_model(
         model,
@@ -321,7 +323,7 @@ def _open_pretrained(path: pathlib.Path) -> OpenedModel:
     model = pretrained.load_model(path)
     return _of_model(
         model,
-        lambda: pretrained.read_statistics(path, "pairs"),
+        lambda: pretrained.read_statistics(path, "pairs", model),
         kind="pretrained",
         path=path,
         key=content["encoder_key"],
@@ -343,27 +345,48 @@ class _Signature:
         return self._function(**{self._argument: windows})[self._output]
 
 
+def _checked_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Raises ValueError, KeyError or TypeError where metadata.json cannot be meant."""
+    check_frontend(metadata["frontend"])
+    if not isinstance(metadata["encoder_key"], str):
+        raise TypeError("encoder_key is no text")
+    dim = metadata["embedding_dim"]
+    if type(dim) is not int or not 1 <= dim <= _MAX_DIM:
+        raise ValueError(f"embedding_dim is {dim!r:.40}")
+    if type(metadata["step"]) is not int:
+        raise TypeError("step is no whole number")
+    for part in ("config", "data"):
+        if not isinstance(metadata[part], dict):
+            raise TypeError(f"{part} is no object")
+    return metadata
+
+
 def _open_export(path: pathlib.Path) -> OpenedModel:
-    try:
-        metadata = json.loads((path / "metadata.json").read_text())
-        frontend = from_dict(FrontendConfig, metadata["frontend"])
-        key, dim = metadata["encoder_key"], int(metadata["embedding_dim"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunError(
-            f"{path / 'metadata.json'}: damaged ({error!r}); export again"
-        ) from error
+    metadata = read_json(
+        path / "metadata.json", RunError, "export again", check=_checked_metadata
+    )
+    frontend = check_frontend(metadata["frontend"])
+    key, dim = metadata["encoder_key"], metadata["embedding_dim"]
     encoder: Callable[..., tf.Tensor]
     matcher = None
     file = exported_files.find_file(path)
     if file is not None:
         encoder = exported_files.FileEncoder(file, dim)
+        encoder.check(file, frontend.window_frames, frontend.num_mels)
     else:
+        logging.warning(
+            "%s is a SavedModel: its TensorFlow graph can read and write files; open "
+            "only those that you trust",
+            path,
+        )
+        # Of a damaged one TensorFlow raises its own, protobuf's or Python's errors.
         try:
             loaded = tf.saved_model.load(str(path))
             encoder = _Signature(loaded, "embed_log_mel", "log_mel", "embedding")
-        except (OSError, KeyError, tf.errors.OpError) as error:
+        except Exception as error:
+            reason = " ".join(str(error).split())[:300]
             raise RunError(
-                f"{path}: damaged SavedModel ({error}); export again"
+                f"{path}: damaged SavedModel ({reason}); export again"
             ) from error
         matcher = _export_matcher(loaded, frontend.num_mels)
     return OpenedModel(

@@ -10,7 +10,8 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from cola_msa.config import ConfigError, FrontendConfig, config_hash, from_dict
+from cola_msa.config import ConfigError, FrontendConfig, config_hash
+from cola_msa.config_checks import check_frontend
 from cola_msa.record_index import Index
 from cola_msa.records import (
     CONTENT_SHA256,
@@ -19,6 +20,8 @@ from cola_msa.records import (
     DataError,
     content_sha256,
 )
+from cola_msa.system.errors import FileError
+from cola_msa.system.reading import read_json, read_limited
 
 ADVICE = (
     f"put it back from a copy, or delete {MANIFEST_NAME} and run the preparation's "
@@ -27,7 +30,6 @@ ADVICE = (
 _SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _COUNTS = ("num_clips", "num_segments", "num_tails", "num_windows")
-_MAX_SIZE = 1 << 20  # of any number of samples, frames or bands
 _MAX_BYTES = 1 << 28
 
 
@@ -54,10 +56,7 @@ def read_manifest(path: pathlib.Path) -> tuple[dict[str, Any], str]:
             "have ended"
         )
     try:
-        with open(path, "rb") as file:
-            data = file.read(_MAX_BYTES + 1)
-        if len(data) > _MAX_BYTES:
-            raise ValueError(f"it has more than {_MAX_BYTES >> 20} MiB")
+        data = read_limited(path, _MAX_BYTES)
         content = json.loads(data, parse_constant=_refuse_constant)
     except (OSError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -70,13 +69,41 @@ def read_manifest(path: pathlib.Path) -> tuple[dict[str, Any], str]:
             f"{path}: schema version {version!r:.40}, but this version of cola_msa "
             f"reads {SCHEMA_VERSION}; prepare the data again"
         )
+    if fault := find_seal_fault(content) or find_fault(content, path.parent):
+        raise DataError(f"{path}: {fault}; {ADVICE}")
+    return content, hashlib.sha256(data).hexdigest()[:16]
+
+
+def find_seal_fault(content: dict[str, Any]) -> str | None:
+    """What is wrong with a manifest's checksum of itself; None where nothing is.
+
+    Earlier versions wrote none.
+    """
+    if CONTENT_SHA256 not in content:
+        return None
+    try:
+        found = content_sha256(content)
+    except (ValueError, RecursionError) as error:
+        return f"cannot be read ({error})"
+    if content[CONTENT_SHA256] != found:
+        return "its content is not what was written (content_sha256)"
+    return None
+
+
+def find_fault(content: dict[str, Any], data_dir: pathlib.Path) -> str | None:
+    """What is wrong with a manifest's fields; None where nothing is.
+
+    Args:
+        content: A JSON object.
+        data_dir: Its folder, for the shards' sidecars.
+    """
     try:
         _check_content(content)
         if CONTENT_SHA256 not in content:
-            _check_moments(path.parent, content)
+            _check_moments(data_dir, content)
     except _ManifestError as error:
-        raise DataError(f"{path}: {error}; {ADVICE}") from error
-    return content, hashlib.sha256(data).hexdigest()[:16]
+        return str(error)
+    return None
 
 
 def _refuse_constant(name: str) -> None:
@@ -114,18 +141,10 @@ def _is_count(value: Any) -> bool:
 
 def _check_content(content: dict[str, Any]) -> None:
     """Types, then whatever the manifest says twice."""
-    sealed = content.get(CONTENT_SHA256)
-    if CONTENT_SHA256 in content:
-        try:
-            found = content_sha256(content)
-        except (ValueError, RecursionError) as error:
-            raise _ManifestError(f"cannot be read ({error})") from error
-        _require(
-            sealed == found, "its content is not what was written (content_sha256)"
-        )
     sources, classes = _names(content, "sources"), _names(content, "class_names")
     frontend = _check_frontend(content)
     splits = _field(content, "splits", dict)
+    _require(bool(splits), "splits has no split")
     num_shards = sum(
         _check_split(name, split, sources) for name, split in splits.items()
     )
@@ -152,29 +171,46 @@ def _check_content(content: dict[str, Any]) -> None:
         _require(
             split in splits
             and isinstance(counts, dict)
-            and set(counts) == set(classes),
-            f"class_counts of {split!r:.40} do not name the classes",
+            and set(counts) == set(classes)
+            and all(map(_is_count, counts.values())),
+            f"class_counts of {split!r:.40} do not count the classes",
         )
+    _check_origin(content)
     _check_config(content)
 
 
+def _check_origin(content: dict[str, Any]) -> None:
+    """What it says of dataset, separator and failures."""
+    for name in ("dataset", "task_type"):
+        _require(isinstance(content.get(name), str | None), f"{name} is no text")
+    separator = content.get("separator")
+    if isinstance(separator, dict):
+        separator = separator.get("name")
+    _require(isinstance(separator, str | None), "separator has no name")
+    threshold = content.get("silence_threshold")
+    _require(
+        threshold is None or (_is_number(threshold) and threshold >= 0),
+        f"silence_threshold is {threshold!r:.40}",
+    )
+    failures = content.get("failures", [])
+    _require(
+        isinstance(failures, list)
+        and all(
+            isinstance(failure, dict)
+            and all(isinstance(value, str | None) for value in failure.values())
+            for failure in failures
+        ),
+        "failures are not a list of objects of texts",
+    )
+    planned = content.get("num_clips_planned", 0)
+    _require(_is_count(planned), f"num_clips_planned is {planned!r:.40}")
+
+
 def _check_frontend(content: dict[str, Any]) -> FrontendConfig:
-    values = _field(content, "frontend", dict)
-    defaults = vars(FrontendConfig())
-    for name, value in values.items():
-        _require(name in defaults, f"frontend has an unknown field {name!r:.40}")
-        usual = defaults[name]
-        if isinstance(usual, str):
-            is_good = value in ("rms", "l2")
-        elif isinstance(usual, int):
-            is_good = _is_count(value) and 0 < value <= _MAX_SIZE
-        else:
-            is_good = _is_number(value) and 0 <= value
-        _require(is_good, f"frontend.{name} is {value!r:.40}")
     try:
-        found: FrontendConfig = from_dict(FrontendConfig, values)
+        found = check_frontend(content.get("frontend"))
     except ConfigError as error:
-        raise _ManifestError(f"frontend cannot be meant ({error})") from error
+        raise _ManifestError(str(error)) from error
     stated = content.get("frontend_hash")
     _require(
         stated is None or stated == config_hash(found),
@@ -251,9 +287,8 @@ def _check_moments(data_dir: pathlib.Path, content: dict[str, Any]) -> None:
     for name in content["splits"].get("train", {}).get("shards", ()):
         path = (data_dir / name).with_suffix(".json")
         try:
-            part = json.loads(path.read_text(encoding="utf-8"))["log_mel"]
-            sums.append([float(part[k]) for k in ("count", "sum", "sum_of_squares")])
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            sums.append(read_json(path, check=_log_mel_sums))
+        except FileError:
             return  # without all of them there is nothing to compare with
     count = sum(part[0] for part in sums)
     if not count:
@@ -268,6 +303,11 @@ def _check_moments(data_dir: pathlib.Path, content: dict[str, Any]) -> None:
             and math.isclose(stated, value, rel_tol=1e-6, abs_tol=1e-9),
             f"{name} is {stated!r:.40}, but the shards' sidecars give {value:.6g}",
         )
+
+
+def _log_mel_sums(sidecar: dict[str, Any]) -> list[float]:
+    part = sidecar["log_mel"]
+    return [float(part[name]) for name in ("count", "sum", "sum_of_squares")]
 
 
 def summarize(

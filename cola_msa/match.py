@@ -229,7 +229,12 @@ def _holds_match(folder: pathlib.Path) -> bool:
 
 def define_flags() -> None:
     """Defines the command's flags; not at import, so that others can import this."""
-    flags.DEFINE_string("model", None, "Run, pretrained folder, or export.")
+    flags.DEFINE_string(
+        "model",
+        None,
+        "Run, pretrained folder, or export. A SavedModel can read and write files: "
+        "name only one that you trust.",
+    )
     flags.DEFINE_string(
         "checkpoint_step", None, "Of a run: a kept step (0: untrained), or best."
     )

@@ -1,10 +1,15 @@
 """The model card: what a pretrained encoder is, was trained on, and scored."""
 
+import contextlib
+import functools
 import json
 import os
 import pathlib
 from typing import Any
 
+from cola_msa.system.errors import FileError
+from cola_msa.system.markdown import plain
+from cola_msa.system.reading import read_json
 from cola_msa.tasks import SCORE_TITLES
 
 _USE = """\
@@ -12,7 +17,7 @@ _USE = """\
 from cola_msa import load_encoder, log_mel, normalize_level
 from cola_msa.frontend import split_windows
 
-encoder = load_encoder("{folder}")  # [n, 98, 64, 1] -> [n, {dim}]
+encoder = load_encoder({folder})  # [n, 98, 64, 1] -> [n, {dim}]
 mel = log_mel(normalize_level(waveform, level="{level}"))  # 16 kHz, mono
 embeddings = encoder(split_windows(mel), training=False)
 ```
@@ -31,35 +36,32 @@ def read_scores(run_dir: str | os.PathLike, step: int | None) -> list[dict[str, 
     """
     rows = []
     for path in sorted(pathlib.Path(run_dir).glob("eval/*/results.json")):
-        try:
-            results = json.loads(path.read_text())
-            encoder = results.get("encoder", {})
-            if (
-                results.get("mode") != "frozen"
-                or encoder.get("encoder") != "trained"
-                or encoder.get("step") != step
-            ):
-                continue
-            for name, score in results["scores"].items():
-                rows.append(
-                    {
-                        "task": results["task"],
-                        "title": results["title"],
-                        "protocol": results["protocol"],
-                        "probe": results["probe"],
-                        "label_fraction": results["label_fraction"],
-                        "score": name,
-                        "value": score["value"],
-                        "low": score["low"],
-                        "high": score["high"],
-                        "chance": score["chance"],
-                        "test_clips": results["splits"]["test"]["clips"],
-                        "heads": len(results["seeds"]),
-                    }
-                )
-        except (ValueError, KeyError, TypeError, AttributeError):
-            continue  # another command's results, or a file that is being written
+        # Another command's results, or a file that is being written.
+        with contextlib.suppress(FileError):
+            rows += read_json(path, check=functools.partial(_score_rows, step))
     return rows
+
+
+def _score_rows(step: int | None, results: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of results; [] where they are not of the step's frozen encoder."""
+    encoder = results.get("encoder", {})
+    found = results.get("mode"), encoder.get("encoder"), encoder.get("step")
+    if found != ("frozen", "trained", step):
+        return []
+    return [
+        {
+            "task": str(results["task"]),
+            "title": str(results["title"]),
+            "protocol": str(results["protocol"]),
+            "probe": str(results["probe"]),
+            "label_fraction": float(results["label_fraction"]),
+            "score": name,
+            **{part: float(score[part]) for part in ("value", "low", "high", "chance")},
+            "test_clips": int(results["splits"]["test"]["clips"]),
+            "heads": len(results["seeds"]),
+        }
+        for name, score in results["scores"].items()
+    ]
 
 
 def _score_lines(scores: list[dict[str, Any]]) -> list[str]:
@@ -73,11 +75,12 @@ def _score_lines(scores: list[dict[str, Any]]) -> list[str]:
         "|---|---|---|---|---|---|---|",
     ]
     for row in scores:
-        how = f"{row['protocol']}, {row['probe']}"
+        how = f"{plain(row['protocol'])}, {plain(row['probe'])}"
         if row["label_fraction"] != 1.0:
             how += f", {row['label_fraction']:g} of the labels"
         lines.append(
-            f"| {row['title']} | {SCORE_TITLES.get(row['score'], row['score'])} "
+            f"| {plain(row['title'])} "
+            f"| {plain(SCORE_TITLES.get(row['score'], row['score']))} "
             f"| {row['value']:.3f} | {row['low']:.3f} to {row['high']:.3f} "
             f"| {row['chance']:.3f} | {row['test_clips']} | {how} |"
         )
@@ -100,10 +103,10 @@ def render_card(content: dict[str, Any]) -> str:
         "input": f"log-mel windows [{config['frontend']['window_frames']}, "
         f"{config['frontend']['num_mels']}, 1] of "
         f"{config['frontend']['sample_rate_hz']} Hz mono, "
-        f"level rule `{config['frontend']['level']}`",
+        f"level rule {config['frontend']['level']}",
         "preset": config["preset"],
         "trained on": data.get("dataset") or "not stated",
-        "sources": ", ".join(data.get("sources") or ()) or "none",
+        "sources": ", ".join(map(str, data.get("sources") or ())) or "none",
         "stems by": separator or "not stated",
         "pairs": f"--source={train['source']}, --batches={train['batches']}, "
         f"--augment={train['augment']}",
@@ -112,22 +115,23 @@ def render_card(content: dict[str, Any]) -> str:
         f"{content['pairs']} pairs)",
         "weights from": content.get("source") or "a run of this package",
         "licence of the weights": content["licence"],
-        "key of the weights": f"`{content['encoder_key']}`",
+        "key of the weights": content["encoder_key"],
     }
     use = _USE.format(
-        folder=content["name"],
+        # As a Python text; a backtick could end the code.
+        folder=json.dumps(content["name"]).replace("`", "\\u0060"),
         dim=content["embedding_dim"],
         level=config["frontend"]["level"],
     )
     lines = [
-        f"# {content['name']}",
+        f"# {plain(content['name'])}",
         "",
         "An encoder of music, pretrained without labels by musical source association "
         "(Garoufis, Zlatintsi and Maragos, SMC 2023) with `cola_msa`.",
         "",
         "| | |",
         "|---|---|",
-        *(f"| {name} | {value} |" for name, value in facts.items()),
+        *(f"| {name} | {plain(value)} |" for name, value in facts.items()),
         "",
         "## Scores",
         "",

@@ -21,8 +21,10 @@ from cola_msa.records import (
     DataError,
     check_frontend,
 )
+from cola_msa.system.reading import open_regular, read_limited
 
 _MAX_RECORD_BYTES = 1 << 26
+_MAX_INDEX_BYTES = 1 << 32
 
 
 class PreparedData:
@@ -81,6 +83,10 @@ class PreparedData:
         self._maps: dict[str, np.ndarray] = {}
         self._files: dict[str, verified.VerifiedFile] = {}
         self._fingerprints: dict[str, str] = {}
+        # Of all splits, whichever will be read: it costs next to nothing.
+        for split, stated in self.manifest["splits"].items():
+            if stated.get("index_sha256") is not None:
+                self._read_index_bytes(split)
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -146,10 +152,13 @@ class PreparedData:
                     f"{self.data_dir / name} is missing; run the preparation again: "
                     "finished shards are kept"
                 )
-        path = self.data_dir / f"index-{split}.npz"
+        path = self._index_path(split)
         digests = stated.get("shard_sha256") or [None] * len(names)
-        digest, index = self._read_index(path, stated)
-        if index is not None:
+        content = self._read_index_bytes(split)
+        digest = index = None
+        if content is not None:
+            digest = hashlib.sha256(content).hexdigest()
+            index = index_checks.parse_index(content, path, manifests.ADVICE)
             self._check_index(index, path, names)
             for name, size in zip(names, index.shard_bytes, strict=True):
                 self._check_shard(self.data_dir / name, int(size))
@@ -169,25 +178,28 @@ class PreparedData:
             self._fingerprints[split] = json.dumps(parts)
         return index
 
-    def _read_index(
-        self, path: pathlib.Path, stated: dict[str, Any]
-    ) -> tuple[str | None, Index | None]:
-        """Checksum and content; None where the file is missing."""
+    def _index_path(self, split: str) -> pathlib.Path:
+        return self.data_dir / f"index-{split}.npz"
+
+    def _read_index_bytes(self, split: str) -> bytes | None:
+        """An index's bytes, if they are those that were made; None without a file."""
+        path = self._index_path(split)
         try:
-            content = path.read_bytes()
+            content = read_limited(path, _MAX_INDEX_BYTES)
         except FileNotFoundError:
-            return None, None
-        except OSError as error:
+            return None
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
             raise DataError(
-                f"{path}: cannot be read ({error.strerror}); {manifests.ADVICE}"
+                f"{path}: cannot be read ({reason}); {manifests.ADVICE}"
             ) from error
-        digest = hashlib.sha256(content).hexdigest()
-        if stated.get("index_sha256") not in (None, digest):
+        stated = self.manifest["splits"][split].get("index_sha256")
+        if stated not in (None, hashlib.sha256(content).hexdigest()):
             raise DataError(
                 f"{path}: its bytes are not those that were made (SHA-256); "
                 f"{manifests.ADVICE}"
             )
-        return digest, index_checks.parse_index(content, path, manifests.ADVICE)
+        return content
 
     def _check_index(self, index: Index, path: pathlib.Path, names: list[str]) -> None:
         fault = index_checks.find_fault(
@@ -240,7 +252,7 @@ class PreparedData:
     def _check_shard(self, path: pathlib.Path, expected_bytes: int) -> None:
         """What a glance shows, with a message that says more than a checksum."""
         record = None
-        with contextlib.suppress(OSError, struct.error), open(path, "rb") as file:
+        with contextlib.suppress(OSError, struct.error), open_regular(path) as file:
             (size,) = struct.unpack("<Q", file.read(12)[:8])
             if size < _MAX_RECORD_BYTES:
                 record = file.read(size)
@@ -271,7 +283,7 @@ class PreparedData:
         mapped = self._maps.get(name)
         if mapped is None:
             path = self.data_dir / name
-            with open(path, "rb") as file:
+            with open_regular(path) as file:
                 state = verified.FileState.of(file.fileno())
                 if state != self._files[name].state:
                     raise DataError(

@@ -14,9 +14,7 @@ the HDF5 files names, shapes, types and storage are compared with what the confi
 makes before a value is read.
 """
 
-import dataclasses
 import itertools
-import json
 import os
 import pathlib
 import re
@@ -26,7 +24,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from cola_msa import checkpoints
+from cola_msa import checkpoints, config_checks
 from cola_msa.batch_statistics import BatchStatistics
 from cola_msa.config import Config, from_dict, to_dict
 from cola_msa.encoder_info import encoder_info
@@ -34,12 +32,9 @@ from cola_msa.model import ContrastiveModel
 from cola_msa.model_card import read_scores, render_card
 from cola_msa.storage import RunError, write_json
 from cola_msa.system import folders
-from cola_msa.system.files import (
-    JSON_ERRORS,
-    file_sha256,
-    plain_hdf5_errors,
-    temporary_folder,
-)
+from cola_msa.system.errors import FileError
+from cola_msa.system.files import file_sha256, plain_hdf5_errors, temporary_folder
+from cola_msa.system.reading import read_json
 
 FORMAT = "cola_msa pretrained encoder"
 FORMAT_VERSION = 1
@@ -55,21 +50,6 @@ LIMITS = {
     STATISTICS_NAME: 16 << 20,
     CARD_NAME: 4 << 20,
 }
-# Of a configuration from elsewhere: more would take memory without bound.
-_BOUNDS = {
-    "sample_rate_hz": (1000, 768000),
-    "window_samples": (1, 1 << 16),
-    "hop_samples": (1, 1 << 16),
-    "fft_size": (2, 1 << 16),
-    "num_mels": (1, 1024),
-    "window_frames": (1, 1 << 14),
-    "segment_frames": (1, 1 << 16),
-    "projection_dim": (1, 1 << 12),
-    "drop_connect_rate": (0.0, 0.999),
-}
-# Products: log-mels of a window (the default has 6,272), and samples of its audio.
-_MAX_WINDOW_VALUES = 1 << 17
-_MAX_WINDOW_SAMPLES = 1 << 22
 _MAX_DEPTH = 16  # names below each other
 _MAX_LAYERS = 1000
 _MAX_CHANNELS = 1 << 16
@@ -77,14 +57,13 @@ _MAX_CHANNELS = 1 << 16
 
 def is_pretrained(path: str | os.PathLike) -> bool:
     """Whether a folder's config.json says that it is a pretrained folder."""
-    file = pathlib.Path(path) / "config.json"
     try:
-        if file.stat().st_size > LIMITS["config.json"]:
-            return False
-        content = json.loads(file.read_text())
-    except (OSError, ValueError, RecursionError):
+        content = read_json(
+            pathlib.Path(path) / "config.json", max_bytes=LIMITS["config.json"]
+        )
+    except FileError:
         return False
-    return isinstance(content, dict) and content.get("format") == FORMAT
+    return content.get("format") == FORMAT
 
 
 def save_pretrained(
@@ -165,51 +144,30 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
         RunError: If it is no pretrained folder, is damaged, or of a later version.
     """
     path = pathlib.Path(path) / "config.json"
-    try:
-        if path.stat().st_size > LIMITS["config.json"]:
-            raise ValueError(f"more than {LIMITS['config.json']:,} bytes")
-        content = json.loads(path.read_text())
-        if not isinstance(content, dict) or content["format"] != FORMAT:
-            raise ValueError("its format is another")
-        version = content["format_version"]
-        if type(version) is not int:
-            raise ValueError(f"format_version {version!r}")
-        if version <= FORMAT_VERSION:
-            _check_content(content)
-    except JSON_ERRORS as error:
-        reason = " ".join(repr(error).split())[:300]
+    content = read_json(
+        path, RunError, "get it again", max_bytes=LIMITS["config.json"], check=_checked
+    )
+    if content["format_version"] > FORMAT_VERSION:
         raise RunError(
-            f"{path}: no pretrained folder, or damaged ({reason}); get it again"
-        ) from error
-    if version > FORMAT_VERSION:
-        raise RunError(
-            f"{path}: format version {version}, and this cola_msa reads up to "
-            f"{FORMAT_VERSION}; upgrade it"
+            f"{path}: format version {content['format_version']}, and this cola_msa "
+            f"reads up to {FORMAT_VERSION}; upgrade it"
         )
     return content
 
 
-def _check_content(content: dict[str, Any]) -> None:
+def _checked(content: dict[str, Any]) -> dict[str, Any]:
     """Raises ValueError, KeyError or TypeError where config.json cannot be meant."""
+    if content["format"] != FORMAT:
+        raise ValueError("no pretrained folder: its format is another")
+    version = content["format_version"]
+    if type(version) is not int:
+        raise ValueError(f"format_version {version!r:.40}")
+    if version > FORMAT_VERSION:
+        return content
     for part in ("config", "data", "files"):
         if not isinstance(content[part], dict):
             raise TypeError(f"{part} is no object")
-    config = from_dict(Config, content["config"])
-    for part in ("frontend", "model", "train"):
-        _check_fields(getattr(config, part), getattr(Config(), part), part)
-    frontend = config.frontend
-    if not 0 <= frontend.low_hz < frontend.high_hz <= frontend.sample_rate_hz / 2:
-        raise ValueError("frontend: low_hz and high_hz")
-    if not 0 < frontend.log_floor < frontend.log_ceiling:
-        raise ValueError("frontend: log_floor and log_ceiling")
-    if frontend.window_samples > frontend.fft_size:
-        raise ValueError("frontend: window_samples above fft_size")
-    if frontend.window_frames * frontend.num_mels > _MAX_WINDOW_VALUES:
-        raise ValueError(f"frontend: above {_MAX_WINDOW_VALUES:,} values a window")
-    # Of the STFT's frames, too, which overlap.
-    step = max(frontend.hop_samples, frontend.fft_size)
-    if frontend.window_frames * step > _MAX_WINDOW_SAMPLES:
-        raise ValueError(f"frontend: above {_MAX_WINDOW_SAMPLES:,} samples a window")
+    config_checks.check_config(content["config"])
     for name in ("name", "statistics", "encoder_key"):
         if not isinstance(content[name], str):
             raise TypeError(f"{name} is no text")
@@ -219,42 +177,16 @@ def _check_content(content: dict[str, Any]) -> None:
     ):
         raise ValueError(f"name {content['name']!r:.40}")
     if content["statistics"] not in STATISTICS:
-        raise ValueError(f"statistics {content['statistics']!r}")
+        raise ValueError(f"statistics {content['statistics']!r:.40}")
     if type(content["step"]) is not int:
         raise TypeError("step is no whole number")
-    mean, deviation = (content["data"][f"log_mel_{n}"] for n in ("mean", "std"))
-    if not (_is_finite(mean) and _is_finite(deviation) and deviation > 0):
-        raise ValueError("data: log_mel_mean or log_mel_std")
+    config_checks.check_moments(content["data"])
     for name in _FILES:
         if not isinstance(content["files"][name], str):
             raise TypeError(f"files: {name}")
     if unknown := sorted(set(content["files"]) - set(LIMITS)):
-        raise ValueError(f"files: {unknown[:3]}")
-
-
-def _check_fields(found: Any, default: Any, part: str) -> None:
-    """Compares the type of every field with its default's, and sizes with bounds."""
-    if type(found) is not type(default):
-        raise TypeError(f"{part} is no object")
-    for field in dataclasses.fields(default):
-        value, wanted = getattr(found, field.name), getattr(default, field.name)
-        is_right = type(value) is type(wanted)
-        if isinstance(wanted, float):
-            is_right = _is_finite(value)
-        if isinstance(value, tuple):
-            is_right &= all(type(item) is int for item in value)
-        if not is_right:
-            raise TypeError(f"{part}: {field.name} {value!r:.40}")
-        bounds = _BOUNDS.get(field.name)
-        if bounds and not bounds[0] <= value <= bounds[1]:
-            raise ValueError(f"{part}: {field.name} {value!r:.40}")
-    seed = getattr(found, "seed", 0)
-    if not 0 <= seed < 1 << 32:
-        raise ValueError(f"{part}: seed {seed!r:.40}")
-
-
-def _is_finite(value: Any) -> bool:
-    return type(value) in (int, float) and -1e300 < value < 1e300
+        raise ValueError(f"files: {unknown[:3]!r:.100}")
+    return content
 
 
 def load_model(
@@ -277,19 +209,9 @@ def load_model(
     content = read_config(path)
     check_files(path, content["files"])
     config: Config = from_dict(Config, content["config"])
-    try:
-        model = ContrastiveModel(
-            config.model,
-            config.frontend,
-            content["data"]["log_mel_mean"],
-            content["data"]["log_mel_std"],
-            config.train.seed,
-        )
-    except (ValueError, KeyError) as error:  # a backbone, say, that there is not
-        raise RunError(
-            f"{path / 'config.json'}: describes no model of this cola_msa ({error}); "
-            "get it again"
-        ) from error
+    model = checkpoints.build_model(
+        path / "config.json", config, content["data"], config.train.seed
+    )
     try:
         _read_weights(path / WEIGHTS_NAME, model)
     except (RunError, OSError, KeyError, TypeError, RuntimeError) as error:
@@ -297,7 +219,8 @@ def load_model(
             f"{path / WEIGHTS_NAME}: does not fit its config.json ({error})"
         ) from error
     checkpoints.model_normalization(model).finalize_state()
-    read_statistics(path, statistics or content["statistics"]).assign_to(model)
+    inputs = statistics or content["statistics"]
+    read_statistics(path, inputs, model).assign_to(model)
     return model
 
 
@@ -319,11 +242,10 @@ def _write_statistics(
     arrays: dict[str, np.ndarray],
     model: ContrastiveModel,
 ) -> None:
-    layers = len(model.batch_norm_layers())
     with h5py.File(path, "w") as file:
         for inputs in STATISTICS:
-            found = checkpoints.read_statistics(kept, arrays, inputs, layers)
-            for number in range(layers):
+            found = checkpoints.read_statistics(kept, arrays, inputs, model)
+            for number in range(len(found.means)):
                 group = file.create_group(f"{inputs}/{number:04d}")
                 group["mean"] = found.means[number]
                 group["variance"] = found.variances[number]
@@ -407,11 +329,19 @@ def _read(
     return item[()]
 
 
-def read_statistics(path: str | os.PathLike, inputs: str) -> BatchStatistics:
+def read_statistics(
+    path: str | os.PathLike, inputs: str, model: ContrastiveModel
+) -> BatchStatistics:
     """Batch-norm statistics of a pretrained folder: of `anchors` or of `pairs`.
 
+    Args:
+        path: The folder.
+        inputs: Which.
+        model: Whose encoder they are for.
+
     Raises:
-        RunError: If it has none, or they are not stored as they were written.
+        RunError: If it has none, they are another network's, or not stored as they
+            were written.
     """
     path = pathlib.Path(path) / STATISTICS_NAME
     kind = np.dtype(np.float32)
@@ -426,7 +356,10 @@ def read_statistics(path: str | os.PathLike, inputs: str) -> BatchStatistics:
                     raise RunError(f"{inputs}/{name}: not a mean and a variance")
                 means.append(_read(group[name], "mean", None, kind))
                 variances.append(_read(group[name], "variance", None, kind))
-            return BatchStatistics(tuple(means), tuple(variances))
+            found = BatchStatistics(tuple(means), tuple(variances))
+        if not found.fits(model):
+            raise RunError("they are another network's")
+        return found
     except (OSError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise RunError(f"{path}: no batch-norm statistics {inputs}") from error
     except RunError as error:

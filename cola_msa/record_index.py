@@ -12,6 +12,7 @@ from typing import IO, Any
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 
 from cola_msa.records import (
     DataError,
@@ -25,6 +26,8 @@ from cola_msa.system.files import file_sha256 as file_sha256
 from cola_msa.system.files import sync, write_file, written_path
 
 _LENGTH_BYTES, _CRC_BYTES = 8, 4  # TFRecord's frame around each record
+# What whole records that are not ours raise.
+FOREIGN_RECORD = (ValueError, LookupError, TypeError, OverflowError, DecodeError)
 FRAME_BYTES = _LENGTH_BYTES + 2 * _CRC_BYTES
 
 
@@ -278,8 +281,7 @@ def scan_shard(
         ) from error
     except DataError:
         raise
-    # Whole records that are not ours: protobuf's, NumPy's or Python's errors.
-    except Exception as error:
+    except FOREIGN_RECORD as error:
         raise DataError(
             f"{path}: holds records of another kind ({type(error).__name__}); delete "
             "it and run the preparation again: finished shards are kept"

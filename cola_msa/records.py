@@ -28,6 +28,7 @@ import tensorflow as tf
 
 from cola_msa.system.errors import UserError
 from cola_msa.system.files import write_json
+from cola_msa.system.reading import open_regular
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -206,5 +207,6 @@ def write_manifest(
 
 def manifest_hash(data_dir: str | os.PathLike) -> str:
     """16 hexadecimal digits that stand for a prepared folder's manifest."""
-    data = (pathlib.Path(data_dir) / MANIFEST_NAME).read_bytes()
+    with open_regular(pathlib.Path(data_dir) / MANIFEST_NAME) as file:
+        data = file.read()
     return hashlib.sha256(data).hexdigest()[:16]

@@ -127,6 +127,12 @@ def read_released(
     weights = {key for key in shapes if not _is_bookkeeping(key)}
     problems = [f"missing: {key}" for key in variables if key not in weights]
     problems += [f"left over: {key}" for key in sorted(weights - set(variables))]
+    dtypes = reader.get_variable_to_dtype_map()
+    problems += [
+        f"{key}: type {dtypes[key].name} instead of float32"
+        for key in variables
+        if key in weights and dtypes[key] != tf.float32
+    ]
     problems += [
         f"{key}: shape {list(shapes[key])} instead of {list(variable.shape)}"
         for key, variable in variables.items()

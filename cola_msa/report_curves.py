@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from cola_msa import metrics
-from cola_msa.records import MANIFEST_NAME
+from cola_msa.manifests import read_manifest
+from cola_msa.records import MANIFEST_NAME, DataError
 from cola_msa.report_data import Collection, Group
 from cola_msa.report_results import ReportError, Result, share_of_paper
 
@@ -122,10 +123,9 @@ def active_shares(collection: Collection, data_dirs: Iterable[str]) -> list[Shar
             key = run.description["data"]["manifest_hash"]
             manifests[key] = run.manifest
     for data_dir in data_dirs:
-        path = pathlib.Path(data_dir) / MANIFEST_NAME
         try:
-            manifest = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
+            manifest, _ = read_manifest(pathlib.Path(data_dir) / MANIFEST_NAME)
+        except DataError as error:
             raise ReportError(
                 f"--data_dirs: {data_dir} is not a prepared folder ({error})"
             ) from error

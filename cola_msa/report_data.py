@@ -17,9 +17,11 @@ from absl import logging
 
 from cola_msa import checkpoints
 from cola_msa.config import Config, from_dict, to_dict
-from cola_msa.records import MANIFEST_NAME, manifest_hash
+from cola_msa.manifests import read_manifest
+from cola_msa.records import MANIFEST_NAME, DataError
 from cola_msa.report_results import ReportError, Result, Score, read_result, summarize
 from cola_msa.strategies import STRATEGIES, Strategy, strategy_of
+from cola_msa.system.errors import UserError
 
 # Fields of TrainConfig that do not change what is learned, and those of a strategy.
 _BOOKKEEPING = (
@@ -280,7 +282,7 @@ def collect(run_dirs: Iterable[pathlib.Path]) -> Collection:
     for run_dir in run_dirs:
         try:
             runs.append(_read_run(run_dir, problems))
-        except (checkpoints.RunError, ValueError) as error:
+        except UserError as error:
             problems.append(f"{run_dir}: left out: {error}")
     for problem in problems:
         logging.warning("%s", problem)
@@ -294,7 +296,7 @@ def _read_run(run_dir: pathlib.Path, problems: list[str]) -> Run:
         run_dir=run_dir,
         config=from_dict(Config, description["config"]),
         description=description,
-        done=json.loads(done_path.read_text()) if done_path.exists() else None,
+        done=checkpoints.read_done(run_dir) if done_path.exists() else None,
         manifest=_read_manifest(run_dir, description["data"], problems),
         kept_steps=tuple(checkpoints.kept_steps(run_dir)),
         results=tuple(_read_results(run_dir, problems)),
@@ -304,16 +306,21 @@ def _read_run(run_dir: pathlib.Path, problems: list[str]) -> Run:
 def _read_manifest(
     run_dir: pathlib.Path, data: dict[str, Any], problems: list[str]
 ) -> dict[str, Any] | None:
-    if not data["data_dir"]:  # imported weights have no data of their own
+    if not data.get("data_dir"):  # imported weights have no data of their own
         return None
     data_dir = pathlib.Path(data["data_dir"])
     if not (data_dir / MANIFEST_NAME).exists():
         problems.append(f"{run_dir}: its data in {data_dir} is gone")
         return None
-    if manifest_hash(data_dir) != data["manifest_hash"]:
+    try:
+        manifest, found = read_manifest(data_dir / MANIFEST_NAME)
+    except DataError as error:
+        problems.append(f"{run_dir}: {error}")
+        return None
+    if found != data.get("manifest_hash"):
         problems.append(f"{run_dir}: its data in {data_dir} has changed since")
         return None
-    return json.loads((data_dir / MANIFEST_NAME).read_text())
+    return manifest
 
 
 def _read_results(run_dir: pathlib.Path, problems: list[str]) -> list[Result]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from cola_msa.storage import write_bytes
 from cola_msa.system import folders
+from cola_msa.system.markdown import plain
 
 PAGE_NAME, TEXT_NAME = "report.html", "report.md"
 _MARK = '<meta name="generator" content="cola_msa report">'
@@ -98,6 +99,7 @@ class Code:
 
 Block = Heading | Text | Bullets | Table | Figure | Code
 
+_ROUND = str.maketrans("[]", "()")  # brackets end a picture's description
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #57606a; --line: #d0d7de;
   --ground: #ffffff; --panel: #f6f8fa; --published: #eef3fb; --missing: #9a3412;
@@ -288,47 +290,41 @@ def _html_figure(figure: Figure) -> str:
 
 def render_markdown(title: str, blocks: Sequence[Block]) -> str:
     """The same as Markdown; figures are files beside it."""
-    parts = [f"# {title}", *(_markdown(block) for block in blocks)]
+    parts = [f"# {plain(title)}", *(_markdown(block) for block in blocks)]
     return "\n\n".join(parts) + "\n"
 
 
 def _markdown(block: Block) -> str:
     if isinstance(block, Heading):
-        return f"{'#' * block.level} {block.text}"
+        return f"{'#' * block.level} {plain(block.text, starts_line=True)}"
     if isinstance(block, Text):
-        return _plain(block.text)
+        return plain(block.text, starts_line=True)
     if isinstance(block, Bullets):
-        return "\n".join(f"- {_plain(item)}" for item in block.items)
+        return "\n".join(f"- {plain(item, starts_line=True)}" for item in block.items)
     if isinstance(block, Table):
         return _markdown_table(block)
     if isinstance(block, Figure):
-        alt = _plain(block.alt).replace("[", "(").replace("]", ")")
-        return f"![{alt}]({block.name}.png)\n\n{_plain(block.caption)}"
+        alt = plain(block.alt.translate(_ROUND))
+        caption = plain(block.caption, starts_line=True)
+        return f"![{alt}]({block.name}.png)\n\n{caption}"
     code = "\n".join(f"    {line}" for line in block.text.splitlines())
-    return f"{_plain(block.title)}:\n\n{code}"
-
-
-def _plain(text: str) -> str:
-    """Text without what Markdown would take for its own marks."""
-    return re.sub(r"([\\`*_<>|])", r"\\\1", text)
+    return f"{plain(block.title, starts_line=True)}:\n\n{code}"
 
 
 def _markdown_table(table: Table) -> str:
     lines = [
-        _plain(table.caption),
+        plain(table.caption, starts_line=True),
         "",
-        "| " + " | ".join(_plain(name) for name in table.header) + " |",
+        "| " + " | ".join(plain(name) for name in table.header) + " |",
         "|" + "---|" * len(table.header),
     ]
     for row in table.rows:
         cells = []
         for cell in row:
-            text = _plain(cell.text)
+            text = plain(cell.text)
             if cell.kind == MISSING:
                 text = f"*{text}*"
-            cells.append(
-                text + (f"<br>{_plain(_one_line(cell.note))}" if cell.note else "")
-            )
+            cells.append(text + (f"<br>{plain(cell.note)}" if cell.note else ""))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import math
 import pathlib
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ import numpy as np
 from cola_msa import metrics, results
 from cola_msa.published import PAPER_PAIRS
 from cola_msa.system.errors import UserError
+from cola_msa.system.reading import read_json
 from cola_msa.tasks import SCORE_TITLES, TASKS
 
 NUM_RESAMPLES = 1000
@@ -161,17 +161,15 @@ def read_result(folder: pathlib.Path) -> Result:
     Raises:
         ReportError: If its results.json is damaged, or is of no task.
     """
-    try:
-        result = Result(folder, json.loads((folder / "results.json").read_text()))
-        _check_result(result)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ReportError(
-            f"{folder / 'results.json'}: left out, damaged or of no task ({error!r})"
-        ) from error
-    return result
+    return read_json(
+        folder / "results.json",
+        ReportError,
+        "it is left out: run the evaluation again",
+        check=lambda content: _checked(Result(folder, content)),
+    )
 
 
-def _check_result(result: Result) -> None:
+def _checked(result: Result) -> Result:
     """Touches whatever the report reads, so that it is known to be there."""
     if not isinstance(result.task, str) or not result.scores:
         raise ValueError(f"task {result.task!r} with scores {list(result.scores)}")
@@ -181,7 +179,15 @@ def _check_result(result: Result) -> None:
     _ = (result.step, result.pairs, result.clips, result.num_heads)
     _ = (result.deviations, result.statistics, result.test_data)
     for row in result.scores.values():
-        float(row["value"]), float(row["low"]), float(row["high"])
+        for name in ("value", "low", "high"):
+            if type(row[name]) not in (int, float):
+                raise ValueError(f"{name} is {row[name]!r:.40}")
+    for part in (result.step, result.pairs):
+        if type(part) not in (int, type(None)):
+            raise ValueError(f"step or pairs are {part!r:.40}")
+    if type(result.clips) is not int:
+        raise ValueError(f"clips are {result.clips!r:.40}")
+    return result
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,6 @@ same command goes on. `--dry_run` prints the commands and runs none.
 scale, which the report prints beside every number.
 """
 
-import json
 import os
 import pathlib
 import time
@@ -28,7 +27,7 @@ from cola_msa.processes import exclusive_folder, run_child, stop_on_signals
 from cola_msa.report import parse_numbers
 from cola_msa.reproduce_plan import ReproduceError, Request, Step
 from cola_msa.reproduce_scales import SCALES
-from cola_msa.system.files import JSON_ERRORS
+from cola_msa.system.reading import read_json
 from cola_msa.tasks import TASKS, get_task
 
 _DATA = ("mtat", "mtat_random", "mtat_degraded", "nsynth", "fma")
@@ -181,13 +180,9 @@ def _claim(request: Request) -> None:
     """
     path = request.output_dir / _RECORD_NAME
     if path.exists():
-        try:
-            found = json.loads(path.read_text())["scale"]
-        except JSON_ERRORS as error:
-            raise ReproduceError(
-                f"{path}: damaged, or no record of a reproduction ({error!r}); name "
-                "another --output_dir"
-            ) from error
+        found = read_json(
+            path, ReproduceError, "name another --output_dir, or delete it"
+        ).get("scale")
         if found != request.scale.name:
             raise ReproduceError(
                 f"{request.output_dir} holds a reproduction at --scale={found}; name "

@@ -5,7 +5,6 @@ its files whether it is done. Nothing here runs anything.
 """
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Callable, Sequence
 
@@ -20,6 +19,7 @@ from cola_msa.commands import (
     train_command,
 )
 from cola_msa.config import Config
+from cola_msa.manifests import read_manifest
 from cola_msa.records import MANIFEST_NAME
 from cola_msa.report_curves import STEMS_OF, STEPS_OF, TARGETED, TASK
 from cola_msa.report_tables import strategies_of
@@ -32,7 +32,8 @@ from cola_msa.strategies import (
     STRATEGIES,
     Strategy,
 )
-from cola_msa.system.errors import UserError
+from cola_msa.system.errors import FileError, UserError
+from cola_msa.system.reading import read_json
 from cola_msa.tasks import TASKS
 
 TABLES, FIGURES = (1, 2, 3), (2, 3, 4, 5)
@@ -193,7 +194,7 @@ def check_data(request: Request) -> None:
     for name in wanted(request):
         stems = _stems(name)
         folder = _folder(request, "mtat", SEPARATED if stems == NO_STEMS else stems)
-        manifest = json.loads((pathlib.Path(folder) / MANIFEST_NAME).read_text())
+        manifest, _ = read_manifest(pathlib.Path(folder) / MANIFEST_NAME)
         STRATEGIES[name].check_data(manifest)
 
 
@@ -311,7 +312,7 @@ def _is_trained(run_dir: pathlib.Path, config: Config) -> bool:
         return False
     try:
         return checkpoints.load_config(run_dir) == config
-    except ValueError:
+    except UserError:
         return False
 
 
@@ -319,13 +320,14 @@ def _is_judged(
     path: pathlib.Path, run_dir: pathlib.Path, step: int | None, num_heads: int
 ) -> bool:
     """Whether results are those of a step (None: the last), with as many heads."""
-    try:
-        found = json.loads(path.read_text())
-        expected = checkpoints.kept_steps(run_dir)[-1] if step is None else step
-        is_same = found["encoder"]["step"] == expected
-        return is_same and len(found["seeds"]) == num_heads
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
+    steps = checkpoints.kept_steps(run_dir)
+    if not path.exists() or not steps:
         return False
+    try:
+        found = read_json(path, check=lambda r: (r["encoder"]["step"], len(r["seeds"])))
+    except FileError:
+        return False
+    return found == (steps[-1] if step is None else step, num_heads)
 
 
 def report_command(request: Request) -> Command:

@@ -16,6 +16,7 @@ import numpy as np
 from cola_msa import charts, metrics
 from cola_msa.storage import RunError, write_json
 from cola_msa.system import files, folders
+from cola_msa.system.reading import read_json
 from cola_msa.tasks import MULTILABEL, SCORE_TITLES, TaskSpec
 
 RESULTS_NAME = "results.json"
@@ -338,6 +339,8 @@ def read_results(output_dir: str | os.PathLike) -> dict[str, Any]:
     """Reads what `evaluate` wrote.
 
     Raises:
-        FileNotFoundError: If it has not been run there.
+        FileError: If it has not been run there, or the file is damaged.
     """
-    return json.loads((pathlib.Path(output_dir) / RESULTS_NAME).read_text())
+    return read_json(
+        pathlib.Path(output_dir) / RESULTS_NAME, advice="run the evaluation again"
+    )

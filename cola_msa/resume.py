@@ -150,12 +150,12 @@ def _restore(
         RunError: If the file is damaged or does not fit.
     """
     arrays = storage.read_arrays(path)
-    try:
-        content = json.loads(str(arrays.pop(storage.STATE)))
-        state, names = content["loop"], content["arrays"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{path}: damaged checkpoint, no state ({error!r})") from error
-    missing = sorted(set(names) - set(arrays))
+    content = storage.parse_state(path, arrays)
+    state, names = content.get("loop"), content.get("arrays")
+    if not isinstance(state, dict) or not isinstance(names, list):
+        raise RunError(f"{path}: damaged checkpoint, no state")
+    del arrays[storage.STATE]
+    missing = sorted(set(map(str, names)) - set(arrays))
     if missing:
         raise RunError(f"{path}: damaged checkpoint, no array {missing[0]}")
     copies = []

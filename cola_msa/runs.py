@@ -16,6 +16,7 @@ from cola_msa.config import Config, differing_fields, from_dict, to_dict
 from cola_msa.prepared import PreparedData
 from cola_msa.storage import RunError
 from cola_msa.system import files, folders
+from cola_msa.system.errors import UserError
 
 
 def has_stalled(validation: list[list[float]], patience_steps: int) -> bool:
@@ -78,7 +79,7 @@ def resumable_run(
         try:
             run = checkpoints.load_run(path.parent)
             is_same = from_dict(Config, run["config"]) == config
-        except ValueError:  # damaged, or another version's: not ours to go on with
+        except UserError:  # damaged, or another version's: not ours to go on with
             continue
         is_same &= run["data"]["manifest_hash"] == data.manifest_hash
         if is_same and not (path.parent / checkpoints.DONE_NAME).exists():
@@ -149,10 +150,7 @@ def claim_run_dir(run_dir: str | os.PathLike, description: dict[str, Any]) -> No
         return
     found = checkpoints.load_run(run_dir)
     config = from_dict(Config, description["config"])
-    try:
-        fields = differing_fields(from_dict(Config, found["config"]), config)
-    except ValueError as error:
-        raise RunError(f"{run_dir}: {error}; name another --run_dir") from error
+    fields = differing_fields(from_dict(Config, found["config"]), config)
     if found["data"]["manifest_hash"] != description["data"]["manifest_hash"]:
         fields.append(f"data: {found['data']['data_dir']} has changed or is another")
     if found["num_replicas"] != description["num_replicas"]:

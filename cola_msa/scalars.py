@@ -8,8 +8,12 @@ import time
 from collections.abc import Iterator
 
 import tensorflow as tf
+from absl import logging
 
 from cola_msa.storage import RunError
+from cola_msa.system.reading import read_limited
+
+_MAX_BYTES = 1 << 28
 
 
 @contextlib.contextmanager
@@ -80,14 +84,48 @@ class ScalarWriter:
 
 
 def read_metrics(run_dir: str | os.PathLike) -> list[dict[str, float]]:
-    """Reads `metrics.jsonl`; of a step that was run twice, the later line counts."""
+    """Reads `metrics.jsonl`; of a step that was run twice, the later line counts.
+
+    Lines that are none are left out, with a warning unless it is the one that a killed
+    run was writing.
+
+    Raises:
+        RunError: If the file cannot be read.
+    """
     rows: dict[int, dict[str, float]] = {}
     path = pathlib.Path(run_dir) / "metrics.jsonl"
-    if path.exists():
-        for line in path.read_text().splitlines():
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
-                continue  # the line that a killed run was writing
-            rows[row["step"]] = row
+    if not path.exists():
+        return []
+    try:
+        lines = read_limited(path, _MAX_BYTES).split(b"\n")
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{path}: cannot be read ({error}); move it away, and the run goes on "
+            "without the scalars in it"
+        ) from error
+    wrong = []
+    for number, line in enumerate(lines, 1):
+        row = _parse_row(line)
+        if row is not None:
+            rows[int(row["step"])] = row
+        elif line and number < len(lines):
+            wrong.append(number)
+    if wrong:
+        logging.warning(
+            "%s: %d damaged lines are left out, first line %d",
+            path,
+            len(wrong),
+            wrong[0],
+        )
     return [rows[step] for step in sorted(rows)]
+
+
+def _parse_row(line: bytes) -> dict[str, float] | None:
+    """A line's scalars; None where it has none."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or type(row.get("step")) is not int:
+        return None
+    return row if all(type(v) in (int, float) for v in row.values()) else None

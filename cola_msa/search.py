@@ -53,7 +53,8 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_string(
         "model",
         None,
-        "query: run, export or pretrained folder, for files that the index lacks.",
+        "query: run, export or pretrained folder, for files that the index lacks. A "
+        "SavedModel can read and write files: name only one that you trust.",
         **add,
     )
     flags.DEFINE_integer(

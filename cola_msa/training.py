@@ -1,7 +1,6 @@
 """The training loop: one loop around `model.train_step` for every distribution."""
 
 import contextlib
-import json
 import math
 import os
 import pathlib
@@ -220,7 +219,7 @@ class Trainer:
                 f"{update:.0f}: it must be one folder that all workers see"
             )
         if is_ended:
-            return json.loads(path.read_text())["outcome"]
+            return checkpoints.read_done(self.run_dir)["outcome"]
         with contextlib.ExitStack() as stack:
             writer = self.workers.chief_first(lambda: self._open_run_dir(stack))
             stack.enter_context(self._stops.caught_signals())

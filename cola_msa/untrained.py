@@ -9,6 +9,7 @@ does from its own.
 import dataclasses
 import hashlib
 import os
+import pathlib
 
 import numpy as np
 from absl import logging
@@ -58,12 +59,8 @@ def untrained_model(
         config.train.seed,
         data.data_dir,
     )
-    model = ContrastiveModel(
-        config.model,
-        config.frontend,
-        run["data"]["log_mel_mean"],
-        run["data"]["log_mel_std"],
-        config.train.seed,
+    model = checkpoints.build_model(
+        pathlib.Path(run_dir) / "config.json", config, run["data"], config.train.seed
     )
     train = config.train
     if statistics == "anchors":

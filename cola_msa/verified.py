@@ -11,11 +11,11 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
-import json
 import os
 import pathlib
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import tqdm
 from absl import logging
@@ -25,7 +25,7 @@ from cola_msa.caches import cache_dir
 from cola_msa.records import DataError
 from cola_msa.system import files
 from cola_msa.system.errors import FileError
-from cola_msa.system.files import JSON_ERRORS
+from cola_msa.system.reading import open_regular, read_json
 
 _SETTLED_NS = 2 * 10**9
 _BELIEVED_NS = 7 * 86400 * 10**9
@@ -86,11 +86,8 @@ class Notes:
         name = hashlib.sha256(os.fsencode(os.path.realpath(data_dir))).hexdigest()[:32]
         self._path = cache_dir() / "verified" / f"{name}.json"
         self._files: dict[str, VerifiedFile] = {}
-        with contextlib.suppress(*JSON_ERRORS):
-            for key, (state, sha256, began) in json.loads(
-                self._path.read_text(encoding="utf-8")
-            ).items():
-                self._files[key] = VerifiedFile(FileState(*state), sha256, int(began))
+        with contextlib.suppress(FileError):
+            self._files = read_json(self._path, check=_parse_notes)
 
     def find(self, name: str, state: FileState) -> VerifiedFile | None:
         """What is noted of a file in this very state; None where nothing is."""
@@ -121,6 +118,13 @@ class Notes:
             logging.warning("shards are read whole at every start: %s", error)
 
 
+def _parse_notes(content: dict[str, Any]) -> dict[str, VerifiedFile]:
+    return {
+        name: VerifiedFile(FileState(*state), str(sha256), int(began))
+        for name, (state, sha256, began) in content.items()
+    }
+
+
 def read_file(path: pathlib.Path) -> VerifiedFile:
     """Reads a file whole.
 
@@ -129,7 +133,7 @@ def read_file(path: pathlib.Path) -> VerifiedFile:
     """
     began = time.time_ns()
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             before = FileState.of(file.fileno())
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             after = FileState.of(file.fileno())

@@ -67,8 +67,9 @@ def read_warm_start(source: str | os.PathLike) -> WarmStart:
     weights: dict[str, np.ndarray] = {}
     for name, value in sorted(arrays.items()):
         # Seed generators are integers; the new run has its own.
-        if name.startswith("model/") and value.dtype.kind == "f":
-            weights[name.split("/", 2)[2]] = value
+        parts = name.split("/", 2)
+        if parts[0] == "model" and len(parts) == 3 and value.dtype.kind == "f":
+            weights[parts[2]] = value
             digest.update(name.encode())
             digest.update(np.ascontiguousarray(value).tobytes())
     if not weights:

@@ -67,9 +67,16 @@ def parse_tf_config(text: str | None) -> tuple[int, int]:
         addresses = jobs[task["type"]]
         if not 0 <= number < len(addresses):
             raise ValueError(f"no {task['type']} {number} among {addresses}")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        jobs = {name: list(values) for name, values in jobs.items()}
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise WorkerError(
-            f"TF_CONFIG={text}: {error!r}; it must look like {example}"
+            f"TF_CONFIG={text:.300}: {error!r}; it must look like {example}"
         ) from error
     chiefs = len(jobs.get("chief", []))
     is_after_chief = task["type"] == "worker"

@@ -6,7 +6,6 @@ functions of this module, so that they are sent by name.
 
 import contextlib
 import functools
-import json
 import logging
 import os
 import pathlib
@@ -173,7 +172,7 @@ def _watch(
         for name, shard in list(waiting.items()):
             path = job.output_dir / name
             if path.exists() and runner.is_finished(shard, job):
-                sidecar = json.loads(shards.sidecar_path(path).read_text())
+                sidecar = shards.read_sidecar(path, runner.PreparationError, "")
                 counts[0] += len(shard.clips)
                 counts[1] += len(sidecar["failures"])
                 seconds[0] += sidecar["seconds"]

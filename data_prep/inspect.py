@@ -2,7 +2,8 @@
 
 With --clip=ID mixture and stems of one clip as log-mels, with the segments marked in
 which each source is active; without it the share of active segments a source, as in the
-paper's figure 2. Exit codes: 0 done, 1 no such clip or no stems, 2 wrong usage or no
+paper's figure 2. Manifest, indices and shards are compared with their checksums first.
+Exit codes: 0 done, 1 no such clip, no stems or damaged data, 2 wrong usage or no
 prepared data.
 """
 
@@ -33,23 +34,31 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
 def execute(values: Any) -> int:
     """Draws what the parsed flags name; returns the exit code."""
     # Here, not above: TensorFlow takes seconds, and --help need not wait for it.
+    from cola_msa.prepared import PreparedData
+    from cola_msa.records import MANIFEST_NAME, DataError
     from cola_msa.system.errors import FileError
-    from data_prep import pictures, remote, verification
+    from data_prep import pictures, remote
 
     if remote.is_address(values.data_dir):
         return _complain(remote.why_local("data_dir", values.data_dir), _USAGE)
     data_dir = pathlib.Path(values.data_dir)
     try:
         pictures.check_output(values.output)
-        manifest = verification.read_manifest(data_dir)
+        if not (data_dir / MANIFEST_NAME).exists():
+            return _complain(
+                f"{data_dir / MANIFEST_NAME} does not exist: --data_dir must name a "
+                "prepared folder whose preparation has ended",
+                _USAGE,
+            )
+        data = PreparedData(data_dir)
+        for split in data.splits:
+            data.index(split)
         if values.clip:
-            clip = pictures.read_clip(data_dir, manifest, values.clip)
-            pictures.draw_clip(values.output, clip, manifest)
+            clip = pictures.read_clip(data, values.clip)
+            pictures.draw_clip(values.output, clip, data.manifest)
         else:
-            pictures.draw_shares(values.output, manifest)
-    except verification.VerificationError as error:
-        return _complain(str(error), _USAGE)
-    except pictures.PictureError as error:
+            pictures.draw_shares(values.output, data.manifest)
+    except (DataError, pictures.PictureError) as error:
         return _complain(str(error), _FAILED)
     except FileError as error:
         return _complain(str(error), _FAILED)

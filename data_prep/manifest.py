@@ -1,7 +1,6 @@
 """The manifest: what was prepared, how, and what failed."""
 
 import dataclasses
-import json
 import math
 import pathlib
 from importlib import metadata
@@ -12,10 +11,11 @@ from cola_msa.config import config_hash, to_dict
 from cola_msa.manifests import summarize as summarize
 from cola_msa.system.errors import UserError
 from data_prep.clips import Dataset, DatasetIndex
-from data_prep.shards import Plan, PrepConfig, Shard, sidecar_path
+from data_prep.shards import Plan, PrepConfig, Shard, read_sidecar
 
 _PACKAGES = ("tensorflow", "numpy", "soundfile", "soxr")
 _SEPARATOR_PACKAGES = ("torch", "openunmix")
+_REBUILD = "delete it and give the command again: finished shards are kept"
 
 
 class ResumeError(UserError):
@@ -45,7 +45,7 @@ def write(
         ResumeError: If shards were separated with different weights.
     """
     sidecars = {
-        shard.name: json.loads(sidecar_path(output_dir / shard.name).read_text())
+        shard.name: read_sidecar(output_dir / shard.name, ResumeError, _REBUILD)
         for shard in plan.shards
     }
     separator = _describe_separator(config, list(sidecars.values()))

@@ -1,6 +1,6 @@
 """One folder a clip, with its stems. `python -m data_prep.multitrack --help`."""
 
-import json
+import contextlib
 import os
 import pathlib
 
@@ -10,6 +10,8 @@ from cola_msa.audio import (
     is_stems_file,
     list_audio,
 )
+from cola_msa.system.errors import FileError
+from cola_msa.system.reading import read_json
 from data_prep.clips import (
     Clip,
     Dataset,
@@ -28,11 +30,9 @@ _MIXTURE = "mixture"
 
 def _piece(folder: pathlib.Path) -> str | None:
     """The song's name, where a meta.json gives one."""
-    try:
-        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return str(meta["piece"]) if isinstance(meta, dict) and "piece" in meta else None
+    with contextlib.suppress(FileError):
+        return read_json(folder / "meta.json", check=lambda meta: str(meta["piece"]))
+    return None
 
 
 def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:

@@ -1,10 +1,10 @@
 """NSynth: 4 s notes with an instrument family. `python -m data_prep.nsynth --help`."""
 
-import json
 import os
 import pathlib
 from typing import Any
 
+from cola_msa.system.reading import read_json
 from data_prep.clips import (
     Clip,
     Dataset,
@@ -18,6 +18,7 @@ from data_prep.clips import (
     unlabelled,
 )
 
+_MAX_BYTES = 1 << 30  # of the training split's examples.json: it has 200 MB
 FOLDER_OF_SPLIT = {
     "train": "nsynth-train",
     "validation": "nsynth-valid",
@@ -30,13 +31,20 @@ _REAL_FROM = 280000
 
 
 def _read_notes(path: pathlib.Path) -> dict[str, dict[str, Any]]:
-    try:
-        notes = json.loads(require(path, LAYOUT).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DatasetError(f"{path} is not valid JSON: {error}") from error
+    return read_json(
+        require(path, LAYOUT),
+        DatasetError,
+        "get the dataset again",
+        max_bytes=_MAX_BYTES,
+        check=_checked_notes,
+    )
+
+
+def _checked_notes(notes: dict[str, Any]) -> dict[str, dict[str, Any]]:
     for name, note in notes.items():
-        if not {"instrument_family", "instrument_family_str"} <= note.keys():
-            raise DatasetError(f"{path}: {name} has no instrument_family(_str)")
+        family = note["instrument_family"], note["instrument_family_str"]
+        if tuple(map(type, family)) != (int, str):
+            raise ValueError(f"{name!r:.60} is of no instrument family")
     return notes
 
 

@@ -13,8 +13,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from cola_msa import record_index
 from cola_msa.config import FrontendConfig, from_dict
+from cola_msa.prepared import PreparedData
 from cola_msa.system.chart_text import plain, wrapped
 from cola_msa.system.errors import FileError, UserError
 from cola_msa.system.files import write_file
@@ -67,36 +67,34 @@ class ClipMels:
     is_active: dict[str, np.ndarray]
 
 
-def read_clip(
-    data_dir: pathlib.Path, manifest: dict[str, Any], clip_id: str
-) -> ClipMels:
+def read_clip(data: PreparedData, clip_id: str) -> ClipMels:
     """Reads one clip's log-mels through the index.
 
     Args:
-        data_dir: The prepared folder.
-        manifest: Its manifest.
+        data: The prepared folder.
         clip_id: The clip.
 
     Returns:
         ClipMels.
 
     Raises:
-        PictureError: If there is no such clip, or index and shards do not fit.
+        PictureError: If there is no such clip.
+        DataError: If the data is not what was made.
     """
     all_ids: list[str] = []
-    for split in manifest["splits"]:
-        index = record_index.Index.load(data_dir / f"index-{split}.npz")
+    for split in data.splits:
+        index = data.index(split)
         found = np.flatnonzero(index.clip_ids == clip_id)
         if len(found):
-            return _read_rows(data_dir, manifest, split, index, int(found[0]))
+            return _read_rows(data, split, int(found[0]))
         all_ids += index.clip_ids.tolist()
-    failed = {failure["clip_id"]: failure for failure in manifest["failures"]}
-    if clip_id in failed:
-        raise PictureError(
-            f"clip {clip_id} could not be prepared: {failed[clip_id]['reason']}"
-        )
+    for failure in data.manifest.get("failures", ()):
+        if failure.get("clip_id") == clip_id:
+            raise PictureError(
+                f"clip {clip_id} could not be prepared: {failure.get('reason')}"
+            )
     raise PictureError(
-        f"--clip={clip_id}: no such clip in {data_dir}; "
+        f"--clip={clip_id}: no such clip in {data.data_dir}; "
         f"close to it: {', '.join(_closest(clip_id, all_ids))}"
     )
 
@@ -108,28 +106,16 @@ def _closest(clip_id: str, all_ids: list[str]) -> list[str]:
     return (list(dict.fromkeys([*inside, *similar])) or all_ids)[:_NUM_SUGGESTIONS]
 
 
-def _read_rows(
-    data_dir: pathlib.Path,
-    manifest: dict[str, Any],
-    split: str,
-    index: record_index.Index,
-    clip: int,
-) -> ClipMels:
+def _read_rows(data: PreparedData, split: str, clip: int) -> ClipMels:
+    index, num_mels = data.index(split), data.frontend.num_mels
     rows = [int(row) for row in np.flatnonzero(index.clip == clip)]
-    num_mels = manifest["frontend"]["num_mels"]
 
     def read(row: int, offset: int) -> np.ndarray:
-        path = data_dir / str(index.shards[index.shard[row]])
-        count = int(index.num_frames[row]) * num_mels
-        values = np.fromfile(path, "<f2", count, offset=offset)
-        if len(values) < count:
-            raise PictureError(
-                f"{path} is shorter than its index says: run data_prep.verify"
-            )
-        return values.reshape(-1, num_mels).astype(np.float32)
+        shard, count = int(index.shard[row]), int(index.num_frames[row])
+        return data.read(split, shard, offset, count).astype(np.float32)
 
     stems, is_active = {}, {}
-    for k, source in enumerate(manifest["sources"]):
+    for k, source in enumerate(data.sources):
         if index.has_stem[rows, k].any():
             stems[source] = np.concatenate(
                 [
@@ -145,7 +131,7 @@ def _read_rows(
         clip_id=str(index.clip_ids[clip]),
         group=str(index.groups[clip]),
         split=split,
-        labels=tuple(manifest["class_names"][label] for label in index.labels(clip)),
+        labels=tuple(data.class_names[label] for label in index.labels(clip)),
         starts=np.cumsum(num_frames) - num_frames,
         num_frames=num_frames,
         mixture=np.concatenate(
@@ -217,10 +203,12 @@ def draw_clip(
 
 
 def _clip_title(clip: ClipMels, manifest: dict[str, Any]) -> str:
-    lines = [f"{manifest['dataset']}, clip {clip.clip_id} ({clip.split}), {clip.group}"]
+    lines = [
+        f"{manifest.get('dataset')}, clip {clip.clip_id} ({clip.split}), {clip.group}"
+    ]
     if clip.labels:
         lines.append(f"labels: {', '.join(clip.labels)}")
-    if manifest["separator"]:
+    if manifest.get("separator"):
         lines.append(f"stems: {_stems_title(manifest)}")
     return "\n".join(wrapped(line, 120, 4) for line in lines)
 
@@ -276,7 +264,7 @@ def draw_shares(path: str | os.PathLike, manifest: dict[str, Any]) -> None:
     splits = {
         split: stated
         for split, stated in manifest["splits"].items()
-        if any(share is not None for share in stated["active_share"].values())
+        if any(share is not None for share in stated.get("active_share", {}).values())
     }
     if not splits:
         raise PictureError(
@@ -298,7 +286,7 @@ def draw_shares(path: str | os.PathLike, manifest: dict[str, Any]) -> None:
             color=[_colour(source) for source in sources],
             hatch=_HATCHES[number % len(_HATCHES)],
             edgecolor="white",
-            label=f"{plain(split)}, {stated['num_segments']:,} segments",
+            label=f"{plain(split)}, {stated.get('num_segments', 0):,} segments",
         )
         labels = ["no stem" if np.isnan(v) else f"{v:.0f}" for v in values]
         axes.bar_label(bars, labels, padding=2, fontsize=9)
@@ -313,9 +301,9 @@ def draw_shares(path: str | os.PathLike, manifest: dict[str, Any]) -> None:
     figure.legend(
         loc="outside lower center", ncols=len(splits), fontsize=9, frameon=False
     )
-    threshold = manifest["silence_threshold"]
+    threshold = manifest.get("silence_threshold") or 0.0
     title = (
-        f"{manifest['dataset']}: share of active segments a source\n"
+        f"{manifest.get('dataset')}: share of active segments a source\n"
         f"stems: {_stems_title(manifest)}; silent below a mean absolute value "
         f"of {threshold:g}"
     )
@@ -324,8 +312,9 @@ def draw_shares(path: str | os.PathLike, manifest: dict[str, Any]) -> None:
 
 
 def _stems_title(manifest: dict[str, Any]) -> str:
-    name = manifest["separator"]["name"]
-    return "from disk" if name == "stems_dir" else name
+    separator = manifest.get("separator")
+    name = separator.get("name") if isinstance(separator, dict) else separator
+    return "from disk" if name in ("stems_dir", None) else str(name)
 
 
 def _colour(source: str) -> str:

@@ -2,19 +2,20 @@
 
 import contextlib
 import dataclasses
-import json
+import hashlib
 import pathlib
 import tempfile
-import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
 
-from cola_msa import record_index, records
+from cola_msa import index_checks, manifests, record_index, records
 from cola_msa.config import config_hash, differing_fields, from_dict, to_dict
 from cola_msa.system import files, folders
+from cola_msa.system.errors import FileError, UserError
 from cola_msa.system.locks import Lock
+from cola_msa.system.reading import read_json, read_limited
 from data_prep import manifest, separation, shards
 from data_prep.clips import Dataset, DatasetError, text
 from data_prep.inputs import SCRATCH_PREFIX
@@ -24,6 +25,7 @@ from data_prep.processes import run_items
 from data_prep.progress import Progress
 
 _LOCK_NAME = ".lock"
+_MAX_INDEX_BYTES = 1 << 30  # of one shard
 
 # (job, shards to build, workers, advance, refresh): see `beam_runner.run`.
 Advance = Callable[[int, int, float], None]
@@ -95,7 +97,7 @@ def prepare(
     )
     with lock(output_dir):
         _check_state(job, len(found.clips))
-        if (done := _finished_manifest(job, plan)) is not None:
+        if (done := _finished_manifest(job, plan, log)) is not None:
             shown = places.shown(str(output_dir))
             log(f"{shown} is already prepared with this configuration")
             return done
@@ -136,21 +138,19 @@ def _check_state(job: Job, num_clips: int) -> None:
     """Refuses a folder that holds something else; else notes what it holds."""
     path = job.output_dir / STATE_NAME
     if path.exists():
-        state = json.loads(path.read_text())
         advice = "use another --output_dir, or delete this one"
-        try:
-            before = from_dict(shards.PrepConfig, state["config"])
-        except (ValueError, KeyError) as error:
-            raise PreparationError(f"{path}: {error}; {advice}") from error
+        before, plan_hash, num_before = read_json(
+            path, PreparationError, advice, check=_parse_state
+        )
         if fields := differing_fields(before, job.config):
             raise PreparationError(
                 f"{job.output_dir} was prepared with another configuration (before != "
                 f"now): {'; '.join(fields)}; {advice}"
             )
-        if state["plan_hash"] != job.plan_hash:
+        if plan_hash != job.plan_hash:
             raise PreparationError(
                 f"{job.output_dir}: the dataset's files or metadata have changed since "
-                f"({state['num_clips']} clips then, {num_clips} now); {advice}"
+                f"({num_before} clips then, {num_clips} now); {advice}"
             )
         return
     if any(job.output_dir.glob("*.tfrecord")):
@@ -167,30 +167,52 @@ def _check_state(job: Job, num_clips: int) -> None:
     files.write_json(path, content)
 
 
+def _parse_state(state: dict[str, Any]) -> tuple[shards.PrepConfig, str, int]:
+    """Configuration, the plan's hash and the number of clips of a preparation."""
+    before = from_dict(shards.PrepConfig, state["config"])
+    return before, str(state["plan_hash"]), int(state["num_clips"])
+
+
 def is_finished(shard: shards.Shard, job: Job) -> bool:
     """Whether shard, index and a sidecar of this very job exist, at full length."""
     path = job.output_dir / shard.name
+    index_path = record_index.index_path(path)
     try:
-        sidecar = json.loads(shards.sidecar_path(path).read_text())
-        index = record_index.Index.load(record_index.index_path(path))
-        if path.stat().st_size != index.shard_bytes[0]:
-            return False
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        sidecar = shards.read_sidecar(path, FileError, "it is made anew")
+        content = read_limited(index_path, _MAX_INDEX_BYTES)
+        index = index_checks.parse_index(content, index_path, "it is made anew")
+        size = path.stat().st_size
+    except (OSError, UserError):
         return False
-    return (sidecar.get("config_hash"), sidecar.get("plan_hash")) == (
-        config_hash(job.config),
-        job.plan_hash,
+    # None where an older version wrote it.
+    digest = sidecar.get("index_sha256")
+    if digest not in (None, hashlib.sha256(content).hexdigest()):
+        return False
+    return (
+        sidecar["config_hash"] == config_hash(job.config)
+        and sidecar["plan_hash"] == job.plan_hash
+        and sidecar["clips"] == [clip.clip_id for clip in shard.clips]
+        and index.shard_bytes.tolist() == [size]
     )
 
 
-def _finished_manifest(job: Job, plan: shards.Plan) -> dict[str, Any] | None:
+def _finished_manifest(
+    job: Job, plan: shards.Plan, log: Callable[[str], None]
+) -> dict[str, Any] | None:
+    """The manifest, where all that it names is finished; None where work is left.
+
+    A damaged one is no loss, since it is made of what the shards' sidecars say.
+    """
     path = job.output_dir / records.MANIFEST_NAME
     if not path.exists() or not all(is_finished(s, job) for s in plan.shards):
         return None
-    content = json.loads(path.read_text())
-    if content["config_hash"] != config_hash(job.config):
+    try:
+        content, _ = manifests.read_manifest(path)
+    except records.DataError as error:
+        log(f"it is written anew: {text(str(error).removesuffix(manifests.ADVICE))}")
         return None
-    return content if content["plan"]["hash"] == plan.hash else None
+    found = content.get("config_hash"), (content.get("plan") or {}).get("hash")
+    return content if found == (config_hash(job.config), plan.hash) else None
 
 
 def build(

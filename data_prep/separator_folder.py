@@ -1,8 +1,9 @@
 """A folder of Open-Unmix weights in the making: what it belongs to, what is left."""
 
-import json
 import pathlib
+import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from cola_msa.config import differing_fields, from_dict, to_dict
 from cola_msa.system import folders
 from cola_msa.system.files import write_json
 from cola_msa.system.locks import Lock
+from cola_msa.system.reading import read_json
 from data_prep import separator_weights
 from data_prep.separator_chunks import NUM_CHANNELS, StemReader
 from data_prep.separator_data import RATE_HZ, SeparatorConfig, Track
@@ -42,7 +44,7 @@ def open_folder(
     with Lock(output_dir / ".lock", "", waits=True):
         _check_state(output_dir, config, tracks)
         path = output_dir / "separator.json"
-        known = json.loads(path.read_text())["targets"] if path.exists() else []
+        known = _targets(path) if path.exists() else ()
         content = {
             "nfft": config.fft_size,
             "nhop": config.hop_samples,
@@ -72,26 +74,40 @@ def _check_state(
         write_json(path, {"config": to_dict(config), "tracks": names})
         return
     advice = "use another --output_dir, or delete this one"
-    try:
-        state = json.loads(path.read_text())
-        before = from_dict(SeparatorConfig, state["config"])
-    except (ValueError, KeyError) as error:
-        raise TrainingError(f"{path}: {error}; {advice}") from error
+    before, found = read_json(path, TrainingError, advice, check=_parse_state)
     if fields := differing_fields(before, config):
         raise TrainingError(
             f"{output_dir} was trained with another configuration (before != now): "
             f"{'; '.join(fields)}; {advice}"
         )
-    if state["tracks"] != names:
+    if found != names:
         raise TrainingError(
             f"{output_dir} was trained on other tracks than --dataset_dir now holds; "
             f"{advice}"
         )
 
 
+def _parse_state(state: dict[str, Any]) -> tuple[SeparatorConfig, dict[str, Any]]:
+    """Configuration and tracks of a training."""
+    return from_dict(SeparatorConfig, state["config"]), dict(state["tracks"])
+
+
+def _targets(path: pathlib.Path) -> tuple[str, ...]:
+    """The targets that a separator.json names."""
+
+    def check(content: dict[str, Any]) -> tuple[str, ...]:
+        targets = content["targets"]
+        # They name files in the folder.
+        if not all(re.fullmatch(r"[\w-]+", target) for target in targets):
+            raise ValueError("targets are not all names")
+        return tuple(targets)
+
+    return read_json(path, TrainingError, "put it back from a copy", check=check)
+
+
 def folder_targets(output_dir: pathlib.Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The targets of a folder, and those of them that have no weights yet."""
-    targets = tuple(json.loads((output_dir / "separator.json").read_text())["targets"])
+    targets = _targets(output_dir / "separator.json")
     return targets, tuple(
         target for target in targets if not (output_dir / f"{target}.pth").exists()
     )

@@ -1,5 +1,6 @@
 """How good a trained separator is on held-out tracks, beside masks at random."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -14,11 +15,14 @@ import tqdm
 
 from cola_msa import audio
 from cola_msa.config import ConfigError
+from cola_msa.system.errors import FileError
 from cola_msa.system.fields import check_fields, within
 from cola_msa.system.files import write_bytes, write_json
+from cola_msa.system.reading import read_json
 from data_prep import separation, separator_folder
 from data_prep.separator_chunks import StemReader
 from data_prep.separator_data import RATE_HZ, SeparatorConfig, Track
+from data_prep.separator_network import TrainingError
 from data_prep.waveforms import Waveform, correlation
 
 ESTIMATES = ("trained", "random", "mixture")
@@ -282,23 +286,28 @@ def _evaluation_key(
 
 def _earlier(path: pathlib.Path, key: str) -> dict[str, Any] | None:
     """What an earlier report says of the same weights and tracks."""
-    try:
-        held_out = json.loads(path.read_text())["held_out"]
-        return held_out if held_out["key"] == key else None
-    except (OSError, ValueError, KeyError, TypeError):
+    if not path.exists():
         return None
+    with contextlib.suppress(FileError):  # it is made anew
+        held_out = read_json(path, check=lambda report: dict(report["held_out"]))
+        return held_out if held_out.get("key") == key else None
+    return None
 
 
 def _losses(path: pathlib.Path) -> dict[str, Any]:
-    content = json.loads(path.read_text())
-    return {
-        "epochs": content["epochs_trained"],
-        "stopped_early": content["stopped_early"],
-        "best_epoch": content["best_epoch"],
-        "training_loss": content["train_loss_history"],
-        "validation_loss": content["valid_loss_history"],
-        "seconds": content["train_time_history"],
-    }
+    return read_json(
+        path,
+        TrainingError,
+        "train this target on: it is written again",
+        check=lambda content: {
+            "epochs": int(content["epochs_trained"]),
+            "stopped_early": bool(content["stopped_early"]),
+            "best_epoch": int(content["best_epoch"]),
+            "training_loss": [float(v) for v in content["train_loss_history"]],
+            "validation_loss": [float(v) for v in content["valid_loss_history"]],
+            "seconds": [float(v) for v in content["train_time_history"]],
+        },
+    )
 
 
 def to_text(report: dict[str, Any]) -> str:

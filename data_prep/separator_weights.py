@@ -3,7 +3,6 @@
 torch and openunmix are an extra: they are imported inside functions.
 """
 
-import json
 import pathlib
 import platform
 import re
@@ -14,6 +13,7 @@ from typing import Any
 
 from cola_msa.config import SOURCES
 from cola_msa.system.errors import UserError
+from cola_msa.system.reading import read_json
 
 SETTINGS_NAME = "separator.json"
 # torch.hub's names end with the beginning of the file's SHA-256.
@@ -123,8 +123,14 @@ def _listed_targets(folder: pathlib.Path) -> list[str]:
     """The targets that a folder should hold, sorted by name."""
     listed = _read_json(folder / SETTINGS_NAME).get("targets")
     if listed is not None:
+        # They name files in the folder.
         if not (
-            isinstance(listed, list) and listed and set(map(type, listed)) == {str}
+            isinstance(listed, list)
+            and listed
+            and all(
+                isinstance(name, str) and re.fullmatch(r"[\w-]+", name)
+                for name in listed
+            )
         ):
             raise SeparatorError(f'{folder / SETTINGS_NAME}: "targets" names no target')
         return sorted(set(listed))
@@ -153,13 +159,7 @@ def _weights_path(folder: pathlib.Path, target: str) -> pathlib.Path:
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SeparatorError(f"{path} is not readable: {error}") from error
-    if not isinstance(content, dict):
-        raise SeparatorError(f"{path} holds no JSON object")
-    return content
+    return read_json(path, SeparatorError, "name another --separator")
 
 
 def load_folder(folder: pathlib.Path, targets: Sequence[str], niter: int) -> Any:

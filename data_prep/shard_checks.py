@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import json
 import math
 import pathlib
 from collections.abc import Iterator
@@ -11,13 +10,16 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from cola_msa import record_index, records
+from cola_msa import index_checks, record_index, records
 from cola_msa.config import FrontendConfig
-from data_prep.shards import sidecar_path
+from cola_msa.system.errors import FileError
+from cola_msa.system.reading import read_limited
+from data_prep.shards import read_sidecar, sidecar_path
 
 REBUILD = "delete it and run the preparation's command again: finished shards are kept"
 # Values are stored as float16, and the reader may round once more.
 _ROUNDING = 0.01
+_MAX_INDEX_BYTES = 1 << 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,10 +191,11 @@ def check_index(
     if not path.is_file():
         return [Finding(path.name, "missing", advice)]
     try:
-        stored = record_index.Index.load(path)
-    # A damaged file may raise anything: zipfile's, zlib's or NumPy's errors.
-    except Exception as error:
-        return [Finding(path.name, f"cannot be read ({error})", advice)]
+        content = read_limited(path, _MAX_INDEX_BYTES)
+        stored = index_checks.parse_index(content, path, "")
+    except (OSError, ValueError) as error:
+        reason = str(error).removeprefix(f"{path}: ").removesuffix("; ")
+        return [Finding(path.name, reason, advice)]
     differing = [
         field.name
         for field in dataclasses.fields(stored)
@@ -206,19 +209,20 @@ def check_index(
 
 def _check_sidecar(report: ShardReport, path: pathlib.Path, expected: Expected) -> None:
     sidecar = sidecar_path(path)
-    try:
-        content = json.loads(sidecar.read_text(encoding="utf-8"))
-        hashes = {"configuration": "config_hash", "plan": "plan_hash"}
-        found = {what: str(content[key]) for what, key in hashes.items()}
-        if content["shard"] != report.name or not isinstance(content["clips"], list):
-            raise ValueError("it is another shard's")
-    except FileNotFoundError:
+    if not sidecar.exists():
         report.findings.append(Finding(sidecar.name, "missing", REBUILD))
         return
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        problem = f"cannot be read ({type(error).__name__}: {error})"
+    try:
+        content = read_sidecar(path, FileError, "")
+        if content["shard"] != report.name:
+            raise FileError("it is another shard's; ")
+    except FileError as error:
+        reason = str(error).removeprefix(f"{sidecar}: ").removesuffix("; ")
+        problem = f"cannot be read ({reason})"
         report.findings.append(Finding(sidecar.name, problem, REBUILD))
         return
+    hashes = {"configuration": "config_hash", "plan": "plan_hash"}
+    found = {what: content[key] for what, key in hashes.items()}
     report.sidecar = content
     wanted = {"configuration": expected.config_hash, "plan": expected.plan_hash}
     for what, value in found.items():
@@ -255,8 +259,7 @@ def _read_records(report: ShardReport, path: pathlib.Path, expected: Expected) -
             number += 1
         report.index = builder.build()
         report.moments = (count, total, squares)
-    # Foreign bytes may raise anything: TensorFlow's errors, protobuf's, or ours.
-    except Exception as error:
+    except (tf.errors.OpError, *record_index.FOREIGN_RECORD) as error:
         reason = error.message if isinstance(error, tf.errors.OpError) else str(error)
         reason = reason.removeprefix(f"{path}: ")
         complaints.add(

@@ -14,6 +14,7 @@ from cola_msa import audio, record_index, records
 from cola_msa.config import ConfigError, FrontendConfig, config_hash
 from cola_msa.system.fields import check_fields, within
 from cola_msa.system.files import write_bytes
+from cola_msa.system.reading import read_json
 from data_prep import separation, waveforms
 from data_prep.clips import Clip, Failure, IndexOptions, text
 from data_prep.inputs import Inputs
@@ -138,6 +139,66 @@ def _num_shards(num_clips: int, config: PrepConfig) -> int:
 def sidecar_path(shard_path: pathlib.Path) -> pathlib.Path:
     """`x.tfrecord` -> `x.json`, which holds what the shard itself does not."""
     return shard_path.with_suffix(".json")
+
+
+def read_sidecar(
+    shard_path: pathlib.Path, error: type[Exception], advice: str
+) -> dict[str, Any]:
+    """Reads a shard's sidecar, and checks whatever is used of it.
+
+    Args:
+        shard_path: The shard.
+        error: Class of what is raised.
+        advice: What to do.
+
+    Raises:
+        FileError: If it is missing or damaged, or `error`.
+    """
+    return read_json(sidecar_path(shard_path), error, advice, check=_checked_sidecar)
+
+
+def _checked_sidecar(content: dict[str, Any]) -> dict[str, Any]:
+    def require(condition: bool, name: str) -> None:
+        if not condition:
+            raise ValueError(f"{name} is missing or of another kind")
+
+    def is_number(value: Any) -> bool:
+        return type(value) in (int, float) and abs(value) < 1e300
+
+    for name in ("shard", "config_hash", "plan_hash"):
+        require(isinstance(content.get(name), str), name)
+    for name in ("weights_sha256", "sha256", "index_sha256"):
+        require(isinstance(content.get(name), str | None), name)
+    clips, failures = content.get("clips"), content.get("failures")
+    require(isinstance(clips, list) and all(isinstance(c, str) for c in clips), "clips")
+    require(
+        isinstance(failures, list)
+        and all(
+            isinstance(failure, dict)
+            and {"clip_id", "path", "split", "reason"} <= failure.keys()
+            and all(isinstance(value, str | None) for value in failure.values())
+            for failure in failures
+        ),
+        "failures",
+    )
+    require(is_number(content.get("seconds")), "seconds")
+    moments = content.get("log_mel")
+    require(
+        isinstance(moments, dict)
+        and {"count", "sum", "sum_of_squares"} <= moments.keys()
+        and all(map(is_number, moments.values())),
+        "log_mel",
+    )
+    correlations = content.get("stem_correlation", {})
+    require(
+        isinstance(correlations, dict)
+        and all(
+            isinstance(pair, list) and len(pair) == 2 and all(map(is_number, pair))
+            for pair in correlations.values()
+        ),
+        "stem_correlation",
+    )
+    return content
 
 
 def build_shard(

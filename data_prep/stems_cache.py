@@ -18,10 +18,12 @@ from cola_msa import audio
 from cola_msa.system.errors import FileError
 from cola_msa.system.files import remove_abandoned, temporary_folder
 from cola_msa.system.folders import replace_folder
+from cola_msa.system.reading import read_json
 from data_prep.waveforms import STEM_BITS, Waveform
 
 _DESCRIPTION = "stems.json"
 _BLOCK_SAMPLES = 1 << 20
+_MAX_EXPONENT = 127  # of float32
 
 
 class StemCache:
@@ -59,13 +61,19 @@ class StemCache:
         """The stems of a mixture's file; None where they are missing or damaged."""
         entry = self._entry(path)
         try:
-            content = json.loads((entry / _DESCRIPTION).read_text())
+            exponents = read_json(entry / _DESCRIPTION, check=self._exponents)
             return {
-                source: _read(entry / f"{source}.flac", content["exponents"][source])
-                for source in self._identity["sources"]
+                source: _read(entry / f"{source}.flac", exponent)
+                for source, exponent in exponents.items()
             }
-        except (OSError, ValueError, KeyError, audio.AudioError):
+        except (OSError, FileError, audio.AudioError):
             return None
+
+    def _exponents(self, content: dict[str, Any]) -> dict[str, int]:
+        found = {s: content["exponents"][s] for s in self._identity["sources"]}
+        if not all(type(e) is int and abs(e) < _MAX_EXPONENT for e in found.values()):
+            raise ValueError("exponents are not all whole numbers")
+        return found
 
     def store(self, path: pathlib.Path, stems: Mapping[str, Waveform]) -> None:
         """Keeps the stems of a mixture's file.

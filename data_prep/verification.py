@@ -2,10 +2,10 @@
 
 import collections
 import concurrent.futures
-import json
 import math
 import multiprocessing
 import pathlib
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from cola_msa import record_index, records
-from cola_msa.config import FrontendConfig, config_hash, from_dict
+from cola_msa import manifests, record_index, records
+from cola_msa.config_checks import check_frontend
 from cola_msa.system.errors import UserError
+from cola_msa.system.reading import damage_as, read_json
 from data_prep import manifest as manifest_lib
 from data_prep import processes, shard_checks, workers
 from data_prep.shard_checks import Expected, Finding, ShardReport
@@ -31,6 +32,10 @@ class VerificationError(UserError):
     """The folder is no prepared data at all, or the check could not end."""
 
 
+class DamagedManifestError(VerificationError):
+    """A manifest without which nothing else can be checked."""
+
+
 def read_manifest(data_dir: pathlib.Path) -> dict[str, Any]:
     """The manifest of a prepared folder.
 
@@ -38,20 +43,17 @@ def read_manifest(data_dir: pathlib.Path) -> dict[str, Any]:
         VerificationError: If there is none, or another version wrote it.
     """
     path = data_dir / records.MANIFEST_NAME
-    if not path.is_file():
+    if not path.exists():
         raise VerificationError(
             f"{path} does not exist: --data_dir must name a prepared folder whose "
             "preparation has ended"
         )
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        version = content["schema_version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise VerificationError(f"{path} cannot be read ({error}); {_RERUN}") from error
+    content = read_json(path, DamagedManifestError, _RERUN)
+    version = content.get("schema_version")
     if version != records.SCHEMA_VERSION:
         raise VerificationError(
-            f"{path}: schema version {version}, but this version of data_prep reads "
-            f"{records.SCHEMA_VERSION}; prepare the data again"
+            f"{path}: schema version {version!r:.40}, but this version of data_prep "
+            f"reads {records.SCHEMA_VERSION}; prepare the data again"
         )
     return content
 
@@ -74,19 +76,18 @@ def verify(
         OSError: If a file cannot be read.
     """
     content = read_manifest(data_dir)
-    try:
-        expected = _expectations(data_dir, content)
-        shards = [
-            (name, digest)
-            for split in content["splits"].values()
-            for name, digest in zip(split["shards"], split["shard_sha256"], strict=True)
-        ]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise VerificationError(
-            f"{data_dir / records.MANIFEST_NAME}: a field is missing or wrong "
-            f"({type(error).__name__}: {error}), or an older version wrote it; {_RERUN}"
-        ) from error
-    findings = list(_check_frontend(content, expected))
+    path = data_dir / records.MANIFEST_NAME
+    with damage_as(DamagedManifestError, path, _RERUN):
+        _check_fields(content)
+    expected = _expectations(data_dir, content)
+    shards = [
+        (name, digest)
+        for split in content["splits"].values()
+        for name, digest in zip(split["shards"], split["shard_sha256"], strict=True)
+    ]
+    # What records and indices say is compared with it all the same.
+    faults = manifests.find_seal_fault(content), manifests.find_fault(content, data_dir)
+    findings = [Finding(path.name, fault, _RERUN) for fault in faults if fault]
     reports = _check_shards(shards, expected, num_workers, show_progress)
     for report in reports.values():
         findings += report.findings
@@ -101,7 +102,7 @@ def verify(
 def _expectations(data_dir: pathlib.Path, content: dict[str, Any]) -> Expected:
     return Expected(
         data_dir=data_dir,
-        frontend=from_dict(FrontendConfig, content["frontend"]),
+        frontend=check_frontend(content["frontend"]),
         frontend_hash=content["frontend_hash"],
         sources=tuple(content["sources"]),
         num_classes=len(content["class_names"]),
@@ -111,11 +112,68 @@ def _expectations(data_dir: pathlib.Path, content: dict[str, Any]) -> Expected:
     )
 
 
-def _check_frontend(content: dict[str, Any], expected: Expected) -> Iterator[Finding]:
-    found = config_hash(expected.frontend)
-    if found != expected.frontend_hash:
-        problem = f"its front end has hash {found}, not {expected.frontend_hash}"
-        yield Finding(records.MANIFEST_NAME, problem, _RERUN)
+def _check_fields(content: dict[str, Any]) -> None:
+    """Raises ValueError, KeyError or TypeError where a field is none to work with."""
+
+    def require(condition: bool, name: str) -> None:
+        if not condition:
+            raise ValueError(f"{name} is missing, of another kind or out of range")
+
+    def is_count(value: Any) -> bool:
+        return type(value) is int and 0 <= value < 1 << 62
+
+    check_frontend(content["frontend"])
+    for name in ("frontend_hash", "config_hash"):
+        require(isinstance(content[name], str), name)
+    require(isinstance(content["plan"]["hash"], str), "plan.hash")
+    require(isinstance(content["task_type"], str | None), "task_type")
+    for name in ("sources", "class_names"):
+        names = content[name]
+        require(
+            isinstance(names, list) and all(isinstance(n, str) for n in names), name
+        )
+        require(len(set(names)) == len(names), name)
+    for name in ("log_mel_mean", "log_mel_std"):
+        require(type(content[name]) in (int, float, type(None)), name)
+    require(is_count(content["num_clips_planned"]), "num_clips_planned")
+    require(
+        isinstance(content["failures"], list)
+        and all(isinstance(f["clip_id"], str) for f in content["failures"]),
+        "failures",
+    )
+    require(isinstance(content["splits"], dict), "splits")
+    counts = content["class_counts"]
+    require(
+        isinstance(counts, dict) and all(isinstance(c, dict) for c in counts.values()),
+        "class_counts",
+    )
+    for split, stated in content["splits"].items():
+        names, digests = stated["shards"], stated["shard_sha256"]
+        # Names of other folders are not opened.
+        require(
+            re.fullmatch(r"[\w-]+", split) is not None
+            and isinstance(names, list)
+            and all(isinstance(n, str) for n in names)
+            and all(re.fullmatch(r"[\w-]+\.tfrecord", n) for n in names)
+            and len(set(names)) == len(names),
+            f"splits.{split}.shards",
+        )
+        require(
+            isinstance(digests, list)
+            and len(digests) == len(names)
+            and all(isinstance(d, str | None) for d in digests),
+            f"splits.{split}.shard_sha256",
+        )
+        require(isinstance(stated["index_sha256"], str), f"splits.{split}.index_sha256")
+        require(type(stated["hours"]) in (int, float), f"splits.{split}.hours")
+        for name in ("num_clips", "num_segments"):
+            require(is_count(stated[name]), f"splits.{split}.{name}")
+        shares = stated["active_share"]
+        require(
+            isinstance(shares, dict)
+            and all(type(s) in (int, float, type(None)) for s in shares.values()),
+            f"splits.{split}.active_share",
+        )
 
 
 def _check_shards(

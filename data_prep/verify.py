@@ -45,7 +45,8 @@ def execute(values: Any) -> int:
         )
     except verification.VerificationError as error:
         print(f"data_prep.verify: {error}", file=sys.stderr)
-        return _USAGE
+        is_damaged = isinstance(error, verification.DamagedManifestError)
+        return _WRONG if is_damaged else _USAGE
     except KeyboardInterrupt:
         print("data_prep.verify: interrupted", file=sys.stderr)
         return _INTERRUPTED

@@ -9,6 +9,7 @@ import time
 
 from absl import app, flags
 
+from cola_msa.system.errors import UserError
 from cola_msa.system.numbers import define_float, define_seed
 from data_prep.demo import DemoConfig, write_demo
 
@@ -42,7 +43,7 @@ def _run(argv: list[str]) -> None:
     except KeyboardInterrupt:
         print("stopped; the same command continues", file=sys.stderr)
         sys.exit(130)
-    except (ValueError, OSError) as error:
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     print(json.dumps(record["counts"], indent=1))

@@ -16,6 +16,7 @@ import soundfile
 import tqdm
 
 from cola_msa.system.files import temporary_path
+from cola_msa.system.reading import read_json
 from data_prep.demo.config import DemoConfig
 from data_prep.workers import follow_parent, interrupts_wait
 
@@ -151,9 +152,9 @@ def run_jobs(
     ) as progress:
         for _ in results:
             progress.update()
-    return [
-        json.loads(_row_path(work_dir, job).read_text(encoding="utf-8")) for job in jobs
-    ]
+    advice = "delete it and give the command again: it makes this part anew"
+    paths = [_row_path(work_dir, job) for job in jobs]
+    return [read_json(path, advice=advice, kind=object) for path in paths]
 
 
 def make_pool(num_workers: int) -> multiprocessing.pool.Pool | None:

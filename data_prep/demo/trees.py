@@ -11,15 +11,17 @@ from collections.abc import Callable
 from typing import Any
 
 from cola_msa.system.errors import FileError
-from cola_msa.system.files import JSON_ERRORS, remove_abandoned
+from cola_msa.system.files import remove_abandoned
 from cola_msa.system.folders import check_names
 from cola_msa.system.locks import Lock
+from cola_msa.system.reading import read_json
 from data_prep.demo import fma_tree, jobs, mtat_tree, nsynth_tree
 from data_prep.demo.config import FORMAT_VERSION, DemoConfig
 
 RECORD_NAME = "demo.json"
 WORK_NAME, LOCK_NAME = ".work", ".lock"
 _OPTIONS_NAME = "options.json"
+_ADVICE = "move it away, or choose another output folder"
 _NAMES = ("mtat", "nsynth", "fma", "mtat_stems", "README.txt")
 _README = """\
 Built-in music: composed and synthesised by data_prep.demo, not recorded.
@@ -46,13 +48,7 @@ _TREES: tuple[tuple[str, Callable, jobs.JobFunction, Callable], ...] = (
 def _read_options(path: pathlib.Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))["options"]
-    except JSON_ERRORS as error:
-        raise FileError(
-            f"{path}: damaged, or not of built-in music ({error!r}); move it away, or "
-            "choose another output folder"
-        ) from error
+    return read_json(path, advice=_ADVICE, check=lambda record: dict(record["options"]))
 
 
 def _make_options(config: DemoConfig) -> dict[str, Any]:
@@ -81,8 +77,8 @@ def write_demo(
         The record: options, and counts of each tree.
 
     Raises:
-        ValueError: If the folder holds music made with other options.
-        FileError: If it holds something else under the names of the trees.
+        FileError: If the folder holds music made with other options, a damaged record
+            of it, or something else under the names of the trees; a ValueError.
     """
     config = config or DemoConfig()
     root = pathlib.Path(output_dir)
@@ -101,14 +97,18 @@ def write_demo(
         for path in (record_path, started_path):
             found = _read_options(path)
             if found is not None and found != options:
-                raise ValueError(
+                raise FileError(
                     f"{root} holds built-in music made with other options or another "
                     f"version ({path}); remove it or choose another output folder"
                 )
         if record_path.exists():
             # A run stopped between the record and the clean-up.
             _remove_work(work_dir)
-            return json.loads(record_path.read_text(encoding="utf-8"))
+            return read_json(
+                record_path,
+                advice=_ADVICE,
+                check=lambda found: {**found, "counts": dict(found["counts"])},
+            )
 
         if started_path.exists():
             remove_abandoned(root)

@@ -38,6 +38,7 @@ def write_data(data_dir: pathlib.Path, separator: str = "umxhq") -> pathlib.Path
             "class_names": list(TAGS),
             "splits": {
                 "train": {
+                    "shards": [],
                     "num_clips": 40,
                     "num_segments": 280,
                     "hours": 0.3,

@@ -9,23 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cola_msa import prepared as prepared_lib
-from cola_msa import record_index, records
+from cola_msa import records
 from cola_msa.config import TrainConfig
+from tests.cola_msa.damages import DAMAGES, SHARD, change_manifest, seal, zero_half
 from tests.conftest import write_prepared
-
-SHARD = "train-00000-of-00002.tfrecord"
-
-
-def seal(folder):
-    """Gives a folder of `write_prepared` the checksums that a preparation writes."""
-    manifest = json.loads((folder / "manifest.json").read_text())
-    for name, split in manifest["splits"].items():
-        split["index_sha256"] = record_index.file_sha256(folder / f"index-{name}.npz")
-        split["shard_sha256"] = [
-            record_index.file_sha256(folder / shard) for shard in split["shards"]
-        ]
-    records.write_manifest(folder, manifest)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -46,73 +33,6 @@ def use(folder):
         for row in range(len(data.index(split).shard)):
             data.mixture(split, row)
     return data.log_mel_moments
-
-
-def zero_half(path):
-    content = path.read_bytes()
-    half = len(content) // 2
-    path.write_bytes(content[:half] + bytes(len(content) - half))
-
-
-def change_index(folder, change):
-    path = folder / "index-train.npz"
-    index = record_index.Index.load(path)
-    change(index)
-    index.save(path)
-
-
-def change_manifest(folder, change):
-    path = folder / "manifest.json"
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
-
-
-def move(index):
-    index.mixture_offset = index.mixture_offset + 2
-
-
-def negative(index):
-    index.mixture_offset = index.mixture_offset - 10**6
-
-
-DAMAGES = {
-    "zeroed": (lambda d: zero_half(d / SHARD), SHARD),
-    "moved": (lambda d: change_index(d, move), "index-train.npz"),
-    "negative": (lambda d: change_index(d, negative), "index-train.npz"),
-    "other index": (
-        lambda d: shutil.copy(d / "index-validation.npz", d / "index-train.npz"),
-        "index-train.npz",
-    ),
-    "cut index": (
-        lambda d: (d / "index-train.npz").write_bytes(b"PK\x03\x04"),
-        "index-train.npz",
-    ),
-    "shard gone": (lambda d: (d / SHARD).unlink(), SHARD),
-    "not JSON": (lambda d: (d / "manifest.json").write_text("{"), "manifest.json"),
-    "a list": (lambda d: (d / "manifest.json").write_text("[]"), "manifest.json"),
-    "deep": (
-        lambda d: (d / "manifest.json").write_text("[" * 10**5),
-        "manifest.json",
-    ),
-    **{
-        name: (lambda d, change=change: change_manifest(d, change), "manifest.json")
-        for name, change in {
-            "sources reordered": lambda m: m["sources"].reverse(),
-            "shard dropped": lambda m: m["splits"]["train"]["shards"].pop(),
-            "passwd": lambda m: m["splits"]["train"].update(
-                shards=["../../etc/passwd"]
-            ),
-            "absolute": lambda m: m["splits"]["train"].update(shards=["/etc/passwd"]),
-            "mean": lambda m: m.update(log_mel_mean=100),
-            "nan": lambda m: m.update(log_mel_mean=float("nan")),
-            "std": lambda m: m.update(log_mel_std=0),
-            "no sources": lambda m: m.pop("sources"),
-            "classes": lambda m: m.update(class_names=[1, 2, 3]),
-            "count": lambda m: m["splits"]["train"].update(num_clips=7),
-        }.items()
-    },
-}
 
 
 def test_good_data_is_used(data_dir):
@@ -150,6 +70,44 @@ def test_notes_do_not_hide_a_change_with_its_time_put_back(data_dir, monkeypatch
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     with pytest.raises(records.DataError, match=SHARD):
         use(data_dir)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "index-train.npz"])
+def test_a_file_cut_at_any_byte_is_refused(data_dir, name):
+    path = data_dir / name
+    content = path.read_bytes()
+    end = len(content.rstrip())
+    for length in range(0, end, 1 if name == "manifest.json" else 7):
+        path.write_bytes(content[:length])
+        with pytest.raises(records.DataError, match=name) as error:
+            prepared_lib.PreparedData(data_dir)
+        assert "\n" not in str(error.value)
+
+
+@settings(
+    max_examples=100,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(draw=st.data())
+def test_any_bytes_of_an_index_are_refused_or_harmless(data_dir, draw):
+    """Whoever changes an index may seal it again: nothing is read beyond a shard."""
+    path = data_dir / "index-train.npz"
+    original = path.read_bytes()
+    try:
+        content = bytearray(original)
+        for _ in range(draw.draw(st.integers(1, 4))):
+            place = draw.draw(st.integers(0, len(content) - 1))
+            content[place] = draw.draw(st.integers(0, 255))
+        path.write_bytes(content[: draw.draw(st.integers(0, len(content)))])
+        seal(data_dir)
+        try:
+            use(data_dir)
+        except records.DataError as error:
+            assert "\n" not in str(error)
+    finally:
+        path.write_bytes(original)
+        seal(data_dir)
 
 
 VALUES = st.recursive(

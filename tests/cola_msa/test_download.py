@@ -371,7 +371,7 @@ def test_what_would_take_gigabytes_is_refused(folder, tmp_path, part, values):
     content = json.loads(file.read_text())
     (content["config"][part] if part else content).update(values)
     file.write_text(json.dumps(content))
-    with pytest.raises(RunError, match="no pretrained folder, or damaged"):
+    with pytest.raises(RunError, match="config.json: damaged"):
         cola_msa.open_model(tmp_path / "model")
 
 
@@ -582,7 +582,7 @@ def test_any_value_of_a_configuration_is_taken_or_refused(folder, data, value):
 )
 def test_no_configuration_is_a_traceback(tmp_path, text):
     (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(RunError, match="no pretrained folder, or damaged"):
+    with pytest.raises(RunError, match="config.json: damaged"):
         pretrained.read_config(tmp_path)
     with pytest.raises(RunError):
         loading.open_model(tmp_path)

@@ -14,6 +14,7 @@ from cola_msa import embeddings, record_index, records
 from cola_msa import prepared as prepared_lib
 from cola_msa.config import FrontendConfig, config_hash, to_dict
 from cola_msa.window_reader import read_ahead
+from tests.cola_msa.damages import seal
 
 FRONTEND = FrontendConfig()
 DIM = 6
@@ -185,6 +186,24 @@ def test_cache_is_reused_and_keyed(tmp_path, clips):
     embed(encoder, data, tmp_path / "cache")
     assert int(encoder.num_windows) == 3 * seen
     assert not list((tmp_path / "cache").glob("*.tmp"))
+
+
+@pytest.mark.parametrize("is_sealed", [False, True])
+def test_a_cache_does_not_hide_changed_data(tmp_path, clips, is_sealed):
+    folder = tmp_path / "data"
+    data = write_data(folder, clips)
+    if is_sealed:
+        data = prepared_lib.PreparedData(seal(folder))
+    encoder = CountingEncoder()
+    embed(encoder, data, tmp_path / "cache")
+    seen = int(encoder.num_windows)
+    path = next(folder.glob("train-*.tfrecord"))
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1  # a value of the last array, and the record's CRC with it
+    path.write_bytes(bytes(content))
+    with pytest.raises(records.DataError, match=path.name):
+        embed(encoder, prepared_lib.PreparedData(folder), tmp_path / "cache")
+    assert int(encoder.num_windows) == seen
 
 
 @pytest.mark.parametrize("damage", ["short", "bytes", "no sidecar", "bad sidecar"])

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import json
 
 import numpy as np
 import pytest
@@ -13,9 +12,10 @@ from cola_msa import eval as eval_command
 from cola_msa.evaluation import EvaluationConfig
 from cola_msa.finetune import TuneConfig, load_tuned
 from cola_msa.heads import ProbeConfig, ProbeError
-from cola_msa.records import MANIFEST_NAME, manifest_hash
+from cola_msa.records import manifest_hash
 from cola_msa.results import deviations, has_paper_scale
 from cola_msa.tasks import TaskError, get_task
+from tests.cola_msa.report_runs import write_data
 from tests.cola_msa.test_embeddings import tiny_encoder
 from tests.cola_msa.test_eval import (
     PAPER_INFO,
@@ -345,9 +345,7 @@ def test_the_command_trains_the_encoder_too(run_dir, datasets, flag, mode, name)
 
 
 def test_encoder_info_names_the_separator(run_dir, tmp_path):  # noqa: F811
-    data_dir = tmp_path / "data"
-    data_dir.mkdir()
-    (data_dir / MANIFEST_NAME).write_text(json.dumps({"separator": {"name": "random"}}))
+    data_dir = write_data(tmp_path / "data", separator="random")
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "kept").symlink_to(run_dir / "kept")

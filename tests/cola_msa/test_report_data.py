@@ -13,6 +13,7 @@ from cola_msa import (
     report_missing,
     report_tables,
 )
+from cola_msa.records import write_manifest
 from cola_msa.report_results import (
     ReportError,
     share_of_paper,
@@ -153,7 +154,7 @@ def test_figures_never_mix_scales_or_data(tmp_path):
     small, large = (write_data(tmp_path / name) for name in ("small", "large"))
     manifest = json.loads((large / "manifest.json").read_text())
     manifest["splits"]["train"]["num_clips"] = 80
-    write_json(large / "manifest.json", manifest)
+    write_manifest(large, manifest)
     for name in ("msa", "cola_random_mask", "msa_degraded"):
         write_run(tmp_path / "runs", name, small)
     write_run(tmp_path / "runs", "msa", large, name="larger")

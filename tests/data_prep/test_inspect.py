@@ -13,6 +13,7 @@ from absl import flags
 
 from cola_msa import records
 from cola_msa.config import SOURCES
+from cola_msa.prepared import PreparedData
 from data_prep import folder, inspect, multitrack, pictures, runner, shards
 from data_prep.clips import IndexOptions
 from tests.data_prep import trees
@@ -55,7 +56,6 @@ def pixels_of(path: pathlib.Path, colour: str) -> np.ndarray:
 
 
 def test_a_clip_is_read_as_it_was_stored(prepared):
-    manifest = json.loads((prepared / "manifest.json").read_text())
     segments = [
         records.decode_segment(record, SOURCES)
         for path in sorted(prepared.glob("*.tfrecord"))
@@ -63,7 +63,7 @@ def test_a_clip_is_read_as_it_was_stored(prepared):
     ]
     for clip_id in ("one", "half"):
         mine = [s for s in segments if s.clip_id == clip_id]
-        clip = pictures.read_clip(prepared, manifest, clip_id)
+        clip = pictures.read_clip(PreparedData(prepared), clip_id)
         np.testing.assert_array_equal(
             clip.mixture, np.concatenate([s.mixture for s in mine]).astype(np.float32)
         )
@@ -142,6 +142,6 @@ def test_what_cannot_be_drawn_is_one_line(prepared, tmp_path, capsys):
     for path in copy.glob("*.tfrecord"):
         path.write_bytes(path.read_bytes()[:100])
     assert run(copy, tmp_path / "x.png", "--clip=one") == 1
-    assert "run data_prep.verify" in capsys.readouterr().err
+    assert "not the shard that was indexed" in capsys.readouterr().err
     assert run(prepared, tmp_path / "nowhere" / "x.png") == 1
     assert "No such file or directory" in capsys.readouterr().err

@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from cola_msa import audio
+from cola_msa import audio, record_index
 from data_prep import folder, manifest, runner, separation, shards
 from data_prep.clips import DatasetError, IndexOptions
 from tests.data_prep import trees
@@ -118,6 +118,67 @@ def test_a_finished_output_is_reused(many_clips, undisturbed, monkeypatch):
     before = digests(undisturbed)
     assert _prepare(many_clips, undisturbed)["num_clips_planned"] == 200
     assert digests(undisturbed) == before
+
+
+@pytest.mark.parametrize(
+    "content", [b"{", b"[]", b"\xff", b"[" * 10**5, b"null", None, "no hash", "a mean"]
+)
+def test_a_damaged_manifest_is_written_anew(tmp_path, content):
+    trees.write_folder(tmp_path / "raw")
+    output = tmp_path / "out"
+    config = shards.PrepConfig(dataset="folder")
+    _prepare(tmp_path / "raw", output, config)
+    path, before = output / "manifest.json", digests(output)
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is None:
+        path.unlink()
+        path.symlink_to(path.name)
+    else:
+        manifest = json.loads(path.read_text())
+        del manifest["content_sha256"]
+        if content == "no hash":
+            del manifest["config_hash"]
+        else:
+            manifest["log_mel_mean"] = 100
+        path.write_text(json.dumps(manifest))
+    lines = []
+    runner.prepare(
+        folder.DATASET,
+        config,
+        tmp_path / "raw",
+        output,
+        show_progress=False,
+        log=lines.append,
+    )
+    assert digests(output) == before and not path.is_symlink()
+    said = [line for line in lines if "written anew" in line]
+    assert len(said) == (content not in (None, "no hash"))
+    assert all("manifest.json" in line and "\n" not in line for line in said)
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"[" * 10**5, b'{"config": 3}'])
+def test_a_damaged_state_is_one_line(tmp_path, content):
+    trees.write_folder(tmp_path / "raw")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "preparation.json").write_bytes(content)
+    with pytest.raises(runner.PreparationError, match=r"preparation\.json: damaged"):
+        _prepare(tmp_path / "raw", tmp_path / "out", shards.PrepConfig("folder"))
+
+
+def test_a_changed_index_of_a_shard_is_built_again(tmp_path):
+    trees.write_folder(tmp_path / "raw")
+    output = tmp_path / "out"
+    config = shards.PrepConfig(dataset="folder")
+    _prepare(tmp_path / "raw", output, config)
+    before = digests(output)
+    path = next(output.glob("*.idx.npz"))
+    index = record_index.Index.load(path)
+    index.segment = index.segment + 1
+    index.save(path)
+    (output / "manifest.json").unlink()
+    _prepare(tmp_path / "raw", output, config)
+    assert digests(output) == before
 
 
 def test_failures_survive_a_resume(tmp_path: pathlib.Path):

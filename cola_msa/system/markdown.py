@@ -1,0 +1,24 @@
+"""Anybody's text within Markdown that the project writes."""
+
+import html
+import re
+from typing import Any
+
+_MARKS = re.compile(r"([\\`*_\[\]|~])")
+_LEADING = re.compile(r"^(?:([#+=:-])|(\d+)([.)]))")
+
+
+def plain(text: Any, starts_line: bool = False) -> str:
+    """Text as one line of Markdown that is shown as it is.
+
+    Whoever chose it, it makes no HTML, no link, no picture, no cell, no heading and no
+    other line; what cannot be printed becomes a space.
+
+    Args:
+        text: Any text, or what has one.
+        starts_line: Whether nothing stands before it, so that a dash would make a list.
+    """
+    line = "".join(c if c.isprintable() else " " for c in str(text))
+    line = html.escape(" ".join(line.split()), quote=False)
+    line = _MARKS.sub(r"\\\1", line)
+    return _LEADING.sub(r"\2\\\1\3", line) if starts_line else line

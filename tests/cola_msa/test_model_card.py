@@ -1,0 +1,151 @@
+"""Texts that users choose make neither HTML nor Markdown of a model card's own."""
+
+import html.parser
+import json
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cola_msa import model_card
+from cola_msa.config import Config, to_dict
+from cola_msa.report_page import Bullets, Cell, Heading, Table, Text, render_markdown
+from cola_msa.system.markdown import plain
+
+HOSTILE = (
+    "<script>alert(1)</script>",
+    "a\n---\ntitle: x\n---\n# Heading",
+    "`code` ``` ```\n```\nafter",
+    "[a link](https://example.org) ![a picture](https://example.org/x.png)",
+    "a | b | c",
+    "*bold* _it_ ~~gone~~ \\| &lt;b&gt;",
+    '"); import os; ("',
+    "\u202egpj.exe \x1b[2J\u2028line",
+    "[ref]: https://example.org",
+)
+
+
+def card(**fields):
+    content = {
+        "name": "mine",
+        "licence": "CC0-1.0",
+        "config": to_dict(Config()),
+        "data": {"dataset": "mtat", "sources": ["vocals"], "separator": None},
+        "step": 4,
+        "updates": 256,
+        "pairs": 32768,
+        "embedding_dim": 1280,
+        "encoder_key": "0123456789abcdef",
+        "scores": [],
+        **fields,
+    }
+    return model_card.render_card(content)
+
+
+def score(**fields):
+    return {
+        "title": "a task",
+        "score": "roc_auc",
+        "protocol": "cached",
+        "probe": "linear",
+        "label_fraction": 1.0,
+        "test_clips": 3,
+        **dict.fromkeys(("value", "low", "high", "chance"), 0.5),
+        **fields,
+    }
+
+
+def structure(text):
+    """What Markdown makes of lines, without their text."""
+    outside = re.sub(r"\\.", "", text)
+    lines = [
+        "rule" if re.fullmatch(r"[-=]{3,}", line) else re.match(r"#*|```", line)[0]
+        for line in outside.splitlines()
+    ]
+    return lines, outside.count("|"), outside.count("`"), outside.count("](")
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize(
+    "place", ["licence", "name", "dataset", "separator", "source", "title", "probe"]
+)
+def test_no_text_changes_the_cards_structure(place, text):
+    if place in ("dataset", "separator"):
+        good, found = (card(data={place: t}) for t in ("mine", text))
+    elif place in ("title", "probe"):
+        good, found = (card(scores=[score(**{place: t})]) for t in ("mine", text))
+    else:
+        good, found = (card(**{place: t}) for t in ("mine", text))
+    # Code is no Markdown: there the name is a Python string.
+    code = re.search(r"```python\n(.*?)```", found, re.S)[1]
+    compile(code, "card", "exec")
+    assert structure(found.replace(code, "")) == structure(
+        good.replace(re.search(r"```python\n(.*?)```", good, re.S)[1], "")
+    )
+    assert "<" not in found.replace(code, "").replace("<br>", "")
+    assert found.isascii() or all(c.isprintable() or c == "\n" for c in found)
+
+
+def test_usual_texts_stay_as_they_are():
+    text = card(licence="CC BY-NC 4.0", name="msa-umxhq")
+    assert "# msa-umxhq\n" in text and "| CC BY-NC 4.0 |" in text
+    assert 'load_encoder("msa-umxhq")' in text
+
+
+@given(st.text())
+def test_plain_text_is_one_line_that_reads_back(text):
+    found = plain(text, starts_line=True)
+    assert len(found.splitlines()) <= 1 and found.isprintable()
+    assert "<" not in found
+    # Unescaped marks are what would make structure.
+    assert not re.search(r"[`*_\[\]|~]", re.sub(r"\\.", "", found))
+    parser = html.parser.HTMLParser(convert_charrefs=True)
+    seen = []
+    parser.handle_data = seen.append
+    parser.handle_starttag = lambda *_: pytest.fail("a tag")
+    parser.feed(found)
+    parser.close()
+    shown = re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", "".join(seen))
+    expected = "".join(c if c.isprintable() else " " for c in text)
+    assert shown == " ".join(expected.split())
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_report_in_markdown_holds_them_too(text):
+    def blocks(t):
+        table = Table(t, (t, t), ((Cell(t, t), Cell(t)),))
+        return [Heading(t), Text(t), Bullets((t, t)), table]
+
+    good, found = (render_markdown(t, blocks(t)) for t in ("mine", text))
+    assert structure(found) == structure(good)
+
+
+def test_damaged_results_are_no_scores(tmp_path):
+    good = {
+        "mode": "frozen",
+        "encoder": {"encoder": "trained", "step": 4},
+        "task": "mtat",
+        "title": "t",
+        "protocol": "cached",
+        "probe": "linear",
+        "label_fraction": 1.0,
+        "splits": {"test": {"clips": 3}},
+        "seeds": [0],
+        "scores": {
+            "roc_auc": dict.fromkeys(("value", "low", "high", "chance"), 0.5),
+        },
+    }
+    texts = {
+        "good": json.dumps(good),
+        "list": "[]",
+        "cut": json.dumps(good)[:50],
+        "deep": "[" * 100_000,
+        "text": json.dumps({**good, "scores": {"roc_auc": {"value": "high"}}}),
+        "encoder": json.dumps({**good, "encoder": []}),
+    }
+    for name, text in texts.items():
+        (tmp_path / "eval" / name).mkdir(parents=True)
+        (tmp_path / "eval" / name / "results.json").write_text(text)
+    (row,) = model_card.read_scores(tmp_path, 4)
+    assert row["value"] == 0.5 and row["test_clips"] == 3
