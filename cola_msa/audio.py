@@ -176,14 +176,10 @@ class AudioReader:
         if found.reason:
             is_cut = found.reason.startswith("truncated")
             raise (TruncatedError if is_cut else UnreadableError)(found.reason)
-        if found.parts:
-            raise UnreadableError(
-                f"is joined from {len(found.parts)} Ogg files that are neither Vorbis "
-                "nor Opus: split it, or convert it to FLAC"
-            )
-        other = ffmpeg.FfmpegSource(path, reason)
+        other = ffmpeg.FfmpegSource(path, reason, found.parts)
+        num_frames = None if found.is_unbounded else other.num_frames
         self.info = AudioInfo(
-            other.rate_hz, other.num_channels, other.num_frames, other.format
+            other.rate_hz, other.num_channels, num_frames, other.format
         )
         return other
 
