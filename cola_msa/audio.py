@@ -29,6 +29,7 @@ from cola_msa.audio_files import (
     Listing,
     find_audio,
     is_audio_name,
+    is_folder,
     list_audio,
     same_name,
 )
@@ -55,6 +56,7 @@ __all__ = [
     "decode",
     "find_audio",
     "is_audio_name",
+    "is_folder",
     "is_stems_file",
     "list_audio",
     "mono_blocks",

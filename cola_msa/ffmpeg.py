@@ -57,7 +57,7 @@ _NAMES = {
 _PART_SECONDS = 0.2
 _PROBE_SECONDS = 60.0
 _BLOCK_SECONDS = 300.0  # for one block, of a second or so
-_STEMS_SUFFIX = ".stem.mp4"
+_STEMS_SUFFIXES = (".stem.mp4", ".stem.m4a")
 STEMS_ADVICE = (
     "a .stem.mp4 holds a mixture and its stems as five streams of one file: split it "
     "into a folder a song for data_prep.multitrack, by ffmpeg -i SONG.stem.mp4 "
@@ -68,7 +68,7 @@ STEMS_ADVICE = (
 
 def is_stems_file(path: str | os.PathLike) -> bool:
     """Whether a name is that of MUSDB18's songs, five streams in one file."""
-    return os.fspath(path).lower().endswith(_STEMS_SUFFIX)
+    return os.fspath(path).lower().endswith(_STEMS_SUFFIXES)
 
 
 @dataclasses.dataclass(frozen=True)
