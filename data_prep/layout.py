@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Collection, Iterable
 
 from cola_msa.audio import AUDIO_SUFFIXES, Listing, list_audio
-from data_prep.clips import Failure, folder_failures, relative_listing
+from data_prep.clips import Failure, named_failures, relative_listing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,7 @@ class LaidOut:
 
     def failures(self) -> tuple[Failure, ...]:
         """The folders that cannot be read."""
-        return folder_failures(Listing((), (), self.unreadable, (), {}))
+        return named_failures(self.unreadable)
 
     def why_missing(self, path: str, metadata: str) -> str:
         """Why a file that the metadata name is not among the paths."""
