@@ -55,6 +55,7 @@ _NAMES = {
     "amr": "AMR",
 }
 _PART_SECONDS = 0.2
+_MAX_PARTS = 1000  # each takes a process
 _PROBE_SECONDS = 60.0
 _BLOCK_SECONDS = 300.0  # for one block, of a second or so
 _STEMS_SUFFIXES = (".stem.mp4", ".stem.m4a")
@@ -207,6 +208,11 @@ class FfmpegSource:
             UnreadableError: If ffmpeg is missing or cannot decode the file, or the
                 parts differ.
         """
+        if len(parts) > _MAX_PARTS:
+            raise UnreadableError(
+                f"is joined from {len(parts)} files; up to {_MAX_PARTS} are read: "
+                "split it"
+            )
         self._program, probe = _programs(reason)
         self._waiting = [_address(path, part) for part in parts or (None,)]
         streams = [_probe(probe, address, reason) for address in self._waiting]

@@ -353,7 +353,7 @@ def test_cut_files_are_found_by_ffmpeg(tmp_path, wav, suffix, percent):
         "[playlist]\nFile1={wav}\n",
     ],
 )
-@pytest.mark.parametrize("suffix", ["m4a", "m3u8", "mp4", "ffconcat", "sdp"])
+@pytest.mark.parametrize("suffix", ["m4a", "mp3", "m3u8", "mp4", "ffconcat", "sdp"])
 def test_a_playlist_in_disguise_opens_nothing(tmp_path, wav, content, suffix):
     path = tmp_path / f"list.{suffix}"
     path.write_text(content.format(wav=wav))
