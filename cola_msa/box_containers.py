@@ -258,14 +258,16 @@ def examine_tta(file: BinaryIO, size: int) -> Findings:
 
 
 def examine_real_media(file: BinaryIO, size: int) -> Findings:
-    """RealMedia, of which only a filled-up end is told."""
-    return _zeros_at_end(file, size)
+    """RealMedia, of which only a filled-up end is told; nobody pads it."""
+    return _zeros_at_end(file, size, 1024)
 
 
-def _zeros_at_end(file: BinaryIO, size: int) -> Findings:
+def _zeros_at_end(
+    file: BinaryIO, size: int, num_bytes: int = MAX_TRAILING_BYTES
+) -> Findings:
     """So many zeros are no packet of sound, but what was never written."""
-    file.seek(max(0, size - MAX_TRAILING_BYTES))
-    data = file.read(MAX_TRAILING_BYTES)
-    if len(data) == MAX_TRAILING_BYTES and not any(data):
+    file.seek(max(0, size - num_bytes))
+    data = file.read(num_bytes)
+    if len(data) == num_bytes and not any(data):
         return Findings("damaged: it ends in zeros, where its sound should be")
     return Findings()

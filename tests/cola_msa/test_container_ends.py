@@ -38,6 +38,7 @@ WAYS = {
     "mlp": ["-c:a", "mlp", "-strict", "-2"],
     "mp2": [],
     "voc": [],
+    "rm": ["-c:a", "ac3"],
 }
 PIPED = {"avi": "avi", "wma": "asf", "flv": "flv", "mp2": "mp2", "wv": "wv"}
 
@@ -175,7 +176,7 @@ def test_cut_files_are_found(tmp_path, encoded, suffix, share):
 
 @needs_ffmpeg
 @pytest.mark.parametrize(
-    "suffix", "m4a flv avi wv tta oga spx ts mpg ac3 dts mp2".split()
+    "suffix", "m4a flv avi wv tta oga spx ts mpg ac3 dts mp2 rm".split()
 )
 def test_a_half_of_zeros_is_damage(tmp_path, encoded, suffix):
     content = encoded(suffix)
