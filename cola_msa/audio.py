@@ -29,6 +29,7 @@ from cola_msa.audio_files import (
     Listing,
     find_audio,
     is_audio_name,
+    is_folder,
     list_audio,
     same_name,
 )
@@ -55,6 +56,7 @@ __all__ = [
     "decode",
     "find_audio",
     "is_audio_name",
+    "is_folder",
     "is_stems_file",
     "list_audio",
     "mono_blocks",
@@ -68,6 +70,9 @@ BLOCK_FRAMES = 1 << 16
 # 1 Hz is 16,000 at 16 kHz.
 MIN_RATE_HZ, MAX_RATE_HZ = 1000, 1_536_000
 MAX_CHANNELS = 256
+# Floats that were scaled as 32 bit integers reach 2^31; what is far beyond is no sound,
+# and its power no float32.
+MAX_SAMPLE = 1e12
 # Encoders pad and trim: MPEG-2 layer III by up to 0.13 s at 16 kHz.
 _DURATION_TOLERANCE_SECONDS = 0.2
 
@@ -176,14 +181,10 @@ class AudioReader:
         if found.reason:
             is_cut = found.reason.startswith("truncated")
             raise (TruncatedError if is_cut else UnreadableError)(found.reason)
-        if found.parts:
-            raise UnreadableError(
-                f"is joined from {len(found.parts)} Ogg files that are neither Vorbis "
-                "nor Opus: split it, or convert it to FLAC"
-            )
-        other = ffmpeg.FfmpegSource(path, reason)
+        other = ffmpeg.FfmpegSource(path, reason, found.parts)
+        num_frames = None if found.is_unbounded else other.num_frames
         self.info = AudioInfo(
-            other.rate_hz, other.num_channels, other.num_frames, other.format
+            other.rate_hz, other.num_channels, num_frames, other.format
         )
         return other
 
@@ -219,9 +220,7 @@ class AudioReader:
                     f"damaged after {num_frames / rate_hz:.2f} s: "
                     f"{_decoder_message(error)}"
                 ) from error
-            # The sum is quick and finite only if all are (unless it overflows).
-            if not np.isfinite(block.sum()) and not np.isfinite(block).all():
-                raise NonFiniteError("has samples that are infinite or not a number")
+            _check_samples(block)
             num_frames += len(block)
             if len(block):
                 yield np.ascontiguousarray(block.T)
@@ -235,6 +234,19 @@ class AudioReader:
             promised -= self._tolerance_frames / rate_hz
         _check_seconds(seconds, promised, "in its header")
         _check_seconds(seconds, self._expected_seconds, "in the dataset's metadata")
+
+
+def _check_samples(block: np.ndarray) -> None:
+    """Takes float32 [n, channels]."""
+    flat = block.reshape(-1)
+    # The energy is quick, and tells of every sample that could be wrong.
+    if np.vdot(flat, flat) < MAX_SAMPLE**2:
+        return
+    if not np.isfinite(flat).all():
+        raise NonFiniteError("has samples that are infinite or not a number")
+    peak = float(np.abs(flat).max())
+    if peak >= MAX_SAMPLE:
+        raise UnreadableError(f"has samples up to {peak:.1e}, where sound has 1")
 
 
 def _check_header(info: AudioInfo) -> None:

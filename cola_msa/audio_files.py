@@ -11,6 +11,8 @@ import pathlib
 import unicodedata
 from collections.abc import Collection
 
+from cola_msa.system.names import escape
+
 _SOUND = (
     ".3ga .aac .ac3 .adts .aif .aifc .aiff .alac .amr .ape .au .bwf .caf .dff .dsf "
     ".dts .eac3 .flac .gsm .ircam .m4a .m4b .m4r .mka .mp1 .mp2 .mp3 .mpc .mpga .nist "
@@ -55,16 +57,20 @@ class Listing:
         """What is left out, a line each."""
         lines = []
         if self.left_out:
-            lines.append(f"left out: {count_text(self.left_out)}")
+            lines.append(f"left out: {_one_line(count_text(self.left_out))}")
         for names, what in (
             (tuple(self.unreadable), "folders that cannot be read"),
             (self.repeated, "links to folders that are listed already"),
         ):
             if names:
                 more = f", and {len(names) - _SHOWN} more" * (len(names) > _SHOWN)
-                shown = ", ".join(names[:_SHOWN])
+                shown = ", ".join(map(_one_line, names[:_SHOWN]))
                 lines.append(f"left out: {len(names)} {what}: {shown}{more}")
         return tuple(lines)
+
+
+def _one_line(name: str) -> str:
+    return escape(name).replace("\n", "\\n")
 
 
 def count_text(counts: dict[str, int]) -> str:
@@ -109,14 +115,14 @@ def list_audio(root: str | os.PathLike, skipped: Collection[str] = ()) -> Listin
             continue
         for entry in found:
             path = os.path.join(folder, entry.name)
-            is_folder = _is_folder(entry)
-            if is_folder and os.path.normpath(path) in skipped:
+            is_directory = is_folder(entry)
+            if is_directory and os.path.normpath(path) in skipped:
                 continue
             if entry.name.startswith("."):
                 left_out["hidden"] += 1
                 continue
             is_audio = is_audio_name(entry.name)
-            if is_folder:
+            if is_directory:
                 (links if entry.is_symlink() else waiting).append(path)
                 suspects += [path] if is_audio else []
             elif is_audio:
@@ -135,7 +141,8 @@ def list_audio(root: str | os.PathLike, skipped: Collection[str] = ()) -> Listin
     )
 
 
-def _is_folder(entry: os.DirEntry) -> bool:
+def is_folder(entry: os.DirEntry) -> bool:
+    """Whether an entry is a folder or a link to one; a link to itself is none."""
     try:
         return entry.is_dir()
     except OSError:  # a link to itself, or below a folder without permission

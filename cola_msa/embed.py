@@ -48,7 +48,7 @@ def _define_flags() -> None:
     flags.DEFINE_string(
         "input",
         None,
-        "An audio file, a folder of them, or a list (.txt, .m3u, .csv).",
+        "An audio file, a folder of them, or a list (.txt, .m3u, .pls, .csv).",
         required=True,
     )
     flags.DEFINE_string(

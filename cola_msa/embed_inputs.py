@@ -11,11 +11,15 @@ from collections.abc import Iterator
 
 from cola_msa.audio_files import AUDIO_SUFFIXES, is_audio_name, list_audio
 from cola_msa.system.errors import UserError
+from cola_msa.system.names import unescape
 from cola_msa.system.tables import TableError, name_lines, read_rows
 
-LIST_SUFFIXES = (".txt", ".m3u", ".m3u8", ".csv")
+LIST_SUFFIXES = (".txt", ".m3u", ".m3u8", ".pls", ".csv")
 _PATH_COLUMNS = ("path", "file", "filename", "file_path", "filepath")
 _DIRECTIVE = re.compile(r"#EXT(M3U$|INF:|-X-|[A-Z]+[:=])|#PLAYLIST:", re.IGNORECASE)
+_PLS_FILE = re.compile(r"File\d+=(.*)", re.IGNORECASE | re.DOTALL)
+_OWN_HEADER = ["path", "reason"]  # of what could not be embedded: names are escaped
+_BOM = "\ufeff"
 _BYTE = re.compile("[\udc80-\udcff]")  # that is not UTF-8
 
 
@@ -54,10 +58,10 @@ def list_inputs(given: str | os.PathLike) -> Inputs:
     Args:
         given: An audio file, a folder (searched at any depth, through links to
             folders; hidden files are left out), or a list: .txt or .m3u with a path a
-            line, .csv with a column `path` or `file`, else its first column; see
-            `system.tables`. In .txt
-            lines that begin with # are remarks unless such a file exists; in .m3u
-            directives are, and what else has no suffix of audio.
+            line, .pls, .csv with a column `path` or `file`, else its first column; see
+            `system.tables`. In .txt lines that begin with # are remarks unless such
+            a file exists; in .m3u directives are, and what else has no suffix of
+            audio. An earlier run's `.failures.csv` gives the very names that it lists.
 
     Returns:
         Inputs; paths of a folder are sorted, those of a list in its order.
@@ -98,34 +102,58 @@ def list_inputs(given: str | os.PathLike) -> Inputs:
 def _read_text(path: pathlib.Path) -> str:
     """A list's text; bytes that are not UTF-8 are kept as surrogates."""
     content = path.read_bytes()
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+    # No name has a zero byte, but UTF-16 has one at every line's end.
+    is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    if is_wide and (b"\0" in content or len(content) < 4):
         return content.decode("utf-16")
-    return content.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
+    return content.decode("utf-8", "surrogateescape")
 
 
 def _line_entries(path: pathlib.Path) -> tuple[list[str], tuple[str, ...]]:
     content = _read_text(path)
     entries, num_remarks = [], 0
     is_playlist = path.suffix.lower() != ".txt"
-    for line in content.replace("\r", "\n").split("\n"):
+    for line in _lines(content, path):
+        # A name may begin or end with a space.
+        if (exact := _exact(line, path.parent)) is not None:
+            entries.append(exact)
+            continue
         name = line.strip(" \t")
         if not name:
             continue
         if name.startswith("#"):
-            found = _find(line, path.parent) or _find(name, path.parent)
+            found = _find(name, path.parent)
             is_directive = bool(_DIRECTIVE.match(name)) or not is_playlist
             if found is None and (is_directive or not is_audio_name(name)):
                 num_remarks += is_audio_name(name)
                 continue
-        # A name may end with a space.
-        is_exact = line != name and _find(line, path.parent) is not None
-        entries.append(_locate(line if is_exact else name, path.parent))
+        entries.append(_locate(name, path.parent))
     remark = f"left out: {num_remarks} lines with # in front, whose files do not exist"
     return entries, (remark,) if num_remarks else ()
 
 
+def _lines(content: str, path: pathlib.Path) -> Iterator[str]:
+    """Lines of any system; of a .pls what names files."""
+    is_pls = path.suffix.lower() == ".pls"
+    for number, line in enumerate(content.split("\n")):
+        # A carriage return can be a name's, and so can the mark of UTF-8.
+        is_odd = "\r" in line or (number == 0 and line.startswith(_BOM))
+        if is_odd and _exact(line, path.parent) is not None:
+            yield line
+            continue
+        line = line.removeprefix(_BOM) if number == 0 else line
+        for part in line.split("\r"):
+            if not is_pls:
+                yield part
+            elif found := _PLS_FILE.fullmatch(part.strip(" \t")):
+                yield found[1]
+
+
 def _csv_entries(path: pathlib.Path) -> tuple[list[str], tuple[str, ...]]:
     rows = list(read_rows(path, known=_PATH_COLUMNS, errors="surrogateescape"))
+    if rows and rows[0].cells == _OWN_HEADER:
+        own = [unescape(row.cells[0]) for row in rows[1:] if row.cells[0]]
+        return [_exact(name, path.parent) or name for name in own], ()
     header = [name.strip().lower() for name in rows[0].cells] if rows else []
     columns = [name for name in _PATH_COLUMNS if name in header]
     column = header.index(columns[0]) if columns else 0
@@ -140,9 +168,12 @@ def _csv_entries(path: pathlib.Path) -> tuple[list[str], tuple[str, ...]]:
         long = [row.line for row in rows if any(row.cells[len(header) :])]
     entries, empty = [], []
     for row in rows:
-        cell = row.cells[column].strip() if len(row.cells) > column else ""
-        if cell:
-            entries.append(_locate(cell, path.parent))
+        cell = row.cells[column] if len(row.cells) > column else ""
+        # A name may begin or end with a space.
+        if (exact := _exact(cell, path.parent)) is not None:
+            entries.append(exact)
+        elif cell.strip():
+            entries.append(_locate(cell.strip(), path.parent))
         else:
             empty.append(row.line)
     remarks = []
@@ -170,6 +201,16 @@ def _locate(entry: str, folder: pathlib.Path) -> str:
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", name):
         return name  # an address: what it says is the best name for the failure
     return name if os.path.isabs(name) else os.path.join(folder, name)
+
+
+def _exact(entry: str, folder: pathlib.Path) -> str | None:
+    """The file of this very name."""
+    if not entry or "\0" in entry or entry in (".", ".."):
+        return None
+    for place in (os.path.join(folder, entry), entry):
+        if os.path.isfile(place):
+            return place
+    return None
 
 
 def _find(entry: str, folder: pathlib.Path) -> str | None:

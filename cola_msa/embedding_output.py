@@ -224,7 +224,13 @@ def _write_h5(path: pathlib.Path, table: Table) -> None:
 def write_failures(path: pathlib.Path, failures: dict[str, str]) -> None:
     """Writes the second file: path and reason of whatever could not be embedded."""
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
+    # The writer takes a carriage return for none of a line's ends, the reader for one.
+    is_odd = any("\r" in path or "\r" in why for path, why in failures.items())
+    writer = csv.writer(
+        buffer,
+        lineterminator="\n",
+        quoting=csv.QUOTE_ALL if is_odd else csv.QUOTE_MINIMAL,
+    )
     writer.writerow(("path", "reason"))
     writer.writerows(failures.items())
     files.write_bytes(path, buffer.getvalue().encode(), OutputError)

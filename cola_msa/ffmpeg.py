@@ -16,11 +16,13 @@ import signal
 import subprocess
 import tempfile
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from cola_msa.audio_errors import UnreadableError
+from cola_msa.container_findings import Part
 
 # What a file may be taken for. None of these names other files or addresses, as
 # playlists, concat scripts, HLS and DASH do, nor is a picture or a text.
@@ -32,10 +34,14 @@ _FORMATS = (
     "qoa,rm,shn,sox,tak,truehd,tta,voc,vqf,w64,wav,wsd,wv,wve,xa,xwma"
 )
 # Of these a stream's duration is its container's own record; of others an estimate
-# from the bit rate. Of the last three the whole file's, if there is no other stream.
+# from the bit rate. Of Matroska the whole file's, if there is no other stream.
 _TIMED = {"mov", "wv", "tta", "ape", "mpc", "mpc8", "dsf", "caf", "aiff", "tak", "shn"}
-_TIMED_ALONE = {"matroska", "asf", "avi"}
-_ERROR = re.compile(r"^(?:\[[^\]]* @ 0x[0-9a-f]+\] )*\[(?:error|fatal|panic)\] (.+)")
+_TIMED_ALONE = {"matroska"}
+# A line of the log: who speaks, how severe it is, what.
+_ERROR = re.compile(
+    r"^(?:\[(?P<who>[^\]]*) @ 0x[0-9a-f]+\] )*\[(?:error|fatal|panic)\] (?P<what>.+)"
+)
+_DECODERS = {"av1": ("libdav1d", "libaom-av1")}  # that are not called as their codec
 _NAMES = {
     "mov": "MPEG-4",
     "matroska": "Matroska",
@@ -48,9 +54,11 @@ _NAMES = {
     "dsf": "DSD",
     "amr": "AMR",
 }
+_PART_SECONDS = 0.2
+_MAX_PARTS = 1000  # each takes a process
 _PROBE_SECONDS = 60.0
 _BLOCK_SECONDS = 300.0  # for one block, of a second or so
-_STEMS_SUFFIX = ".stem.mp4"
+_STEMS_SUFFIXES = (".stem.mp4", ".stem.m4a")
 STEMS_ADVICE = (
     "a .stem.mp4 holds a mixture and its stems as five streams of one file: split it "
     "into a folder a song for data_prep.multitrack, by ffmpeg -i SONG.stem.mp4 "
@@ -61,17 +69,18 @@ STEMS_ADVICE = (
 
 def is_stems_file(path: str | os.PathLike) -> bool:
     """Whether a name is that of MUSDB18's songs, five streams in one file."""
-    return os.fspath(path).lower().endswith(_STEMS_SUFFIX)
+    return os.fspath(path).lower().endswith(_STEMS_SUFFIXES)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Stream:
-    """The first audio stream, as ffprobe describes it."""
+    """The first audio stream, as ffprobe describes it; codecs of all but audio."""
 
     format: str
     rate_hz: int
     num_channels: int
     promised_seconds: float | None
+    others: frozenset[str]
 
 
 def _programs(reason: str) -> tuple[str, str]:
@@ -88,8 +97,23 @@ def _programs(reason: str) -> tuple[str, str]:
 def _confined(program: str) -> list[str]:
     return [
         *(program, "-hide_banner", "-loglevel", "level+error", "-threads", "1"),
-        *("-protocol_whitelist", "file", "-format_whitelist", _FORMATS),
+        *("-protocol_whitelist", "file,subfile", "-format_whitelist", _FORMATS),
     ]
+
+
+def _signal_name(code: int) -> str:
+    """Of a process's negative return code."""
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
+
+
+def _address(path: pathlib.Path, part: Part | None) -> str:
+    """A file, or a part of it, for ffmpeg; whatever its name looks like."""
+    if part is None:
+        return f"file:{path}"
+    return f"subfile,,start,{part.start},end,{part.end},,:file:{path}"
 
 
 def _number(values: dict[str, Any], name: str) -> float | None:
@@ -99,7 +123,7 @@ def _number(values: dict[str, Any], name: str) -> float | None:
         return None
 
 
-def _probe(program: str, path: pathlib.Path, reason: str) -> _Stream:
+def _probe(program: str, address: str, reason: str) -> _Stream:
     """Asks ffprobe for the first audio stream.
 
     Raises:
@@ -111,19 +135,27 @@ def _probe(program: str, path: pathlib.Path, reason: str) -> _Stream:
     command[-1] += ":stream_disposition=attached_pic"
     try:
         found = subprocess.run(
-            [*command, f"file:{path}"],
+            [*command, address],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=_PROBE_SECONDS,
             check=False,
+            start_new_session=True,  # a terminal's Ctrl-C is not the file's fault
         )
         content = json.loads(found.stdout)
     except subprocess.TimeoutExpired as error:
         raise UnreadableError(
             f"not readable as audio: ffprobe has not ended after {_PROBE_SECONDS:.0f} s"
         ) from error
+    except OSError as error:
+        raise UnreadableError(f"ffprobe does not start: {error.strerror}") from error
     except ValueError:
         content = {}
+    if found.returncode < 0:
+        raise UnreadableError(
+            "not readable as audio: ffprobe was ended by "
+            f"{_signal_name(found.returncode)}"
+        )
     streams = content.get("streams", [])
     sounds = [s for s in streams if s.get("codec_type") == "audio"]
     if found.returncode or not streams:
@@ -148,11 +180,14 @@ def _probe(program: str, path: pathlib.Path, reason: str) -> _Stream:
         # Counted from zero, though the sound may begin later.
         if promised is not None:
             promised -= max(0.0, _number(sound, "start_time") or 0.0)
-    return _Stream(name, int(rate_hz), int(channels), promised)
+    codecs = {str(s.get("codec_name")) for s in streams if s not in sounds}
+    for codec in tuple(codecs):
+        codecs.update(_DECODERS.get(codec, ()))
+    return _Stream(name, int(rate_hz), int(channels), promised, frozenset(codecs))
 
 
 class FfmpegSource:
-    """Decodes one file in a process of its own.
+    """Decodes one file, or parts of it one after another, each in its own process.
 
     Attributes:
         rate_hz: Samples a second.
@@ -161,39 +196,71 @@ class FfmpegSource:
         format: What the container is called.
     """
 
-    def __init__(self, path: pathlib.Path, reason: str):
+    def __init__(self, path: pathlib.Path, reason: str, parts: Sequence[Part] = ()):
         """Starts ffmpeg.
 
         Args:
             path: The file.
             reason: Why libsndfile does not read it.
+            parts: What to decode of it; all of it if empty.
 
         Raises:
-            UnreadableError: If ffmpeg is missing or cannot decode the file.
+            UnreadableError: If ffmpeg is missing or cannot decode the file, or the
+                parts differ.
         """
-        program, probe = _programs(reason)
-        stream = _probe(probe, path, reason)
-        self.rate_hz, self.num_channels = stream.rate_hz, stream.num_channels
-        self.format = _NAMES.get(stream.format, stream.format)
+        if len(parts) > _MAX_PARTS:
+            raise UnreadableError(
+                f"is joined from {len(parts)} files; up to {_MAX_PARTS} are read: "
+                "split it"
+            )
+        self._program, probe = _programs(reason)
+        self._waiting = [_address(path, part) for part in parts or (None,)]
+        streams = [_probe(probe, address, reason) for address in self._waiting]
+        first = streams[0]
+        self._others = first.others
+        self.rate_hz, self.num_channels = first.rate_hz, first.num_channels
+        for number, stream in enumerate(streams, 1):
+            if (stream.rate_hz, stream.num_channels) != (
+                self.rate_hz,
+                self.num_channels,
+            ):
+                raise UnreadableError(
+                    f"is joined from {len(streams)} files, of which number {number} "
+                    f"has {stream.num_channels} channels at {stream.rate_hz} Hz and "
+                    f"the first {self.num_channels} at {self.rate_hz} Hz: split it, or "
+                    "convert it to FLAC"
+                )
+        self.format = _NAMES.get(first.format, first.format)
         self.num_frames = None
-        if stream.promised_seconds is not None:
-            self.num_frames = round(stream.promised_seconds * self.rate_hz)
+        promised = [s.promised_seconds for s in streams if s.promised_seconds]
+        if len(promised) == len(streams):
+            # Of each part but one the decoder may trim what it may of the last.
+            seconds = sum(promised) - _PART_SECONDS * (len(streams) - 1)
+            self.num_frames = round(seconds * self.rate_hz)
+        self._has_read = False
+        self._start()
+
+    def _start(self) -> None:
         # A file, not a pipe: nobody reads it before the audio ends.
         self._log = tempfile.TemporaryFile()
-        command = [*_confined(program), "-nostdin", "-nostats"]
-        command += ["-i", f"file:{path}", "-map", "0:a:0", "-threads", "1"]
+        command = [*_confined(self._program), "-nostdin", "-nostats"]
+        command += ["-err_detect", "crccheck", "-i", self._waiting.pop(0)]
+        command += ["-map", "0:a:0", "-threads", "1"]
         command += ["-map_metadata", "-1", "-c:a", "pcm_f32le", "-f", "f32le"]
         command += ["-ar", str(self.rate_hz), "-ac", str(self.num_channels), "pipe:1"]
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            start_new_session=True,  # a terminal's Ctrl-C is not the file's fault
-        )
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=self._log,
+                start_new_session=True,  # as ffprobe
+            )
+        except OSError as error:
+            self._log.close()
+            raise UnreadableError(f"ffmpeg does not start: {error.strerror}") from error
         assert self._process.stdout is not None
         self._pipe = self._process.stdout
-        self._has_read = False
 
     def read(self, num_frames: int) -> np.ndarray:
         """float32 [n, channels] of the next samples; fewer than asked at the end.
@@ -201,24 +268,33 @@ class FfmpegSource:
         Raises:
             UnreadableError: If the file turns out to be damaged.
         """
-        frame_bytes = 4 * self.num_channels
+        wanted = num_frames * 4 * self.num_channels
+        data = self._read_bytes(wanted)
+        while len(data) < wanted and self._waiting:
+            self.close()
+            self._start()
+            data += self._read_bytes(wanted - len(data))
+        return (
+            np.frombuffer(data, "<f4").astype(np.float32).reshape(-1, self.num_channels)
+        )
+
+    def _read_bytes(self, num_bytes: int) -> bytes:
+        """Whole samples of the part that is being decoded."""
         timer = threading.Timer(_BLOCK_SECONDS, self._process.kill)
         timer.daemon = True
         timer.start()
         try:
-            data = self._pipe.read(num_frames * frame_bytes)
+            data = self._pipe.read(num_bytes)
         finally:
             timer.cancel()
-        if len(data) < num_frames * frame_bytes:
+        if len(data) < num_bytes:
             reason = self._reason()
             if reason:
                 begin = "damaged" if self._has_read or data else "not readable as audio"
                 raise UnreadableError(f"{begin} ({self.format}): {reason}")
         self._has_read = True
-        data = data[: len(data) // frame_bytes * frame_bytes]
-        return (
-            np.frombuffer(data, "<f4").astype(np.float32).reshape(-1, self.num_channels)
-        )
+        frame_bytes = 4 * self.num_channels
+        return data[: len(data) // frame_bytes * frame_bytes]
 
     def _reason(self) -> str | None:
         """What ffmpeg complained about, in one line, once it has ended."""
@@ -227,11 +303,16 @@ class FfmpegSource:
         size = min(1 << 20, os.fstat(self._log.fileno()).st_size)
         text = os.pread(self._log.fileno(), size, 0).decode("utf-8", "backslashreplace")
         for line in text.splitlines():
-            if (found := _ERROR.match(line)) and not _is_harmless(found[1]):
-                # Without the address in brackets; paths are the manifest's.
-                return re.sub(r"^.*?file:.*?: ", "", found[1]).strip()
+            found = _ERROR.match(line)
+            if found is None or found["who"] in self._others:
+                continue  # a picture's decoder: the sound is none of its business
+            if not _is_harmless(found["what"]):
+                # Without the address; paths are the manifest's.
+                return re.sub(r"^.*?file:.*?: ", "", found["what"]).strip()
         if code == -signal.SIGKILL:
             return f"ffmpeg gave nothing for {_BLOCK_SECONDS:.0f} s, or was killed"
+        if code < 0:
+            return f"ffmpeg was ended by {_signal_name(code)}"
         return f"ffmpeg ended with code {code}" if code else None
 
     def close(self) -> None:

@@ -4,13 +4,14 @@ import hashlib
 import io
 import os
 import pathlib
-from typing import Any
 
 import numpy as np
 import soundfile
 
 from cola_msa import containers
 from cola_msa.audio_errors import TruncatedError, UnreadableError
+from cola_msa.container_findings import Part, View
+from cola_msa.mp3_frames import mp3_start
 
 _MP3_TOLERANCE_FRAMES = 2304
 
@@ -24,41 +25,6 @@ class _Sequential(soundfile.SoundFile):
 
     def seekable(self) -> bool:
         return False
-
-
-class _PartFile(io.RawIOBase):
-    """A part of a file, with some bytes before it."""
-
-    def __init__(self, part: containers.Part, file: Any):
-        super().__init__()
-        self._head, self._file, self._position = part.head, file, 0
-        self._offset = part.start - len(part.head)
-        self._size = part.end - self._offset
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = (0, self._position, self._size)[whence]
-        self._position = max(0, start + offset)
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer).cast("B")
-        data = self._head[self._position : self._position + len(view)]
-        if not data:
-            self._file.seek(self._offset + self._position)
-            left = max(0, self._size - self._position)
-            data = self._file.read(min(len(view), left))
-        view[: len(data)] = data
-        self._position += len(data)
-        return len(data)
 
 
 class SndfileSource:
@@ -80,7 +46,7 @@ class SndfileSource:
 
         Raises:
             AudioError: If the container is damaged or cut.
-            soundfile.SoundFileError: If libsndfile does not know it.
+            soundfile.SoundFileError: If libsndfile does not know it, or a part of it.
         """
         # An open file rather than its name: libsndfile cannot take every file name.
         self._file = open(path, "rb")
@@ -111,6 +77,8 @@ class SndfileSource:
         is_given = bool(found.parts) and self.format != "FLAC"
         if found.is_unbounded and not is_given:
             self.num_frames = None
+        # What follows the samples of a FLAC, a tag or padding, is no part of it.
+        self._frames_left = self.num_frames if self.format == "FLAC" else None
         self.tolerance_frames = 0
         if is_mp3:
             self.tolerance_frames = _MP3_TOLERANCE_FRAMES * max(1, len(found.parts))
@@ -122,28 +90,23 @@ class SndfileSource:
         except soundfile.SoundFileError:
             if parts := containers.examine(path).parts:
                 return self._open_part(parts[0]), 0
-            first = containers.mp3_start(path)
+            is_other = containers.guess(self._file) not in ("", "MP3")
+            first = None if is_other else mp3_start(path)
             if first is None:
                 raise
         size = os.fstat(self._file.fileno()).st_size
-        return self._open_part(containers.Part(b"", first, size)), first
+        return self._open_part(Part(b"", first, size)), first
 
-    def _open_part(self, part: containers.Part) -> _Sequential:
-        return _Sequential(io.BufferedReader(_PartFile(part, self._file)))
+    def _open_part(self, part: Part) -> _Sequential:
+        return _Sequential(io.BufferedReader(View(part, self._file)))
 
     def _check_parts(self) -> int:
         """Samples a channel of all parts, which must be alike."""
         num_frames = 0
         for number, part in enumerate(self._parts, 1):
-            try:
-                with self._open_part(part) as sound:
-                    rate_hz, channels = sound.samplerate, sound.channels
-                    num_frames += sound.frames
-            except soundfile.SoundFileError as error:
-                raise UnreadableError(
-                    f"is joined from {len(self._parts)} files, of which number "
-                    f"{number} is not readable as audio: {error.error_string}"
-                ) from error
+            with self._open_part(part) as sound:
+                rate_hz, channels = sound.samplerate, sound.channels
+                num_frames += sound.frames
             if (rate_hz, channels) != (self.rate_hz, self.num_channels):
                 raise UnreadableError(
                     f"is joined from {len(self._parts)} files, of which number "
@@ -160,16 +123,13 @@ class SndfileSource:
             UnreadableError: If the samples are not those that were encoded.
             soundfile.SoundFileError: If the decoder fails.
         """
+        wanted = num_frames
+        if self._frames_left is not None:
+            wanted = min(num_frames, self._frames_left)
+            self._frames_left -= wanted
         if self._md5 is None:
-            block = self._sound.read(num_frames, dtype="float32", always_2d=True)
-            while len(block) < num_frames and self._parts:
-                self._sound.close()
-                self._sound = self._open_part(self._parts.pop(0))
-                wanted = num_frames - len(block)
-                more = self._sound.read(wanted, dtype="float32", always_2d=True)
-                block = np.concatenate([block, more])
-            return block
-        block = self._sound.read(num_frames, dtype="int32", always_2d=True)
+            return self._read_parts(wanted)
+        block = self._sound.read(wanted, dtype="int32", always_2d=True)
         bits = self._found.flac_bits
         num_bytes = -(-bits // 8)
         raw = (block >> (32 - bits)).astype("<i4", order="C").view(np.uint8)
@@ -180,6 +140,16 @@ class SndfileSource:
                 "damaged: its samples do not have the MD5 of its header"
             )
         return block.astype(np.float32) * np.float32(2.0**-31)
+
+    def _read_parts(self, num_frames: int) -> np.ndarray:
+        block = self._sound.read(num_frames, dtype="float32", always_2d=True)
+        while len(block) < num_frames and self._parts:
+            self._sound.close()
+            self._sound = self._open_part(self._parts.pop(0))
+            wanted = num_frames - len(block)
+            more = self._sound.read(wanted, dtype="float32", always_2d=True)
+            block = np.concatenate([block, more])
+        return block
 
     def close(self) -> None:
         """Closes the file."""

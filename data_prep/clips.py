@@ -206,9 +206,13 @@ def relative_listing(listing: Listing, root: pathlib.Path) -> Listing:
 def folder_failures(listing: Listing) -> tuple[Failure, ...]:
     """Folders that look like files of audio, and those that cannot be read."""
     reasons = {name: "not a regular file, but a directory" for name in listing.folders}
+    return named_failures({**reasons, **listing.unreadable})
+
+
+def named_failures(reasons: Mapping[str, str]) -> tuple[Failure, ...]:
+    """Failures of files or folders that belong to no clip, from reasons by path."""
     return tuple(
-        Failure(text(name), text(name), "", reason)
-        for name, reason in {**reasons, **listing.unreadable}.items()
+        Failure(text(name), text(name), "", reason) for name, reason in reasons.items()
     )
 
 

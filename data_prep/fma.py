@@ -4,8 +4,8 @@ import itertools
 import os
 import pathlib
 from collections import Counter
+from collections.abc import Iterable
 
-from cola_msa.audio import AUDIO_SUFFIXES
 from cola_msa.system.tables import read_rows
 from data_prep.clips import (
     Clip,
@@ -19,6 +19,7 @@ from data_prep.clips import (
     text,
     unlabelled,
 )
+from data_prep.layout import list_layout
 
 CLIP_SECONDS = 30.0
 _SPLITS = {"training": "train", "validation": "validation", "test": "test"}
@@ -69,20 +70,16 @@ def _read_tracks(path: pathlib.Path) -> dict[str, dict[tuple[str, str], str]]:
     return tracks
 
 
-def _list_audio(folder: pathlib.Path) -> tuple[dict[str, str], list[Failure]]:
-    """Path relative to the root by track id (the name without suffix), and twins."""
+def _by_track(paths: Iterable[str]) -> tuple[dict[str, str], list[Failure]]:
+    """Path by track id (the name without suffix), and twins."""
     found: dict[str, str] = {}
     twins = []
-    for entry in sorted(os.listdir(folder)):
-        if (folder / entry).is_dir():
-            for name in sorted(os.listdir(folder / entry)):
-                stem, suffix = os.path.splitext(name)
-                if suffix.lower() in AUDIO_SUFFIXES:
-                    path = f"{_AUDIO_FOLDER}/{entry}/{name}"
-                    first = found.setdefault(stem, path)
-                    if first != path:
-                        reason = f"its track id is also {text(first)}'s"
-                        twins.append(Failure(text(stem), text(path), "", reason))
+    for path in paths:
+        stem = os.path.splitext(os.path.basename(path))[0]
+        first = found.setdefault(stem, path)
+        if first != path:
+            reason = f"its track id is also {text(first)}'s"
+            twins.append(Failure(text(stem), text(path), "", reason))
     return found, twins
 
 
@@ -117,7 +114,9 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
             does not give the published counts.
     """
     tracks = _read_tracks(require(dataset_dir / _TRACKS, LAYOUT))
-    audio, twins = _list_audio(require(dataset_dir / _AUDIO_FOLDER, LAYOUT))
+    require(dataset_dir / _AUDIO_FOLDER, LAYOUT)
+    laid_out = list_layout(dataset_dir, [_AUDIO_FOLDER], depth=2)
+    audio, twins = _by_track(laid_out.paths)
     class_names = tuple(
         sorted({r[("track", "genre_top")] for r in tracks.values()} - {""})
     )
@@ -128,20 +127,20 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
         counts["genres"] = len(class_names)
         check_counts("FMA-small", counts, _REAL_COUNTS)
     clips: list[Clip] = []
-    failures = twins
+    failures = [*twins, *laid_out.failures()]
     for track_id, row in sorted(tracks.items()):
         split = _SPLITS.get(row[("set", "split")], "")
         genre = row[("track", "genre_top")]
         path = audio.get(track_id)
+        shown = path or f"{_AUDIO_FOLDER}/{track_id[:3]}/{track_id}.mp3"
         reason = None
         if path is None:
-            reason = "the file does not exist, but tracks.csv names it"
+            reason = laid_out.why_missing(shown, "tracks.csv")
         elif not genre:
             reason = "its row in tracks.csv has no top genre"
         elif not split:
             reason = f"its split in tracks.csv is {row[('set', 'split')]!r}"
         if path is None or reason:
-            shown = path or f"{_AUDIO_FOLDER}/{track_id[:3]}/{track_id}.mp3"
             failures.append(Failure(track_id, text(shown), split, reason or ""))
             continue
         clips.append(
@@ -160,7 +159,9 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
         (path for track_id, path in audio.items() if track_id in tracks),
         "no row of the subset small in tracks.csv",
     )
-    return DatasetIndex(tuple(clips), class_names, tuple(failures), is_published)
+    return DatasetIndex(
+        tuple(clips), class_names, tuple(failures), is_published, laid_out.remarks
+    )
 
 
 CITATION = (

@@ -8,8 +8,8 @@ are distorted or mislabelled are in none of them, and no artist is in two.
 import os
 import pathlib
 from collections import Counter
+from collections.abc import Iterable, Sequence
 
-from cola_msa.audio import AUDIO_SUFFIXES
 from cola_msa.system.tables import read_lines
 from data_prep.clips import (
     Clip,
@@ -22,6 +22,7 @@ from data_prep.clips import (
     require,
     text,
 )
+from data_prep.layout import list_layout
 
 LISTS = {
     "train": "train_filtered.txt",
@@ -48,21 +49,14 @@ def _read_list(path: pathlib.Path) -> list[tuple[str, str]]:
     return found
 
 
-def _list_audio(dataset_dir: pathlib.Path) -> dict[tuple[str, str], str]:
-    """Paths relative to the root by genre and name without suffix."""
+def _by_name(
+    paths: Iterable[str], folders: Sequence[str]
+) -> dict[tuple[str, str], str]:
+    """Paths by genre and name without suffix; of several that of the first folder."""
     found: dict[tuple[str, str], str] = {}
-    for base in _AUDIO_FOLDERS:
-        if not (dataset_dir / base).is_dir():
-            continue
-        for genre in sorted(os.listdir(dataset_dir / base)):
-            folder = dataset_dir / base / genre
-            if not folder.is_dir():
-                continue
-            for entry in sorted(os.listdir(folder)):
-                name, suffix = os.path.splitext(entry)
-                if suffix.lower() in AUDIO_SUFFIXES:
-                    path = (pathlib.PurePath(base) / genre / entry).as_posix()
-                    found.setdefault((genre, name), path)
+    for path in sorted(paths, key=lambda path: folders.index(os.path.dirname(path))):
+        folder, name = os.path.split(path)
+        found.setdefault((os.path.basename(folder), os.path.splitext(name)[0]), path)
     return found
 
 
@@ -97,16 +91,26 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
     if is_published:
         counts = {split: len(found) for split, found in listed.items()}
         check_counts("GTZAN", counts | {"genres": len(class_names)}, _REAL_COUNTS)
-    audio = _list_audio(dataset_dir)
-    clips, failures = [], []
+    folders = [
+        (pathlib.PurePath(base) / genre).as_posix()
+        for base in _AUDIO_FOLDERS
+        for genre in class_names
+    ]
+    laid_out = list_layout(dataset_dir, folders)
+    audio = _by_name(laid_out.paths, folders)
+    clips, failures = [], list(laid_out.failures())
     for split, found in listed.items():
         for genre, name in sorted(found):
             path = audio.get((genre, name))
             if path is None:
-                reason = f"the file does not exist, but {LISTS[split]} names it"
-                failures.append(
-                    Failure(text(name), text(f"{genre}/{name}.wav"), split, reason)
-                )
+                shown = f"{genre}/{name}.wav"
+                places = [
+                    f"{base}/{shown}".removeprefix("./") for base in _AUDIO_FOLDERS
+                ]
+                reasons = [laid_out.why_missing(p, LISTS[split]) for p in places]
+                # One that a folder gives comes before one that nothing gives.
+                reason = min(reasons, key=lambda why: "does not exist" in why)
+                failures.append(Failure(text(name), text(shown), split, reason))
                 continue
             clips.append(
                 Clip(
@@ -118,7 +122,12 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
                     wants_stems=split in options.stem_splits,
                 )
             )
-    return DatasetIndex(tuple(clips), class_names, tuple(failures), is_published)
+    num_others = len(set(laid_out.paths) - {clip.path for clip in clips})
+    others = f"left out: {num_others} files of audio that no list names"
+    remarks = laid_out.remarks + (others,) * bool(num_others)
+    return DatasetIndex(
+        tuple(clips), class_names, tuple(failures), is_published, remarks
+    )
 
 
 CITATION = (

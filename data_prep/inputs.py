@@ -120,7 +120,10 @@ class Inputs:
 
 
 def make_stand_in(
-    folder: remote.RemoteFolder, metadata: Sequence[str], scratch: pathlib.Path
+    folder: remote.RemoteFolder,
+    metadata: Sequence[str],
+    scratch: pathlib.Path,
+    unreadable: dict[str, str] | None = None,
 ) -> pathlib.Path:
     """A tree as at an address: metadata real, of all other files the name alone.
 
@@ -129,6 +132,7 @@ def make_stand_in(
         metadata: Patterns of the metadata's paths, see `clips.Dataset`.
         scratch: Where the tree goes, at the path that it has on its file system, so
             that paths from one folder to another hold.
+        unreadable: Takes a reason by folder that could not be listed.
 
     Returns:
         The folder within `scratch`.
@@ -143,7 +147,12 @@ def make_stand_in(
     root.mkdir(parents=True, exist_ok=True)
     for name, entry in folder.walk().items():
         path = root / name
-        if entry.is_folder:
+        if entry.reason and unreadable is not None:
+            unreadable[name] = entry.reason
+        if entry.same_as is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.symlink_to(os.path.relpath(root / entry.same_as, path.parent))
+        elif entry.is_folder:
             path.mkdir(parents=True, exist_ok=True)
         elif any(fnmatch.fnmatchcase(name, pattern) for pattern in metadata):
             folder.download(name, path)

@@ -7,6 +7,7 @@ Splits and tags are read from the published `autotagging_top50tags-train.tsv`,
 
 import os
 import pathlib
+from collections.abc import Mapping
 
 from cola_msa.audio import AUDIO_SUFFIXES
 from cola_msa.system.tables import read_rows
@@ -21,6 +22,7 @@ from data_prep.clips import (
     require,
     text,
 )
+from data_prep.layout import list_layout, without_case
 
 SUBSET = "autotagging_top50tags"
 SPLITS = ("train", "validation", "test")
@@ -46,20 +48,15 @@ def _read_split(path: pathlib.Path) -> list[list[str]]:
     return [row.cells for row in rows[1:]]
 
 
-def _find_audio(dataset_dir: pathlib.Path, path: str) -> str | None:
-    """The file of a track, relative to the root.
+def _find(files: Mapping[str, str], path: str) -> str | None:
+    """The file of a track.
 
     `34/786434.mp3` as published, `34/786434.low.mp3` of the smaller download, or the
     same name with another suffix.
     """
-    folder, name = os.path.split(path)
-    stem = os.path.splitext(name)[0]
+    stem = os.path.splitext(path)[0]
     suffixes = [".mp3", ".low.mp3", *sorted(AUDIO_SUFFIXES - {".mp3"})]
-    for suffix in suffixes:
-        found = f"{folder}/{stem}{suffix}"
-        if (dataset_dir / found).is_file():
-            return found
-    return None
+    return next((files[stem + s] for s in suffixes if stem + s in files), None)
 
 
 def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
@@ -90,7 +87,10 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
     if is_published:
         counts = {"tracks": len(rows), "tags": len(class_names)}
         check_counts("MTG-Jamendo", counts, _REAL_COUNTS)
-    clips, failures = [], []
+    folders = sorted({os.path.dirname(row[3]) for _, row in rows})
+    laid_out = list_layout(dataset_dir, folders)
+    files = without_case(laid_out.paths)
+    clips, failures = [], list(laid_out.failures())
     seen: set[str] = set()
     for split, row in rows:
         track, artist, _, path = row[:4]
@@ -100,9 +100,9 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
                 "published split"
             )
         seen.add(track)
-        found = _find_audio(dataset_dir, path)
+        found = _find(files, path)
         if found is None:
-            reason = f"the file does not exist, but {SUBSET}-{split}.tsv names it"
+            reason = laid_out.why_missing(path, f"{SUBSET}-{split}.tsv")
             failures.append(Failure(text(track), text(path), split, reason))
             continue
         clips.append(
@@ -115,7 +115,12 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
                 wants_stems=split in options.stem_splits,
             )
         )
-    return DatasetIndex(tuple(clips), class_names, tuple(failures), is_published)
+    num_others = len(set(laid_out.paths) - {clip.path for clip in clips})
+    others = f"left out: {num_others} files of audio that are in none of the splits"
+    remarks = laid_out.remarks + (others,) * bool(num_others)
+    return DatasetIndex(
+        tuple(clips), class_names, tuple(failures), is_published, remarks
+    )
 
 
 CITATION = (

@@ -3,7 +3,7 @@
 import os
 import pathlib
 
-from cola_msa.audio import is_audio_name, list_audio
+from cola_msa.audio import is_folder, list_audio
 from data_prep.clips import (
     Clip,
     Dataset,
@@ -36,22 +36,24 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
     Raises:
         DatasetError: If there are not at least two folders with audio.
     """
-    skipped = options.stems_dir and os.path.normpath(dataset_dir / options.stems_dir)
+    # Stems beside the mixtures are not mixtures themselves.
+    stems_dir = options.stems_dir
+    skipped = (os.path.normpath(dataset_dir / stems_dir),) if stems_dir else ()
+    listing = relative_listing(list_audio(dataset_dir, skipped), dataset_dir)
     folders = sorted(
         entry.name
         for entry in os.scandir(dataset_dir)
-        if entry.is_dir() and not entry.name.startswith(".")
-        if os.path.normpath(entry.path) != skipped
+        if is_folder(entry) and not entry.name.startswith(".")
+        if os.path.normpath(entry.path) not in skipped
     )
-    # Stems beside the mixtures are not mixtures themselves.
-    listings = {
-        name: list_audio(dataset_dir / name, (skipped,) if skipped else ())
-        for name in folders
-    }
-    files = {
-        name: relative_listing(listing, dataset_dir / name).paths
-        for name, listing in listings.items()
-    }
+    files: dict[str, list[str]] = {name: [] for name in folders}
+    beside = []
+    for path in listing.paths:
+        name, slash, rest = path.partition("/")
+        if slash:
+            files[name].append(rest)
+        else:
+            beside.append(path)
     class_names = tuple(name for name in folders if files[name])
     if len(class_names) < 2:
         raise DatasetError(
@@ -83,18 +85,16 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
             for path in files[name]
         ]
     failures = tuple(
-        Failure(text(entry), text(entry), "", "not in a folder that names its class")
-        for entry in sorted(os.listdir(dataset_dir))
-        if is_audio_name(entry) and (dataset_dir / entry).is_file()
+        Failure(text(name), text(name), "", "not in a folder that names its class")
+        for name in beside
     )
-    remarks = []
-    for name, listing in listings.items():
-        listing = relative_listing(listing, dataset_dir)
-        failures += folder_failures(listing)
-        remarks += [f"{name}: {line}" for line in listing.remarks()]
+    failures += folder_failures(listing)
+    remarks = [*listing.remarks()]
     empty = [name for name in folders if not files[name]]
     if empty:
-        remarks.append(f"left out: folders without audio: {', '.join(empty)}")
+        remarks.append(
+            f"left out: folders without audio: {', '.join(map(text, empty))}"
+        )
     return DatasetIndex(
         tuple(clips),
         tuple(map(text, class_names)),

@@ -1,6 +1,5 @@
 """MagnaTagATune: 29 s clips with tags. `python -m data_prep.mtat --help`."""
 
-import os
 import pathlib
 import re
 from collections import Counter
@@ -18,6 +17,7 @@ from data_prep.clips import (
     text,
     unlabelled,
 )
+from data_prep.layout import list_layout, without_case
 
 NUM_TOP_TAGS = 50
 # The customary 12:1:3 split, by the first character of the path.
@@ -87,17 +87,6 @@ def _from_name(path: str) -> tuple[str, float | None]:
     return match[1], float(match[3]) - float(match[2])
 
 
-def _list_audio(dataset_dir: pathlib.Path) -> set[str]:
-    """All mp3 in the folders 0 to f (stems may lie in folders of their own)."""
-    return {
-        f"{folder}/{entry.name}"
-        for folder in SPLIT_OF_FOLDER
-        if (dataset_dir / folder).is_dir()
-        for entry in os.scandir(dataset_dir / folder)
-        if entry.name.lower().endswith(".mp3")
-    }
-
-
 def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
     """Lists the clips of a MagnaTagATune folder.
 
@@ -128,11 +117,14 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
     class_names = tuple(sorted(tags, key=lambda t: (-frequency[t], t))[:NUM_TOP_TAGS])
     columns = [header.index(name) for name in class_names]
     info = _read_clip_info(dataset_dir / _CLIP_INFO)
-    audio = _list_audio(dataset_dir)
+    # Stems may lie in folders of their own.
+    laid_out = list_layout(dataset_dir, SPLIT_OF_FOLDER, (".mp3",))
+    audio = without_case(laid_out.paths)
     clips, failures = [], []
     counts: Counter[str] = Counter()
     for row in rows:
         path = row[-1]
+        found = audio.get(path)
         labels = tuple(k for k, column in enumerate(columns) if row[column] == "1")
         split = SPLIT_OF_FOLDER.get(path[:1], "")
         if path not in KNOWN_BROKEN:
@@ -144,15 +136,15 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
             continue
         if not labels:
             split += "_extra"
-        if path not in audio:
-            reason = f"the file does not exist, but {_ANNOTATIONS} names it"
+        if found is None:
+            reason = laid_out.why_missing(path, _ANNOTATIONS)
             failures.append(Failure(text(row[0]), text(path), split, reason))
             continue
         song, seconds = info.get(path) or _from_name(path)
         clips.append(
             Clip(
                 clip_id=text(row[0]),
-                path=path,
+                path=found,
                 split=split,
                 group=text(song),
                 labels=labels,
@@ -164,10 +156,12 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
     if is_published:
         counts["test with test_extra"] = counts["test"] + counts["test_extra"]
         check_counts("MagnaTagATune", counts, _REAL_COUNTS)
-    failures += unlabelled(
-        audio, (row[-1] for row in rows), f"no row in {_ANNOTATIONS}"
+    failures += laid_out.failures()
+    known = {audio.get(row[-1], row[-1]) for row in rows}
+    failures += unlabelled(laid_out.paths, known, f"no row in {_ANNOTATIONS}")
+    return DatasetIndex(
+        tuple(clips), class_names, tuple(failures), is_published, laid_out.remarks
     )
-    return DatasetIndex(tuple(clips), class_names, tuple(failures), is_published)
 
 
 CITATION = (

@@ -1,6 +1,5 @@
 """NSynth: 4 s notes with an instrument family. `python -m data_prep.nsynth --help`."""
 
-import os
 import pathlib
 from typing import Any
 
@@ -17,6 +16,7 @@ from data_prep.clips import (
     text,
     unlabelled,
 )
+from data_prep.layout import list_layout, without_case
 
 _MAX_BYTES = 1 << 30  # of the training split's examples.json: it has 200 MB
 FOLDER_OF_SPLIT = {
@@ -86,21 +86,27 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
         check_counts("NSynth", {s: len(n) for s, n in notes.items()}, _REAL_COUNTS)
     class_names = _class_names(notes)
     number = {name: k for k, name in enumerate(class_names)}
-    clips, failures = [], []
+    clips: list[Clip] = []
+    failures: list[Failure] = []
+    remarks: list[str] = []
     for split, folder in FOLDER_OF_SPLIT.items():
-        audio_dir = require(dataset_dir / folder / "audio", LAYOUT)
+        require(dataset_dir / folder / "audio", LAYOUT)
         # One listing: a stat for each of 300,000 files takes minutes.
-        files = {name for name in os.listdir(audio_dir) if name.endswith(".wav")}
+        laid_out = list_layout(dataset_dir, [f"{folder}/audio"], (".wav",))
+        files = without_case(laid_out.paths)
+        remarks += [f"{folder}: {line}" for line in laid_out.remarks]
+        failures += laid_out.failures()
         for name, note in sorted(notes[split].items()):
             path = f"{folder}/audio/{name}.wav"
-            if f"{name}.wav" not in files:
-                reason = "the file does not exist, but examples.json names it"
+            found = files.get(path)
+            if found is None:
+                reason = laid_out.why_missing(path, "examples.json")
                 failures.append(Failure(text(name), text(path), split, reason))
                 continue
             clips.append(
                 Clip(
                     clip_id=name,
-                    path=path,
+                    path=found,
                     split=split,
                     group=note.get("instrument_str", name),
                     labels=(number[note["instrument_family_str"]],),
@@ -108,11 +114,13 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
                 )
             )
         failures += unlabelled(
-            (f"{folder}/audio/{name}" for name in files),
-            (f"{folder}/audio/{name}.wav" for name in notes[split]),
+            laid_out.paths,
+            (files.get(f"{folder}/audio/{name}.wav", "") for name in notes[split]),
             "no entry in examples.json",
         )
-    return DatasetIndex(tuple(clips), class_names, tuple(failures), is_published)
+    return DatasetIndex(
+        tuple(clips), class_names, tuple(failures), is_published, tuple(remarks)
+    )
 
 
 CITATION = (

@@ -10,7 +10,7 @@ import contextlib
 import os
 import pathlib
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from data_prep import inputs, remote
 from data_prep.clips import DatasetError
@@ -28,6 +28,7 @@ class Places:
         output_dir: The output folder, or its stand-in.
         dataset_url: The root's address, or None.
         output_url: The output's address, or None.
+        unreadable: Reason by folder of the dataset's address that was not listed.
     """
 
     def __init__(
@@ -36,12 +37,14 @@ class Places:
         output_dir: pathlib.Path,
         dataset_url: str | None = None,
         output_url: str | None = None,
+        unreadable: Mapping[str, str] | None = None,
     ):
         """Names the folders."""
         self.dataset_dir = dataset_dir
         self.output_dir = output_dir
         self.dataset_url = dataset_url
         self.output_url = output_url
+        self.unreadable = dict(unreadable or {})
         self._states: dict[str, str] = {}
 
     def shown(self, line: str) -> str:
@@ -135,6 +138,7 @@ def open_places(
         folder = pathlib.Path(dataset_dir)
         output = pathlib.Path(output_dir or ".")
         urls: list[str | None] = [None, None]
+        unreadable: dict[str, str] = {}
         if any(map(remote.is_address, (dataset_dir, output_dir or ""))):
             context = tempfile.TemporaryDirectory(prefix=inputs.SCRATCH_PREFIX)
             scratch = pathlib.Path(stack.enter_context(context)).resolve()
@@ -145,13 +149,13 @@ def open_places(
         if remote.is_address(dataset_dir):
             data = remote.open_folder(dataset_dir)
             urls[0] = data.url
-            folder = inputs.make_stand_in(data, metadata, scratch / "data")
+            folder = inputs.make_stand_in(data, metadata, scratch / "data", unreadable)
             if split_dir and remote.is_address(split_dir):
                 lists = remote.open_folder(split_dir)
                 inputs.make_stand_in(lists, metadata, scratch / "data")
         elif not folder.is_dir():
             raise DatasetError(f"--dataset_dir={dataset_dir} is not a folder")
-        found = Places(folder, output, *urls)
+        found = Places(folder, output, urls[0], urls[1], unreadable)
         found.refresh()
         yield found
 

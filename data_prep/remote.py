@@ -28,6 +28,7 @@ _FINAL_ERRORS = (
 # Of this machine's disk, whatever was being copied.
 _DISK_ERRORS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS))
 _BATCH_FILES = 1000
+_LOCAL = ("file", "local")
 
 
 class RemoteError(UserError, OSError):
@@ -60,11 +61,21 @@ def why_local(flag: str, url: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A file or folder of a listing; `state` changes when its content does."""
+    """A file or folder of a listing.
+
+    Attributes:
+        size: Bytes.
+        is_folder: Whether it is a folder.
+        state: Changes when its content does.
+        reason: Why a folder was not listed; "" if it was.
+        same_as: Of a link to a folder that is listed under another path: that path.
+    """
 
     size: int
     is_folder: bool
     state: str
+    reason: str = ""
+    same_as: str | None = None
 
 
 class RemoteFolder:
@@ -165,6 +176,9 @@ class RemoteFolder:
         Raises:
             RemoteError: If it cannot be listed.
         """
+        return {base: _entry(info) for base, info in self._infos(name).items()}
+
+    def _infos(self, name: str) -> dict[str, dict[str, Any]]:
         folder = self._remote(name)
 
         def ask() -> Any:
@@ -174,15 +188,20 @@ class RemoteFolder:
             return []
 
         found = self._attempt(ask, f"{self.url} cannot be listed")
-        return {posixpath.basename(i["name"].rstrip("/")): _entry(i) for i in found}
+        return {posixpath.basename(i["name"].rstrip("/")): i for i in found}
 
     def walk(self) -> dict[str, Entry]:
         """All files and folders at any depth, by their paths relative to this one.
+
+        Where there are folders, links to them are followed, and a folder that cannot
+        be listed has a reason.
 
         Raises:
             DatasetError: If a name cannot be a file's on this machine.
             RemoteError: If it cannot be listed.
         """
+        if self._protocol not in _OBJECT_STORES:
+            return self._walk_folders()
 
         def ask() -> Any:
             self._files.invalidate_cache()
@@ -193,12 +212,63 @@ class RemoteFolder:
             name = path[len(self._root) :].removeprefix("/")
             if not name or name.endswith("/"):  # a folder's own mark
                 continue
-            if {"", ".", ".."} & set(name.split("/")):
-                raise DatasetError(
-                    f"{self.url}: {text(path)} cannot be a file's name here; rename it"
-                )
+            self._check_name(name)
             found[name] = _entry(info)
         return found
+
+    def _check_name(self, name: str) -> None:
+        if {"", ".", ".."} & set(name.split("/")):
+            raise DatasetError(
+                f"{self.url}: {text(name)} cannot be a file's name here; rename it"
+            )
+
+    def _walk_folders(self) -> dict[str, Entry]:
+        found: dict[str, Entry] = {}
+        met: dict[str | None, str] = {}  # by where a folder really is
+        waiting, links = ["."], list[str]()
+        while waiting or links:
+            # Links last: a folder's own path is the one that counts.
+            is_link = not waiting
+            name = links.pop(0) if is_link else waiting.pop()
+            real = self._real_path(name, is_link)
+            if real is None:
+                reason = "a link to a folder, which is not followed on this file system"
+                found[name] = dataclasses.replace(found[name], reason=reason)
+                continue
+            if real in met:
+                found[name] = dataclasses.replace(found[name], same_as=met[real])
+                continue
+            met[real] = name
+            try:
+                infos = self._infos(name)
+            except RemoteError as error:
+                if name == ".":
+                    raise
+                found[name] = dataclasses.replace(found[name], reason=str(error))
+                continue
+            for base, info in infos.items():
+                below = base if name == "." else f"{name}/{base}"
+                self._check_name(below)
+                entry = _entry(info)
+                if entry.is_folder:
+                    waiting.append(below)
+                elif info["type"] != "file" and self._is_folder(info["name"]):
+                    entry = dataclasses.replace(entry, is_folder=True)
+                    links.append(below)
+                found[below] = entry
+        return dict(sorted(found.items()))
+
+    def _real_path(self, name: str, is_link: bool) -> str | None:
+        """Where a folder is, if its file system says it of links."""
+        if self._protocol in _LOCAL:
+            return os.path.realpath(self._remote(name))
+        return None if is_link else self._remote(name)
+
+    def _is_folder(self, path: str) -> bool:
+        try:
+            return self._files.info(path)["type"] == "directory"
+        except Exception:  # each file system has errors of its own
+            return False
 
     def download(self, name: str, target: pathlib.Path) -> None:
         """Copies a file to this machine.

@@ -17,7 +17,7 @@ from cola_msa.system.errors import FileError, UserError
 from cola_msa.system.locks import Lock
 from cola_msa.system.reading import read_json, read_limited
 from data_prep import manifest, separation, shards
-from data_prep.clips import Dataset, DatasetError, text
+from data_prep.clips import Dataset, DatasetError, named_failures, text
 from data_prep.inputs import SCRATCH_PREFIX
 from data_prep.jobs import Job, PreparationError
 from data_prep.places import STATE_NAME, Places, upload_shard
@@ -73,6 +73,9 @@ def prepare(
     if not dataset_dir.is_dir():
         raise DatasetError(f"--dataset_dir={dataset_dir} is not a folder")
     found = dataset.index(dataset_dir, config.options)
+    if places.unreadable:
+        more = named_failures(places.unreadable)
+        found = dataclasses.replace(found, failures=found.failures + more)
     for remark in found.remarks:
         log(text(remark))
     plan = shards.make_plan(found.clips, config)

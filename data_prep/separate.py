@@ -92,6 +92,8 @@ def _wanted(dataset: Dataset, dataset_dir: pathlib.Path, values: Any) -> list[Cl
         split_dir=split_dir,
     )
     found = dataset.index(dataset_dir, options)
+    for remark in found.remarks:
+        print(text(remark))
     clips = {clip.path: clip for clip in found.clips if clip.split in splits}
     if not clips:
         raise DatasetError(f"--stem_splits={','.join(splits)}: no clip is in these")

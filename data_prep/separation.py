@@ -75,11 +75,16 @@ def load_clip(
     paths = clip.stem_paths
     if stems_dir is not None:
         folder = pathlib.Path(stems_dir) / os.path.splitext(clip.path)[0]
-        paths = tuple(
-            (source, found.relative_to(dataset_dir).as_posix())
-            for source in sources
-            if (found := audio.find_audio(dataset_dir / folder, source))
-        )
+        try:
+            paths = tuple(
+                (source, found.relative_to(dataset_dir).as_posix())
+                for source in sources
+                if (found := audio.find_audio(dataset_dir / folder, source))
+            )
+        except PermissionError as error:
+            raise audio.StemError(
+                f"its folder of stems cannot be read: {error.strerror}"
+            ) from error
         if not paths:
             raise audio.StemError(
                 f"no stem {', '.join(sources)} in <stems_dir>/"

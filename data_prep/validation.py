@@ -14,7 +14,7 @@ import tqdm
 from cola_msa import audio
 from cola_msa.system.errors import UserError
 from data_prep import workers
-from data_prep.clips import Clip, Dataset, DatasetError, IndexOptions
+from data_prep.clips import Clip, Dataset, DatasetError, IndexOptions, text
 
 # No codec of these datasets needs less: 8 kbit/s is MP3's lowest rate.
 _LEAST_BYTES_PER_SECOND = 1000
@@ -59,6 +59,7 @@ class Report:
         problems: What is wrong, by path.
         hours: Sum of the durations; None where they were not read.
         formats: Files by format, rate and channels; empty likewise.
+        remarks: What was left out, a line each.
     """
 
     num_expected: int
@@ -71,6 +72,7 @@ class Report:
     problems: tuple[Problem, ...]
     hours: float | None
     formats: dict[str, int]
+    remarks: tuple[str, ...] = ()
 
     @property
     def is_fine(self) -> bool:
@@ -103,7 +105,8 @@ def validate(
         dataset: The dataset module.
         dataset_dir: The dataset's root.
         with_durations: Open every file, too: durations, and whether it is whole by
-            its container's own bookkeeping. Nothing is decoded.
+            its container's own bookkeeping. Nothing is decoded but what does not say
+            how long it is.
         num_workers: Processes for that; 1 works in this one.
         show_progress: Whether to draw progress bars.
         split_dir: Folder of published split files; None for `dataset_dir`.
@@ -126,7 +129,8 @@ def validate(
     problems = []
     for failure in found.failures:
         kind = "metadata"
-        if "does not exist" in failure.reason:
+        is_lost = "does not exist" in failure.reason
+        if is_lost or (failure.split and "cannot be read" in failure.reason):
             kind = "missing"
         elif not failure.split:
             kind = "unlabelled"
@@ -162,6 +166,7 @@ def validate(
         problems=tuple(problems),
         hours=sum(s.seconds for s in scanned) / 3600 if with_durations else None,
         formats=dict(Counter(s.form for s in scanned if s.form).most_common()),
+        remarks=found.remarks,
     )
 
 
@@ -245,7 +250,7 @@ def _scan_parts(
 
 
 def scan_clips(clips: Sequence[Clip], dataset_dir: pathlib.Path) -> list[_Scanned]:
-    """Opens files without decoding them.
+    """Opens files; decodes those alone that do not say how long they are.
 
     Args:
         clips: Clips whose files exist.
@@ -261,13 +266,14 @@ def _scan_clip(clip: Clip, dataset_dir: pathlib.Path) -> _Scanned:
     try:
         with audio.AudioReader(dataset_dir / clip.path) as reader:
             info = reader.info
+            seconds = info.seconds
+            if seconds is None:  # nothing says it: a stream, or one from a pipe
+                num_frames = sum(block.shape[1] for block in reader.blocks())
+                seconds = num_frames / info.rate_hz
     except audio.AudioError as error:
         kind = "short" if isinstance(error, audio.TruncatedError) else "damaged"
         return _Scanned(clip.path, kind, str(error))
     form = f"{info.format}, {info.rate_hz} Hz, {info.num_channels} channel(s)"
-    seconds = info.seconds
-    if seconds is None:
-        return _Scanned(clip.path, "damaged", "nothing says how long it is", 0.0, form)
     expected = clip.expected_seconds
     if expected is not None and seconds < expected - _TOLERANCE_SECONDS:
         reason = f"{seconds:.2f} s of {expected:.2f} s in the dataset's metadata"
@@ -298,6 +304,8 @@ def describe(report: Report, log: Callable[[str], None], num_shown: int = 5) -> 
             if report.is_published
             else "metadata: not the published one, so its counts were not compared"
         )
+    for remark in report.remarks:
+        log(text(remark))
     for problem in report.problems:
         if problem.known:
             log(f"known: {problem.path}: {problem.reason}; {problem.known}")

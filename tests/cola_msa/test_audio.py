@@ -306,6 +306,61 @@ def test_without_ffmpeg_the_reason_names_it(tmp_path, monkeypatch):
         audio.decode(path)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("subtype", ["FLOAT", "DOUBLE"])
+@pytest.mark.parametrize("channels", [1, 6])
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [
+        (np.nan, audio.NonFiniteError),
+        (-np.inf, audio.NonFiniteError),
+        (1e30, audio.UnreadableError),
+        (-3e38, audio.UnreadableError),
+        (2.0**31, None),
+    ],
+)
+def test_samples_that_are_no_sound_are_refused(
+    tmp_path, subtype, channels, value, error
+):
+    for positions in ([20000], slice(None)):
+        samples = np.stack([trees.chirp(2)] * channels, 1).astype(np.float64)
+        samples[positions] = value
+        path = tmp_path / "a.wav"
+        soundfile.write(path, samples, 16000, subtype=subtype)
+        if error is None:
+            assert np.abs(audio.decode(path).samples).max() == value
+            continue
+        with pytest.raises(error, match="not a number|samples up to"):
+            audio.decode(path)
+
+
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"])
+@pytest.mark.parametrize(
+    ("container", "channels", "rate_hz"),
+    [
+        ("WAVEX", 1, 16000),
+        ("WAVEX", 8, 48000),
+        ("W64", 6, 1000),
+        ("RF64", 2, 384000),
+        ("AIFF", 2, 44100),
+        ("CAF", 6, 16000),
+        ("AU", 2, 16000),
+    ],
+)
+def test_rates_depths_and_channels_are_read_exactly(
+    tmp_path, subtype, container, channels, rate_hz
+):
+    if (container, subtype) in (("CAF", "PCM_U8"), ("AU", "PCM_U8")):
+        subtype = "PCM_S8"
+    samples = np.round(trees.chirp(0.5, rate_hz) * 100) / 128
+    samples = np.stack([samples * (-1) ** k for k in range(channels)], 1)
+    path = tmp_path / "a"
+    soundfile.write(path, samples, rate_hz, format=container, subtype=subtype)
+    decoded = audio.decode(path)
+    np.testing.assert_array_equal(decoded.samples, samples.T)
+    assert len(audio.to_mono(decoded, 16000)) == 8000
+
+
 @pytest.mark.parametrize(
     ("rate_hz", "channels", "reason"),
     [

@@ -353,7 +353,7 @@ def test_cut_files_are_found_by_ffmpeg(tmp_path, wav, suffix, percent):
         "[playlist]\nFile1={wav}\n",
     ],
 )
-@pytest.mark.parametrize("suffix", ["m4a", "m3u8", "mp4", "ffconcat", "sdp"])
+@pytest.mark.parametrize("suffix", ["m4a", "mp3", "m3u8", "mp4", "ffconcat", "sdp"])
 def test_a_playlist_in_disguise_opens_nothing(tmp_path, wav, content, suffix):
     path = tmp_path / f"list.{suffix}"
     path.write_text(content.format(wav=wav))
@@ -416,9 +416,10 @@ def test_what_a_decoder_says_at_its_end_counts(tmp_path, monkeypatch, decoder, r
     assert "\n" not in str(caught.value)
 
 
-def test_a_stems_file_says_how_to_split_it(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["Song.STEM.mp4", "Song.stem.m4a"])
+def test_a_stems_file_says_how_to_split_it(tmp_path, monkeypatch, name):
     monkeypatch.setenv("PATH", str(tmp_path))
-    path = tmp_path / "Song.STEM.mp4"
+    path = tmp_path / name
     path.write_bytes(bytes([0, 0, 0, 28]) + b"ftypisom" + bytes(1000))
     with pytest.raises(audio.UnreadableError, match="data_prep.multitrack.*-map 0:a:1"):
         audio.decode(path)

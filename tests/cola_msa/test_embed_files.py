@@ -114,6 +114,70 @@ def test_bad_files_are_listed_and_the_rest_is_embedded(model, music, tmp_path):
         assert any(name in line and reason in line for line in listed)
 
 
+def write_odd(folder) -> tuple[list[str], dict[str, str]]:
+    """Odd files: those that have sound, and a word of the reason for the others."""
+    folder.mkdir()
+    sound = 0.3 * make_sound(32000, 5)
+
+    def write(name, samples=sound, rate=16000, **options) -> None:
+        soundfile.write(folder / name, samples, rate, **options)
+
+    good = {
+        "one sample.flac": {"samples": sound[:1]},
+        "double.wav": {"subtype": "DOUBLE"},
+        "24 bit.wav": {"format": "WAVEX", "subtype": "PCM_24"},
+        "a.w64": {"format": "W64"},
+        "a.rf64": {"format": "RF64"},
+        "a.caf": {"format": "CAF"},
+        "a.aifc": {"format": "AIFF", "subtype": "FLOAT"},
+        "a.au": {"format": "AU"},
+        "8 channels.wav": {"samples": np.stack([sound] * 8, 1)},
+        "1 kHz.wav": {"samples": sound[:2000], "rate": 1000},
+        "384 kHz.wav": {"samples": np.tile(sound, 12), "rate": 384000},
+    }
+    for name, options in good.items():
+        write(name, **options)
+    for name, mark, offset in (("a.au", b".snd", 8), ("a.caf", b"data", 4)):
+        content = bytearray((folder / name).read_bytes())
+        start = content.find(mark) + offset
+        content[start : start + 4] = b"\xff" * 4
+        if name == "a.caf":
+            content[start + 4 : start + 8] = b"\xff" * 4
+        (folder / f"unknown length {name}").write_bytes(content)
+    bad = {"nan.wav": "not a number", "1e30.wav": "samples up to 1.0e+30"}
+    for name, value in (("nan.wav", np.nan), ("1e30.wav", 1e30)):
+        samples = sound.copy()
+        samples[100] = value
+        write(name, samples, subtype="FLOAT")
+    write("none.wav", sound[:0])
+    content = bytearray((folder / "a.rf64").read_bytes())
+    start = content.find(b"ds64") + 8
+    content[start + 8 : start + 16] = (5 << 30).to_bytes(8, "little")
+    (folder / "cut.rf64").write_bytes(content)
+    write("cut.flac", sound)
+    (folder / "cut.flac").write_bytes((folder / "cut.flac").read_bytes()[:-2000])
+    (folder / "playlist.mp3").write_text(f"#EXTM3U\n{folder / 'a.w64'}\n")
+    bad |= {
+        "none.wav": "no samples",
+        "cut.rf64": "truncated",
+        "cut.flac": "damaged",
+        "playlist.mp3": "not readable",
+    }
+    return [*good, "unknown length a.au", "unknown length a.caf"], bad
+
+
+def test_odd_files_are_embedded_or_named(model, tmp_path):
+    good, reasons = write_odd(tmp_path / "odd")
+    summary = run(model, tmp_path / "odd", tmp_path / "rows.npz")
+    found = load(tmp_path / "rows.npz")
+    assert {os.path.basename(path) for path in found["path"]} == set(good)
+    assert np.isfinite(found["embedding"]).all()
+    listed = {os.path.basename(p): why for p, why in summary.failures.items()}
+    assert set(listed) == set(reasons)
+    assert all(part in listed[name] for name, part in reasons.items()), listed
+    assert all("\n" not in why for why in listed.values())
+
+
 def test_a_second_time_skips_all_and_new_files_are_added(model, music, tmp_path):
     output = tmp_path / "rows.npz"
     run(model, music, output)

@@ -10,6 +10,8 @@ import pytest
 from hypothesis import strategies
 
 from cola_msa.embed_inputs import InputError, find_inputs, list_inputs
+from cola_msa.embedding_output import failures_path, write_failures
+from cola_msa.system.names import escape
 
 
 @pytest.fixture
@@ -80,6 +82,13 @@ def named(folder, name: str, content: bytes) -> list[str]:
     return [os.path.relpath(found, folder) for found in find_inputs(path)]
 
 
+def test_a_pls_names_files(music):
+    content = b"[playlist]\r\nNumberOfEntries=2\r\nFile1=b\\2.mp3\r\nTitle1=x.wav\r\n"
+    content += b"file2=file://localhost" + os.fsencode(music) + b"/a.wav\r\n"
+    found = named(music, "list.PLS", content)
+    assert [os.path.normpath(path) for path in found] == ["b/2.mp3", "a.wav"]
+
+
 @pytest.mark.parametrize("name", ["list.txt", "list.m3u", "list.m3u8"])
 def test_a_name_may_begin_with_a_hash(music, name):
     (music / "#9 Dream.wav").touch()
@@ -118,8 +127,6 @@ def test_what_a_hash_leaves_out_is_counted(music):
 )
 @pytest.mark.parametrize("name", ["list.txt", "list.m3u", "list.m3u8", "list.csv"])
 def test_names_are_found_however_they_are_written(music, entry, expected, name):
-    if name == "list.csv" and entry.endswith(b" "):
-        pytest.skip("cells are stripped")
     names = ["b/my song#1.wav", "b/café.wav", "100%25.wav", "50%.wav", "space.wav "]
     for other in (*names, "back\\slash.wav"):
         (music / other).touch()
@@ -237,3 +244,49 @@ def test_a_list_of_any_bytes_is_read_or_refused(content):
                 assert all(find_inputs(path))
             except InputError as error:
                 assert name in str(error)
+
+
+NAMES = strategies.lists(
+    strategies.one_of(
+        strategies.binary(min_size=1, max_size=9),
+        strategies.sampled_from(
+            [b"#9 Dream", b" x ", b"file:x", b"a\rb", b"%20", b"\\udce9", b"\xe9", b'"']
+        ),
+    ).map(lambda raw: raw.translate(None, b"\0\n/")),
+    min_size=1,
+    max_size=4,
+    unique=True,
+)
+
+
+@hypothesis.given(NAMES)
+@hypothesis.example([b"\xe9", b"\\udce9", b"\\\\udce9"])
+@hypothesis.example([b"\xff\xfe"])
+@hypothesis.example([b"\xef\xbb\xbfa", b"a"])
+@hypothesis.example([b"a\rb", b"a", b"b"])
+@hypothesis.settings(max_examples=100, deadline=None)
+def test_names_of_any_bytes_come_back_as_they_were(names):
+    with tempfile.TemporaryDirectory() as folder:
+        root = pathlib.Path(folder, "music")
+        root.mkdir()
+        raw = [os.path.join(os.fsencode(root), name + b".wav") for name in names]
+        for path in raw:
+            open(path, "wb").close()
+        lines = b"".join(name + b".wav\n" for name in names)
+        for list_name in ("list.txt", "list.m3u", "list.m3u8"):
+            (root / list_name).write_bytes(lines)
+            found = [os.fsencode(path) for path in find_inputs(root / list_name)]
+            assert found == raw
+        # What an earlier run could not embed, as it wrote it.
+        output = pathlib.Path(folder, "rows.npz")
+        reasons = {escape(os.fsdecode(path)): "why\r" for path in raw}
+        write_failures(failures_path(output), reasons)
+        found = [os.fsencode(path) for path in find_inputs(failures_path(output))]
+        assert found == raw
+
+
+def test_files_that_failed_are_an_input_even_if_gone(tmp_path):
+    output = tmp_path / "rows.npz"
+    paths = [" gone.wav", "caf\udce9.wav", "/x/two\nlines.wav"]
+    write_failures(failures_path(output), {escape(path): "why" for path in paths})
+    assert find_inputs(failures_path(output)) == paths

@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import os
 import pathlib
+import shutil
 import sys
 
 import pytest
@@ -12,6 +13,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from data_prep import copy, inputs, remote, verification
 from data_prep.clips import DatasetError, IndexOptions
+from tests.cola_msa.test_audio_files import forbid
 from tests.data_prep import trees
 from tests.data_prep.buckets import (
     FOLDER_FLAGS,
@@ -233,6 +235,48 @@ def test_a_named_pipe_and_a_folder_at_an_address(bucket, tmp_path):
     failures = failures_at(bucket, "out")
     assert "no regular file" in failures.pop("pipe.wav")
     assert failures == {"empty.mp3": "not a regular file, but a directory"}
+
+
+def test_links_at_an_address_are_followed_and_loops_end(bucket, tmp_path, capsys):
+    root = trees.write_folder(tmp_path / "raw")
+    (tmp_path / "disk").mkdir()
+    shutil.move(root / "y", tmp_path / "disk" / "y")
+    (root / "linked").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk" / "back").symlink_to(root)
+    (root / "x" / "again").symlink_to(root / "x")
+    (root / "self").symlink_to(root / "self")
+    assert execute("folder", str(root), tmp_path / "local", *FOLDER_FLAGS) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if "left" in line]
+    assert execute("folder", f"file://{root}", "memory://out", *FOLDER_FLAGS) == 0
+    found = get(bucket, "out", tmp_path / "got")
+    assert digests(found) == digests(tmp_path / "local")
+    out = capsys.readouterr().out
+    assert "listed already: linked/back, x/again" in out
+    assert all(line in out for line in said)
+
+
+def test_a_folder_without_permission_at_an_address_is_named(
+    bucket, tmp_path, monkeypatch
+):
+    root = trees.write_folder(tmp_path / "raw")
+    forbid(monkeypatch, root / "y" / "deep")
+    more = (*FOLDER_FLAGS, "--max_failures=1")
+    assert execute("folder", f"file://{root}", "memory://out", *more) == 0
+    (failure,) = failures_at(bucket, "out").items()
+    assert failure[0] == "y/deep" and "Permission denied" in failure[1]
+    forbid(monkeypatch, root)
+    assert execute("folder", f"file://{root}", "memory://none", *more) != 0
+
+
+def test_a_file_system_that_does_not_say_where_links_lead(tmp_path, monkeypatch):
+    root = trees.write_folder(tmp_path / "raw")
+    (root / "linked").symlink_to(root)
+    monkeypatch.setattr(remote, "_LOCAL", ())
+    folder = remote.open_folder.__wrapped__(f"file://{root}")
+    unreadable: dict[str, str] = {}
+    stand_in = inputs.make_stand_in(folder, (), tmp_path / "scratch", unreadable)
+    assert list(unreadable) == ["linked"] and "not followed" in unreadable["linked"]
+    assert len([p for p in stand_in.rglob("*") if p.is_file()]) == 5
 
 
 # Copies ------------------------------------------------------------------------------

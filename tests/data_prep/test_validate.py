@@ -57,6 +57,20 @@ def test_durations_are_those_of_the_files(tmp_path, capsys):
     assert "6 WAV, 16000 Hz, 1 channel(s)" in printed
 
 
+def test_what_does_not_say_how_long_it_is_is_decoded(tmp_path, capsys):
+    root = trees.write_labelled_folder(tmp_path)
+    path = root / "calm" / "0.wav"
+    content = bytearray(path.read_bytes())
+    start = content.find(b"data") + 4
+    content[start : start + 4] = b"\xff" * 4
+    path.write_bytes(content)
+    (root / "calm" / "cover.jpg").touch()
+    assert check("labelled_folder", root) == 0
+    printed = capsys.readouterr().out
+    assert f"audio: {12 * 4 / 3600:.2f} h" in printed
+    assert "left out: 1 .jpg" in printed
+
+
 def _cut(path: pathlib.Path, share: float) -> None:
     data = path.read_bytes()
     path.write_bytes(data[: round(share * len(data))])
