@@ -7,7 +7,6 @@ One mixture gives a ranking of all stems, several give the matrix and, where a s
 in its mixture's folder or has its name, how often the own stem comes first.
 """
 
-import json
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -23,7 +22,9 @@ from cola_msa.checkpoints import parse_step
 from cola_msa.console import run_command
 from cola_msa.loading import OpenedModel, open_model
 from cola_msa.matching import MatchError, Projected
-from cola_msa.system import files, folders
+from cola_msa.system import folders
+from cola_msa.system.errors import FileError
+from cola_msa.system.reading import read_json
 
 RESULT_NAME, CHART_NAME = "match.json", "match.png"
 
@@ -221,10 +222,10 @@ def _short(path: str) -> str:
 
 def _holds_match(folder: pathlib.Path) -> bool:
     try:
-        found = json.loads((folder / RESULT_NAME).read_text())
-        return {"model_hash", "mixtures", "stems", "scores"} <= found.keys()
-    except files.JSON_ERRORS:
+        found = read_json(folder / RESULT_NAME)
+    except FileError:
         return False
+    return {"model_hash", "mixtures", "stems", "scores"} <= found.keys()
 
 
 def define_flags() -> None:

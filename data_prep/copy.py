@@ -9,7 +9,6 @@ Exit codes: 0 done, 1 something could not be copied, 2 wrong usage, 130 interrup
 """
 
 import glob
-import json
 import os
 import pathlib
 import sys
@@ -20,6 +19,7 @@ from absl import app, flags
 
 from cola_msa.system import files, folders
 from cola_msa.system.errors import FileError
+from cola_msa.system.reading import read_json
 from data_prep import remote
 from data_prep.clips import DatasetError
 
@@ -91,10 +91,10 @@ def _differs(path: pathlib.Path, entry: remote.Entry) -> bool:
 def _is_prepared(folder: pathlib.Path) -> bool:
     """Whether names like those of a prepared folder are this folder's own."""
     try:
-        found = json.loads((folder / _LAST).read_text())
-        return {"schema_version", "splits"} <= found.keys()
-    except files.JSON_ERRORS:
+        found = read_json(folder / _LAST)
+    except FileError:
         return False
+    return {"schema_version", "splits"} <= found.keys()
 
 
 def execute(values: Any) -> int:

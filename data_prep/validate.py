@@ -110,17 +110,19 @@ def execute(values: Any) -> int:
 
 def _check_output(path: pathlib.Path) -> None:
     """Refuses to write over anything but an earlier list of problems."""
-    from cola_msa.system.files import JSON_ERRORS
+    from cola_msa.system.errors import FileError
     from cola_msa.system.folders import check_file
+    from cola_msa.system.reading import read_json
 
     def is_list(file: pathlib.Path) -> bool:
         try:
-            found = json.loads(file.read_text(encoding="utf-8"))
-            return isinstance(found, list) and all(
-                {"path", "kind", "reason"} <= problem.keys() for problem in found
-            )
-        except JSON_ERRORS:
+            found = read_json(file, kind=list)
+        except FileError:
             return False
+        return all(
+            isinstance(problem, dict) and {"path", "kind", "reason"} <= problem.keys()
+            for problem in found
+        )
 
     if not _is_stream(path):
         check_file(path, is_list, "a list of problems")
