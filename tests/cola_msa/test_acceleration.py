@@ -94,6 +94,7 @@ def test_a_run_trains_keeps_and_resumes(prepared, tmp_path, fields, finished_run
         again.model.optimizer.variables, first.model.optimizer.variables, strict=True
     ):
         np.testing.assert_array_equal(np.array(a), np.array(b))
+    assert again.run() == "finished"  # which lets others into the run directory
     with pytest.raises(checkpoints.RunError, match="train.mixed_precision|train.jit"):
         Trainer(tiny_config(), prepared, run_dir)
 
