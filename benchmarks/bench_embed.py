@@ -16,13 +16,13 @@ import soundfile
 import synthetic
 from absl import app, flags
 
-from cola_msa import frontend as frontend_lib
-from cola_msa.config import FrontendConfig, ModelConfig
-from cola_msa.console import run_command
-from cola_msa.embed_files import embed_files
-from cola_msa.embedder import Embedder
-from cola_msa.encoder import build_encoder
-from cola_msa.loading import OpenedModel, open_model
+from cola_msa.audio import frontend as frontend_lib
+from cola_msa.collection.embed import embed_files
+from cola_msa.config.schema import FrontendConfig, ModelConfig
+from cola_msa.hub.embedder import Embedder
+from cola_msa.hub.loading import OpenedModel, open_model
+from cola_msa.model.encoder import build_encoder
+from cola_msa.system.console import run_command
 
 
 def fresh_model(backbone: str) -> OpenedModel:

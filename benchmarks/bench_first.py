@@ -22,7 +22,7 @@ import common
 import synthetic
 from absl import app, flags
 
-from cola_msa.console import run_command
+from cola_msa.system.console import run_command
 
 _SAID = re.compile(r"first update done ([\d.]+) s .*\(([\d.]+) s")
 

@@ -16,10 +16,10 @@ import synthetic
 import tensorflow as tf
 from absl import app, flags
 
-from cola_msa.config import TrainConfig
-from cola_msa.console import run_command
-from cola_msa.pairs import PairSampler
-from cola_msa.prepared import PreparedData
+from cola_msa.config.schema import TrainConfig
+from cola_msa.pairs.sampler import PairSampler
+from cola_msa.records.prepared import PreparedData
+from cola_msa.system.console import run_command
 
 _SHUFFLE = 1000  # segments of 4 s; five arrays of 50 kB each
 

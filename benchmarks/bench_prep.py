@@ -77,10 +77,11 @@ def _measure(
     seconds: float, repeats: int, has_baselines: bool, barrier: Any, results: Any
 ) -> None:
     """One worker: every stage's CPU seconds."""
-    from data_prep import processes, separator_weights
+    from data_prep.pipeline import processes
+    from data_prep.stems import weights
 
     processes.limit_threads()
-    openunmix = separator_weights.start_torch(1)
+    openunmix = weights.start_torch(1)
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as name:
         path = pathlib.Path(name) / "clip.mp3"
@@ -102,31 +103,33 @@ def _measure_plain(
     path: pathlib.Path, repeats: int, found: dict[str, float]
 ) -> np.ndarray:
     """All but separation; gives the clip, float32 [1, channels, n]."""
-    from cola_msa import audio, record_index
-    from cola_msa.config import config_hash
-    from data_prep import segments, separation, shards
-    from data_prep.clips import Clip
+    from cola_msa.audio import decode as decode_lib
+    from cola_msa.config.schema import config_hash
+    from cola_msa.records import index
+    from data_prep.datasets.base import Clip
+    from data_prep.pipeline import segments, shards
+    from data_prep.stems import separator
 
     config = shards.PrepConfig()
     clip = Clip("clip", path.name, "train", "clip")
 
     def decode() -> list[np.ndarray]:
-        with audio.AudioReader(path) as reader:
+        with decode_lib.AudioReader(path) as reader:
             return list(reader.blocks())
 
     found["decode"], blocks = _cpu(decode, repeats)
     rate_hz = config.frontend.sample_rate_hz
     found["resample"], _ = _cpu(
-        lambda: list(audio.mono_blocks(blocks, 44100, rate_hz)), repeats
+        lambda: list(decode_lib.mono_blocks(blocks, 44100, rate_hz)), repeats
     )
-    mixture, _ = separation.load_clip(clip, (), config.frontend, path.parent)
+    mixture, _ = separator.load_clip(clip, (), config.frontend, path.parent)
     found["level and log-mel"], records = _cpu(
         lambda: list(segments.clip_segments(clip, mixture, {}, config)), repeats
     )
     shard = path.with_name("train-00000-of-00001.tfrecord")
     frontend_hash = config_hash(config.frontend)
     found["write"], _ = _cpu(
-        lambda: record_index.write_shard(shard, records, (), frontend_hash), repeats
+        lambda: index.write_shard(shard, records, (), frontend_hash), repeats
     )
     return np.concatenate(blocks, axis=1)[np.newaxis]
 
@@ -144,12 +147,12 @@ def _umxhq(openunmix: Any, niter: int) -> Any:
 def _measure_separation(
     openunmix: Any, samples: np.ndarray, found: dict[str, float]
 ) -> None:
-    from data_prep import separator_filter
+    from data_prep.stems import filter as filter_lib
 
     for niter in (0, 1):
         for dtype in ("float32", "bfloat16"):
             model = _umxhq(openunmix, niter)
-            separate = separator_filter.MonoSeparator(model, dtype)
+            separate = filter_lib.MonoSeparator(model, dtype)
             separate(samples[:, :, :44100])
             key = f"separate, niter {niter}, {dtype}"
             found[key] = _once(lambda separate=separate: separate(samples))

@@ -16,15 +16,19 @@ import numpy as np
 import synthetic
 from absl import app, flags
 
-from cola_msa.config import ModelConfig
-from cola_msa.console import run_command
-from cola_msa.embeddings import EmbeddedSplit, embed_function, embed_split
-from cola_msa.encoder import build_encoder
-from cola_msa.heads import ProbeConfig
-from cola_msa.prepared import PreparedData
-from cola_msa.probe import score_clips, train_head
-from cola_msa.probe_windows import CachedWindows
-from cola_msa.tasks import TASKS
+from cola_msa.config.schema import ModelConfig
+from cola_msa.evaluation.probes.features import (
+    EmbeddedSplit,
+    embed_function,
+    embed_split,
+)
+from cola_msa.evaluation.probes.heads import ProbeConfig
+from cola_msa.evaluation.probes.linear import score_clips, train_head
+from cola_msa.evaluation.probes.windows import CachedWindows
+from cola_msa.evaluation.tasks import TASKS
+from cola_msa.model.encoder import build_encoder
+from cola_msa.records.prepared import PreparedData
+from cola_msa.system.console import run_command
 
 _CLIPS = 8000  # FMA-small
 _TRAIN_SHARE = 0.8

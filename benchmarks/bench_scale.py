@@ -17,16 +17,16 @@ import common
 import synthetic
 from absl import app, flags
 
-from cola_msa.console import run_command
+from cola_msa.system.console import run_command
 
 _BATCHES = 40
 
 
 def measure_pairs(data_dir: str, batch_size: int) -> dict[str, float]:
     """Opening the data, and batches of pairs."""
-    from cola_msa.config import TrainConfig
-    from cola_msa.pairs import PairSampler
-    from cola_msa.prepared import PreparedData
+    from cola_msa.config.schema import TrainConfig
+    from cola_msa.pairs.sampler import PairSampler
+    from cola_msa.records.prepared import PreparedData
 
     before = common.resident_bytes()[0]
     cpu = common.cpu_seconds()
@@ -51,9 +51,9 @@ def measure_update(backbone: str, batch_size: int, devices: int) -> dict[str, fl
 
     import tensorflow as tf
 
-    from cola_msa.config import ModelConfig, TrainConfig
-    from cola_msa.model import ContrastiveModel
-    from cola_msa.optimizers import build_optimizer
+    from cola_msa.config.schema import ModelConfig, TrainConfig
+    from cola_msa.model.contrastive import ContrastiveModel
+    from cola_msa.model.optimizers import build_optimizer
 
     cpus = tf.config.list_physical_devices("CPU")
     tf.config.set_logical_device_configuration(

@@ -19,10 +19,10 @@ import common
 import tensorflow as tf
 from absl import app, flags
 
-from cola_msa.config import ModelConfig, TrainConfig
-from cola_msa.console import run_command
-from cola_msa.model import ContrastiveModel
-from cola_msa.optimizers import build_optimizer
+from cola_msa.config.schema import ModelConfig, TrainConfig
+from cola_msa.model.contrastive import ContrastiveModel
+from cola_msa.model.optimizers import build_optimizer
+from cola_msa.system.console import run_command
 
 OURS, KERAS, EAGER = "cola_msa", "Keras's own layers", "Keras's own layers, eager loop"
 _MIN_SHARE = 0.01  # of the total, below which an operation counts as `others`

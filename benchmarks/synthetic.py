@@ -4,8 +4,8 @@ import pathlib
 
 import numpy as np
 
-from cola_msa import record_index, records
-from cola_msa.config import FrontendConfig, config_hash, to_dict
+from cola_msa.config.schema import FrontendConfig, config_hash, to_dict
+from cola_msa.records import index, schema
 
 SOURCES = ("vocals", "drums", "bass", "other")
 _ACTIVE_SHARE = 0.57  # as in the built-in music
@@ -20,7 +20,7 @@ def _segments(clip: int, num_segments: int, has_stems: bool, num_classes: int):
         active = tuple(
             bool(v) for v in random.random(len(SOURCES)) < _ACTIVE_SHARE * has_stems
         )
-        yield records.Segment(
+        yield schema.Segment(
             clip_id=f"clip{clip:06d}",
             group=f"song{clip:06d}",
             segment=number,
@@ -62,18 +62,16 @@ def write_prepared(
                 )
             )
             parts.append(
-                record_index.write_shard(
-                    data_dir / name, segments, sources, frontend_hash
-                )
+                index.write_shard(data_dir / name, segments, sources, frontend_hash)
             )
             names.append(name)
-        record_index.merge_indices(parts, sources).save(data_dir / f"index-{split}.npz")
+        index.merge_indices(parts, sources).save(data_dir / f"index-{split}.npz")
         manifest_splits[split] = {"shards": names, "num_clips": num_clips}
         first += num_clips
-    records.write_manifest(
+    schema.write_manifest(
         data_dir,
         {
-            "schema_version": records.SCHEMA_VERSION,
+            "schema_version": schema.SCHEMA_VERSION,
             "dataset": "fma",
             "task_type": "multiclass",
             "frontend": to_dict(FrontendConfig()),

@@ -8,29 +8,29 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cola_msa.audio import decode, resample
-    from cola_msa.checkpoints import load_config
-    from cola_msa.config import Config, FrontendConfig, ModelConfig, TrainConfig
-    from cola_msa.embedder import Embedder
-    from cola_msa.embedding_files import load_embeddings
-    from cola_msa.evaluation import EvaluationConfig
+    from cola_msa.audio.decode import decode, resample
+    from cola_msa.audio.frontend import log_mel, normalize_level, split_windows
+    from cola_msa.collection.table.read import load_embeddings
+    from cola_msa.config.presets import PRESETS
+    from cola_msa.config.schema import Config, FrontendConfig, ModelConfig, TrainConfig
+    from cola_msa.evaluation.judge import evaluate
+    from cola_msa.evaluation.setting import EvaluationConfig
+    from cola_msa.evaluation.tasks import TASKS, Splits, TaskSpec
     from cola_msa.export import export_encoder
-    from cola_msa.frontend import log_mel, normalize_level, split_windows
-    from cola_msa.judge import evaluate
-    from cola_msa.loading import (
+    from cola_msa.hub.embedder import Embedder
+    from cola_msa.hub.loading import (
         OpenedModel,
         from_pretrained,
         load_encoder,
         open_model,
     )
-    from cola_msa.model import ContrastiveModel
-    from cola_msa.optimizers import build_optimizer
-    from cola_msa.pairs import PairSampler
-    from cola_msa.prepared import PreparedData
-    from cola_msa.presets import PRESETS
+    from cola_msa.model.contrastive import ContrastiveModel
+    from cola_msa.model.optimizers import build_optimizer
+    from cola_msa.pairs.sampler import PairSampler
+    from cola_msa.records.prepared import PreparedData
+    from cola_msa.runs.kept import load_config
     from cola_msa.system.errors import UserError
-    from cola_msa.tasks import TASKS, Splits, TaskSpec
-    from cola_msa.training import Trainer
+    from cola_msa.training.trainer import Trainer
 
 from cola_msa.system import keras_settings
 
@@ -76,35 +76,35 @@ __all__ = [
 _HOMES = {
     home.rpartition(".")[2]: home.rpartition(".")[0]
     for home in (
-        "cola_msa.audio.decode",
-        "cola_msa.audio.resample",
-        "cola_msa.checkpoints.load_config",
-        "cola_msa.config.Config",
-        "cola_msa.config.FrontendConfig",
-        "cola_msa.config.ModelConfig",
-        "cola_msa.config.TrainConfig",
-        "cola_msa.embedder.Embedder",
-        "cola_msa.embedding_files.load_embeddings",
-        "cola_msa.evaluation.EvaluationConfig",
+        "cola_msa.audio.decode.decode",
+        "cola_msa.audio.decode.resample",
+        "cola_msa.runs.kept.load_config",
+        "cola_msa.config.schema.Config",
+        "cola_msa.config.schema.FrontendConfig",
+        "cola_msa.config.schema.ModelConfig",
+        "cola_msa.config.schema.TrainConfig",
+        "cola_msa.hub.embedder.Embedder",
+        "cola_msa.collection.table.read.load_embeddings",
+        "cola_msa.evaluation.setting.EvaluationConfig",
         "cola_msa.export.export_encoder",
-        "cola_msa.frontend.log_mel",
-        "cola_msa.frontend.normalize_level",
-        "cola_msa.frontend.split_windows",
-        "cola_msa.judge.evaluate",
-        "cola_msa.loading.OpenedModel",
-        "cola_msa.loading.from_pretrained",
-        "cola_msa.loading.load_encoder",
-        "cola_msa.loading.open_model",
-        "cola_msa.model.ContrastiveModel",
-        "cola_msa.optimizers.build_optimizer",
-        "cola_msa.pairs.PairSampler",
-        "cola_msa.prepared.PreparedData",
-        "cola_msa.presets.PRESETS",
+        "cola_msa.audio.frontend.log_mel",
+        "cola_msa.audio.frontend.normalize_level",
+        "cola_msa.audio.frontend.split_windows",
+        "cola_msa.evaluation.judge.evaluate",
+        "cola_msa.hub.loading.OpenedModel",
+        "cola_msa.hub.loading.from_pretrained",
+        "cola_msa.hub.loading.load_encoder",
+        "cola_msa.hub.loading.open_model",
+        "cola_msa.model.contrastive.ContrastiveModel",
+        "cola_msa.model.optimizers.build_optimizer",
+        "cola_msa.pairs.sampler.PairSampler",
+        "cola_msa.records.prepared.PreparedData",
+        "cola_msa.config.presets.PRESETS",
         "cola_msa.system.errors.UserError",
-        "cola_msa.tasks.TASKS",
-        "cola_msa.tasks.Splits",
-        "cola_msa.tasks.TaskSpec",
-        "cola_msa.training.Trainer",
+        "cola_msa.evaluation.tasks.TASKS",
+        "cola_msa.evaluation.tasks.Splits",
+        "cola_msa.evaluation.tasks.TaskSpec",
+        "cola_msa.training.trainer.Trainer",
     )
 }
 

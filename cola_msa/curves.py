@@ -14,19 +14,19 @@ import matplotlib
 import numpy as np
 from absl import app, flags, logging
 
-from cola_msa import checkpoints
-from cola_msa.charts import save_figure, try_to_draw
-from cola_msa.console import run_command
-from cola_msa.manifests import read_manifest
-from cola_msa.pairs import PairSampler
-from cola_msa.prepared import PreparedData
-from cola_msa.records import MANIFEST_NAME
+from cola_msa.evaluation.charts import save_figure, try_to_draw
+from cola_msa.evaluation.tasks import get_task
+from cola_msa.pairs.sampler import PairSampler
+from cola_msa.records.manifests import read_manifest
+from cola_msa.records.prepared import PreparedData
+from cola_msa.records.schema import MANIFEST_NAME
 from cola_msa.retrieve import retrieval_of
-from cola_msa.scalars import read_metrics
-from cola_msa.system.chart_text import plain, wrapped
+from cola_msa.runs import kept as kept_lib
+from cola_msa.runs.scalars import read_metrics
+from cola_msa.system.console import run_command
 from cola_msa.system.errors import FileError, UserError
-from cola_msa.system.reading import read_json
-from cola_msa.tasks import get_task
+from cola_msa.values.chart_text import plain, wrapped
+from cola_msa.values.reading import read_json
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402 (after the choice of the backend)
@@ -42,12 +42,12 @@ def retrieval_curve(
     run_dir: pathlib.Path, data: PreparedData
 ) -> dict[int, dict[str, float]]:
     """Retrieval scores of every kept step, step 0 being the untrained network."""
-    config = checkpoints.load_config(run_dir)
+    config = kept_lib.load_config(run_dir)
     sampler = PairSampler(data, config.train, "validation")
     found = {}
-    for step in checkpoints.kept_steps(run_dir):
+    for step in kept_lib.kept_steps(run_dir):
         found[step] = retrieval_of(
-            checkpoints.load_model(run_dir, step, "pairs"), sampler
+            kept_lib.load_model(run_dir, step, "pairs"), sampler
         ).scores()
         logging.info("step %d: top-1 %.3f", step, found[step]["top1"])
     return found
@@ -59,10 +59,10 @@ def probe_curve(
     """A task's main score, with its interval, at every kept step."""
     found = {}
     _, data_hash = read_manifest(pathlib.Path(data_dir) / MANIFEST_NAME)
-    for step in checkpoints.kept_steps(run_dir):
+    for step in kept_lib.kept_steps(run_dir):
         output_dir = run_dir / "eval" / f"{task}-{step}"
         path = output_dir / "results.json"
-        if not _is_result_of(path, data_hash, checkpoints.encoder_key(run_dir, step)):
+        if not _is_result_of(path, data_hash, kept_lib.encoder_key(run_dir, step)):
             ended = subprocess.run(
                 [
                     sys.executable,
@@ -222,11 +222,11 @@ def main(argv: list[str]) -> None:
     """Runs the command."""
     if len(argv) > 1:
         raise app.UsageError(f"unknown argument {argv[1]}; flags begin with --")
-    run_dir = checkpoints.choose_run(flags.FLAGS.run_dir)
-    run = checkpoints.load_run(run_dir)
-    config = checkpoints.load_config(run_dir)
+    run_dir = kept_lib.choose_run(flags.FLAGS.run_dir)
+    run = kept_lib.load_run(run_dir)
+    config = kept_lib.load_config(run_dir)
     data = PreparedData(
-        flags.FLAGS.data_dir or checkpoints.own_data_dir(run_dir), config.frontend
+        flags.FLAGS.data_dir or kept_lib.own_data_dir(run_dir), config.frontend
     )
     probes: dict[str, Any] = {}
     for pair in flags.FLAGS.tasks:
@@ -240,7 +240,7 @@ def main(argv: list[str]) -> None:
         f"{config.train.updates_per_step} updates a step, "
         f"data: {run['data'].get('dataset')}"
     )
-    checkpoints.write_json(
+    kept_lib.write_json(
         run_dir / "curves.json", {"retrieval": retrieval, "probes": probes}
     )
     chart = run_dir / "curves.png"

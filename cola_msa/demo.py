@@ -19,13 +19,14 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from cola_msa import checkpoints, demo_data
-from cola_msa.console import run_command
-from cola_msa.presets import PRESETS
+from cola_msa.config.presets import PRESETS
+from cola_msa.reproduction import music
+from cola_msa.runs import kept
 from cola_msa.system import files, folders
+from cola_msa.system.console import run_command
 from cola_msa.system.errors import FileError, UserError
-from cola_msa.system.numbers import define_float, define_seed
-from cola_msa.system.reading import read_json
+from cola_msa.values.numbers import define_float, define_seed
+from cola_msa.values.reading import read_json
 
 TASKS = ("mtat", "nsynth", "fma")
 TABLE_NAME = "table.txt"
@@ -61,8 +62,7 @@ def run_demo(
     run_dir = output_dir / "run"
     export_dir = output_dir / "export"
     data = {
-        task: demo_data.ensure(task, output_dir / "data", scale)
-        for task in demo_data.TASKS
+        task: music.ensure(task, output_dir / "data", scale) for task in music.TASKS
     }
     _side_by_side(
         _Command(
@@ -96,7 +96,7 @@ def run_demo(
             )
         )
     metadata = export_dir / "metadata.json"
-    key = checkpoints.encoder_key(run_dir)
+    key = kept.encoder_key(run_dir)
     is_exported = metadata.exists() and _key_of(metadata) == key
     _side_by_side(
         _Command(
@@ -245,7 +245,7 @@ def final_table(
     Returns:
         The table and the paths, as text.
     """
-    done = checkpoints.read_done(run_dir)
+    done = kept.read_done(run_dir)
     rows = [("", "trained", "95 % interval", "untrained", "chance")]
     retrieval = _results(run_dir, "retrieval")
     for measure, label in (("top1", "top-1"), ("mrr", "MRR")):

@@ -17,22 +17,23 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from absl import app, flags
 
-from cola_msa import checkpoints, interrupts
-from cola_msa.console import run_command
-from cola_msa.embed_files import (
+from cola_msa.collection.embed import (
     GRANULARITIES,
     OutputError,
     Summary,
     embed_files,
 )
-from cola_msa.embed_inputs import InputError, list_inputs
-from cola_msa.embedder import BATCH_SIZE, hop_to_frames
-from cola_msa.embedding_output import SUFFIXES, check_output, failures_path
-from cola_msa.embedding_store import StoreError
-from cola_msa.loading import OpenedModel, open_model
-from cola_msa.storage import RunError
-from cola_msa.system.names import escape
-from cola_msa.system.numbers import define_float
+from cola_msa.collection.inputs import InputError, list_inputs
+from cola_msa.collection.table.store import StoreError
+from cola_msa.collection.table.write import SUFFIXES, check_output, failures_path
+from cola_msa.hub.embedder import BATCH_SIZE, hop_to_frames
+from cola_msa.hub.loading import OpenedModel, open_model
+from cola_msa.runs import kept
+from cola_msa.runs.arrays import RunError
+from cola_msa.system import signals
+from cola_msa.system.console import run_command
+from cola_msa.values.names import escape
+from cola_msa.values.numbers import define_float
 
 _FAILED, _USAGE = 1, 2
 _LISTED = 5
@@ -87,7 +88,7 @@ def main(argv: list[str]) -> None:
     values = flags.FLAGS
     if len(argv) > 1:
         _stop(f"unknown argument {argv[1]!r}; flags begin with --", _USAGE)
-    interrupts.install()
+    signals.install()
     output = pathlib.Path(values.output)
     try:
         check_output(output)
@@ -127,7 +128,7 @@ def main(argv: list[str]) -> None:
 def _open(given: str | None, step: str | None) -> OpenedModel:
     path = given
     if path is None:
-        newest = checkpoints.newest_run()
+        newest = kept.newest_run()
         if newest is None:
             raise RunError(
                 "there is no run under runs/: train one by python -m cola_msa.train, "
@@ -135,7 +136,7 @@ def _open(given: str | None, step: str | None) -> OpenedModel:
             )
         print(f"no --model: the newest run, {newest}")
         path = str(newest)
-    return open_model(path, checkpoints.parse_step(step))
+    return open_model(path, kept.parse_step(step))
 
 
 def _report(summary: Summary, output: pathlib.Path, model: OpenedModel) -> None:

@@ -16,21 +16,16 @@ import keras
 import tensorflow as tf
 from absl import app, flags, logging
 
-from cola_msa import checkpoints, interrupts
-from cola_msa.config import Config, config_hash
-from cola_msa.console import run_command
-from cola_msa.encoder_info import EncoderInfo, encoder_info
-from cola_msa.evaluation import EvaluationConfig
-from cola_msa.finetune import DEFAULT_RATES
-from cola_msa.heads import PROBES, PROTOCOLS, own_probe
-from cola_msa.judge import evaluate, render_table
-from cola_msa.judge_tuned import evaluate_tuned
-from cola_msa.label_fractions import parse_fractions, write_curve
-from cola_msa.model import ContrastiveModel
-from cola_msa.prepared import PreparedData
-from cola_msa.results import scale_lines
-from cola_msa.system.numbers import define_float
-from cola_msa.tasks import (
+from cola_msa.config.schema import Config, config_hash
+from cola_msa.evaluation.baseline import untrained_key, untrained_model
+from cola_msa.evaluation.judge import evaluate, render_table
+from cola_msa.evaluation.judge_tuned import evaluate_tuned
+from cola_msa.evaluation.label_fractions import parse_fractions, write_curve
+from cola_msa.evaluation.probes.finetune import DEFAULT_RATES
+from cola_msa.evaluation.probes.heads import PROBES, PROTOCOLS, own_probe
+from cola_msa.evaluation.results import scale_lines
+from cola_msa.evaluation.setting import EvaluationConfig
+from cola_msa.evaluation.tasks import (
     OTHER_TASKS,
     TASKS,
     TRAIN_CLIPS,
@@ -38,7 +33,13 @@ from cola_msa.tasks import (
     TaskSpec,
     get_task,
 )
-from cola_msa.untrained import untrained_key, untrained_model
+from cola_msa.model.contrastive import ContrastiveModel
+from cola_msa.records.prepared import PreparedData
+from cola_msa.runs import kept
+from cola_msa.runs.info import EncoderInfo, encoder_info
+from cola_msa.system import signals
+from cola_msa.system.console import run_command
+from cola_msa.values.numbers import define_float
 
 __all__ = ["EncoderInfo", "encoder_info", "evaluate", "main", "render_table"]
 
@@ -114,14 +115,14 @@ def define_flags() -> None:
 def _choose_data(given: str | None, task: TaskSpec) -> pathlib.Path:
     if given:
         return pathlib.Path(given)
-    from cola_msa import demo_data
+    from cola_msa.reproduction import music
 
-    if task.dataset not in demo_data.TASKS:
+    if task.dataset not in music.TASKS:
         raise TaskError(
             f"--task={task.name} needs --data_dir: the built-in music has no such "
             f"data (python -m data_prep.{task.dataset} prepares it)"
         )
-    return demo_data.ensure(task.dataset)
+    return music.ensure(task.dataset)
 
 
 def _choose_step(given: str | None, encoder: str) -> int | str | None:
@@ -131,7 +132,7 @@ def _choose_step(given: str | None, encoder: str) -> int | str | None:
                 f"--encoder={encoder} is step 0; leave out --checkpoint_step"
             )
         return 0
-    return checkpoints.parse_step(given)
+    return kept.parse_step(given)
 
 
 def choose_mode(
@@ -207,14 +208,14 @@ def _kept_model(
 ) -> ContrastiveModel:
     """The run's network as it was kept; the seed decides nothing of it."""
     del seed
-    return checkpoints.load_model(run_dir, step)
+    return kept.load_model(run_dir, step)
 
 
 def _fresh_model(
     run_dir: pathlib.Path, data: dict[str, Any], config: Config, seed: int
 ) -> ContrastiveModel:
     """The run's network with fresh weights."""
-    return checkpoints.build_model(run_dir / "config.json", config, data, seed)
+    return kept.build_model(run_dir / "config.json", config, data, seed)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -228,7 +229,7 @@ def main(argv: Sequence[str]) -> None:
     """
     if len(argv) > 1:
         raise TaskError(f"unknown argument {argv[1]!r}; see --help")
-    interrupts.install()
+    signals.install()
     options = flags.FLAGS
     task = get_task(options.task)
     task.choose_splits(options.train_clips)
@@ -237,8 +238,8 @@ def main(argv: Sequence[str]) -> None:
         options.encoder, options.finetune, options.finetune_rate, options.statistics
     )
     step = _choose_step(options.checkpoint_step, options.encoder)
-    run_dir = checkpoints.choose_run(options.run_dir)
-    config = checkpoints.load_config(run_dir)
+    run_dir = kept.choose_run(options.run_dir)
+    config = kept.load_config(run_dir)
     statistics = options.statistics or config.train.statistics_inputs
     info = encoder_info(run_dir, step, options.encoder, statistics)
     data_dir = _choose_data(options.data_dir, task)
@@ -298,8 +299,8 @@ def _judge_function(
             encoder = untrained_model(run_dir, data, statistics).encoder
             key = untrained_key(run_dir, data, statistics)
         else:
-            encoder = checkpoints.load_encoder(run_dir, step, statistics)
-            key = checkpoints.encoder_key(run_dir, step, statistics)
+            encoder = kept.load_encoder(run_dir, step, statistics)
+            key = kept.encoder_key(run_dir, step, statistics)
         return functools.partial(
             evaluate, encoder, key, cache_dir=run_dir / "embeddings", info=info
         )
@@ -307,10 +308,10 @@ def _judge_function(
     info = dataclasses.replace(info, statistics=None)  # estimated anew
     if mode == "supervised":
         key = f"fresh-{config_hash(config.model)}"
-        of_data = checkpoints.load_run(run_dir)["data"]
+        of_data = kept.load_run(run_dir)["data"]
         make_model = functools.partial(_fresh_model, run_dir, of_data, config)
     else:
-        key = checkpoints.encoder_key(run_dir, step, statistics)
+        key = kept.encoder_key(run_dir, step, statistics)
         make_model = functools.partial(_kept_model, run_dir, step)
     return functools.partial(
         evaluate_tuned, make_model, key, mode=mode, encoder_rate=rate, info=info

@@ -1,8 +1,8 @@
 """Exports an encoder: python -m cola_msa.export --run_dir=... --output_dir=...
 
 `--format=saved_model` needs TensorFlow alone to be used, takes waveforms, and scores
-mixtures against stems; its signatures stand in `cola_msa.saved_model` and in
-metadata.json. `tflite` and `onnx` take log-mel windows, which `cola_msa.frontend_numpy`
+mixtures against stems; its signatures stand in `cola_msa.hub.saved_model` and in
+metadata.json. `tflite` and `onnx` take log-mel windows, which `cola_msa.audio.frontend_numpy`
 makes without TensorFlow. `pretrained` is a folder to hand on, with a model card, which
 this package opens.
 """
@@ -19,10 +19,10 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
-from cola_msa import checkpoints, pretrained
-from cola_msa.config import to_dict
-from cola_msa.console import run_command
-from cola_msa.export_check import (
+from cola_msa.audio.frontend_numpy import FORMULA
+from cola_msa.config.schema import to_dict
+from cola_msa.hub import pretrained
+from cola_msa.hub.check import (
     TOLERANCE,
     ExportError,
     check_waveforms,
@@ -31,15 +31,16 @@ from cola_msa.export_check import (
     relative_difference,
     tolerance_of,
 )
-from cola_msa.formats import run_file, write_onnx, write_tflite
-from cola_msa.frontend_numpy import FORMULA
-from cola_msa.loading import OpenedModel, open_model
-from cola_msa.saved_model import SIGNATURES, ExportModule, run_exported
-from cola_msa.storage import RunError
+from cola_msa.hub.formats import run_file, write_onnx, write_tflite
+from cola_msa.hub.loading import OpenedModel, open_model
+from cola_msa.hub.saved_model import SIGNATURES, ExportModule, run_exported
+from cola_msa.runs import kept
+from cola_msa.runs.arrays import RunError
 from cola_msa.system import folders
+from cola_msa.system.console import run_command
 from cola_msa.system.errors import FileError
 from cola_msa.system.files import MARKER, file_sha256, temporary_folder
-from cola_msa.system.reading import read_json
+from cola_msa.values.reading import read_json
 
 METADATA_NAME = "metadata.json"
 FORMATS = ("saved_model", "tflite", "onnx", "pretrained")
@@ -65,7 +66,7 @@ def export_encoder(
             nothing else, which is replaced in one step once the new one stands.
         step: Of a run: a kept step, `best`, or None for the last.
         file_format: `saved_model`, `tflite`, `onnx`, or `pretrained` (see
-            `cola_msa.pretrained`; of a run alone).
+            `cola_msa.hub.pretrained`; of a run alone).
         licence: Of the weights, for the model card of a pretrained folder.
 
     Returns:
@@ -114,7 +115,7 @@ def export_encoder(
                 if path.is_file() and path.name != MARKER
             },
         }
-        checkpoints.write_json(temporary / METADATA_NAME, metadata)
+        kept.write_json(temporary / METADATA_NAME, metadata)
         folders.replace_folder(temporary, output_dir, listed_files, "an export")
     return metadata
 
@@ -181,7 +182,7 @@ def describe(model: OpenedModel) -> dict[str, Any]:
         "frontend_formula": FORMULA,
         **model.details,
         "encoder_key": model.key,
-        "versions": checkpoints.package_versions(),
+        "versions": kept.package_versions(),
     }
 
 
@@ -317,11 +318,11 @@ def main(argv: list[str]) -> None:
     """Runs the command."""
     if len(argv) > 1:
         raise app.UsageError(f"unknown argument {argv[1]}; flags begin with --")
-    run_dir = checkpoints.choose_run(flags.FLAGS.run_dir)
+    run_dir = kept.choose_run(flags.FLAGS.run_dir)
     metadata = export_encoder(
         run_dir,
         flags.FLAGS.output_dir,
-        checkpoints.parse_step(flags.FLAGS.checkpoint_step),
+        kept.parse_step(flags.FLAGS.checkpoint_step),
         flags.FLAGS.format,
         flags.FLAGS.licence,
     )

@@ -13,16 +13,16 @@ from typing import Any
 
 from absl import app, flags
 
-from cola_msa import checkpoints, runs
-from cola_msa.batch_statistics import BatchStatistics
-from cola_msa.config import SOURCES, Config
-from cola_msa.console import run_command
-from cola_msa.model import ContrastiveModel
-from cola_msa.presets import get_preset
-from cola_msa.released import find_prefix, read_released, released_variables
-from cola_msa.storage import RunError
-from cola_msa.strategies import STRATEGIES
+from cola_msa.config.presets import get_preset
+from cola_msa.config.schema import SOURCES, Config
+from cola_msa.config.strategies import STRATEGIES
+from cola_msa.hub.released import find_prefix, read_released, released_variables
+from cola_msa.model.contrastive import ContrastiveModel
+from cola_msa.model.statistics import BatchStatistics
+from cola_msa.runs import directory, kept
+from cola_msa.runs.arrays import RunError
 from cola_msa.system import folders
+from cola_msa.system.console import run_command
 from cola_msa.system.files import temporary_folder
 
 # The authors' script saves once in so many of its steps (64 updates of 128 pairs).
@@ -80,7 +80,7 @@ def import_weights(
     values = read_released(prefix, released_variables(model))
     for variable, value in values:
         variable.assign(value)
-    checkpoints.model_normalization(model).finalize_state()
+    kept.model_normalization(model).finalize_state()
     data = {
         "data_dir": "",
         "manifest_hash": None,
@@ -102,20 +102,20 @@ def import_weights(
     }
     origin = f"the checkpoint {pathlib.Path(prefix).name}, in the authors' layout"
     with temporary_folder(output_dir) as temporary:
-        checkpoints.save_kept(
+        kept.save_kept(
             temporary, model, {"anchors": statistics, "pairs": statistics}, step
         )
-        checkpoints.write_json(temporary / checkpoints.DONE_NAME, done)
-        checkpoints.write_json(
+        kept.write_json(temporary / kept.DONE_NAME, done)
+        kept.write_json(
             temporary / "config.json",
-            {**runs.describe_run(config, data, 1), "source": origin},
+            {**directory.describe_run(config, data, 1), "source": origin},
         )
         folders.replace_folder(temporary, output_dir, _never_ours, "an empty folder")
     return {
         "tensors": len(values),
         "step": step,
         "run_dir": str(output_dir),
-        "encoder_key": checkpoints.encoder_key(output_dir),
+        "encoder_key": kept.encoder_key(output_dir),
     }
 
 

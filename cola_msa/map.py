@@ -17,12 +17,8 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from cola_msa import storage
-from cola_msa.console import run_command
-from cola_msa.embedding_files import load_embeddings
-from cola_msa.map_data import build_data
-from cola_msa.map_labels import read_labels
-from cola_msa.map_projection import (
+from cola_msa.collection.labels import read_labels
+from cola_msa.collection.layout import (
     PROJECTIONS,
     TITLES,
     MapError,
@@ -30,8 +26,12 @@ from cola_msa.map_projection import (
     count_different,
     project,
 )
+from cola_msa.collection.map import build_data
+from cola_msa.collection.table.read import load_embeddings
+from cola_msa.runs import arrays
 from cola_msa.system import folders
-from cola_msa.system.numbers import define_seed
+from cola_msa.system.console import run_command
+from cola_msa.values.numbers import define_seed
 
 _MARK = b'<meta name="generator" content="cola_msa">'  # in every map's head
 _HEAD_BYTES = 4096
@@ -114,7 +114,7 @@ def write_map(
     count = len(table.paths)
     tracks = f"{count:,} track" + ("" if count == 1 else "s")
     subtitle = f"{tracks}, {TITLES[chosen]} of {table.embeddings.shape[1]} dimensions"
-    storage.write_bytes(page, render_page(data, title, subtitle).encode())
+    arrays.write_bytes(page, render_page(data, title, subtitle).encode())
     return data
 
 

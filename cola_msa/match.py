@@ -15,16 +15,17 @@ import numpy as np
 import tqdm
 from absl import app, flags, logging
 
-from cola_msa import match_chart, matching, storage
-from cola_msa.audio import AudioError
-from cola_msa.charts import try_to_draw
-from cola_msa.checkpoints import parse_step
-from cola_msa.console import run_command
-from cola_msa.loading import OpenedModel, open_model
-from cola_msa.matching import MatchError, Projected
+from cola_msa.audio.decode import AudioError
+from cola_msa.collection import match_chart, matching
+from cola_msa.collection.matching import MatchError, Projected
+from cola_msa.evaluation.charts import try_to_draw
+from cola_msa.hub.loading import OpenedModel, open_model
+from cola_msa.runs import arrays
+from cola_msa.runs.kept import parse_step
 from cola_msa.system import folders
+from cola_msa.system.console import run_command
 from cola_msa.system.errors import FileError
-from cola_msa.system.reading import read_json
+from cola_msa.values.reading import read_json
 
 RESULT_NAME, CHART_NAME = "match.json", "match.png"
 
@@ -282,7 +283,7 @@ def main(argv: Sequence[str]) -> None:
         options.stem_names,
     )
     # The result first: it says whose the chart is.
-    storage.write_json(output_dir / RESULT_NAME, result)
+    arrays.write_json(output_dir / RESULT_NAME, result)
     print(render(result, options.num_results))
     chart = output_dir / CHART_NAME
     is_drawn = try_to_draw(chart, lambda: draw(result, chart))

@@ -12,11 +12,16 @@ from collections.abc import Sequence
 
 from absl import app, flags, logging
 
-from cola_msa import compare, report_content
-from cola_msa.console import run_command
-from cola_msa.report_data import Collection, collect, find_runs
-from cola_msa.report_page import Block, check_output, render_text, write_report
-from cola_msa.report_results import ReportError
+from cola_msa.reproduction.report import compare, content
+from cola_msa.reproduction.report.page import (
+    Block,
+    check_output,
+    render_text,
+    write_report,
+)
+from cola_msa.reproduction.report.results import ReportError
+from cola_msa.reproduction.report.runs import Collection, collect, find_runs
+from cola_msa.system.console import run_command
 
 
 def define_flags() -> None:
@@ -26,10 +31,10 @@ def define_flags() -> None:
     )
     flags.DEFINE_string("output_dir", "report", "Where the report goes.")
     flags.DEFINE_list(
-        "tables", list(map(str, report_content.TABLES)), "The paper's tables to show."
+        "tables", list(map(str, content.TABLES)), "The paper's tables to show."
     )
     flags.DEFINE_list(
-        "figures", list(map(str, report_content.FIGURES)), "Its figures to show."
+        "figures", list(map(str, content.FIGURES)), "Its figures to show."
     )
     flags.DEFINE_list(
         "data_dirs", [], "Prepared folders for figure 2, beside those of the runs."
@@ -83,8 +88,8 @@ def parse_sides(given: Sequence[str], rest: Sequence[str]) -> list[str]:
 def build_blocks(
     collection: Collection,
     sides: Sequence[compare.Side] = (),
-    tables: Sequence[int] = report_content.TABLES,
-    figures: Sequence[int] = report_content.FIGURES,
+    tables: Sequence[int] = content.TABLES,
+    figures: Sequence[int] = content.FIGURES,
     data_dirs: Sequence[str] = (),
     num_resamples: int = compare.NUM_RESAMPLES,
 ) -> tuple[list[Block], str]:
@@ -98,18 +103,18 @@ def build_blocks(
         data_dirs: Further prepared folders for figure 2.
         num_resamples: For the comparison.
     """
-    blocks, text = report_content.introduction(collection), ""
+    blocks, text = content.introduction(collection), ""
     if sides:
         first, second = sides
         found = compare.compare(first, second, num_resamples)
-        blocks += report_content.comparison(first, second, found)
+        blocks += content.comparison(first, second, found)
         lines = [compare.verdict(d, first.name, second.name) for d in found]
         lines += compare.remarks(first, second)
         table = compare.difference_table(found, first.name, second.name)
         text = "\n".join([render_text(table), "", *lines])
-    blocks += report_content.paper_tables(collection, tables)
-    blocks += report_content.figures(collection, figures, data_dirs)
-    blocks += report_content.runs_and_others(collection)
+    blocks += content.paper_tables(collection, tables)
+    blocks += content.figures(collection, figures, data_dirs)
+    blocks += content.runs_and_others(collection)
     return blocks, text
 
 
@@ -121,8 +126,8 @@ def main(argv: Sequence[str]) -> None:
     """
     options = flags.FLAGS
     paths = parse_sides(options.compare, argv[1:])
-    tables = parse_numbers("tables", options.tables, report_content.TABLES)
-    figures = parse_numbers("figures", options.figures, report_content.FIGURES)
+    tables = parse_numbers("tables", options.tables, content.TABLES)
+    figures = parse_numbers("figures", options.figures, content.FIGURES)
     check_output(options.output_dir)
     sides = [compare.load_side(path) for path in paths]
     patterns = list(options.runs)
@@ -140,7 +145,7 @@ def main(argv: Sequence[str]) -> None:
     blocks, text = build_blocks(
         collection, sides, tables, figures, options.data_dirs, options.resamples
     )
-    page, markdown = write_report(options.output_dir, report_content.TITLE, blocks)
+    page, markdown = write_report(options.output_dir, content.TITLE, blocks)
     if text:
         print(f"{text}\n")
     print(f"{page}\n{markdown}")

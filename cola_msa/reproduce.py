@@ -20,15 +20,15 @@ from typing import Any
 
 from absl import app, flags
 
-from cola_msa import reproduce_plan
-from cola_msa.checkpoints import write_json
-from cola_msa.console import run_command
-from cola_msa.processes import exclusive_folder, run_child, stop_on_signals
+from cola_msa.evaluation.tasks import TASKS, get_task
 from cola_msa.report import parse_numbers
-from cola_msa.reproduce_plan import ReproduceError, Request, Step
-from cola_msa.reproduce_scales import SCALES
-from cola_msa.system.reading import read_json
-from cola_msa.tasks import TASKS, get_task
+from cola_msa.reproduction import plan
+from cola_msa.reproduction.plan import ReproduceError, Request, Step
+from cola_msa.reproduction.scales import SCALES
+from cola_msa.runs.kept import write_json
+from cola_msa.system.console import run_command
+from cola_msa.system.processes import exclusive_folder, run_child, stop_on_signals
+from cola_msa.values.reading import read_json
 
 _DATA = ("mtat", "mtat_random", "mtat_degraded", "nsynth", "fma")
 _RECORD_NAME = "reproduction.json"
@@ -80,8 +80,8 @@ def parse_request(options: flags.FlagValues) -> Request:
         ReportError: If there is no such table or figure.
         TaskError: If there is no such task.
     """
-    tables = parse_numbers("table", options.table, reproduce_plan.TABLES)
-    figures = parse_numbers("figure", options.figure, reproduce_plan.FIGURES)
+    tables = parse_numbers("table", options.table, plan.TABLES)
+    figures = parse_numbers("figure", options.figure, plan.FIGURES)
     if not tables and not figures:
         raise ReproduceError("name what to make: --table=1,2,3 or --figure=2,3,4,5")
     if options.scale is None:
@@ -112,11 +112,11 @@ def dry_run(request: Request) -> str:
     """All commands, one a line, those that prepare missing data first."""
     lines = [
         command.text
-        for _, commands in reproduce_plan.missing_data(request)
+        for _, commands in plan.missing_data(request)
         for command in commands
     ]
-    lines += [step.command.text for step in reproduce_plan.build(request)]
-    lines.append(reproduce_plan.report_command(request).text)
+    lines += [step.command.text for step in plan.build(request)]
+    lines.append(plan.report_command(request).text)
     return "\n".join(dict.fromkeys(lines))
 
 
@@ -127,9 +127,9 @@ def run_plan(request: Request) -> None:
         ReproduceError: If data is missing or a step failed.
         KeyboardInterrupt: On Ctrl-C or SIGTERM, after the running step has stopped.
     """
-    reproduce_plan.check_data(request)
-    steps = reproduce_plan.build(request)
-    report = reproduce_plan.report_command(request)
+    plan.check_data(request)
+    steps = plan.build(request)
+    report = plan.report_command(request)
     steps.append(Step("the report", report, is_done=lambda: False))
     started = time.monotonic()
     if request.output_dir.exists() and not request.output_dir.is_dir():

@@ -11,12 +11,8 @@ from typing import Any
 import numpy as np
 from absl import app, flags, logging
 
-from cola_msa import checkpoints
-from cola_msa.console import run_command
-from cola_msa.model import ContrastiveModel, project_function
-from cola_msa.pairs import PairSampler
-from cola_msa.prepared import PreparedData
-from cola_msa.retrieval import (
+from cola_msa.evaluation.baseline import untrained_model
+from cola_msa.evaluation.retrieval import (
     Retrieval,
     paired_interval,
     project_draws,
@@ -24,7 +20,11 @@ from cola_msa.retrieval import (
     retrieval_draws,
     retrieve,
 )
-from cola_msa.untrained import untrained_model
+from cola_msa.model.contrastive import ContrastiveModel, project_function
+from cola_msa.pairs.sampler import PairSampler
+from cola_msa.records.prepared import PreparedData
+from cola_msa.runs import kept
+from cola_msa.system.console import run_command
 
 NUM_CANDIDATES = 64
 NUM_ROUNDS = 8
@@ -61,9 +61,9 @@ def compare_with_untrained(
         chance; `difference`: trained minus the better of the other two, for `top1`
         and `mrr`, each with the 95 % interval over songs, and the ratio.
     """
-    config = checkpoints.load_config(run_dir)
+    config = kept.load_config(run_dir)
     sampler = PairSampler(data, config.train, split)
-    trained_model = checkpoints.load_model(run_dir, step, "pairs")
+    trained_model = kept.load_model(run_dir, step, "pairs")
     untrained_network = untrained_model(run_dir, data, "pairs")
     draws = retrieval_draws(sampler, NUM_CANDIDATES, NUM_ROUNDS)
     projected = {
@@ -156,17 +156,17 @@ def main(argv: list[str]) -> None:
     """Runs the command."""
     if len(argv) > 1:
         raise app.UsageError(f"unknown argument {argv[1]}; flags begin with --")
-    run_dir = checkpoints.choose_run(flags.FLAGS.run_dir)
+    run_dir = kept.choose_run(flags.FLAGS.run_dir)
     data_dir = flags.FLAGS.data_dir
     if data_dir is None:
-        data_dir = checkpoints.own_data_dir(run_dir)
+        data_dir = kept.own_data_dir(run_dir)
         logging.info("no --data_dir: the run's own, %s", data_dir)
-    data = PreparedData(data_dir, checkpoints.load_config(run_dir).frontend)
-    step = checkpoints.parse_step(flags.FLAGS.checkpoint_step)
+    data = PreparedData(data_dir, kept.load_config(run_dir).frontend)
+    step = kept.parse_step(flags.FLAGS.checkpoint_step)
     results = compare_with_untrained(run_dir, data, step, flags.FLAGS.split)
     name = "retrieval" if step is None else f"retrieval-{step}"
     output_dir = pathlib.Path(run_dir) / "eval" / name
-    checkpoints.write_json(output_dir / "results.json", results)
+    kept.write_json(output_dir / "results.json", results)
     print(render(results))
     print(f"  files: {output_dir}/results.json")
 

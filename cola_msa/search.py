@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
-from cola_msa import neighbours
-from cola_msa.console import run_command
-from cola_msa.search_index import (
+from cola_msa.collection import neighbours
+from cola_msa.collection.index import (
     SearchError,
     SearchIndex,
     build_index,
@@ -28,6 +27,7 @@ from cola_msa.search_index import (
     load_index,
     open_embedder,
 )
+from cola_msa.system.console import run_command
 
 ACTIONS = ("build", "query")
 

@@ -13,20 +13,21 @@ from typing import Any
 import tensorflow as tf
 from absl import app, flags, logging
 
-from cola_msa import checkpoints, demo_data
-from cola_msa.acceleration import JIT_COMPILE, MIXED_PRECISION
-from cola_msa.augment import AUGMENTATIONS
-from cola_msa.config import Config, ModelConfig, TrainConfig
-from cola_msa.console import run_command
-from cola_msa.pairs import BATCHES, PAIR_SPANS, SILENCES
-from cola_msa.prepared import PreparedData
-from cola_msa.presets import PRESETS, get_preset
-from cola_msa.runs import build_strategy, new_run_dir, resumable_run
-from cola_msa.strategies import STRATEGIES, get_strategy
+from cola_msa.config.presets import PRESETS, get_preset
+from cola_msa.config.schema import Config, ModelConfig, TrainConfig
+from cola_msa.config.strategies import STRATEGIES, get_strategy
+from cola_msa.model.acceleration import JIT_COMPILE, MIXED_PRECISION
+from cola_msa.pairs.augment import AUGMENTATIONS
+from cola_msa.pairs.sampler import BATCHES, PAIR_SPANS, SILENCES
+from cola_msa.records.prepared import PreparedData
+from cola_msa.reproduction import music
+from cola_msa.runs import kept
+from cola_msa.runs.directory import build_strategy, new_run_dir, resumable_run
+from cola_msa.system.console import run_command
 from cola_msa.system.errors import UsageError
-from cola_msa.system.numbers import define_number, define_seed
-from cola_msa.training import Trainer
-from cola_msa.warm_start import read_warm_start
+from cola_msa.training.trainer import Trainer
+from cola_msa.training.warm_start import read_warm_start
+from cola_msa.values.numbers import define_number, define_seed
 
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Prepared data; without it the built-in music."
@@ -35,13 +36,16 @@ _RUN_DIR = flags.DEFINE_string(
     "run_dir", None, "Run directory; default runs/<source>-<time>."
 )
 _PRESET = flags.DEFINE_enum(
-    "preset", None, list(PRESETS), "Configuration to start from; see cola_msa.presets."
+    "preset",
+    None,
+    list(PRESETS),
+    "Configuration to start from; see cola_msa.config.presets.",
 )
 _STRATEGY = flags.DEFINE_enum(
     "strategy",
     None,
     list(STRATEGIES),
-    "One of the paper's strategies, on any preset; see cola_msa.strategies.",
+    "One of the paper's strategies, on any preset; see cola_msa.config.strategies.",
 )
 _CPU_DEVICES = flags.DEFINE_integer(
     "cpu_devices", 1, "Logical CPUs to train on where there is no GPU.", lower_bound=1
@@ -229,7 +233,7 @@ def main(argv: list[str]) -> None:
     if _DATA_DIR.value is not None:
         data_dir = pathlib.Path(_DATA_DIR.value)
     else:
-        data_dir = demo_data.ensure("mtat")
+        data_dir = music.ensure("mtat")
         logging.info(
             "no --data_dir: the built-in music in %s, preset %s",
             data_dir,
@@ -263,7 +267,7 @@ def main(argv: list[str]) -> None:
             trainer.num_updates,
         )
         sys.exit(130)
-    last = checkpoints.kept_path(run_dir)
+    last = kept.kept_path(run_dir)
     logging.info("%s at update %d; encoder: %s", outcome, trainer.update, last)
     print(
         f"{outcome}: {trainer.update} updates, run in {run_dir}\n"

@@ -19,9 +19,9 @@ from absl import app, flags
 
 from cola_msa.system import files, folders
 from cola_msa.system.errors import FileError
-from cola_msa.system.reading import read_json
-from data_prep import remote
-from data_prep.clips import DatasetError
+from cola_msa.values.reading import read_json
+from data_prep.datasets.base import DatasetError
+from data_prep.remote import addresses
 
 _FAILED, _USAGE, _INTERRUPTED = 1, 2, 130
 # Its presence says that all else is there.
@@ -57,7 +57,7 @@ def copy_tree(url: str, output_dir: pathlib.Path, show_progress: bool = True) ->
     """
     from tqdm import tqdm
 
-    folder = remote.open_folder(url)
+    folder = addresses.open_folder(url)
     if not folder.is_there():
         raise DatasetError(f"{folder.url} does not exist, or is empty")
     entries = {n: e for n, e in folder.walk().items() if not e.is_folder}
@@ -82,7 +82,7 @@ def copy_tree(url: str, output_dir: pathlib.Path, show_progress: bool = True) ->
     return len(left)
 
 
-def _differs(path: pathlib.Path, entry: remote.Entry) -> bool:
+def _differs(path: pathlib.Path, entry: addresses.Entry) -> bool:
     return os.path.lexists(path) and not (
         path.is_file() and path.stat().st_size == entry.size
     )
@@ -102,7 +102,7 @@ def execute(values: Any) -> int:
     try:
         for name, wanted in (("data_dir", True), ("output_dir", False)):
             path = getattr(values, name)
-            if remote.is_address(path) != wanted:
+            if addresses.is_address(path) != wanted:
                 kind = "an address" if wanted else "a local folder"
                 raise DatasetError(f"--{name}={path} must be {kind}")
         count = copy_tree(values.data_dir, pathlib.Path(values.output_dir))

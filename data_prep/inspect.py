@@ -34,13 +34,14 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
 def execute(values: Any) -> int:
     """Draws what the parsed flags name; returns the exit code."""
     # Here, not above: TensorFlow takes seconds, and --help need not wait for it.
-    from cola_msa.prepared import PreparedData
-    from cola_msa.records import MANIFEST_NAME, DataError
+    from cola_msa.records.prepared import PreparedData
+    from cola_msa.records.schema import MANIFEST_NAME, DataError
     from cola_msa.system.errors import FileError
-    from data_prep import pictures, remote
+    from data_prep.checks import pictures
+    from data_prep.remote import addresses
 
-    if remote.is_address(values.data_dir):
-        return _complain(remote.why_local("data_dir", values.data_dir), _USAGE)
+    if addresses.is_address(values.data_dir):
+        return _complain(addresses.why_local("data_dir", values.data_dir), _USAGE)
     data_dir = pathlib.Path(values.data_dir)
     try:
         pictures.check_output(values.output)

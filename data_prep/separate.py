@@ -18,13 +18,20 @@ from typing import Any
 
 from absl import app, flags
 
-from cola_msa import audio
-from cola_msa.config import FrontendConfig
+from cola_msa.audio import decode
+from cola_msa.config.schema import FrontendConfig
 from cola_msa.system.errors import FileError
 from cola_msa.system.files import sync
-from cola_msa.system.numbers import define_float, define_seed
-from data_prep import places, remote
-from data_prep.clips import Clip, Dataset, DatasetError, Failure, IndexOptions, text
+from cola_msa.values.numbers import define_float, define_seed
+from data_prep.datasets.base import (
+    Clip,
+    Dataset,
+    DatasetError,
+    Failure,
+    IndexOptions,
+    text,
+)
+from data_prep.remote import addresses, places
 
 # Those that have --separator. NSynth's notes are of one instrument each, and a
 # multitrack folder has its own stems.
@@ -124,7 +131,7 @@ def separate_clips(job: Any, clips: Any, separator: Any, on_clip: Any) -> None:
                     seconds = mixture.num_samples / frontend.sample_rate_hz
                     for waveform in (mixture, *stems.values()):
                         waveform.close()
-        except audio.AudioError as error:
+        except decode.AudioError as error:
             source.check_presence(error)
             failure = Failure(clip.clip_id, text(clip.path), clip.split, str(error))
             path = _failures_path(job.output_dir, job.config.dataset)
@@ -147,12 +154,14 @@ def _separate(
     values: Any,
 ) -> list[dict[str, str]]:
     """Fills the cache; returns the failures."""
-    from data_prep import processes, runner, separation, shards, stems_cache
-    from data_prep.progress import Progress
+    from data_prep.pipeline import processes, runner, shards
+    from data_prep.pipeline.progress import Progress
+    from data_prep.stems import cache as cache_lib
+    from data_prep.stems import separator as separator_lib
 
     name = values.separator
-    sources = separation.separator_sources(name, pathlib.Path(name))
-    if name not in separation.NAMES:
+    sources = separator_lib.separator_sources(name, pathlib.Path(name))
+    if name not in separator_lib.NAMES:
         name = places.relative(name, values.dataset_dir)
     config = shards.PrepConfig(
         dataset=dataset.name,
@@ -173,7 +182,7 @@ def _separate(
     ]
     path = _failures_path(cache, dataset.name)
     with runner.lock(cache), Progress(len(clips)) as progress:
-        stems_cache.StemCache(cache, {}).remove_unfinished()
+        cache_lib.StemCache(cache, {}).remove_unfinished()
         path.write_text("")
         num_workers = values.num_workers or len(os.sched_getaffinity(0))
         processes.run_items(job, units, separate_clips, num_workers, progress)
@@ -183,7 +192,8 @@ def _separate(
 
 def execute(values: Any) -> int:
     """Separates what the parsed flags ask for; returns the exit code."""
-    from data_prep import manifest, runner, separation
+    from data_prep.pipeline import manifest, runner
+    from data_prep.stems import separator as separator_lib
 
     def complain(message: str, code: int) -> int:
         print(f"data_prep.separate: {message}", file=sys.stderr)
@@ -193,7 +203,7 @@ def execute(values: Any) -> int:
     try:
         dataset = importlib.import_module(f"data_prep.{values.dataset}").DATASET
         for name in ("separator", "stems_cache"):
-            if remote.is_address(getattr(values, name)):
+            if addresses.is_address(getattr(values, name)):
                 raise DatasetError(
                     f"--{name}={getattr(values, name)} is an address, and this is "
                     "read and written as a folder: name a local one"
@@ -207,7 +217,7 @@ def execute(values: Any) -> int:
             shown = opened.shown
             clips = _wanted(dataset, opened.dataset_dir, values)
             failures = _separate(dataset, clips, opened, cache, values)
-    except (DatasetError, separation.SeparatorError) as error:
+    except (DatasetError, separator_lib.SeparatorError) as error:
         return complain(shown(str(error)), 2)
     except (runner.PreparationError, manifest.ResumeError) as error:
         return complain(str(error), 1)

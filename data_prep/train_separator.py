@@ -14,12 +14,13 @@ import pathlib
 
 from absl import app, flags
 
-from cola_msa.config import SOURCES
-from cola_msa.console import run_command
-from cola_msa.system.numbers import define_float, define_seed
-from data_prep import cli, multitrack
-from data_prep.clips import DatasetError
-from data_prep.separator_data import AUGMENTATIONS, SeparatorConfig
+from cola_msa.config.schema import SOURCES
+from cola_msa.system.console import run_command
+from cola_msa.values.numbers import define_float, define_seed
+from data_prep.datasets import multitrack
+from data_prep.datasets.base import DatasetError
+from data_prep.pipeline import cli
+from data_prep.separator.tracks import AUGMENTATIONS, SeparatorConfig
 
 _DEFAULTS = SeparatorConfig()
 
@@ -277,35 +278,33 @@ def train(values: flags.FlagValues) -> None:
         SeparatorError: If the extra is missing.
         AudioError: If a file cannot be read.
     """
-    from data_prep import (
-        separator_data,
-        separator_folder,
-        separator_report,
-        separator_weights,
-    )
-    from data_prep.separator_training import Run
+    from data_prep.separator import folder
+    from data_prep.separator import report as report_lib
+    from data_prep.separator import tracks as tracks_lib
+    from data_prep.separator.training import Run
+    from data_prep.stems import weights
 
     config, targets = parse_config(values)
     dataset_dir = pathlib.Path(values.dataset_dir)
     output_dir = pathlib.Path(values.output_dir)
     if not dataset_dir.is_dir():
         raise DatasetError(f"--dataset_dir={dataset_dir} is not a folder")
-    tracks, failures = separator_data.list_tracks(dataset_dir, config)
+    tracks, failures = tracks_lib.list_tracks(dataset_dir, config)
     for failure in failures:
         print(f"left out: {failure.path}: {failure.reason}")
-    separator_weights.start_torch(values.threads, values.device)
+    weights.start_torch(values.threads, values.device)
     run = Run(output_dir, values.epochs, values.device)
-    separator_folder.train_targets(targets, dataset_dir, tracks, config, run)
-    evaluation = separator_report.EvaluationConfig(
+    folder.train_targets(targets, dataset_dir, tracks, config, run)
+    evaluation = report_lib.EvaluationConfig(
         num_tracks=values.report_tracks,
         seconds=values.report_seconds,
         niter=values.niter,
         num_threads=values.threads,
     )
-    report = separator_report.make(
+    report = report_lib.make(
         output_dir, dataset_dir, tracks, config, evaluation, log=print
     )
-    print(separator_report.to_text(report), end="")
+    print(report_lib.to_text(report), end="")
 
 
 @run_command

@@ -55,11 +55,12 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
 def execute(values: Any) -> int:
     """Checks what the parsed flags name; returns the exit code."""
     from cola_msa.system.errors import FileError
-    from data_prep import remote, validation
-    from data_prep.clips import DatasetError
+    from data_prep.checks import download
+    from data_prep.datasets.base import DatasetError
+    from data_prep.remote import addresses
 
-    if remote.is_address(values.dataset_dir):
-        return _complain(remote.why_local("dataset_dir", values.dataset_dir), _USAGE)
+    if addresses.is_address(values.dataset_dir):
+        return _complain(addresses.why_local("dataset_dir", values.dataset_dir), _USAGE)
 
     dataset = importlib.import_module(f"data_prep.{values.dataset}").DATASET
     for title, text in (
@@ -76,7 +77,7 @@ def execute(values: Any) -> int:
     try:
         if values.output:
             _check_output(pathlib.Path(values.output))
-        report = validation.validate(
+        report = download.validate(
             dataset,
             pathlib.Path(values.dataset_dir),
             values.durations,
@@ -91,11 +92,11 @@ def execute(values: Any) -> int:
     except DatasetError as error:
         source = f"; get it from {dataset.homepage}" if dataset.homepage else ""
         return _complain(f"{error}{source}", _USAGE)
-    except (validation.ValidationError, OSError) as error:
+    except (download.ValidationError, OSError) as error:
         return _complain(str(error), _WRONG)
     except KeyboardInterrupt:
         return _complain("interrupted", _INTERRUPTED)
-    validation.describe(report, print)
+    download.describe(report, print)
     num_wrong = sum(not problem.known for problem in report.problems)
     if num_wrong:
         advice = "" if values.output else "; --output=FILE lists them all"
@@ -112,7 +113,7 @@ def _check_output(path: pathlib.Path) -> None:
     """Refuses to write over anything but an earlier list of problems."""
     from cola_msa.system.errors import FileError
     from cola_msa.system.folders import check_file
-    from cola_msa.system.reading import read_json
+    from cola_msa.values.reading import read_json
 
     def is_list(file: pathlib.Path) -> bool:
         try:

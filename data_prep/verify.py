@@ -32,20 +32,21 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
 def execute(values: Any) -> int:
     """Checks what the parsed flags name; returns the exit code."""
     # Here, not above: TensorFlow takes seconds, and --help need not wait for it.
-    from data_prep import remote, verification
+    from data_prep.checks import prepared
+    from data_prep.remote import addresses
 
-    if remote.is_address(values.data_dir):
-        message = remote.why_local("data_dir", values.data_dir)
+    if addresses.is_address(values.data_dir):
+        message = addresses.why_local("data_dir", values.data_dir)
         print(f"data_prep.verify: {message}", file=sys.stderr)
         return _USAGE
     data_dir = pathlib.Path(values.data_dir)
     try:
-        content, findings = verification.verify(
+        content, findings = prepared.verify(
             data_dir, values.num_workers or len(os.sched_getaffinity(0))
         )
-    except verification.VerificationError as error:
+    except prepared.VerificationError as error:
         print(f"data_prep.verify: {error}", file=sys.stderr)
-        is_damaged = isinstance(error, verification.DamagedManifestError)
+        is_damaged = isinstance(error, prepared.DamagedManifestError)
         return _WRONG if is_damaged else _USAGE
     except KeyboardInterrupt:
         print("data_prep.verify: interrupted", file=sys.stderr)

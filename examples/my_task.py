@@ -4,7 +4,7 @@ It reads what `python -m data_prep.labelled_folder` prepared, and judges by a cl
 with a hidden layer, where the built-in task `folder` has none. Copy it and change it.
 """
 
-from cola_msa.tasks import MULTICLASS, Splits, TaskSpec
+from cola_msa.evaluation.tasks import MULTICLASS, Splits, TaskSpec
 
 TASK = TaskSpec(
     name="my_task",

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from cola_msa import prepared as prepared_lib
-from cola_msa import record_index, records
-from cola_msa.allocator import keep_freed_memory
-from cola_msa.config import SOURCES, FrontendConfig, config_hash, to_dict
-from cola_msa.presets import get_preset
+from cola_msa.config.presets import get_preset
+from cola_msa.config.schema import SOURCES, FrontendConfig, config_hash, to_dict
+from cola_msa.records import index, schema
+from cola_msa.records import prepared as prepared_lib
+from cola_msa.system.memory import keep_freed_memory
 
 keep_freed_memory()  # as the commands do
 # In CI the same examples every time: what a new one finds is not this change's fault.
@@ -44,7 +44,7 @@ def shared_reference() -> pathlib.Path:
     return path
 
 
-def fake_clip(clip: int, num_segments: int, seed: int = 0) -> list[records.Segment]:
+def fake_clip(clip: int, num_segments: int, seed: int = 0) -> list[schema.Segment]:
     """Segments whose mixture says where it was cut: value = frame number / 1000.
 
     Frames count through the clip; the stem of source k adds k + 1, and the last mel
@@ -65,7 +65,7 @@ def fake_clip(clip: int, num_segments: int, seed: int = 0) -> list[records.Segme
             if is_active[k]
         }
         segments.append(
-            records.Segment(
+            schema.Segment(
                 clip_id=f"clip{clip:03d}",
                 group=f"song{clip // 2}",
                 segment=number,
@@ -99,18 +99,16 @@ def write_prepared(
             name = f"{split}-{shard:05d}-of-00002.tfrecord"
             segments = [s for c in clips for s in fake_clip(int(c), num_segments)]
             parts.append(
-                record_index.write_shard(
-                    data_dir / name, segments, SOURCES, frontend_hash
-                )
+                index.write_shard(data_dir / name, segments, SOURCES, frontend_hash)
             )
             names.append(name)
-        record_index.merge_indices(parts, SOURCES).save(data_dir / f"index-{split}.npz")
+        index.merge_indices(parts, SOURCES).save(data_dir / f"index-{split}.npz")
         manifest_splits[split] = {"shards": names, "num_clips": num_clips}
         first += num_clips
-    records.write_manifest(
+    schema.write_manifest(
         data_dir,
         {
-            "schema_version": records.SCHEMA_VERSION,
+            "schema_version": schema.SCHEMA_VERSION,
             "dataset": "mtat",
             "task_type": "multilabel",
             "frontend": to_dict(frontend),
@@ -161,7 +159,7 @@ def tiny_config(**fields):
 def finished_run(prepared, tmp_path_factory):
     """A run of the tiny network that has ended."""
     run_dir = tmp_path_factory.mktemp("run") / "run"
-    from cola_msa.training import Trainer
+    from cola_msa.training.trainer import Trainer
 
     assert Trainer(tiny_config(), prepared, run_dir).run() == "finished"
     return run_dir

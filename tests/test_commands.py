@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from cola_msa import checkpoints
+from cola_msa.runs import kept
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -64,7 +64,7 @@ def test_the_demo_from_nothing_and_again(tmp_path):
     for task in ("mtat", "nsynth", "fma"):
         assert (out / "data" / "prepared" / task / "manifest.json").is_file()
         assert (out / "run" / "eval" / task / "results.json").is_file()
-    assert checkpoints.kept_steps(out / "run")[0] == 0
+    assert kept.kept_steps(out / "run")[0] == 0
 
     before = snapshot(out)
     again = run_module("cola_msa.demo", *arguments, cwd=tmp_path)

@@ -14,9 +14,12 @@ from absl import flags
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cola_msa import checkpoints, records
-from data_prep import inspect, multitrack, runner, shards, verify
-from data_prep.clips import IndexOptions
+from cola_msa.records import schema
+from cola_msa.runs import kept
+from data_prep import inspect, verify
+from data_prep.datasets import multitrack
+from data_prep.datasets.base import IndexOptions
+from data_prep.pipeline import runner, shards
 from tests.cola_msa.damages import (
     DAMAGES,
     OF_TRAINING_SHARDS,
@@ -36,7 +39,7 @@ COMMANDS = ("train", "eval", "retrieve", "curves")
 _RUN = """
 import contextlib, importlib, io, json, sys, traceback
 from absl import flags
-from cola_msa.console import run_command
+from cola_msa.system.console import run_command
 
 def run(main, arguments):
     for name in flags.FLAGS:
@@ -136,7 +139,7 @@ def test_damage_is_one_line(ended, command, name):
 
 def test_accumulated_batches_are_counted_in_the_result(ended):
     run_dir, _ = ended
-    done = checkpoints.read_done(run_dir)
+    done = kept.read_done(run_dir)
     result = json.loads((run_dir / "eval" / "mtat-ridge" / "results.json").read_text())
     assert done["updates"] == 2 and done["pairs"] == 2 * 4 * 2
     assert result["encoder"]["pairs"] == done["pairs"]
@@ -217,7 +220,7 @@ def test_verify_and_inspect_take_any_change(whole, tmp_path, draw, is_sealed, fi
         part = part[key]
     part[last] = draw.draw(VALUES)
     if file == "m" and is_sealed:  # whoever changes it may seal it too
-        records.write_manifest(folder, content)
+        schema.write_manifest(folder, content)
     else:
         (folder / name).write_text(json.dumps(content))
     assert execute(verify, f"--data_dir={folder}") in (0, 1, 2)

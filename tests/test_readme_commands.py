@@ -122,7 +122,7 @@ EXECUTED = [command for command in GUIDED if reason_not_to_run(command) is None]
 _PARSE = """
 import importlib, json, os, runpy, sys
 from absl import app, flags
-for name in ("cola_msa.training", "sklearn.linear_model", "matplotlib.pyplot"):
+for name in ("cola_msa.training.trainer", "sklearn.linear_model", "matplotlib.pyplot"):
     importlib.import_module(name)
 for name in [n for n in sys.modules if n.split(".")[0] == "cola_msa"]:
     del sys.modules[name]
@@ -215,8 +215,8 @@ def write_raw(raw: pathlib.Path) -> None:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A user's folder in which the pages' commands find what they name."""
-    from cola_msa.prepared import PreparedData
-    from cola_msa.training import Trainer
+    from cola_msa.records.prepared import PreparedData
+    from cola_msa.training.trainer import Trainer
 
     pytest.importorskip("pyarrow", reason="needs the extra embed")
     folder = tmp_path_factory.mktemp("readme")

@@ -5,6 +5,6 @@ commands read both. Needs NumPy, SciPy and soundfile; no network and no recordin
 """
 
 from data_prep.demo.config import DemoConfig
-from data_prep.demo.trees import write_demo
+from data_prep.demo.trees.write import write_demo
 
 __all__ = ["DemoConfig", "write_demo"]

@@ -10,7 +10,7 @@ import time
 from absl import app, flags
 
 from cola_msa.system.errors import UserError
-from cola_msa.system.numbers import define_float, define_seed
+from cola_msa.values.numbers import define_float, define_seed
 from data_prep.demo import DemoConfig, write_demo
 
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder to write.", required=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from cola_msa.config import ConfigError
-from cola_msa.system.fields import check_fields, within
-from cola_msa.system.numbers import MAX_SEED
+from cola_msa.config.schema import ConfigError
+from cola_msa.values.fields import check_fields, within
+from cola_msa.values.numbers import MAX_SEED
 
 # Raised whenever the same options give other audio or other files.
 FORMAT_VERSION = 1

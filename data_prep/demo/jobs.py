@@ -16,9 +16,9 @@ import soundfile
 import tqdm
 
 from cola_msa.system.files import temporary_path
-from cola_msa.system.reading import read_json
+from cola_msa.system.pool_workers import follow_parent, interrupts_wait
+from cola_msa.values.reading import read_json
 from data_prep.demo.config import DemoConfig
-from data_prep.workers import follow_parent, interrupts_wait
 
 _FORMATS: dict[str, dict[str, Any]] = {
     # Encoding is half of all the work; this rate is the fastest that sounds clean.

@@ -7,7 +7,8 @@ import dataclasses
 import numpy as np
 import scipy.signal
 
-from data_prep.demo import compose, drums, harmony, notes, voice
+from data_prep.demo.composition import compose, harmony
+from data_prep.demo.synthesis import drums, notes, voice
 
 # Mean absolute value that a source has where it plays, before song loudness. The
 # silence gate of the preparation is 0.01.

@@ -2,13 +2,10 @@
 
 import pytest
 
-from cola_msa import (
-    report,
-    report_curves,
-    report_data,
-)
-from cola_msa.strategies import STRATEGIES
-from cola_msa.tasks import TASKS
+from cola_msa import report
+from cola_msa.config.strategies import STRATEGIES
+from cola_msa.evaluation.tasks import TASKS
+from cola_msa.reproduction.report import figure_data, runs
 from tests.cola_msa.report_runs import (
     write_data,
     write_result,
@@ -30,7 +27,7 @@ def report_tree(tmp_path_factory):
         tasks = ["mtat"] if name == "msa_bass" else list(TASKS)
         for task in tasks:
             write_result(run_dir, task, quality=0.2 + 0.05 * number, seed=number)
-        if name in report_curves.STEPS_OF:
+        if name in figure_data.STEPS_OF:
             for step in (0, 2):
                 write_result(
                     run_dir,
@@ -60,7 +57,7 @@ def report_tree(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def report_collection(report_tree):
-    return report_data.collect(report_data.find_runs([str(report_tree / "runs")]))
+    return runs.collect(runs.find_runs([str(report_tree / "runs")]))
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,8 @@ import json
 import os
 import shutil
 
-from cola_msa import record_index, records
+from cola_msa.records import index as index_lib
+from cola_msa.records import schema
 
 SHARD = "train-00000-of-00002.tfrecord"
 VALIDATION = "validation-00000-of-00002.tfrecord"
@@ -14,11 +15,11 @@ def seal(folder):
     """Gives a folder of `write_prepared` the checksums that a preparation writes."""
     manifest = json.loads((folder / "manifest.json").read_text())
     for name, split in manifest["splits"].items():
-        split["index_sha256"] = record_index.file_sha256(folder / f"index-{name}.npz")
+        split["index_sha256"] = index_lib.file_sha256(folder / f"index-{name}.npz")
         split["shard_sha256"] = [
-            record_index.file_sha256(folder / shard) for shard in split["shards"]
+            index_lib.file_sha256(folder / shard) for shard in split["shards"]
         ]
-    records.write_manifest(folder, manifest)
+    schema.write_manifest(folder, manifest)
     return folder
 
 
@@ -30,7 +31,7 @@ def zero_half(path):
 
 def change_index(folder, change):
     path = folder / "index-train.npz"
-    index = record_index.Index.load(path)
+    index = index_lib.Index.load(path)
     change(index)
     index.save(path)
 

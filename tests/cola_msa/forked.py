@@ -25,9 +25,9 @@ _PRELOADED = (
     "cola_msa.map",
     "cola_msa.report",
     "cola_msa.search",
-    "cola_msa.training",
-    "cola_msa.presets",
-    "cola_msa.embedding_files",
+    "cola_msa.training.trainer",
+    "cola_msa.config.presets",
+    "cola_msa.collection.table.read",
     "pyarrow.parquet",
     "sklearn.cluster",
     "sklearn.decomposition",
@@ -133,7 +133,7 @@ def _fail(below: str, name: str) -> None:
 def _run(arguments, log: str, request: dict) -> int:
     from absl import flags
 
-    from cola_msa.console import run_command
+    from cola_msa.system.console import run_command
 
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for number in (1, 2):

@@ -3,8 +3,9 @@
 import numpy as np
 import tensorflow as tf
 
-from cola_msa import import_weights, released
-from cola_msa.model import ContrastiveModel
+from cola_msa import import_weights
+from cola_msa.hub import released
+from cola_msa.model.contrastive import ContrastiveModel
 
 SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 ENCODER = "embedding_model/layer_with_weights-0/layer_with_weights-"

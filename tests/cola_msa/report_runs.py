@@ -5,16 +5,17 @@ import pathlib
 
 import numpy as np
 
-from cola_msa import results, runs
-from cola_msa.checkpoints import DONE_NAME
-from cola_msa.config import SOURCES, FrontendConfig, config_hash, to_dict
-from cola_msa.encoder_info import EncoderInfo
-from cola_msa.presets import get_preset
-from cola_msa.published import PAPER_PAIRS, PAPER_UPDATES
-from cola_msa.records import SCHEMA_VERSION, manifest_hash, write_manifest
-from cola_msa.storage import write_json
-from cola_msa.strategies import STRATEGIES
-from cola_msa.tasks import MULTILABEL, OTHER_TASKS, TASKS
+from cola_msa.config.presets import get_preset
+from cola_msa.config.published import PAPER_PAIRS, PAPER_UPDATES
+from cola_msa.config.schema import SOURCES, FrontendConfig, config_hash, to_dict
+from cola_msa.config.strategies import STRATEGIES
+from cola_msa.evaluation import results
+from cola_msa.evaluation.tasks import MULTILABEL, OTHER_TASKS, TASKS
+from cola_msa.records.schema import SCHEMA_VERSION, manifest_hash, write_manifest
+from cola_msa.runs import directory
+from cola_msa.runs.arrays import write_json
+from cola_msa.runs.info import EncoderInfo
+from cola_msa.runs.kept import DONE_NAME
 
 TAGS = ("fast", "drums", "guitar", "rare", "harp")
 CLASSES = ("rock", "jazz", "folk")
@@ -75,7 +76,7 @@ def write_run(
         "log_mel_std": 1.0,
     }
     (run_dir / "kept").mkdir(parents=True)
-    write_json(run_dir / "config.json", runs.describe_run(config, data, 1))
+    write_json(run_dir / "config.json", directory.describe_run(config, data, 1))
     for step in kept:
         (run_dir / "kept" / f"step-{step:08d}.npz").touch()
     if is_done:

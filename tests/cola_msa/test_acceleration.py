@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cola_msa import acceleration, checkpoints
-from cola_msa.acceleration import AccelerationError, choose_acceleration
-from cola_msa.config import ModelConfig, TrainConfig
-from cola_msa.model import ContrastiveModel
-from cola_msa.optimizers import build_optimizer
-from cola_msa.training import Trainer
+from cola_msa.config.schema import ModelConfig, TrainConfig
+from cola_msa.model import acceleration
+from cola_msa.model.acceleration import AccelerationError, choose_acceleration
+from cola_msa.model.contrastive import ContrastiveModel
+from cola_msa.model.optimizers import build_optimizer
+from cola_msa.runs import kept
+from cola_msa.training.trainer import Trainer
 from tests.cola_msa.test_model import make_batch
 from tests.conftest import tiny_config
 
@@ -85,7 +86,7 @@ def test_a_run_trains_keeps_and_resumes(prepared, tmp_path, fields, finished_run
     assert rows[0]["loss"] == pytest.approx(expected[0]["loss"], rel=0.05)
     # Whatever the training computed in, the kept encoder is in float32.
     windows = np.random.default_rng(0).normal(2, 1.5, (3, 98, 64, 1)).astype(np.float32)
-    embeddings = checkpoints.load_encoder(run_dir)(windows)
+    embeddings = kept.load_encoder(run_dir)(windows)
     assert embeddings.dtype == tf.float32
     (run_dir / "done.json").unlink()
     again = Trainer(config, prepared, run_dir)
@@ -95,7 +96,7 @@ def test_a_run_trains_keeps_and_resumes(prepared, tmp_path, fields, finished_run
     ):
         np.testing.assert_array_equal(np.array(a), np.array(b))
     assert again.run() == "finished"  # which lets others into the run directory
-    with pytest.raises(checkpoints.RunError, match="train.mixed_precision|train.jit"):
+    with pytest.raises(kept.RunError, match="train.mixed_precision|train.jit"):
         Trainer(tiny_config(), prepared, run_dir)
 
 

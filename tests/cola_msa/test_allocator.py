@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from cola_msa import allocator
+from cola_msa.system import memory
 
 _CODE = """
 import resource, sys
@@ -42,5 +42,5 @@ def test_large_blocks_are_reused():
 
 
 def test_another_c_library_is_left_alone(monkeypatch):
-    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: object())
-    assert allocator.keep_freed_memory.__wrapped__() is False
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
+    assert memory.keep_freed_memory.__wrapped__() is False

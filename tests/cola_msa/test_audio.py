@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from cola_msa import audio
-from cola_msa.config import FrontendConfig
+from cola_msa.audio import decode
+from cola_msa.config.schema import FrontendConfig
 from tests.data_prep import trees
 
 
@@ -20,7 +20,7 @@ def test_decode_reads_whole_files(tmp_path: pathlib.Path, suffix: str, channels:
     samples = np.stack([trees.chirp(2, 44100, seed=k) for k in range(channels)], 1)
     path = tmp_path / f"a.{suffix}"
     soundfile.write(path, samples, 44100)
-    decoded = audio.decode(path, expected_seconds=2.0)
+    decoded = decode.decode(path, expected_seconds=2.0)
     assert decoded.rate_hz == 44100
     assert decoded.samples.shape[0] == channels
     assert abs(decoded.seconds - 2) < 0.1
@@ -29,10 +29,10 @@ def test_decode_reads_whole_files(tmp_path: pathlib.Path, suffix: str, channels:
 
 def test_wav_is_read_exactly_and_mono_is_the_mean(tmp_path: pathlib.Path):
     samples = np.random.default_rng(0).normal(0, 0.1, (8000, 2)).astype(np.float32)
-    decoded = audio.decode(trees.write_wav(tmp_path / "a.wav", samples))
+    decoded = decode.decode(trees.write_wav(tmp_path / "a.wav", samples))
     np.testing.assert_array_equal(decoded.samples, samples.T)
     expected = [(a + b) / 2 for a, b in samples]
-    np.testing.assert_allclose(audio.to_mono(decoded, 16000), expected, atol=1e-7)
+    np.testing.assert_allclose(decode.to_mono(decoded, 16000), expected, atol=1e-7)
 
 
 @pytest.mark.parametrize("rate_hz", [8000, 22050, 44100, 96000])
@@ -40,7 +40,7 @@ def test_resampling_keeps_a_tone(tmp_path: pathlib.Path, rate_hz: int):
     time = np.arange(2 * rate_hz) / rate_hz
     samples = np.stack([np.sin(2 * np.pi * 440 * time)] * 2, 1).astype(np.float32)
     path = trees.write_wav(tmp_path / "a.wav", samples, rate_hz)
-    mono = audio.to_mono(audio.decode(path), 16000)
+    mono = decode.to_mono(decode.decode(path), 16000)
     assert len(mono) == 32000
     expected = np.sin(2 * np.pi * 440 * np.arange(32000) / 16000)
     np.testing.assert_allclose(mono[2000:-2000], expected[2000:-2000], atol=2e-3)
@@ -48,7 +48,7 @@ def test_resampling_keeps_a_tone(tmp_path: pathlib.Path, rate_hz: int):
 
 def test_suffix_does_not_matter(tmp_path: pathlib.Path):
     path = trees.write_wav(tmp_path / "really-a-wav.mp3", trees.chirp(2))
-    assert audio.decode(path).samples.shape == (1, 32000)
+    assert decode.decode(path).samples.shape == (1, 32000)
 
 
 def _write_bad(folder: pathlib.Path, kind: str) -> pathlib.Path:
@@ -83,31 +83,31 @@ def _write_bad(folder: pathlib.Path, kind: str) -> pathlib.Path:
 @pytest.mark.parametrize(
     ("kind", "error", "reason"),
     [
-        ("missing", audio.MissingError, "does not exist"),
-        ("folder", audio.MissingError, "not a regular file"),
-        ("empty", audio.EmptyError, "0 bytes"),
-        ("text", audio.UnreadableError, "not readable as audio"),
-        ("no_samples", audio.EmptyError, "no samples"),
-        ("cut_wav", audio.TruncatedError, "truncated"),
-        ("cut_mp3", audio.TruncatedError, "truncated"),
-        ("cut_ogg", audio.TruncatedError, "truncated"),
-        ("cut_flac", audio.AudioError, "truncated|damaged"),
-        ("nan", audio.NonFiniteError, "not a number"),
-        ("inf", audio.NonFiniteError, "not a number"),
+        ("missing", decode.MissingError, "does not exist"),
+        ("folder", decode.MissingError, "not a regular file"),
+        ("empty", decode.EmptyError, "0 bytes"),
+        ("text", decode.UnreadableError, "not readable as audio"),
+        ("no_samples", decode.EmptyError, "no samples"),
+        ("cut_wav", decode.TruncatedError, "truncated"),
+        ("cut_mp3", decode.TruncatedError, "truncated"),
+        ("cut_ogg", decode.TruncatedError, "truncated"),
+        ("cut_flac", decode.AudioError, "truncated|damaged"),
+        ("nan", decode.NonFiniteError, "not a number"),
+        ("inf", decode.NonFiniteError, "not a number"),
     ],
 )
 def test_bad_files_have_a_reason_in_one_line(
-    tmp_path: pathlib.Path, kind: str, error: type[audio.AudioError], reason: str
+    tmp_path: pathlib.Path, kind: str, error: type[decode.AudioError], reason: str
 ):
     with pytest.raises(error, match=reason) as caught:
-        audio.decode(_write_bad(tmp_path, kind))
+        decode.decode(_write_bad(tmp_path, kind))
     assert "\n" not in str(caught.value)
 
 
 def test_a_clip_shorter_than_its_metadata_is_truncated(tmp_path: pathlib.Path):
     path = trees.write_wav(tmp_path / "a.wav", trees.chirp(2))
-    with pytest.raises(audio.TruncatedError, match="2.00 s decoded of 29.00 s"):
-        audio.decode(path, expected_seconds=29.0)
+    with pytest.raises(decode.TruncatedError, match="2.00 s decoded of 29.00 s"):
+        decode.decode(path, expected_seconds=29.0)
 
 
 @pytest.mark.parametrize(
@@ -116,10 +116,10 @@ def test_a_clip_shorter_than_its_metadata_is_truncated(tmp_path: pathlib.Path):
 def test_shortest_clip_is_98_frames(num_samples: int, is_enough: bool):
     samples = np.zeros(num_samples, np.float32)
     if is_enough:
-        audio.check_length(samples, FrontendConfig())
+        decode.check_length(samples, FrontendConfig())
     else:
-        with pytest.raises(audio.TooShortError, match="too short"):
-            audio.check_length(samples, FrontendConfig())
+        with pytest.raises(decode.TooShortError, match="too short"):
+            decode.check_length(samples, FrontendConfig())
 
 
 RATES = [8000, 11025, 16000, 22050, 44100, 48000, 192000]
@@ -130,14 +130,14 @@ RATES = [8000, 11025, 16000, 22050, 44100, 48000, 192000]
 def test_blocks_give_the_bits_of_the_whole(tmp_path, rate_hz, block_frames):
     samples = np.random.default_rng(0).normal(0, 0.1, (rate_hz + 77, 3))
     path = trees.write_wav(tmp_path / "a.wav", samples.astype(np.float32), rate_hz)
-    whole = audio.to_mono(audio.decode(path), 16000)
-    with audio.AudioReader(path) as reader:
+    whole = decode.to_mono(decode.decode(path), 16000)
+    with decode.AudioReader(path) as reader:
         assert (reader.info.rate_hz, reader.info.num_channels) == (rate_hz, 3)
         assert reader.info.num_frames == rate_hz + 77
         blocks = reader.blocks(block_frames)
-        streamed = list(audio.mono_blocks(blocks, rate_hz, 16000))
+        streamed = list(decode.mono_blocks(blocks, rate_hz, 16000))
     np.testing.assert_array_equal(np.concatenate(streamed), whole)
-    expected = audio.resample(np.mean(samples, 1).astype(np.float32), rate_hz, 16000)
+    expected = decode.resample(np.mean(samples, 1).astype(np.float32), rate_hz, 16000)
     np.testing.assert_allclose(whole, expected, atol=1e-6)
 
 
@@ -147,7 +147,7 @@ def test_block_size_does_not_change_what_is_decoded(tmp_path, suffix):
     soundfile.write(path, np.stack([trees.chirp(3, 44100)] * 2, 1), 44100)
     whole = soundfile.read(path, dtype="float32")[0].T
     for block_frames in (1000, 30000):
-        with audio.AudioReader(path) as reader:
+        with decode.AudioReader(path) as reader:
             blocks = list(reader.blocks(block_frames))
         assert {block.shape[1] for block in blocks[:-1]} == {block_frames}
         np.testing.assert_array_equal(np.concatenate(blocks, 1), whole)
@@ -158,12 +158,12 @@ def test_flac_is_checked_against_its_md5(tmp_path, subtype):
     path = tmp_path / "a.flac"
     soundfile.write(path, trees.chirp(2), 16000, subtype=subtype)
     expected = soundfile.read(path, dtype="float32")[0]
-    np.testing.assert_array_equal(audio.decode(path).samples[0], expected)
+    np.testing.assert_array_equal(decode.decode(path).samples[0], expected)
     data = bytearray(path.read_bytes())
     data[26] ^= 1  # the MD5's first byte
     path.write_bytes(data)
-    with pytest.raises(audio.UnreadableError, match="damaged.*MD5"):
-        audio.decode(path)
+    with pytest.raises(decode.UnreadableError, match="damaged.*MD5"):
+        decode.decode(path)
 
 
 def _whole(folder: pathlib.Path, suffix: str) -> bytes:
@@ -181,8 +181,8 @@ def test_garbage_in_the_middle_is_found(tmp_path, suffix, num_bytes, capfd):
     data[middle : middle + num_bytes] = garbage
     path = tmp_path / f"a.{suffix}"
     path.write_bytes(data)
-    with pytest.raises(audio.UnreadableError, match="damaged"):
-        audio.decode(path)
+    with pytest.raises(decode.UnreadableError, match="damaged"):
+        decode.decode(path)
     assert capfd.readouterr().err == ""  # decoders speak to nobody
 
 
@@ -192,8 +192,8 @@ def test_cut_files_are_found(tmp_path, suffix, percent):
     data = _whole(tmp_path, suffix)
     path = tmp_path / f"a.{suffix}"
     path.write_bytes(data[: len(data) * percent // 100])
-    with pytest.raises(audio.AudioError, match="truncated|damaged|not readable"):
-        audio.decode(path)
+    with pytest.raises(decode.AudioError, match="truncated|damaged|not readable"):
+        decode.decode(path)
 
 
 def test_mp3_tags_are_no_damage(tmp_path):
@@ -201,15 +201,15 @@ def test_mp3_tags_are_no_damage(tmp_path):
     path = tmp_path / "a.mp3"
     id3v2 = b"ID3\x04\0\0\0\0\x02\0" + bytes(256)
     path.write_bytes(id3v2 + data + b"APETAGEX" + bytes(300) + b"TAG" + bytes(125))
-    assert audio.decode(path).seconds == pytest.approx(8, abs=0.1)
+    assert decode.decode(path).seconds == pytest.approx(8, abs=0.1)
 
 
 def test_a_zero_filled_end_of_an_mp3_is_damage(tmp_path):
     path = tmp_path / "a.mp3"
     data = _whole(tmp_path, "mp3")
     path.write_bytes(data[: len(data) // 2] + bytes(len(data) - len(data) // 2))
-    with pytest.raises(audio.UnreadableError, match="damaged"):
-        audio.decode(path)
+    with pytest.raises(decode.UnreadableError, match="damaged"):
+        decode.decode(path)
 
 
 def _variable_mp3(path: pathlib.Path) -> None:
@@ -235,7 +235,9 @@ def test_an_mp3_of_variable_rate_without_a_count_is_read_whole(tmp_path):
     """libsndfile guesses the length from the first frame, and stops there."""
     path = tmp_path / "a.mp3"
     _variable_mp3(path)
-    assert audio.decode(path, expected_seconds=10).seconds == pytest.approx(10, abs=0.2)
+    assert decode.decode(path, expected_seconds=10).seconds == pytest.approx(
+        10, abs=0.2
+    )
 
 
 @pytest.mark.parametrize(
@@ -254,18 +256,18 @@ def test_what_is_no_file_is_refused_at_once(tmp_path, kind, reason):
         path.symlink_to(tmp_path / "nowhere")
     else:
         path.mkdir()
-    with pytest.raises(audio.MissingError, match=reason):
-        audio.decode(path)
+    with pytest.raises(decode.MissingError, match=reason):
+        decode.decode(path)
 
 
 @pytest.mark.parametrize("num_samples", [1, 5, 1000])
 @pytest.mark.parametrize("channels", [1, 12])
 def test_very_short_and_wide_files_are_read(tmp_path, num_samples, channels):
     samples = np.ones((num_samples, channels), np.float32)
-    decoded = audio.decode(trees.write_wav(tmp_path / "a.wav", samples, 192000))
+    decoded = decode.decode(trees.write_wav(tmp_path / "a.wav", samples, 192000))
     assert decoded.samples.shape == (channels, num_samples)
-    with pytest.raises(audio.TooShortError):
-        audio.check_length(audio.to_mono(decoded, 16000))
+    with pytest.raises(decode.TooShortError):
+        decode.check_length(decode.to_mono(decoded, 16000))
 
 
 @pytest.fixture(scope="module")
@@ -281,9 +283,9 @@ def m4a(tmp_path_factory) -> pathlib.Path:
 
 
 def test_m4a_is_read_through_ffmpeg(m4a):
-    decoded = audio.decode(m4a, expected_seconds=4)
+    decoded = decode.decode(m4a, expected_seconds=4)
     assert (decoded.rate_hz, len(decoded.samples)) == (44100, 2)
-    original = audio.decode(m4a.with_suffix(".wav")).samples
+    original = decode.decode(m4a.with_suffix(".wav")).samples
     length = min(original.shape[1], decoded.samples.shape[1])
     both = [original[0, :length], decoded.samples[0, :length]]
     assert np.corrcoef(both)[0, 1] > 0.95
@@ -294,16 +296,16 @@ def test_a_cut_m4a_is_found(m4a, tmp_path, percent):
     data = m4a.read_bytes()
     path = tmp_path / "a.m4a"
     path.write_bytes(data[: len(data) * percent // 100])
-    with pytest.raises(audio.AudioError, match="truncated|damaged|not readable"):
-        audio.decode(path)
+    with pytest.raises(decode.AudioError, match="truncated|damaged|not readable"):
+        decode.decode(path)
 
 
 def test_without_ffmpeg_the_reason_names_it(tmp_path, monkeypatch):
     path = tmp_path / "a.m4a"
     path.write_bytes(bytes([0, 0, 0, 28]) + b"ftypM4A " + bytes(1000))
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(audio.UnreadableError, match="install ffmpeg"):
-        audio.decode(path)
+    with pytest.raises(decode.UnreadableError, match="install ffmpeg"):
+        decode.decode(path)
 
 
 @pytest.mark.filterwarnings("error")
@@ -312,10 +314,10 @@ def test_without_ffmpeg_the_reason_names_it(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("value", "error"),
     [
-        (np.nan, audio.NonFiniteError),
-        (-np.inf, audio.NonFiniteError),
-        (1e30, audio.UnreadableError),
-        (-3e38, audio.UnreadableError),
+        (np.nan, decode.NonFiniteError),
+        (-np.inf, decode.NonFiniteError),
+        (1e30, decode.UnreadableError),
+        (-3e38, decode.UnreadableError),
         (2.0**31, None),
     ],
 )
@@ -328,10 +330,10 @@ def test_samples_that_are_no_sound_are_refused(
         path = tmp_path / "a.wav"
         soundfile.write(path, samples, 16000, subtype=subtype)
         if error is None:
-            assert np.abs(audio.decode(path).samples).max() == value
+            assert np.abs(decode.decode(path).samples).max() == value
             continue
         with pytest.raises(error, match="not a number|samples up to"):
-            audio.decode(path)
+            decode.decode(path)
 
 
 @pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"])
@@ -356,9 +358,9 @@ def test_rates_depths_and_channels_are_read_exactly(
     samples = np.stack([samples * (-1) ** k for k in range(channels)], 1)
     path = tmp_path / "a"
     soundfile.write(path, samples, rate_hz, format=container, subtype=subtype)
-    decoded = audio.decode(path)
+    decoded = decode.decode(path)
     np.testing.assert_array_equal(decoded.samples, samples.T)
-    assert len(audio.to_mono(decoded, 16000)) == 8000
+    assert len(decode.to_mono(decoded, 16000)) == 8000
 
 
 @pytest.mark.parametrize(
@@ -379,5 +381,5 @@ def test_headers_that_would_fill_memory_are_refused(
     content = bytearray(path.read_bytes())
     content[24:28] = rate_hz.to_bytes(4, "little")
     path.write_bytes(content)
-    with pytest.raises(audio.UnreadableError, match=reason):
-        audio.decode(path)
+    with pytest.raises(decode.UnreadableError, match=reason):
+        decode.decode(path)

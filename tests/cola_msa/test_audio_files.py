@@ -5,8 +5,8 @@ import pathlib
 
 import pytest
 
-from cola_msa.audio_files import AUDIO_SUFFIXES, find_audio, list_audio
-from cola_msa.embed_inputs import InputError, list_inputs
+from cola_msa.audio.files import AUDIO_SUFFIXES, find_audio, list_audio
+from cola_msa.collection.inputs import InputError, list_inputs
 
 
 def make(root: pathlib.Path, *names: str) -> None:

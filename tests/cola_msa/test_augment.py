@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cola_msa import augment
-from cola_msa.frontend import log_mel
+from cola_msa.audio.frontend import log_mel
+from cola_msa.pairs import augment
 from tests.conftest import SHARED
 
 CUT = pathlib.Path(__file__).parents[1] / "data" / "mws_cut.npz"

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cola_msa import checkpoints
-from cola_msa.config import TrainConfig
-from cola_msa.optimizers import averaged_weights, build_optimizer
-from cola_msa.training import Trainer
+from cola_msa.config.schema import TrainConfig
+from cola_msa.model.optimizers import averaged_weights, build_optimizer
+from cola_msa.runs import kept as kept_lib
+from cola_msa.training.trainer import Trainer
 from tests.cola_msa.test_model import make_batch, make_model
 from tests.conftest import tiny_config
 
@@ -22,8 +22,8 @@ cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(
     cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from cola_msa import replicas
-from cola_msa.config import TrainConfig
-from cola_msa.optimizers import averaged_weights, build_optimizer
+from cola_msa.config.schema import TrainConfig
+from cola_msa.model.optimizers import averaged_weights, build_optimizer
 from tests.cola_msa.test_model import make_batch, make_model
 
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
@@ -133,7 +133,7 @@ def test_a_run_keeps_and_validates_the_average(prepared, tmp_path):
     trainer.validate = watched
     assert trainer.run() == "finished"
     averages = trainer.model.optimizer.averages
-    kept = checkpoints.load_model(run_dir, None, "pairs")
+    kept = kept_lib.load_model(run_dir, None, "pairs")
     differences = []
     for variable, average, own in zip(
         kept.trainable_variables,
@@ -153,7 +153,7 @@ def test_the_untrained_network_is_kept_as_it_is(prepared, tmp_path):
     trainer = Trainer(tiny_config(average_decay=0.9), prepared, run_dir)
     before = [np.array(v) for v in trainer.model.trainable_variables]
     trainer.run()
-    kept = checkpoints.load_model(run_dir, 0, "pairs")
+    kept = kept_lib.load_model(run_dir, 0, "pairs")
     for variable, value in zip(kept.trainable_variables, before, strict=True):
         np.testing.assert_array_equal(np.array(variable), value)
 

@@ -7,9 +7,11 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from cola_msa import charts, match_chart, report_figures
-from cola_msa.report_curves import Bar, Curve, TagDifference
-from data_prep import pictures
+from cola_msa.collection import match_chart
+from cola_msa.evaluation import charts
+from cola_msa.reproduction.report import figures
+from cola_msa.reproduction.report.figure_data import Bar, Curve, TagDifference
+from data_prep.checks import pictures
 from tests.cola_msa.system.test_chart_text import ODD_NAMES
 
 COUNT = len(ODD_NAMES)
@@ -68,24 +70,24 @@ def report_tags():
     rows = [
         TagDifference(n, "drums", 9, 1.0, 0.5, 2.0) for n in dict.fromkeys(ODD_NAMES)
     ]
-    return report_figures.draw_all_tags(rows, LONG)
+    return figures.draw_all_tags(rows, LONG)
 
 
 def report_shares():
     sets = {name: {"$_$": 0.3, "_x": 0.5} for name in ODD_NAMES[:5]}
-    return report_figures.draw_shares(sets, ["$_$", "_x"], LONG)
+    return figures.draw_shares(sets, ["$_$", "_x"], LONG)
 
 
 def report_steps():
     scores = {
         name: (np.ones(2), np.ones(2), np.ones(2)) for name in ("pr_auc", "roc_auc")
     }
-    return report_figures.draw_steps([Curve("msa", LONG, (0, 1), scores, "")], LONG)
+    return figures.draw_steps([Curve("msa", LONG, (0, 1), scores, "")], LONG)
 
 
 def report_stems():
     bars = [Bar("$_$", "clean", name, 0.5, 0.4, 0.6) for name in ("pr_auc", "roc_auc")]
-    return report_figures.draw_stems(bars, LONG)
+    return figures.draw_stems(bars, LONG)
 
 
 @pytest.mark.parametrize(

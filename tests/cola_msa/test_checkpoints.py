@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cola_msa import checkpoints, resume, storage
-from cola_msa.config import ModelConfig
-from cola_msa.model import ContrastiveModel
-from cola_msa.optimizers import build_optimizer
-from cola_msa.scalars import read_metrics
-from cola_msa.storage import RunError
+from cola_msa.config.schema import ModelConfig
+from cola_msa.model.contrastive import ContrastiveModel
+from cola_msa.model.optimizers import build_optimizer
+from cola_msa.runs import arrays as arrays_lib
+from cola_msa.runs import kept, resume
+from cola_msa.runs.arrays import RunError
+from cola_msa.runs.scalars import read_metrics
 from tests.conftest import tiny_config
 
 
@@ -32,7 +33,7 @@ def build_model(num_updates: int = 0) -> ContrastiveModel:
 
 def values_of(model) -> dict[str, np.ndarray]:
     return {
-        checkpoints.array_name(part, number, variable): np.array(variable)
+        kept.array_name(part, number, variable): np.array(variable)
         for part, variables in (
             ("model", model.variables),
             ("optimizer", model.optimizer.variables),
@@ -86,10 +87,10 @@ def zero_a_page(path):
 
 
 def rewrite(path, change):
-    arrays = storage.read_arrays(path)
+    arrays = arrays_lib.read_arrays(path)
     state = json.loads(str(arrays.pop("state")))
     change(arrays, state)
-    storage.write_arrays(path, arrays, state)
+    arrays_lib.write_arrays(path, arrays, state)
 
 
 def drop_an_array(path):
@@ -174,7 +175,7 @@ def test_random_damage_is_noticed_or_harmless(tmp_path, seed):
         "c": np.zeros(()),
     }
     path = tmp_path / "file.npz"
-    storage.write_arrays(path, arrays, {"update": 3})
+    arrays_lib.write_arrays(path, arrays, {"update": 3})
     content = bytearray(path.read_bytes())
     start = int(drawn.integers(len(content)))
     length = int(drawn.integers(1, 64))
@@ -186,7 +187,7 @@ def test_random_damage_is_noticed_or_harmless(tmp_path, seed):
         content[start : start + length] = drawn.bytes(length)
     path.write_bytes(bytes(content))
     try:
-        found = storage.read_arrays(path)
+        found = arrays_lib.read_arrays(path)
     except RunError as error:
         assert str(path) in str(error)
         return
@@ -197,15 +198,15 @@ def test_random_damage_is_noticed_or_harmless(tmp_path, seed):
 
 def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
     path = tmp_path / "file.npz"
-    storage.write_arrays(path, {"a": np.ones(3)}, {})
+    arrays_lib.write_arrays(path, {"a": np.ones(3)}, {})
 
     def full(*arguments, **named):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "savez", full)
     with pytest.raises(RunError, match="file.npz: cannot be written .No space left"):
-        storage.write_arrays(path, {"a": np.zeros(3)}, {})
-    np.testing.assert_array_equal(storage.read_arrays(path)["a"], np.ones(3))
+        arrays_lib.write_arrays(path, {"a": np.zeros(3)}, {})
+    np.testing.assert_array_equal(arrays_lib.read_arrays(path)["a"], np.ones(3))
     assert list(tmp_path.iterdir()) == [path]
 
 

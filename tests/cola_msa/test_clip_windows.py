@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from cola_msa.clip_windows import ClipWindows
-from cola_msa.config import FrontendConfig
-from cola_msa.frontend import log_mel, normalize_level
+from cola_msa.audio.clip_windows import ClipWindows
+from cola_msa.audio.frontend import log_mel, normalize_level
+from cola_msa.config.schema import FrontendConfig
 
 WINDOW_SAMPLES = 97 * 160 + 400
 

@@ -11,8 +11,9 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from cola_msa import compare, report
-from cola_msa.compare import CompareError, Difference
+from cola_msa import report
+from cola_msa.reproduction.report import compare
+from cola_msa.reproduction.report.compare import CompareError, Difference
 from tests.cola_msa.report_runs import draw_scores, write_data, write_result, write_run
 from tests.test_commands import run_module
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cola_msa import config as config_lib
-from cola_msa.presets import PRESETS, get_preset
+from cola_msa.config import schema as config_lib
+from cola_msa.config.presets import PRESETS, get_preset
 from cola_msa.system.errors import UserError
 
 

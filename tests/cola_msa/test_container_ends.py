@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import strategies
 
-from cola_msa import audio, container_findings, containers
+from cola_msa.audio import decode as decode_lib
+from cola_msa.audio.containers import check, findings
 from tests.cola_msa import test_containers
 from tests.data_prep import trees
 
@@ -62,10 +63,10 @@ def encoded(tmp_path_factory):
     return give
 
 
-def decode(folder: pathlib.Path, suffix: str, content: bytes) -> audio.Audio:
+def decode(folder: pathlib.Path, suffix: str, content: bytes) -> decode_lib.Audio:
     path = folder / f"c.{suffix}"
     path.write_bytes(content)
-    return audio.decode(path)
+    return decode_lib.decode(path)
 
 
 # Joined ------------------------------------------------------------------------------
@@ -79,17 +80,17 @@ def test_what_was_joined_is_read_whole(tmp_path, suffix, tag):
         path = tmp_path / f"{number}.{suffix}"
         test_containers.write(path, seconds, format=suffix.upper())
         parts.append(path)
-    expected = np.concatenate([audio.decode(path).samples for path in parts], 1)
+    expected = np.concatenate([decode_lib.decode(path).samples for path in parts], 1)
     content = tag.join(path.read_bytes() for path in parts)
     np.testing.assert_array_equal(decode(tmp_path, suffix, content).samples, expected)
-    with pytest.raises(audio.AudioError, match="truncated|damaged"):
+    with pytest.raises(decode_lib.AudioError, match="truncated|damaged"):
         decode(tmp_path, suffix, content[:-2000])
 
 
 def test_joined_files_that_differ_are_refused(tmp_path):
     content = test_containers.write(tmp_path / "a.wav", 1)
     content += test_containers.write(tmp_path / "b.wav", 1, rate=22050)
-    with pytest.raises(audio.UnreadableError, match="number 2 has 2 .*22050 Hz"):
+    with pytest.raises(decode_lib.UnreadableError, match="number 2 has 2 .*22050 Hz"):
         decode(tmp_path, "wav", content)
 
 
@@ -113,18 +114,20 @@ def test_chained_ogg_of_several_codecs_is_read_whole(tmp_path, encoded):
     vorbis = test_containers.write(tmp_path / "a.ogg", 1)
     for joined in (content + vorbis, vorbis + content):
         assert decode(tmp_path, "ogg", joined).seconds == SECONDS + 1
-    with pytest.raises(audio.UnreadableError, match="number 2 has 1 channels at 16000"):
+    with pytest.raises(
+        decode_lib.UnreadableError, match="number 2 has 1 channels at 16000"
+    ):
         decode(tmp_path, "ogg", content + encoded("spx"))
 
 
 def test_without_ffmpeg_a_chain_that_needs_it_says_so(tmp_path, monkeypatch):
     page = b"OggS\0\2" + bytes(20) + b"\1\x08Speex   "
-    crc = containers._ogg_checksum(page).to_bytes(4, "little")
+    crc = check._ogg_checksum(page).to_bytes(4, "little")
     page = page[:22] + crc + page[26:]
     last = b"OggS\0\4" + bytes(21)
-    last = last[:22] + containers._ogg_checksum(last).to_bytes(4, "little") + last[26:]
+    last = last[:22] + check._ogg_checksum(last).to_bytes(4, "little") + last[26:]
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(audio.UnreadableError, match="install ffmpeg"):
+    with pytest.raises(decode_lib.UnreadableError, match="install ffmpeg"):
         decode(tmp_path, "spx", 2 * (page + last))
 
 
@@ -151,7 +154,7 @@ def test_tags_and_padding_change_no_sample(tmp_path, encoded, suffix, front, end
 @pytest.mark.parametrize("end", [test_containers.id3v1(), bytes(3000), b"x" * 500])
 def test_what_follows_a_flac_changes_no_sample(tmp_path, end):
     content = test_containers.write(tmp_path / "a.flac", 1)
-    expected = audio.decode(tmp_path / "a.flac").samples
+    expected = decode_lib.decode(tmp_path / "a.flac").samples
     np.testing.assert_array_equal(
         decode(tmp_path, "flac", content + end).samples, expected
     )
@@ -170,7 +173,7 @@ def test_what_follows_a_flac_changes_no_sample(tmp_path, end):
 def test_cut_files_are_found(tmp_path, encoded, suffix, share):
     content = encoded(suffix)
     # Within a frame, not between two, of which nobody knows that more followed.
-    with pytest.raises(audio.AudioError, match="truncated|damaged|not readable"):
+    with pytest.raises(decode_lib.AudioError, match="truncated|damaged|not readable"):
         decode(tmp_path, suffix, content[: len(content) // 2 + 101])
 
 
@@ -181,7 +184,7 @@ def test_cut_files_are_found(tmp_path, encoded, suffix, share):
 def test_a_half_of_zeros_is_damage(tmp_path, encoded, suffix):
     content = encoded(suffix)
     half = len(content) // 2
-    with pytest.raises(audio.AudioError, match="truncated|damaged|not readable"):
+    with pytest.raises(decode_lib.AudioError, match="truncated|damaged|not readable"):
         decode(tmp_path, suffix, content[:half] + bytes(len(content) - half))
 
 
@@ -197,7 +200,7 @@ def test_what_came_from_a_pipe_is_read_whole(tmp_path, encoded, suffix):
     found = subprocess.run(command, capture_output=True, cwd=tmp_path, check=True)
     piped = decode(tmp_path, suffix, found.stdout)
     assert piped.seconds == pytest.approx(expected, abs=0.06)
-    with pytest.raises(audio.AudioError, match="truncated|damaged"):
+    with pytest.raises(decode_lib.AudioError, match="truncated|damaged"):
         decode(tmp_path, suffix, found.stdout[: len(found.stdout) // 2 + 7])
 
 
@@ -217,7 +220,7 @@ def test_delayed_sound_is_read_whole(tmp_path, encoded, name, more):
     path = tmp_path / name
     delayed = ["-itsoffset", "2", "-i", tmp_path / "a.wv"]
     test_containers.run_ffmpeg(*delayed, *more, path)
-    assert audio.decode(path).seconds == pytest.approx(SECONDS, abs=0.1)
+    assert decode_lib.decode(path).seconds == pytest.approx(SECONDS, abs=0.1)
 
 
 @needs_ffmpeg
@@ -228,7 +231,7 @@ def test_mp3_within_a_video_is_no_mp3_file(tmp_path, encoded, name):
     picture = ["-f", "lavfi", "-i", "testsrc=d=1:s=64x64:r=5"]
     sound = ["-i", tmp_path / "a.wv", "-c:a", "libmp3lame"]
     test_containers.run_ffmpeg(*picture, *sound, tmp_path / name)
-    found = audio.decode(tmp_path / name)
+    found = decode_lib.decode(tmp_path / name)
     assert found.seconds == pytest.approx(SECONDS, abs=0.1)
 
 
@@ -245,7 +248,7 @@ def test_pictures_may_be_damaged(tmp_path, encoded):
     command = ["ffmpeg", "-v", "error", "-i", path, "-f", "null", "-"]
     said = subprocess.run(command, capture_output=True, text=True, check=False).stderr
     assert "PPS" in said
-    assert audio.decode(path).seconds == pytest.approx(SECONDS, abs=0.15)
+    assert decode_lib.decode(path).seconds == pytest.approx(SECONDS, abs=0.15)
 
 
 # Names and programs ------------------------------------------------------------------
@@ -267,12 +270,12 @@ def test_pictures_may_be_damaged(tmp_path, encoded):
 def test_any_name_is_a_file(tmp_path, encoded, name):
     path = tmp_path / name
     path.write_bytes(test_containers.id3v2(False) + encoded("m4a"))
-    assert audio.decode(path).seconds == pytest.approx(SECONDS, abs=0.1)
+    assert decode_lib.decode(path).seconds == pytest.approx(SECONDS, abs=0.1)
     content = encoded("m4a")
     half = len(content) // 2
     path.write_bytes(content[:half] + bytes(500) + content[half + 500 :])
-    with pytest.raises(audio.UnreadableError) as caught:
-        audio.decode(path)
+    with pytest.raises(decode_lib.UnreadableError) as caught:
+        decode_lib.decode(path)
     assert "\n" not in str(caught.value)
 
 
@@ -285,7 +288,9 @@ def test_a_program_that_is_ended_by_a_signal_says_so(tmp_path, monkeypatch, prog
         os.replace(path, tmp_path / "bin" / "ffprobe")
         path.write_text("#!/bin/sh\n")
         path.chmod(0o755)
-    with pytest.raises(audio.UnreadableError, match=f"{program} was ended by SIGSEGV"):
+    with pytest.raises(
+        decode_lib.UnreadableError, match=f"{program} was ended by SIGSEGV"
+    ):
         decode(tmp_path, "tta", b"TTA1" + bytes(100))
 
 
@@ -293,13 +298,13 @@ def test_a_program_that_is_ended_by_a_signal_says_so(tmp_path, monkeypatch, prog
 def test_a_program_that_does_not_start_says_so(tmp_path, monkeypatch, program):
     test_containers._stand_in(tmp_path, monkeypatch, "pass")
     (tmp_path / "bin" / program).write_bytes(b"\x7fELF no program")
-    with pytest.raises(audio.UnreadableError, match=f"{program} does not start"):
+    with pytest.raises(decode_lib.UnreadableError, match=f"{program} does not start"):
         decode(tmp_path, "tta", b"TTA1" + bytes(100))
 
 
 # Any bytes ---------------------------------------------------------------------------
 
-MAGICS = [magic for magic, _ in containers._MAGIC]
+MAGICS = [magic for magic, _ in check._MAGIC]
 MAGICS += [b"RIFF\0\1\0\0WAVE", b"RIFF\0\1\0\0AVI LIST\0\0\1\0movi", b"\0\0\0\x08ftyp"]
 MAGICS += [b"FORM\0\1\0\0AIFF", b"wvpk\x20\0\0\0", b"\x0b\x77\0\0\0\0", b"\xff\xf1\x50"]
 MAGICS += [b"\0\1\0\0\xf8\x72\x6f\xba", b"\xff\xfb\x90\0", b"\xff\xfd\x90\0", b"ID3\4"]
@@ -318,11 +323,11 @@ MAGICS += [b"\0\1\0\0\xf8\x72\x6f\xba", b"\xff\xfb\x90\0", b"\xff\xfd\x90\0", b"
 def test_any_bytes_end_in_findings(tmp_path_factory, magic, rest):
     path = tmp_path_factory.getbasetemp() / "any"
     path.write_bytes(magic + b"".join(rest))
-    found = containers.examine(path)
-    assert isinstance(found, container_findings.Findings)
+    found = check.examine(path)
+    assert isinstance(found, findings.Findings)
     assert found.reason is None or "\n" not in found.reason
     for part in found.parts:
         assert 0 <= part.start <= part.end <= path.stat().st_size
-    with pytest.raises(audio.AudioError):
-        if audio.decode(path).samples.size:  # a few bytes can be sound
-            raise audio.AudioError("")
+    with pytest.raises(decode_lib.AudioError):
+        if decode_lib.decode(path).samples.size:  # a few bytes can be sound
+            raise decode_lib.AudioError("")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from cola_msa import audio, ffmpeg
+from cola_msa.audio import decode, ffmpeg
 from tests.data_prep import trees
 
 RATE = 44100
@@ -45,16 +45,16 @@ def test_chained_ogg_is_read_to_its_end(tmp_path, subtype, num_parts):
         parts.append(tmp_path / f"{number}.ogg")
     path = tmp_path / "joined.ogg"
     path.write_bytes(b"".join(part.read_bytes() for part in parts))
-    expected = np.concatenate([audio.decode(part).samples for part in parts], 1)
-    np.testing.assert_array_equal(audio.decode(path).samples, expected)
-    with audio.AudioReader(path) as reader:
+    expected = np.concatenate([decode.decode(part).samples for part in parts], 1)
+    np.testing.assert_array_equal(decode.decode(path).samples, expected)
+    with decode.AudioReader(path) as reader:
         blocks = list(reader.blocks(1000))
     assert {block.shape[1] for block in blocks[:-1]} == {1000}
     np.testing.assert_array_equal(np.concatenate(blocks, 1), expected)
     # Its last part is cut.
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(audio.TruncatedError, match="last Ogg page"):
-        audio.decode(path)
+    with pytest.raises(decode.TruncatedError, match="last Ogg page"):
+        decode.decode(path)
 
 
 @pytest.mark.parametrize(("rate", "channels"), [(RATE, 1), (48000, 2)])
@@ -62,8 +62,8 @@ def test_parts_that_differ_are_refused(tmp_path, rate, channels):
     first = write(tmp_path / "a.ogg")
     second = write(tmp_path / "b.ogg", 1, rate, channels)
     (tmp_path / "c.ogg").write_bytes(first + second)
-    with pytest.raises(audio.UnreadableError, match=f"number 2 has {channels} ch"):
-        audio.decode(tmp_path / "c.ogg")
+    with pytest.raises(decode.UnreadableError, match=f"number 2 has {channels} ch"):
+        decode.decode(tmp_path / "c.ogg")
 
 
 def id3v1() -> bytes:
@@ -100,17 +100,17 @@ TRAILERS = {
 def test_what_follows_the_last_ogg_page_is_no_damage(tmp_path, kind):
     path = tmp_path / "a.ogg"
     data = write(path)
-    expected = audio.decode(path).samples
+    expected = decode.decode(path).samples
     path.write_bytes(data + TRAILERS[kind])
-    np.testing.assert_array_equal(audio.decode(path).samples, expected)
+    np.testing.assert_array_equal(decode.decode(path).samples, expected)
 
 
 @pytest.mark.parametrize("trailer", [b"garbage" * 30, bytes(3000) + b"x"])
 def test_what_is_no_tag_after_the_last_ogg_page_is_damage(tmp_path, trailer):
     path = tmp_path / "a.ogg"
     path.write_bytes(write(path) + trailer)
-    with pytest.raises(audio.UnreadableError, match="damaged"):
-        audio.decode(path)
+    with pytest.raises(decode.UnreadableError, match="damaged"):
+        decode.decode(path)
 
 
 def test_an_ogg_whose_end_is_zeros_is_damaged(tmp_path):
@@ -118,8 +118,8 @@ def test_an_ogg_whose_end_is_zeros_is_damaged(tmp_path):
     data = write(path)
     cut = data.rfind(b"OggS")
     path.write_bytes(data[:cut] + bytes(len(data) - cut))
-    with pytest.raises(audio.UnreadableError, match="damaged"):
-        audio.decode(path)
+    with pytest.raises(decode.UnreadableError, match="damaged"):
+        decode.decode(path)
 
 
 @pytest.mark.parametrize("tag", [b"", id3v2(False)])
@@ -130,14 +130,14 @@ def test_joined_mp3s_are_read_to_their_end(tmp_path, tag):
     assert all(b"Xing" in part[:300] for part in parts)
     path = tmp_path / "joined.mp3"
     path.write_bytes(parts[0] + tag + parts[1])
-    alone = [audio.decode(tmp_path / f"{n}.mp3").samples for n in (0, 1)]
-    np.testing.assert_array_equal(audio.decode(path).samples, np.concatenate(alone, 1))
+    alone = [decode.decode(tmp_path / f"{n}.mp3").samples for n in (0, 1)]
+    np.testing.assert_array_equal(decode.decode(path).samples, np.concatenate(alone, 1))
     path.write_bytes(parts[0] + tag + parts[1][: len(parts[1]) // 2])
-    with pytest.raises(audio.TruncatedError):
-        audio.decode(path)
+    with pytest.raises(decode.TruncatedError):
+        decode.decode(path)
     path.write_bytes(parts[0][: len(parts[0]) // 2] + tag + parts[1])
-    with pytest.raises(audio.AudioError, match="truncated|damaged"):
-        audio.decode(path)
+    with pytest.raises(decode.AudioError, match="truncated|damaged"):
+        decode.decode(path)
 
 
 def without_info(data: bytes) -> bytes:
@@ -148,7 +148,7 @@ def without_info(data: bytes) -> bytes:
 def test_an_mp3_after_one_with_a_count_is_read_too(tmp_path):
     first = write(tmp_path / "a.mp3", 2)
     (tmp_path / "b.mp3").write_bytes(first + without_info(write(tmp_path / "c.mp3", 3)))
-    assert audio.decode(tmp_path / "b.mp3").seconds == pytest.approx(5, abs=0.2)
+    assert decode.decode(tmp_path / "b.mp3").seconds == pytest.approx(5, abs=0.2)
 
 
 @pytest.mark.parametrize(
@@ -164,12 +164,12 @@ def test_an_mp3_is_found_after_something_else(tmp_path, kind):
         "within a frame": data[700:],
     }
     path.write_bytes(heads[kind])
-    assert audio.decode(path).seconds == pytest.approx(3, abs=0.15)
+    assert decode.decode(path).seconds == pytest.approx(3, abs=0.15)
     path.write_bytes(heads[kind][: len(data) // 2])
-    with pytest.raises(audio.AudioError, match="truncated|damaged|not readable"):
-        if audio.decode(path).seconds < 2:
+    with pytest.raises(decode.AudioError, match="truncated|damaged|not readable"):
+        if decode.decode(path).seconds < 2:
             # Cut between two frames, and nothing says how many there were.
-            raise audio.TruncatedError("truncated")
+            raise decode.TruncatedError("truncated")
 
 
 # Lengths that nobody knew ------------------------------------------------------------
@@ -186,13 +186,13 @@ def test_a_wav_from_a_pipe_is_read_to_its_end(tmp_path, length, riff, magic):
     data = bytearray(write(path, endian=endian))
     order = ">" if magic == "RIFX" else "<"
     assert data[:4] == magic.encode()
-    expected = audio.decode(path).samples
+    expected = decode.decode(path).samples
     start = data.find(b"data") + 4
     data[start : start + 4] = struct.pack(f"{order}I", length)
     if riff is not None:
         data[4:8] = struct.pack(f"{order}I", riff)
     path.write_bytes(data)
-    np.testing.assert_array_equal(audio.decode(path).samples, expected)
+    np.testing.assert_array_equal(decode.decode(path).samples, expected)
 
 
 @pytest.mark.parametrize("chunks", [b"", b"LIST" + struct.pack("<I", 4) + b"INFO"])
@@ -202,8 +202,8 @@ def test_a_wav_without_samples_stays_empty(tmp_path, chunks):
     data = path.read_bytes()
     start = data.find(b"data") + 8
     path.write_bytes(data[:start] + chunks)
-    with pytest.raises(audio.EmptyError):
-        audio.decode(path)
+    with pytest.raises(decode.EmptyError):
+        decode.decode(path)
 
 
 @pytest.mark.parametrize("length", [0x10000000, 0x60000000, 0xA0000000])
@@ -213,8 +213,8 @@ def test_a_large_length_is_a_promise(tmp_path, length):
     start = data.find(b"data") + 4
     data[start : start + 4] = struct.pack("<I", length)
     path.write_bytes(data)
-    with pytest.raises(audio.TruncatedError, match=f"promises {length} bytes"):
-        audio.decode(path)
+    with pytest.raises(decode.TruncatedError, match=f"promises {length} bytes"):
+        decode.decode(path)
 
 
 @pytest.mark.parametrize("length", [0, 1 << 64, (1 << 63) - 1])
@@ -223,12 +223,12 @@ def test_rf64_and_w64_from_a_pipe_are_read_to_their_end(tmp_path, length):
     for suffix, name, offset in (("rf64", b"ds64", 16), ("w64", b"data\xf3", 16)):
         path = tmp_path / f"a.{suffix}"
         data = bytearray(write(path, format=suffix.upper()))
-        expected = audio.decode(path).samples
+        expected = decode.decode(path).samples
         start = data.find(name) + offset
         assert 3 * RATE * 4 <= int.from_bytes(data[start : start + 8], "little")
         data[start : start + 8] = struct.pack("<Q", raw)
         path.write_bytes(data)
-        np.testing.assert_array_equal(audio.decode(path).samples, expected)
+        np.testing.assert_array_equal(decode.decode(path).samples, expected)
 
 
 @pytest.mark.parametrize("suffix", ["rf64", "w64", "aiff", "au"])
@@ -236,8 +236,8 @@ def test_other_cut_files_are_found(tmp_path, suffix):
     path = tmp_path / f"a.{suffix}"
     data = write(path, format=suffix.upper())
     path.write_bytes(data[: len(data) * 9 // 10])
-    with pytest.raises(audio.TruncatedError, match="promises"):
-        audio.decode(path)
+    with pytest.raises(decode.TruncatedError, match="promises"):
+        decode.decode(path)
 
 
 @pytest.mark.parametrize("length", [0, 0xFFFFFFFF, 0x7FFFFFFF])
@@ -245,11 +245,11 @@ def test_aiff_and_au_from_a_pipe_are_read_to_their_end(tmp_path, length):
     for suffix, name, offset in (("aiff", b"SSND", 4), ("au", b".snd", 8)):
         path = tmp_path / f"a.{suffix}"
         data = bytearray(write(path, format=suffix.upper()))
-        expected = audio.decode(path).samples
+        expected = decode.decode(path).samples
         start = data.find(name) + offset
         data[start : start + 4] = struct.pack(">I", length)
         path.write_bytes(data)
-        np.testing.assert_array_equal(audio.decode(path).samples, expected)
+        np.testing.assert_array_equal(decode.decode(path).samples, expected)
 
 
 @pytest.mark.parametrize("has_md5", [True, False])
@@ -257,19 +257,19 @@ def test_aiff_and_au_from_a_pipe_are_read_to_their_end(tmp_path, length):
 def test_a_flac_from_a_pipe_is_read_to_its_end(tmp_path, has_md5, tag):
     path = tmp_path / "a.flac"
     data = bytearray(write(path))
-    expected = audio.decode(path).samples
+    expected = decode.decode(path).samples
     data[21] &= 0xF0  # of the 36 bits of samples the first four
     data[22:26] = bytes(4)
     if not has_md5:
         data[26:42] = bytes(16)
     path.write_bytes(tag + data)
-    with audio.AudioReader(path) as reader:
+    with decode.AudioReader(path) as reader:
         assert reader.info.num_frames is None
         assert sum(b.shape[1] for b in reader.blocks()) == expected.shape[1]
-    np.testing.assert_array_equal(audio.decode(path).samples, expected)
+    np.testing.assert_array_equal(decode.decode(path).samples, expected)
     path.write_bytes(tag + data[: len(data) * 2 // 3])
-    with pytest.raises(audio.UnreadableError, match="damaged"):
-        audio.decode(path)
+    with pytest.raises(decode.UnreadableError, match="damaged"):
+        decode.decode(path)
 
 
 # Through ffmpeg ----------------------------------------------------------------------
@@ -307,7 +307,7 @@ ODD = {
 @pytest.mark.parametrize("name", ODD)
 def test_what_only_ffmpeg_reads_is_read_whole(tmp_path, wav, name):
     run_ffmpeg("-i", wav, *ODD[name], f"file:{tmp_path / name}")
-    assert audio.decode(tmp_path / name).seconds == pytest.approx(3, abs=0.1)
+    assert decode.decode(tmp_path / name).seconds == pytest.approx(3, abs=0.1)
 
 
 @needs_ffmpeg
@@ -316,11 +316,11 @@ def test_what_only_ffmpeg_reads_is_read_whole(tmp_path, wav, name):
 def test_the_picture_may_be_longer_and_the_sound_later(tmp_path, wav, name, offset):
     picture = ["-f", "lavfi", "-i", "testsrc=d=6:s=64x64:r=5"]
     run_ffmpeg(*picture, "-itsoffset", offset, "-i", wav, tmp_path / name)
-    assert audio.decode(tmp_path / name).seconds == pytest.approx(3, abs=0.1)
+    assert decode.decode(tmp_path / name).seconds == pytest.approx(3, abs=0.1)
     data = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(data[: len(data) * 9 // 10])
-    with pytest.raises(audio.AudioError, match="truncated|damaged|not readable"):
-        audio.decode(tmp_path / name)
+    with pytest.raises(decode.AudioError, match="truncated|damaged|not readable"):
+        decode.decode(tmp_path / name)
 
 
 @needs_ffmpeg
@@ -328,7 +328,7 @@ def test_the_picture_may_be_longer_and_the_sound_later(tmp_path, wav, name, offs
 def test_sound_alone_may_begin_later(tmp_path, wav, suffix):
     path = tmp_path / f"late.{suffix}"
     run_ffmpeg("-itsoffset", "2", "-i", wav, path)
-    assert audio.decode(path).seconds == pytest.approx(3, abs=0.1)
+    assert decode.decode(path).seconds == pytest.approx(3, abs=0.1)
 
 
 @needs_ffmpeg
@@ -339,8 +339,8 @@ def test_cut_files_are_found_by_ffmpeg(tmp_path, wav, suffix, percent):
     run_ffmpeg("-i", wav, path)
     data = path.read_bytes()
     path.write_bytes(data[: len(data) * percent // 100])
-    with pytest.raises(audio.AudioError, match="truncated|damaged"):
-        audio.decode(path)
+    with pytest.raises(decode.AudioError, match="truncated|damaged"):
+        decode.decode(path)
 
 
 @needs_ffmpeg
@@ -357,21 +357,21 @@ def test_cut_files_are_found_by_ffmpeg(tmp_path, wav, suffix, percent):
 def test_a_playlist_in_disguise_opens_nothing(tmp_path, wav, content, suffix):
     path = tmp_path / f"list.{suffix}"
     path.write_text(content.format(wav=wav))
-    with pytest.raises(audio.UnreadableError, match="not readable as audio"):
-        audio.decode(path)
+    with pytest.raises(decode.UnreadableError, match="not readable as audio"):
+        decode.decode(path)
 
 
 @needs_ffmpeg
 def test_a_picture_without_sound_says_so(tmp_path):
     run_ffmpeg("-f", "lavfi", "-i", "testsrc=d=1:s=64x64:r=5", tmp_path / "a.mp4")
-    with pytest.raises(audio.UnreadableError, match="no audio stream"):
-        audio.decode(tmp_path / "a.mp4")
+    with pytest.raises(decode.UnreadableError, match="no audio stream"):
+        decode.decode(tmp_path / "a.mp4")
 
 
 @needs_ffmpeg
 def test_no_process_outlives_its_reader(tmp_path, wav):
     run_ffmpeg("-stream_loop", 200, "-i", wav, "-c:a", "wavpack", tmp_path / "a.wv")
-    with audio.AudioReader(tmp_path / "a.wv") as reader:
+    with decode.AudioReader(tmp_path / "a.wv") as reader:
         next(reader.blocks(1000))
         process = reader._source._process
         assert process.poll() is None
@@ -396,8 +396,8 @@ def test_a_decoder_that_hangs_is_ended(tmp_path, monkeypatch):
     _stand_in(tmp_path, monkeypatch, "time.sleep(600)")
     monkeypatch.setattr(ffmpeg, "_BLOCK_SECONDS", 0.2)
     (tmp_path / "a.tta").write_bytes(b"TTA1" + bytes(100))
-    with pytest.raises(audio.UnreadableError, match="gave nothing"):
-        audio.decode(tmp_path / "a.tta")
+    with pytest.raises(decode.UnreadableError, match="gave nothing"):
+        decode.decode(tmp_path / "a.tta")
 
 
 @pytest.mark.parametrize(
@@ -411,8 +411,8 @@ def test_a_decoder_that_hangs_is_ended(tmp_path, monkeypatch):
 def test_what_a_decoder_says_at_its_end_counts(tmp_path, monkeypatch, decoder, reason):
     _stand_in(tmp_path, monkeypatch, decoder)
     (tmp_path / "a.tta").write_bytes(b"TTA1" + bytes(100))
-    with pytest.raises(audio.UnreadableError, match=reason) as caught:
-        audio.decode(tmp_path / "a.tta")
+    with pytest.raises(decode.UnreadableError, match=reason) as caught:
+        decode.decode(tmp_path / "a.tta")
     assert "\n" not in str(caught.value)
 
 
@@ -421,5 +421,7 @@ def test_a_stems_file_says_how_to_split_it(tmp_path, monkeypatch, name):
     monkeypatch.setenv("PATH", str(tmp_path))
     path = tmp_path / name
     path.write_bytes(bytes([0, 0, 0, 28]) + b"ftypisom" + bytes(1000))
-    with pytest.raises(audio.UnreadableError, match="data_prep.multitrack.*-map 0:a:1"):
-        audio.decode(path)
+    with pytest.raises(
+        decode.UnreadableError, match="data_prep.multitrack.*-map 0:a:1"
+    ):
+        decode.decode(path)

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cola_msa import cpu_layers
-from cola_msa.acceleration import dtype_policy
-from cola_msa.config import ModelConfig
-from cola_msa.encoder import build_encoder
-from cola_msa.model import ContrastiveModel
+from cola_msa.config.schema import ModelConfig
+from cola_msa.model import cpu_layers
+from cola_msa.model.acceleration import dtype_policy
+from cola_msa.model.contrastive import ContrastiveModel
+from cola_msa.model.encoder import build_encoder
 
 MODES = ("eager", "graph")
 # Kernel, stride, padding, height, width; the last two are narrower than the kernel.

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cola_msa import prepared as prepared_lib
-from cola_msa import records
-from cola_msa.config import TrainConfig
+from cola_msa.config.schema import TrainConfig
+from cola_msa.records import prepared as prepared_lib
+from cola_msa.records import schema
 from tests.cola_msa.damages import DAMAGES, SHARD, change_manifest, seal, zero_half
 from tests.conftest import write_prepared
 
@@ -53,22 +53,22 @@ def test_damage_is_refused(data_dir, name, is_earlier):
         use(data_dir)
     damage, file = DAMAGES[name]
     damage(data_dir)
-    with pytest.raises(records.DataError) as error:
+    with pytest.raises(schema.DataError) as error:
         use(data_dir)
     assert file in str(error.value) and "\n" not in str(error.value)
 
 
 def test_notes_do_not_hide_a_change_with_its_time_put_back(data_dir, monkeypatch):
-    monkeypatch.setattr("cola_msa.verified._SETTLED_NS", 0)
+    monkeypatch.setattr("cola_msa.records.verified._SETTLED_NS", 0)
     use(data_dir)
     path = data_dir / SHARD
     before = path.stat()
     with monkeypatch.context() as patch:  # the second start reads no shard
-        patch.setattr("cola_msa.verified.read_file", None)
+        patch.setattr("cola_msa.records.verified.read_file", None)
         use(data_dir)
     zero_half(path)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    with pytest.raises(records.DataError, match=SHARD):
+    with pytest.raises(schema.DataError, match=SHARD):
         use(data_dir)
 
 
@@ -79,7 +79,7 @@ def test_a_file_cut_at_any_byte_is_refused(data_dir, name):
     end = len(content.rstrip())
     for length in range(0, end, 1 if name == "manifest.json" else 7):
         path.write_bytes(content[:length])
-        with pytest.raises(records.DataError, match=name) as error:
+        with pytest.raises(schema.DataError, match=name) as error:
             prepared_lib.PreparedData(data_dir)
         assert "\n" not in str(error.value)
 
@@ -103,7 +103,7 @@ def test_any_bytes_of_an_index_are_refused_or_harmless(data_dir, draw):
         seal(data_dir)
         try:
             use(data_dir)
-        except records.DataError as error:
+        except schema.DataError as error:
             assert "\n" not in str(error)
     finally:
         path.write_bytes(original)
@@ -146,12 +146,12 @@ def test_any_change_of_the_manifest_is_refused_or_harmless(data_dir, draw, is_se
         before, part[last] = part[last], draw.draw(VALUES)
         is_same = json.dumps(before) == json.dumps(part[last])
         if is_sealed:  # whoever changes it may seal it too
-            records.write_manifest(data_dir, content)
+            schema.write_manifest(data_dir, content)
         else:
             path.write_text(json.dumps(content))
         try:
             use(data_dir)
-        except records.DataError as error:
+        except schema.DataError as error:
             assert "\n" not in str(error)
         else:
             assert is_sealed or is_same

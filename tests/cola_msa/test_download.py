@@ -23,9 +23,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cola_msa
-from cola_msa import checkpoints, download, loading, pretrained
-from cola_msa.config import Config, from_dict
-from cola_msa.storage import RunError
+from cola_msa.config.schema import Config, from_dict
+from cola_msa.hub import download, loading, pretrained
+from cola_msa.runs import kept
+from cola_msa.runs.arrays import RunError
 
 
 @pytest.fixture(scope="module")
@@ -120,9 +121,9 @@ def test_a_url_is_fetched_once(server, archives, finished_run, name):
     url = f"{server}/{name}#sha256={sha256_of(archives / name)}"
     model = cola_msa.from_pretrained(url)
     assert model.kind == "pretrained"
-    assert model.key == checkpoints.encoder_key(finished_run)
+    assert model.key == kept.encoder_key(finished_run)
     mel = np.random.default_rng(0).normal(-3, 2, (2, 98, 64, 1)).astype(np.float32)
-    expected = checkpoints.load_encoder(finished_run)(mel, training=False).numpy()
+    expected = kept.load_encoder(finished_run)(mel, training=False).numpy()
     difference = np.linalg.norm(model.embed(mel) - expected)
     assert difference < 1e-5 * np.linalg.norm(expected)
     assert Handler.requests == 1

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 import soundfile
 
-from cola_msa import audio
-from cola_msa.embed_files import embed_files, work_folder
-from cola_msa.embedder import Embedder
-from cola_msa.embedding_output import OutputError
-from cola_msa.embedding_store import StoreError
-from cola_msa.loading import open_model
+from cola_msa.audio import decode
+from cola_msa.collection.embed import embed_files, work_folder
+from cola_msa.collection.table.store import StoreError
+from cola_msa.collection.table.write import OutputError
+from cola_msa.hub.embedder import Embedder
+from cola_msa.hub.loading import open_model
 from cola_msa.system import files
-from cola_msa.system.names import escape
+from cola_msa.values.names import escape
 from tests.cola_msa.test_clip_windows import make_sound
 from tests.test_commands import ROOT, run_module
 
@@ -290,7 +290,7 @@ def test_a_file_that_changes_while_it_is_read_is_a_failure(
 ):
     target, other = music / "short.wav", tmp_path / "other.wav"
     soundfile.write(other, 0.3 * make_sound(30_000, 5), 16000)
-    reader = audio.AudioReader
+    reader = decode.AudioReader
 
     def replace_first(path):
         if path == str(target) and other.exists():
@@ -301,7 +301,7 @@ def test_a_file_that_changes_while_it_is_read_is_a_failure(
                 other.unlink()
         return reader(path)
 
-    monkeypatch.setattr(audio, "AudioReader", replace_first)
+    monkeypatch.setattr(decode, "AudioReader", replace_first)
     output = tmp_path / "rows.npz"
     summary = run(model, music, output)
     assert list(summary.failures) == [str(target)]
@@ -316,13 +316,13 @@ def test_a_file_that_changes_while_it_is_read_is_a_failure(
 def test_a_file_that_is_touched_while_it_is_read_is_good(
     model, music, tmp_path, monkeypatch
 ):
-    reader = audio.AudioReader
+    reader = decode.AudioReader
 
     def touch_first(path):
         os.utime(path)
         return reader(path)
 
-    monkeypatch.setattr(audio, "AudioReader", touch_first)
+    monkeypatch.setattr(decode, "AudioReader", touch_first)
     assert not run(model, music, tmp_path / "rows.npz").failures
 
 
@@ -338,16 +338,16 @@ def test_a_full_or_read_only_disk_is_one_line_and_it_goes_on(
 
     with monkeypatch.context() as patch:
         if place == "spool":
-            patch.setattr("cola_msa.clip_windows.ClipWindows", fail)
+            patch.setattr("cola_msa.audio.clip_windows.ClipWindows", fail)
         elif place == "open":
             patch.setattr("pathlib.Path.mkdir", fail)
         elif place == "rows":
-            patch.setattr("cola_msa.embedding_store.json.dumps", fail)
+            patch.setattr("cola_msa.collection.table.store.json.dumps", fail)
         elif place == "table":
-            patch.setattr("cola_msa.embedding_output.zipfile.ZipFile", fail)
+            patch.setattr("cola_msa.collection.table.write.zipfile.ZipFile", fail)
         else:
             patch.setattr(
-                "cola_msa.embed_files.write_failures",
+                "cola_msa.collection.embed.write_failures",
                 lambda path, _: files.write_file(path, fail, OutputError),
             )
         with pytest.raises(

@@ -9,9 +9,9 @@ import hypothesis
 import pytest
 from hypothesis import strategies
 
-from cola_msa.embed_inputs import InputError, find_inputs, list_inputs
-from cola_msa.embedding_output import failures_path, write_failures
-from cola_msa.system.names import escape
+from cola_msa.collection.inputs import InputError, find_inputs, list_inputs
+from cola_msa.collection.table.write import failures_path, write_failures
+from cola_msa.values.names import escape
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import pytest
 import soxr
 
 import cola_msa
-from cola_msa.embedder import Batcher, Embedder
-from cola_msa.storage import RunError
+from cola_msa.hub.embedder import Batcher, Embedder
+from cola_msa.runs.arrays import RunError
 from tests.cola_msa.test_clip_windows import make_sound, whole_windows
 
 

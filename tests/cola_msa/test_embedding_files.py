@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cola_msa.embedding_files import EmbeddingFileError, load_embeddings
+from cola_msa.collection.table.read import EmbeddingFileError, load_embeddings
 from tests.cola_msa import embedding_tables
 
 SUFFIXES = (".parquet", ".npz", ".h5")

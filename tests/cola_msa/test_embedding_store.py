@@ -5,15 +5,15 @@ import json
 import numpy as np
 import pytest
 
-from cola_msa.embedding_earlier import Earlier
-from cola_msa.embedding_output import (
+from cola_msa.collection.table.earlier import Earlier
+from cola_msa.collection.table.store import Store, StoreError
+from cola_msa.collection.table.write import (
     Clip,
     OutputError,
     Table,
     check_output,
     write_table,
 )
-from cola_msa.embedding_store import Store, StoreError
 
 SETTINGS = {"model_hash": "a", "per": "window"}
 DIM = 3

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cola_msa import embeddings, record_index, records
-from cola_msa import prepared as prepared_lib
-from cola_msa.config import FrontendConfig, config_hash, to_dict
-from cola_msa.window_reader import read_ahead
+from cola_msa.config.schema import FrontendConfig, config_hash, to_dict
+from cola_msa.evaluation.probes import features
+from cola_msa.records import index as index_lib
+from cola_msa.records import prepared as prepared_lib
+from cola_msa.records import schema
+from cola_msa.records.reader import read_ahead
 from tests.cola_msa.damages import seal
 
 FRONTEND = FrontendConfig()
@@ -52,15 +54,15 @@ def write_data(
                 for segment in make_segments(*row)
             ]
             parts.append(
-                record_index.write_shard(folder / name, segments, (), frontend_hash)
+                index_lib.write_shard(folder / name, segments, (), frontend_hash)
             )
             shards.append(name)
-        record_index.merge_indices(parts, ()).save(folder / f"index-{split}.npz")
+        index_lib.merge_indices(parts, ()).save(folder / f"index-{split}.npz")
         splits[split] = {"shards": shards, "num_clips": len(rows)}
-    records.write_manifest(
+    schema.write_manifest(
         folder,
         {
-            "schema_version": records.SCHEMA_VERSION,
+            "schema_version": schema.SCHEMA_VERSION,
             "dataset": dataset,
             "task_type": task_type,
             "sources": [],
@@ -82,12 +84,12 @@ def clip_mel(clip_id: str, labels: tuple[int, ...], num_frames: int) -> np.ndarr
 
 def make_segments(
     clip_id: str, labels: tuple[int, ...], num_frames: int
-) -> list[records.Segment]:
+) -> list[schema.Segment]:
     """Cuts a clip into segments and a tail, as preparation does."""
     mel = clip_mel(clip_id, labels, num_frames)
     size = FRONTEND.segment_frames
     return [
-        records.Segment(
+        schema.Segment(
             clip_id=clip_id,
             group=clip_id,
             segment=number,
@@ -129,7 +131,7 @@ def expected_windows(clips) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("batch_windows", [1, 4, 256])
 def test_windows_are_those_of_whole_clips(tmp_path, clips, batch_windows):
     data = write_data(tmp_path / "data", clips)
-    split = embeddings.embed_split(
+    split = features.embed_split(
         tiny_encoder(),
         data,
         "train",
@@ -165,9 +167,7 @@ class CountingEncoder:
 
 
 def embed(encoder, data, cache, key="key"):
-    return embeddings.embed_split(
-        encoder, data, "train", cache, key, show_progress=False
-    )
+    return features.embed_split(encoder, data, "train", cache, key, show_progress=False)
 
 
 def test_cache_is_reused_and_keyed(tmp_path, clips):
@@ -181,7 +181,7 @@ def test_cache_is_reused_and_keyed(tmp_path, clips):
     embed(encoder, data, tmp_path / "cache", key="another encoder")
     assert int(encoder.num_windows) == 2 * seen
     manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
-    records.write_manifest(tmp_path / "data", {**manifest, "note": "changed"})
+    schema.write_manifest(tmp_path / "data", {**manifest, "note": "changed"})
     data = prepared_lib.PreparedData(tmp_path / "data")
     embed(encoder, data, tmp_path / "cache")
     assert int(encoder.num_windows) == 3 * seen
@@ -201,7 +201,7 @@ def test_a_cache_does_not_hide_changed_data(tmp_path, clips, is_sealed):
     content = bytearray(path.read_bytes())
     content[-100] ^= 1  # a value of the last array, and the record's CRC with it
     path.write_bytes(bytes(content))
-    with pytest.raises(records.DataError, match=path.name):
+    with pytest.raises(schema.DataError, match=path.name):
         embed(encoder, prepared_lib.PreparedData(folder), tmp_path / "cache")
     assert int(encoder.num_windows) == seen
 
@@ -228,19 +228,19 @@ def test_damaged_cache_is_computed_again(tmp_path, clips, damage):
 
 def test_interrupted_embedding_leaves_no_cache(tmp_path, clips):
     data = write_data(tmp_path / "data", clips)
-    with pytest.raises(records.DataError, match="not finite"):
+    with pytest.raises(schema.DataError, match="not finite"):
         embed(CountingEncoder(scale=1e6), data, tmp_path / "cache")
     assert not list((tmp_path / "cache").iterdir())
 
 
 def test_empty_split(tmp_path, clips):
     data = write_data(tmp_path / "data", {**clips, "test_extra": []})
-    split = embeddings.embed_split(
+    split = features.embed_split(
         tiny_encoder(), data, "test_extra", tmp_path / "c", "key", show_progress=False
     )
     assert split.windows.shape == (0, DIM)
     train = embed(tiny_encoder(), data, tmp_path / "c")
-    joined = embeddings.join([train, split, train])
+    joined = features.join([train, split, train])
     assert joined.num_windows == 2 * train.num_windows
     np.testing.assert_array_equal(
         joined.windows, np.concatenate([train.windows, train.windows])
@@ -257,10 +257,10 @@ def test_missing_segment_and_short_clip_are_refused(tmp_path, clips):
     keep = np.arange(len(index.clip)) != np.flatnonzero(index.num_frames == 392)[0]
     for name in ("shard", "mixture_offset", "num_frames", "segment", "clip"):
         setattr(index, name, getattr(index, name)[keep])
-    with pytest.raises(records.DataError, match="clip2 lacks a segment"):
+    with pytest.raises(schema.DataError, match="clip2 lacks a segment"):
         embed(tiny_encoder(), data, tmp_path / "cache")
     data = write_data(tmp_path / "short", {"train": [("tiny", (0,), 97)]})
-    with pytest.raises(records.DataError, match="tiny is shorter than a window"):
+    with pytest.raises(schema.DataError, match="tiny is shorter than a window"):
         embed(tiny_encoder(), data, tmp_path / "cache")
 
 
@@ -298,18 +298,18 @@ def test_memory_does_not_grow_with_the_split(tmp_path):
 
     def segments(count):
         for number in range(count):
-            yield records.Segment(f"c{number}", "g", 0, False, (0,), mel, {}, (), ())
+            yield schema.Segment(f"c{number}", "g", 0, False, (0,), mel, {}, (), ())
 
     write_data(tmp_path, {"train": [], "validation": []})
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     for split, count in (("train", size), ("validation", 300)):
         name = f"{split}-00000-of-00001.tfrecord"
-        index = record_index.write_shard(
+        index = index_lib.write_shard(
             tmp_path / name, segments(count), (), config_hash(FRONTEND)
         )
         index.save(tmp_path / f"index-{split}.npz")
         manifest["splits"][split] = {"shards": [name]}
-    records.write_manifest(tmp_path, manifest)
+    schema.write_manifest(tmp_path, manifest)
     result = subprocess.run(
         [sys.executable, "-c", _MEMORY_SCRIPT, tmp_path, tmp_path / "cache"],
         capture_output=True,

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cola_msa.config import ModelConfig
-from cola_msa.encoder import (
+from cola_msa.config.schema import ModelConfig
+from cola_msa.model.encoder import (
     FusedBatchNormalization,
     StochasticDepth,
     build_encoder,

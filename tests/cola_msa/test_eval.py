@@ -14,15 +14,16 @@ import pytest
 from absl import flags
 from sklearn.metrics import average_precision_score
 
-from cola_msa import checkpoints, judge, metrics, runs
 from cola_msa import eval as eval_command
-from cola_msa.batch_statistics import BatchStatistics
-from cola_msa.config import Config, ModelConfig
-from cola_msa.evaluation import EvaluationConfig
-from cola_msa.model import ContrastiveModel
-from cola_msa.records import DataError
-from cola_msa.storage import RunError
-from cola_msa.tasks import TASKS, TaskError
+from cola_msa.config.schema import Config, ModelConfig
+from cola_msa.evaluation import judge, metrics
+from cola_msa.evaluation.setting import EvaluationConfig
+from cola_msa.evaluation.tasks import TASKS, TaskError
+from cola_msa.model.contrastive import ContrastiveModel
+from cola_msa.model.statistics import BatchStatistics
+from cola_msa.records.schema import DataError
+from cola_msa.runs import directory, kept
+from cola_msa.runs.arrays import RunError
 from tests.cola_msa.test_embeddings import tiny_encoder, write_data
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -197,7 +198,7 @@ def run_dir(tmp_path_factory):
     path.mkdir()
     config = Config(preset="demo", model=ModelConfig(backbone="tiny"))
     data = {"log_mel_mean": -3.0, "log_mel_std": 1.0}
-    checkpoints.write_json(path / "config.json", runs.describe_run(config, data, 1))
+    kept.write_json(path / "config.json", directory.describe_run(config, data, 1))
     for step, seed in ((0, 0), (3, 1)):
         model = ContrastiveModel(config.model, config.frontend, -3.0, 1.0, seed)
         layers = model.batch_norm_layers()
@@ -205,7 +206,7 @@ def run_dir(tmp_path_factory):
             tuple(layer.moving_mean.numpy() for layer in layers),
             tuple(layer.moving_variance.numpy() for layer in layers),
         )
-        checkpoints.save_kept(path, model, {"anchors": statistics}, step)
+        kept.save_kept(path, model, {"anchors": statistics}, step)
     return path
 
 
@@ -231,7 +232,7 @@ def test_command(run_dir, fma):
     assert result.returncode == 0, result.stderr
     assert "untrained of run multi-test (preset demo): 0 updates" in result.stdout
     results = judge.read_results(run_dir / "eval" / "fma-untrained")
-    assert results["encoder"]["key"] == checkpoints.encoder_key(run_dir, 0)
+    assert results["encoder"]["key"] == kept.encoder_key(run_dir, 0)
     assert results["seeds"] == [0, 1]
     assert len(list((run_dir / "embeddings").glob("*.f16"))) == 3
 
@@ -310,7 +311,7 @@ def test_a_chart_that_cannot_be_drawn_costs_no_result(fma, tmp_path, monkeypatch
         found.append(judge.read_results(tmp_path)["scores"])
         raise ValueError("no chart")
 
-    monkeypatch.setattr("cola_msa.charts.draw_confusion", fail)
+    monkeypatch.setattr("cola_msa.evaluation.charts.draw_confusion", fail)
     results = evaluate("fma", fma, tmp_path)
     assert found == [results["scores"]]  # they were there before
     assert results["chart"] is judge.read_results(tmp_path)["chart"] is None

@@ -9,9 +9,11 @@ import soundfile
 import soxr
 import tensorflow as tf
 
-from cola_msa import checkpoints, export, loading, pretrained
-from cola_msa.embed_files import embed_files
-from cola_msa.embedder import Embedder
+from cola_msa import export
+from cola_msa.collection.embed import embed_files
+from cola_msa.hub import loading, pretrained
+from cola_msa.hub.embedder import Embedder
+from cola_msa.runs import kept
 from cola_msa.system.errors import FileError
 
 RATE = 16000
@@ -81,7 +83,7 @@ def test_a_batch_gives_what_each_clip_gives_alone(embed):
 
 def test_windows_are_those_of_the_preparation(embed, encoder, tmp_path):
     """From a file through preparation's own steps to the encoder: the same windows."""
-    from cola_msa.frontend import log_mel, normalize_level, split_windows
+    from cola_msa.audio.frontend import log_mel, normalize_level, split_windows
 
     waveform = noise(5.0)
     mel = log_mel(normalize_level(waveform)).numpy().astype(np.float16)
@@ -114,7 +116,7 @@ def log_mels(frames, seed):
 @pytest.mark.parametrize("frames", [98, 200])
 def test_match_scores_as_the_pretext_task_does(exported, finished_run, frames):
     signatures = tf.saved_model.load(str(exported[0])).signatures
-    model = checkpoints.load_model(finished_run, statistics="pairs")
+    model = kept.load_model(finished_run, statistics="pairs")
     mixtures, stems = log_mels(frames, 1), log_mels(frames, 2)[:3]
     anchors = model(mixtures, training=False).numpy()
     candidates = model(stems, training=False).numpy()
@@ -167,7 +169,7 @@ def test_metadata_says_what_a_user_must_know(exported, finished_run):
     assert stored == json.loads(json.dumps(metadata))
     assert (stored["sample_rate_hz"], stored["level"]) == (RATE, "rms")
     assert stored["step"] == 4 and stored["embedding_dim"] == 64
-    assert stored["encoder_key"] == checkpoints.encoder_key(finished_run)
+    assert stored["encoder_key"] == kept.encoder_key(finished_run)
     assert stored["relative_difference"] < 1e-4
 
 
@@ -262,7 +264,7 @@ def no_work(monkeypatch):
         pytest.fail("work began")
 
     monkeypatch.setattr(export, "open_model", fail)
-    monkeypatch.setattr(checkpoints, "load_model", fail)
+    monkeypatch.setattr(kept, "load_model", fail)
 
 
 @pytest.mark.parametrize("file_format", export.FORMATS)

@@ -9,10 +9,11 @@ import keras
 import numpy as np
 import pytest
 
-from cola_msa import finetune, heads, windows
-from cola_msa.config import FrontendConfig, ModelConfig
-from cola_msa.model import ContrastiveModel
-from cola_msa.tasks import MULTICLASS, MULTILABEL
+from cola_msa.config.schema import FrontendConfig, ModelConfig
+from cola_msa.evaluation.probes import finetune, heads
+from cola_msa.evaluation.tasks import MULTICLASS, MULTILABEL
+from cola_msa.model.contrastive import ContrastiveModel
+from cola_msa.records import windows
 from tests.cola_msa.test_embeddings import write_data
 from tests.cola_msa.test_probe import numpy_accuracy, numpy_loss, numpy_probabilities
 from tests.cola_msa.test_windows import read
@@ -176,7 +177,7 @@ def test_a_diverging_loss_is_refused(data):
 _RELOAD_SCRIPT = """
 import sys
 import numpy as np
-from cola_msa.finetune import load_tuned
+from cola_msa.evaluation.probes.finetune import load_tuned
 encoder, head = load_tuned(sys.argv[1])
 with np.load(sys.argv[2]) as arrays:
     embeddings = encoder(arrays["log_mel"], training=False)

@@ -4,10 +4,10 @@ import keras
 import numpy as np
 import pytest
 
-from cola_msa import embeddings
-from cola_msa.config import ModelConfig
-from cola_msa.encoder import build_encoder
-from cola_msa.folding import fold_batch_normalization
+from cola_msa.config.schema import ModelConfig
+from cola_msa.evaluation.probes import features
+from cola_msa.model.encoder import build_encoder
+from cola_msa.model.folding import fold_batch_normalization
 
 
 def _trained(**fields):
@@ -96,7 +96,7 @@ def test_convolutions_that_round_elsewhere_are_left_alone():
 
 def test_a_split_is_embedded_by_the_folded_network():
     encoder = _trained(backbone="tiny")
-    embed = embeddings.embed_function(encoder, 98, 64)
+    embed = features.embed_function(encoder, 98, 64)
     windows = _windows()[..., 0].astype(np.float16)
     expected = encoder(windows[..., np.newaxis].astype(np.float32), training=False)
     np.testing.assert_allclose(embed(windows), expected, rtol=2e-3, atol=1e-3)

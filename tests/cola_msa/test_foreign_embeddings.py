@@ -14,11 +14,11 @@ from pyarrow import parquet
 
 from cola_msa import map as map_lib
 from cola_msa import search
-from cola_msa.embedding_checks import FREE_BYTES
-from cola_msa.embedding_earlier import Earlier
-from cola_msa.embedding_files import EmbeddingFileError, load_embeddings
-from cola_msa.embedding_output import OutputError, Table, write_table
-from cola_msa.search_index import SearchError, load_index
+from cola_msa.collection.index import SearchError, load_index
+from cola_msa.collection.table.checks import FREE_BYTES
+from cola_msa.collection.table.earlier import Earlier
+from cola_msa.collection.table.read import EmbeddingFileError, load_embeddings
+from cola_msa.collection.table.write import OutputError, Table, write_table
 from tests.cola_msa import embedding_tables
 
 SUFFIXES = (".parquet", ".npz", ".h5")

@@ -10,9 +10,9 @@ from absl import logging
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cola_msa import exported_files, loading
-from cola_msa.config import FrontendConfig, to_dict
-from cola_msa.storage import RunError
+from cola_msa.config.schema import FrontendConfig, to_dict
+from cola_msa.hub import exported_files, loading
+from cola_msa.runs.arrays import RunError
 
 DIM = 4
 METADATA = {

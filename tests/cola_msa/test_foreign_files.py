@@ -17,40 +17,27 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cola_msa import (
-    checkpoints,
-    config_checks,
-    curves,
-    demo,
-    download,
-    embeddings,
-    export,
-    loading,
-    pretrained,
-    report_results,
-    reproduce,
-    results,
-    resume,
-    scalars,
-    storage,
-    verified,
-    warm_start,
-    workers,
-)
-from cola_msa.config import Config, to_dict
-from cola_msa.model_card import read_scores
+from cola_msa import curves, demo, export, reproduce
+from cola_msa.config import checks
+from cola_msa.config.schema import Config, to_dict
+from cola_msa.evaluation import results
+from cola_msa.evaluation.probes import features
+from cola_msa.hub import download, loading, pretrained
+from cola_msa.hub.model_card import read_scores
+from cola_msa.records import verified
+from cola_msa.reproduction.report import results as results_lib
+from cola_msa.runs import arrays as arrays_lib
+from cola_msa.runs import kept as kept_lib
+from cola_msa.runs import resume, scalars
 from cola_msa.system.errors import FileError, UserError
-from cola_msa.system.reading import open_regular, read_json
-from data_prep import (
-    multitrack,
-    nsynth,
-    runner,
-    separator_folder,
-    separator_report,
-    separator_weights,
-    shards,
-)
-from data_prep.demo import trees as demo_trees
+from cola_msa.training import warm_start, workers
+from cola_msa.values.reading import open_regular, read_json
+from data_prep.datasets import multitrack, nsynth
+from data_prep.demo.trees import write as demo_trees
+from data_prep.pipeline import runner, shards
+from data_prep.separator import folder as folder_lib
+from data_prep.separator import report
+from data_prep.stems import weights
 from tests.cola_msa.test_damaged_data import VALUES, places
 from tests.conftest import tiny_config
 
@@ -120,8 +107,8 @@ def _open_export(folder):
 
 
 def _open_run(folder):
-    checkpoints.load_config(folder)
-    checkpoints.own_data_dir(folder)
+    kept_lib.load_config(folder)
+    kept_lib.own_data_dir(folder)
 
 
 def _notes(folder):
@@ -138,7 +125,7 @@ def _made(path):
 
 def _cached(folder):
     (folder / "x.f16").write_bytes(bytes(256))
-    embeddings._cached_dim(folder / "x.f16", {"version": 1, "num_windows": 1})
+    features._cached_dim(folder / "x.f16", {"version": 1, "num_windows": 1})
 
 
 def _claim(folder):
@@ -166,13 +153,13 @@ READERS = {
     "done": (
         "done.json",
         {"outcome": "finished", "step": 1, "updates": 2, "pairs": 3},
-        checkpoints.read_done,
+        kept_lib.read_done,
     ),
     "export": ("metadata.json", METADATA, _open_export),
     "result": (
         "results.json",
         RESULT,
-        lambda f: (results.read_results(f), report_results.read_result(f)),
+        lambda f: (results.read_results(f), results_lib.read_result(f)),
     ),
     "curve": (
         "results.json",
@@ -214,8 +201,8 @@ READERS = {
         "separator.json",
         {"targets": ["vocals"], "nfft": 4096},
         lambda f: (
-            separator_weights._listed_targets(f),
-            separator_folder.folder_targets(f),
+            weights._listed_targets(f),
+            folder_lib.folder_targets(f),
         ),
     ),
     "losses": (
@@ -228,12 +215,12 @@ READERS = {
                 ("train_loss_history", "valid_loss_history", "train_time_history"), [1]
             ),
         },
-        lambda f: separator_report._losses(f / "vocals.json"),
+        lambda f: report._losses(f / "vocals.json"),
     ),
     "report": (
         "report.json",
         {"held_out": {"key": "k"}},
-        lambda f: separator_report._earlier(f / "report.json", "k"),
+        lambda f: report._earlier(f / "report.json", "k"),
     ),
     "notes of nsynth": (
         "examples.json",
@@ -385,30 +372,30 @@ def test_a_run_that_would_take_gigabytes_is_refused(run_dir, tmp_path, name):
             content["config"][part] = values
     (tmp_path / "config.json").write_text(json.dumps(content))
     (tmp_path / "kept").symlink_to(run_dir / "kept")
-    for opened in (loading.open_model, checkpoints.load_model):
-        with pytest.raises(storage.RunError, match=r"config\.json: damaged"):
+    for opened in (loading.open_model, kept_lib.load_model):
+        with pytest.raises(arrays_lib.RunError, match=r"config\.json: damaged"):
             opened(tmp_path)
 
 
 def test_every_choice_of_the_flags_is_taken():
-    from cola_msa.pairs import SILENCES
+    from cola_msa.pairs.sampler import SILENCES
 
     for silence in SILENCES:
         values = to_dict(Config())
         values["model"]["silence"] = silence
-        assert config_checks.check_config(values).model.silence == silence
+        assert checks.check_config(values).model.silence == silence
 
 
 def test_every_preset_is_within_bounds():
-    from cola_msa.presets import PRESETS
+    from cola_msa.config.presets import PRESETS
 
     for config in PRESETS.values():
-        assert config_checks.check_config(to_dict(config)) == config
+        assert checks.check_config(to_dict(config)) == config
 
 
 def repacked(source, target, change, compression=zipfile.ZIP_STORED):
     """Writes an .npz anew, with arrays changed."""
-    arrays = change(storage.read_arrays(source))
+    arrays = change(arrays_lib.read_arrays(source))
     with zipfile.ZipFile(target, "w", compression) as archive:
         for name, values in arrays.items():
             with archive.open(f"{name}.npy", "w") as member:
@@ -449,14 +436,14 @@ WEIGHTS = {
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_weights_that_are_not_the_networks_are_refused(run_dir, tmp_path, name):
     copied = shutil.copytree(run_dir, tmp_path / "run")
-    path = checkpoints.kept_path(copied)
-    repacked(checkpoints.kept_path(run_dir), path, WEIGHTS[name])
+    path = kept_lib.kept_path(copied)
+    repacked(kept_lib.kept_path(run_dir), path, WEIGHTS[name])
     if name == "a name":  # what is superfluous changes nothing
-        checkpoints.load_model(copied)
+        kept_lib.load_model(copied)
         warm_start.read_warm_start(copied)
         return
-    with pytest.raises(storage.RunError):
-        checkpoints.load_model(copied)
+    with pytest.raises(arrays_lib.RunError):
+        kept_lib.load_model(copied)
 
 
 def test_a_bomb_is_not_unpacked(run_dir, tmp_path):
@@ -469,28 +456,28 @@ def test_a_bomb_is_not_unpacked(run_dir, tmp_path):
             for _ in range(64):
                 member.write(bytes(1 << 20))
     assert path.stat().st_size < 1 << 20
-    with pytest.raises(storage.RunError, match="larger than the file"):
-        storage.read_arrays(path)
+    with pytest.raises(arrays_lib.RunError, match="larger than the file"):
+        arrays_lib.read_arrays(path)
     with zipfile.ZipFile(path, "w") as archive, archive.open("a.npy", "w") as member:
         shape = {**header, "shape": (1 << 40,)}
         np.lib.format.write_array_header_1_0(member, shape)
-    with pytest.raises(storage.RunError, match="cut off"):
-        storage.read_arrays(path)
+    with pytest.raises(arrays_lib.RunError, match="cut off"):
+        arrays_lib.read_arrays(path)
 
 
 @settings(max_examples=60, deadline=None)
 @given(draw=st.data())
 def test_any_bytes_of_a_checkpoint_are_read_or_refused(folder, draw):
     path = folder / "x.npz"
-    storage.write_arrays(path, {"a": np.arange(3)}, {"step": 1})
+    arrays_lib.write_arrays(path, {"a": np.arange(3)}, {"step": 1})
     content = bytearray(path.read_bytes())
     for _ in range(draw.draw(st.integers(1, 4))):
         place = draw.draw(st.integers(0, len(content) - 1))
         content[place] = draw.draw(st.integers(0, 255))
     path.write_bytes(content[: draw.draw(st.integers(0, len(content)))])
     try:
-        storage.read_arrays(path)
-    except storage.RunError as error:
+        arrays_lib.read_arrays(path)
+    except arrays_lib.RunError as error:
         assert "\n" not in str(error)
 
 
@@ -501,19 +488,19 @@ def test_a_state_of_another_kind_is_refused(tmp_path, state):
     path = tmp_path / "checkpoints" / "update-00000001.npz"
     path.parent.mkdir()
     np.savez(path, state=np.array(state))
-    with pytest.raises(storage.RunError):
+    with pytest.raises(arrays_lib.RunError):
         resume.restore_training(tmp_path, None)
     kept = tmp_path / "kept" / "best.npz"
     kept.parent.mkdir()
     shutil.copy(path, kept)
-    with pytest.raises(storage.RunError):
-        checkpoints.kept_step(kept)
+    with pytest.raises(arrays_lib.RunError):
+        kept_lib.kept_step(kept)
 
 
 def test_names_in_kept_are_no_steps(tmp_path):
     for name in ("step-abc.npz", "step-.npz", "step-00000004.npz", "step-1.npz"):
         _made(tmp_path / "kept" / name).touch()
-    assert checkpoints.kept_steps(tmp_path) == [4]
+    assert kept_lib.kept_steps(tmp_path) == [4]
 
 
 @pytest.mark.parametrize(
@@ -533,7 +520,7 @@ def test_names_in_kept_are_no_steps(tmp_path):
     ],
 )
 def test_an_address_that_is_none_is_one_line(url):
-    with pytest.raises(storage.RunError) as error:
+    with pytest.raises(arrays_lib.RunError) as error:
         loading.resolve(url)
     assert "\n" not in str(error.value)
 

@@ -7,8 +7,10 @@ import sys
 import numpy as np
 import pytest
 
-from cola_msa import export, formats, frontend, frontend_numpy, loading
-from cola_msa.config import FrontendConfig
+from cola_msa import export
+from cola_msa.audio import frontend, frontend_numpy
+from cola_msa.config.schema import FrontendConfig
+from cola_msa.hub import formats, loading
 from cola_msa.system.errors import FileError
 from tests.test_commands import ROOT
 
@@ -138,7 +140,7 @@ def test_the_reference_log_mels(shared_reference):
 
 @pytest.mark.parametrize("seconds", [0.0, 0.02, 0.3, 0.99, 2.2])
 def test_clips_of_any_length_give_the_exports_windows(seconds):
-    from cola_msa.export_check import reference_mel
+    from cola_msa.hub.check import reference_mel
 
     waveform = music(seconds)
     found = frontend_numpy.clip_windows(waveform)
@@ -162,7 +164,7 @@ class Blocker:
 sys.meta_path.insert(0, Blocker())
 import numpy as np
 import onnxruntime
-from cola_msa.frontend_numpy import clip_windows, read_frontend
+from cola_msa.audio.frontend_numpy import clip_windows, read_frontend
 folder, path = sys.argv[1:]
 session = onnxruntime.InferenceSession(folder + "/encoder.onnx")
 windows = clip_windows(np.load(path), read_frontend(folder))
@@ -172,7 +174,7 @@ np.save(path, found)
 
 
 def test_a_user_without_tensorflow_gets_the_same_embeddings(exported, opened, tmp_path):
-    from cola_msa.export_check import reference_windows
+    from cola_msa.hub.check import reference_windows
 
     name, folder, _ = exported
     if name != "onnx":

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cola_msa.config import FrontendConfig
-from cola_msa.frontend import log_mel, normalize_level, split_windows
+from cola_msa.audio.frontend import log_mel, normalize_level, split_windows
+from cola_msa.config.schema import FrontendConfig
 
 CUT = np.load(pathlib.Path(__file__).parents[1] / "data" / "logmel_cut.npz")
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cola_msa import losses
-from cola_msa.acceleration import dtype_policy
-from cola_msa.config import ModelConfig, TrainConfig
-from cola_msa.model import ContrastiveModel
-from cola_msa.pairs import PairSampler
+from cola_msa.config.schema import ModelConfig, TrainConfig
+from cola_msa.model import losses
+from cola_msa.model.acceleration import dtype_policy
+from cola_msa.model.contrastive import ContrastiveModel
+from cola_msa.pairs.sampler import PairSampler
 from tests.cola_msa.test_losses import random_batch
 from tests.cola_msa.test_model import make_batch
 
@@ -84,8 +84,8 @@ cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(
     cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from cola_msa import losses
-from cola_msa.config import TrainConfig
-from cola_msa.updates import Updater
+from cola_msa.config.schema import TrainConfig
+from cola_msa.training.updates import Updater
 from tests.cola_msa import test_global_negatives as cases
 
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from cola_msa import hear
-from cola_msa.frontend import log_mel, normalize_level
+from cola_msa.audio.frontend import log_mel, normalize_level
 from tests.cola_msa.test_clip_windows import make_sound
 
 

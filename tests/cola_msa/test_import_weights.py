@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cola_msa import checkpoints, import_weights, loading, released
-from cola_msa.storage import RunError
+from cola_msa import import_weights
+from cola_msa.hub import loading, released
+from cola_msa.runs import kept
+from cola_msa.runs.arrays import RunError
 from cola_msa.system.errors import FileError
 from tests.cola_msa.released_layout import (
     ENCODER,
@@ -136,18 +138,18 @@ def test_the_reference_checkpoint_gives_its_numbers(
 
 def test_the_run_has_the_authors_settings(imported):
     run_dir, found = imported
-    config = checkpoints.load_config(run_dir)
+    config = kept.load_config(run_dir)
     assert (config.frontend.level, config.model.input_normalization) == ("l2", "none")
     assert (config.model.temperature, config.model.similarity) == (1.0, "bilinear")
     assert (config.preset, config.train.source) == ("authors", "vocals")
     assert found["tensors"] == 317
     assert found["step"] == 3000  # checkpoint-3, in thousands
-    assert checkpoints.kept_steps(run_dir) == [3000]
-    assert found["encoder_key"] == checkpoints.encoder_key(run_dir)
-    done = json.loads((run_dir / checkpoints.DONE_NAME).read_text())
+    assert kept.kept_steps(run_dir) == [3000]
+    assert found["encoder_key"] == kept.encoder_key(run_dir)
+    done = json.loads((run_dir / kept.DONE_NAME).read_text())
     assert (done["outcome"], done["pairs"]) == ("imported", 3000 * 64 * 128)
     with pytest.raises(RunError, match="imported weights.*--data_dir"):
-        checkpoints.own_data_dir(run_dir)
+        kept.own_data_dir(run_dir)
 
 
 KEY = f"{ENCODER}5/bias{SUFFIX}"

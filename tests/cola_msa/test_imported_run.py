@@ -12,8 +12,10 @@ import pytest
 import soundfile
 
 import cola_msa
-from cola_msa import checkpoints, encoder_info, judge, untrained
-from cola_msa.config import FrontendConfig
+from cola_msa.config.schema import FrontendConfig
+from cola_msa.evaluation import baseline, judge
+from cola_msa.runs import info as info_lib
+from cola_msa.runs import kept
 from tests.cola_msa.released_layout import (
     make_tensors,
     make_variables,
@@ -37,11 +39,11 @@ def imported(finished_run, tmp_path_factory):
 
 def test_the_untrained_network_is_the_one_of_its_seed(imported, finished_run, prepared):
     """On the run's own data it is, bit for bit, what the run had kept as step 0."""
-    found = untrained.untrained_model(imported, prepared, "pairs")
-    expected = checkpoints.load_model(finished_run, 0, "pairs")
+    found = baseline.untrained_model(imported, prepared, "pairs")
+    expected = kept.load_model(finished_run, 0, "pairs")
     for a, b in zip(found.variables, expected.variables, strict=True):
         np.testing.assert_array_equal(a, b)
-    last = checkpoints.load_model(finished_run, None, "pairs")
+    last = kept.load_model(finished_run, None, "pairs")
     assert any(
         (np.array(a) != np.array(b)).any()
         for a, b in zip(found.variables, last.variables, strict=True)
@@ -49,37 +51,37 @@ def test_the_untrained_network_is_the_one_of_its_seed(imported, finished_run, pr
 
 
 def test_few_active_segments_make_small_batches(imported, tmp_path):
-    from cola_msa.prepared import PreparedData
+    from cola_msa.records.prepared import PreparedData
 
     data = PreparedData(write_prepared(tmp_path / "data", {"train": 2}, 1))
     index = data.index("train")
     assert (index.is_active & ~index.is_tail[:, None]).sum(axis=0).min() in (1, 2)
-    model = untrained.untrained_model(imported, data, "pairs")
+    model = baseline.untrained_model(imported, data, "pairs")
     assert all(
         np.isfinite(layer.moving_mean).all() for layer in model.batch_norm_layers()
     )
 
 
 def test_its_statistics_for_probes_need_no_stems(imported, tmp_path):
-    from cola_msa.prepared import PreparedData
+    from cola_msa.records.prepared import PreparedData
 
     folder = write_prepared(tmp_path / "data", {"train": 3})
     for path in folder.glob("*.json"):
         content = json.loads(path.read_text())
         assert content["sources"]
     data = PreparedData(folder)
-    model = untrained.untrained_model(imported, data, "anchors")
+    model = baseline.untrained_model(imported, data, "anchors")
     for layer in model.batch_norm_layers():
         assert np.isfinite(layer.moving_mean).all()
         assert (np.array(layer.moving_variance) >= 0).all()
-    other = untrained.untrained_key(imported, data, "anchors")
+    other = baseline.untrained_key(imported, data, "anchors")
     assert len(other) == 16
-    assert other != untrained.untrained_key(imported, data, "pairs")
+    assert other != baseline.untrained_key(imported, data, "pairs")
 
 
 @pytest.mark.parametrize("encoder", ["untrained", "supervised"])
 def test_info_of_a_network_that_was_not_kept(imported, encoder):
-    info = encoder_info.encoder_info(imported, 0, encoder)
+    info = info_lib.encoder_info(imported, 0, encoder)
     assert (info.encoder, info.step, info.pairs) == (encoder, 0, 0)
 
 
@@ -151,7 +153,7 @@ def test_a_command_on_imported_weights(name, place):
 
 @pytest.mark.slow
 def test_a_pretrained_folder_of_imported_weights_opens(place):
-    from cola_msa import pretrained
+    from cola_msa.hub import pretrained
 
     pretrained.save_pretrained(place / "runs" / "r", place / "handed-on")
     mel = np.random.default_rng(0).normal(-3, 2, (2, 98, 64, 1)).astype(np.float32)

@@ -17,7 +17,7 @@ from tests.cola_msa.test_eval import (
 _SCRIPT = """
 import os, signal, sys
 from cola_msa import interrupts
-from cola_msa.window_reader import read_ahead
+from cola_msa.records.reader import read_ahead
 
 class Finalizer:
     def __del__(self):

@@ -6,8 +6,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from cola_msa import label_fractions
-from cola_msa.tasks import TaskError
+from cola_msa.evaluation import label_fractions
+from cola_msa.evaluation.tasks import TaskError
 
 CLASS_COUNTS = (200, 100, 10, 1)
 

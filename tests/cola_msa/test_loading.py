@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 import cola_msa
-from cola_msa import checkpoints, export, loading, pretrained
-from cola_msa.storage import RunError
+from cola_msa import export
+from cola_msa.hub import loading, pretrained
+from cola_msa.runs import kept
+from cola_msa.runs.arrays import RunError
 
 
 @pytest.fixture(scope="module")
@@ -38,18 +40,21 @@ def windows(frames=98, count=5, seed=0):
 @pytest.mark.parametrize("frames", [98, 40, 392])
 def test_every_kind_embeds_as_the_run_does(opened, finished_run, kind, frames):
     model = opened[kind]
-    expected = checkpoints.load_encoder(finished_run)(windows(frames), training=False)
+    expected = kept.load_encoder(finished_run)(windows(frames), training=False)
     found = model.embed(windows(frames))
     assert found.shape == (5, model.dim) == (5, 64)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-    assert (model.kind, model.frontend) == (kind, cola_msa.model.FrontendConfig())
-    assert model.key == checkpoints.encoder_key(finished_run)
+    assert (model.kind, model.frontend) == (
+        kind,
+        cola_msa.model.contrastive.FrontendConfig(),
+    )
+    assert model.key == kept.encoder_key(finished_run)
 
 
 @pytest.mark.parametrize("kind", ["run", "pretrained"])
 def test_the_matcher_scores_as_the_pretext_model_does(opened, finished_run, kind):
     """a^T W p by NumPy, of projections with the statistics of whole batches."""
-    model = checkpoints.load_model(finished_run, statistics="pairs")
+    model = kept.load_model(finished_run, statistics="pairs")
     mixtures, stems = windows(seed=1), windows(count=3, seed=2)
     anchors = model(mixtures, training=False).numpy()
     candidates = model(stems, training=False).numpy()
@@ -86,7 +91,7 @@ def test_the_package_offers_both(finished_run, folders):
 
 def test_a_run_has_steps_and_the_others_have_not(folders):
     untrained = loading.open_model(folders["run"], 0)
-    assert untrained.key == checkpoints.encoder_key(folders["run"], 0)
+    assert untrained.key == kept.encoder_key(folders["run"], 0)
     assert "step-00000000" in untrained.description
     for kind in ("pretrained", "export"):
         with pytest.raises(RunError, match="a checkpoint step can be chosen of a run"):
@@ -139,7 +144,7 @@ def test_a_folder_of_runs_names_one(finished_run):
 def test_a_folder_opens_where_layers_are_of_other_classes(folders, monkeypatch):
     """On a GPU the network has Keras's own layers, on a CPU it has not."""
     expected = loading.open_model(folders["pretrained"]).embed(windows())
-    monkeypatch.setattr("cola_msa.encoder.default_kernels", lambda: "keras")
+    monkeypatch.setattr("cola_msa.model.encoder.default_kernels", lambda: "keras")
     model = loading.open_model(folders["pretrained"])
     classes = {type(layer).__name__ for layer in model.encoder.layers}
     assert not any(name.startswith("Cpu") for name in classes)

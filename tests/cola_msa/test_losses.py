@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cola_msa.losses import (
+from cola_msa.model.losses import (
     BilinearSimilarity,
     CosineSimilarity,
     silent_centroid_logits,

@@ -13,9 +13,12 @@ import pytest
 from hypothesis import strategies
 
 from cola_msa import map as map_lib
-from cola_msa import map_data, map_labels, map_projection, search
-from cola_msa.embedding_files import EmbeddingFileError
-from cola_msa.map_projection import MapError
+from cola_msa import search
+from cola_msa.collection import labels as labels_lib
+from cola_msa.collection import layout as layout_lib
+from cola_msa.collection import map as collection_map
+from cola_msa.collection.layout import MapError
+from cola_msa.collection.table.read import EmbeddingFileError
 from tests.cola_msa import embedding_tables
 
 
@@ -32,13 +35,13 @@ def page_data(page: pathlib.Path) -> dict:
 @pytest.mark.parametrize("num_rows", [1, 2, 4, 40])
 def test_layouts_fill_the_square_and_repeat(projection, num_rows):
     values = np.random.default_rng(0).normal(size=(num_rows, 12))
-    layout = map_projection.project(values, projection, seed=1)
+    layout = layout_lib.project(values, projection, seed=1)
     assert layout.shape == (num_rows, 2) and np.isfinite(layout).all()
     assert layout.min() >= 0 and layout.max() <= 1
     if num_rows > 1:
         assert np.ptp(layout, axis=0).max() == pytest.approx(1)
     np.testing.assert_array_equal(
-        layout, map_projection.project(values, projection, seed=1)
+        layout, layout_lib.project(values, projection, seed=1)
     )
 
 
@@ -48,7 +51,7 @@ def test_pca_equals_singular_vectors():
     centred = unit - unit.mean(axis=0)
     left, singular, _ = np.linalg.svd(centred, full_matrices=False)
     wanted = left[:, :2] * singular[:2]
-    found = map_projection.project(values, "pca")
+    found = layout_lib.project(values, "pca")
     scale = np.ptp(wanted, axis=0).max()
     for axis in (0, 1):
         spread = found[:, axis] - found[:, axis].mean()
@@ -61,7 +64,7 @@ def test_tsne_keeps_groups_together():
     random = np.random.default_rng(0)
     group = np.arange(60) % 3
     values = 4 * random.normal(size=(3, 20))[group] + random.normal(size=(60, 20))
-    layout = map_projection.project(values, "tsne")
+    layout = layout_lib.project(values, "tsne")
     distance = np.linalg.norm(layout[:, None] - layout[None], axis=2)
     np.fill_diagonal(distance, np.inf)
     assert (group[distance.argmin(axis=1)] == group).mean() > 0.95
@@ -72,21 +75,21 @@ def test_tsne_keeps_groups_together():
     [("auto", 3, "pca"), ("auto", 100, "tsne"), ("auto", 20_001, "pca")],
 )
 def test_auto_chooses_by_size(name, count, chosen):
-    assert map_projection.choose_projection(name, count) == chosen
+    assert layout_lib.choose_projection(name, count) == chosen
 
 
 def test_umap_where_installed_or_the_command_that_installs_it(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MapError, match=r"pip install 'cola_msa\[umap\]'"):
-        map_projection.choose_projection("umap", 100)
+        layout_lib.choose_projection("umap", 100)
 
 
 def test_clusters_are_the_groups_and_the_largest_is_first():
     group = np.array([0] * 5 + [1] * 9 + [2] * 7)
     values = np.eye(3)[group] + 0.01 * np.random.default_rng(0).normal(size=(21, 3))
-    found = map_projection.find_clusters(values, 3)
+    found = layout_lib.find_clusters(values, 3)
     assert found.tolist() == [2] * 5 + [0] * 9 + [1] * 7
-    assert set(map_projection.find_clusters(np.ones((4, 3)), 3)) == {0}
+    assert set(layout_lib.find_clusters(np.ones((4, 3)), 3)) == {0}
 
 
 def test_labels_find_tracks_by_path_end_and_stem(tmp_path):
@@ -95,7 +98,7 @@ def test_labels_find_tracks_by_path_end_and_stem(tmp_path):
         "path,Genre,Empty,name\nm/a/1.ogg,Rock,,First song\na/2.ogg,Folk,,\n"
         "3,Folk,,\n2,Jazz,,\nelsewhere.ogg,Jazz,,\n"
     )
-    found = map_labels.read_labels(tmp_path / "labels.csv", paths)
+    found = labels_lib.read_labels(tmp_path / "labels.csv", paths)
     (genre,) = found.schemes  # a column without a label is none
     assert genre.name == "Genre"
     assert genre.groups == ("Folk", "Rock", "no label")
@@ -135,9 +138,9 @@ def test_labels_find_composed_and_decomposed_names(tmp_path, paths, name, track)
     (tmp_path / "l.csv").write_text(f"path,genre\n{name},Rock\n", encoding="utf-8")
     if track is None:
         with pytest.raises(MapError, match="none of its 1 rows names a track"):
-            map_labels.read_labels(tmp_path / "l.csv", paths)
+            labels_lib.read_labels(tmp_path / "l.csv", paths)
         return
-    (genre,) = map_labels.read_labels(tmp_path / "l.csv", paths).schemes
+    (genre,) = labels_lib.read_labels(tmp_path / "l.csv", paths).schemes
     assert genre.groups[genre.of[track]] == "Rock"
     assert [genre.groups[number] for number in genre.of].count("Rock") == 1
 
@@ -165,7 +168,7 @@ def test_a_row_with_a_track_s_own_path_is_for_that_track(names):
                 *([name, f"label {n}"] for n, name in enumerate(paths)),
             ]
             csv.writer(file, delimiter=";").writerows(rows)
-        found = map_labels.read_labels(path, paths)
+        found = labels_lib.read_labels(path, paths)
     (scheme,) = found.schemes
     assert [scheme.groups[g] for g in scheme.of] == [
         f"label {n}" for n in range(len(paths))
@@ -180,7 +183,7 @@ def test_labels_are_read_as_csv_and_rows_may_be_short_or_repeat(tmp_path):
         "2\n1;Folk\n",
         encoding="utf-16",
     )
-    found = map_labels.read_labels(tmp_path / "l.csv", paths)
+    found = labels_lib.read_labels(tmp_path / "l.csv", paths)
     (genre,) = found.schemes
     assert [genre.groups[g] for g in genre.of[:3]] == ["Drum; Bass", "Folk", "no label"]
     assert found.names == ('12" mix', "", "", "", "")  # the later row counts, whole
@@ -217,7 +220,7 @@ def test_the_command_says_how_many_labels_found_a_track(page, tmp_path, monkeypa
 def test_labels_that_fit_nothing_are_refused(tmp_path, text, message):
     (tmp_path / "labels.csv").write_text(text)
     with pytest.raises(MapError, match=message):
-        map_labels.read_labels(tmp_path / "labels.csv", ["m/a/1.ogg"])
+        labels_lib.read_labels(tmp_path / "labels.csv", ["m/a/1.ogg"])
 
 
 @pytest.mark.parametrize(
@@ -231,7 +234,7 @@ def test_labels_that_fit_nothing_are_refused(tmp_path, text, message):
 )
 def test_links_are_relative_to_the_page(tmp_path, path, link):
     page = tmp_path / "maps" / "map.html"
-    assert map_data.link_to(path, page, tmp_path) == link
+    assert collection_map.link_to(path, page, tmp_path) == link
     if link:
         reached = (page.parent / urllib.parse.unquote(link)).resolve()
         assert reached == (tmp_path / path).resolve()
@@ -239,7 +242,7 @@ def test_links_are_relative_to_the_page(tmp_path, path, link):
 
 def test_folders_are_named_below_what_is_common():
     paths = ["m/x/a/1.ogg", "m/x/a/2.ogg", "m/x/b/c/1.ogg"]
-    assert map_data.folder_names(paths) == ["a", "a", "b/c"]
+    assert collection_map.folder_names(paths) == ["a", "a", "b/c"]
 
 
 @pytest.fixture(scope="module")
@@ -327,4 +330,4 @@ def test_rows_without_neighbourhoods_make_a_map(tmp_path, projection, kind):
     ("rows", "count"), [([[1, 0], [2, 0], [0, 1]], 2), ([[0, 0], [0, 0]], 1)]
 )
 def test_directions_are_counted(rows, count):
-    assert map_projection.count_different(np.array(rows, float)) == count
+    assert layout_lib.count_different(np.array(rows, float)) == count

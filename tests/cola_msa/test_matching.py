@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from cola_msa import match, matching
-from cola_msa.config import FrontendConfig
-from cola_msa.loading import open_model
-from cola_msa.matching import MatchError, Projected
+from cola_msa import match
+from cola_msa.collection import matching
+from cola_msa.collection.matching import MatchError, Projected
+from cola_msa.config.schema import FrontendConfig
+from cola_msa.hub.loading import open_model
 from tests.cola_msa.long_noise import LongNoise, Peak
 from tests.data_prep import trees
 from tests.test_commands import run_module
@@ -193,7 +194,7 @@ def test_loudness_of_blocks_is_that_of_the_whole():
 
 
 def test_memory_does_not_grow_with_a_file(monkeypatch, tmp_path):
-    monkeypatch.setattr("cola_msa.audio.AudioReader", LongNoise)
+    monkeypatch.setattr("cola_msa.audio.decode.AudioReader", LongNoise)
 
     class Matcher(LinearMatcher):
         def project(self, windows):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from cola_msa import metrics
+from cola_msa.evaluation import metrics
 
 
 def tags(seed=0, clips=150, num_tags=6, decimals=1):

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cola_msa import losses
-from cola_msa.batch_statistics import BatchStatistics, StatisticsEstimator
-from cola_msa.config import ModelConfig, TrainConfig
-from cola_msa.model import ContrastiveModel
-from cola_msa.optimizers import WarmupHalving, build_optimizer
-from cola_msa.pairs import PairSampler
+from cola_msa.config.schema import ModelConfig, TrainConfig
+from cola_msa.model import losses
+from cola_msa.model.contrastive import ContrastiveModel
+from cola_msa.model.optimizers import WarmupHalving, build_optimizer
+from cola_msa.model.statistics import BatchStatistics, StatisticsEstimator
+from cola_msa.pairs.sampler import PairSampler
 
 TINY = ModelConfig(backbone="tiny", projection_dim=32, drop_connect_rate=0.0)
 
@@ -174,7 +174,7 @@ def test_keras_file_reloads_in_a_fresh_process(trained, tmp_path):
     np.save(tmp_path / "expected.npy", model(windows, training=False))
     model.save(tmp_path / "model.keras")
     script = (
-        "import sys, keras, numpy as np, cola_msa.model\n"
+        "import sys, keras, numpy as np, cola_msa.model.contrastive\n"
         "folder = sys.argv[1]\n"
         "model = keras.models.load_model(folder + '/model.keras')\n"
         "found = model(np.load(folder + '/windows.npy'), training=False)\n"

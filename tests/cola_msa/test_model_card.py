@@ -8,10 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cola_msa import model_card
-from cola_msa.config import Config, to_dict
-from cola_msa.report_page import Bullets, Cell, Heading, Table, Text, render_markdown
-from cola_msa.system.markdown import plain
+from cola_msa.config.schema import Config, to_dict
+from cola_msa.hub import model_card
+from cola_msa.reproduction.report.page import (
+    Bullets,
+    Cell,
+    Heading,
+    Table,
+    Text,
+    render_markdown,
+)
+from cola_msa.values.markdown import plain
 
 HOSTILE = (
     "<script>alert(1)</script>",

@@ -5,7 +5,7 @@ import os
 import hypothesis
 from hypothesis import strategies
 
-from cola_msa.system.names import escape, unescape
+from cola_msa.values.names import escape, unescape
 
 PIECES = [
     b"a",

@@ -5,7 +5,7 @@ import importlib.util
 import numpy as np
 import pytest
 
-from cola_msa.neighbours import (
+from cola_msa.collection.neighbours import (
     BACKENDS,
     NeighbourError,
     Neighbours,

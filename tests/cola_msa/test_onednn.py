@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-SCRIPT = "import cola_msa.losses, os; print(os.environ['TF_ENABLE_ONEDNN_OPTS'])"
+SCRIPT = "import cola_msa.model.losses, os; print(os.environ['TF_ENABLE_ONEDNN_OPTS'])"
 
 
 def run(**environment) -> subprocess.CompletedProcess:

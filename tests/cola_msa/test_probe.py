@@ -5,16 +5,17 @@ import dataclasses
 import numpy as np
 import pytest
 
-from cola_msa import embeddings, heads, probe, probe_windows
-from cola_msa.records import DataError
-from cola_msa.tasks import MULTICLASS, MULTILABEL, get_task
+from cola_msa.evaluation.probes import features, heads, linear
+from cola_msa.evaluation.probes import windows as windows_lib
+from cola_msa.evaluation.tasks import MULTICLASS, MULTILABEL, get_task
+from cola_msa.records.schema import DataError
 
 DIM, NUM_CLASSES = 12, 4
 
 
 def make_split(
     folder, name, seed, clips=60, signal=1.0, dtype=np.float16
-) -> embeddings.EmbeddedSplit:
+) -> features.EmbeddedSplit:
     """Clips of 1 to 5 windows around their class's centre."""
     rng = np.random.default_rng(seed)
     centres = np.random.default_rng(0).normal(size=(NUM_CLASSES, DIM))
@@ -24,7 +25,7 @@ def make_split(
     windows = (windows + rng.normal(size=windows.shape)).astype(dtype)
     path = folder / f"{name}.f16"
     windows.tofile(path)
-    return embeddings.EmbeddedSplit(
+    return features.EmbeddedSplit(
         files=(path,),
         file_windows=(len(windows),),
         dim=DIM,
@@ -46,8 +47,8 @@ def make_config(task_type=MULTICLASS, hidden=(), **fields):
 
 
 def train(splits, config, seed=0):
-    windows = probe_windows.CachedWindows(splits[0])
-    return probe.train_head(windows, splits[1], config, seed, show_progress=False)
+    windows = windows_lib.CachedWindows(splits[0])
+    return linear.train_head(windows, splits[1], config, seed, show_progress=False)
 
 
 def numpy_probabilities(logits, task_type):
@@ -155,10 +156,10 @@ def test_heads_are_the_tasks(task):
 @pytest.mark.parametrize("is_resident", [True, False])
 def test_an_epoch_brings_every_window_once(splits, is_resident, monkeypatch):
     if not is_resident:
-        monkeypatch.setattr(probe_windows, "_RESIDENT_BYTES", 0)
-        monkeypatch.setattr(probe_windows, "_BLOCK_WINDOWS", 7)
-        monkeypatch.setattr(probe_windows, "_CHUNK_BYTES", 7 * 5 * DIM * 2)
-    windows = probe_windows.CachedWindows(splits[0])
+        monkeypatch.setattr(windows_lib, "_RESIDENT_BYTES", 0)
+        monkeypatch.setattr(windows_lib, "_BLOCK_WINDOWS", 7)
+        monkeypatch.setattr(windows_lib, "_CHUNK_BYTES", 7 * 5 * DIM * 2)
+    windows = windows_lib.CachedWindows(splits[0])
     expected = np.array(splits[0].windows)
     expected_labels = splits[0].labels[splits[0].window_clips()]
     orders = []
@@ -180,9 +181,9 @@ def test_an_epoch_brings_every_window_once(splits, is_resident, monkeypatch):
 def test_chunks_learn_as_well(splits, monkeypatch):
     config = make_config(max_epochs=60)
     resident = train(splits, config)
-    monkeypatch.setattr(probe_windows, "_RESIDENT_BYTES", 0)
-    monkeypatch.setattr(probe_windows, "_BLOCK_WINDOWS", 7)
-    monkeypatch.setattr(probe_windows, "_CHUNK_BYTES", 7 * 5 * DIM * 2)
+    monkeypatch.setattr(windows_lib, "_RESIDENT_BYTES", 0)
+    monkeypatch.setattr(windows_lib, "_BLOCK_WINDOWS", 7)
+    monkeypatch.setattr(windows_lib, "_CHUNK_BYTES", 7 * 5 * DIM * 2)
     chunked = train(splits, config)
     best = min(resident.validation_loss), min(chunked.validation_loss)
     assert best[0] == pytest.approx(best[1], rel=0.05)
@@ -190,9 +191,9 @@ def test_chunks_learn_as_well(splits, monkeypatch):
 
 @pytest.mark.parametrize("task_type", [MULTILABEL, MULTICLASS])
 def test_clip_scores_are_mean_probabilities(splits, task_type, monkeypatch):
-    monkeypatch.setattr(probe, "_EVALUATION_WINDOWS", 10)
+    monkeypatch.setattr(linear, "_EVALUATION_WINDOWS", 10)
     head = train(splits, make_config(task_type, max_epochs=2))
-    scores = probe.score_clips(head, splits[1])
+    scores = linear.score_clips(head, splits[1])
     kernel, bias = head.model.get_weights()
     logits = np.array(splits[1].windows, np.float64) @ kernel + bias
     values = numpy_probabilities(logits, task_type)
@@ -218,8 +219,8 @@ def test_standardized_heads_do_not_see_the_features_scale(tmp_path, splits):
         windows.astype("<f2").tofile(path)
         return dataclasses.replace(split, files=(path,))
 
-    once = probe_windows.CachedWindows(splits[0]).once(seed=0)
-    mean, variance = probe.feature_moments(once, DIM)
+    once = windows_lib.CachedWindows(splits[0]).once(seed=0)
+    mean, variance = linear.feature_moments(once, DIM)
     values = np.array(splits[0].windows, np.float64)
     np.testing.assert_allclose(mean, values.mean(0), atol=1e-4)
     np.testing.assert_allclose(variance, values.var(0), rtol=1e-3)
@@ -290,4 +291,4 @@ def test_selected_clips_are_those_clips(splits):
     first = np.diff(part.clip_splits)[4]
     np.testing.assert_array_equal(again.windows[:first], expected[-first:])
     with pytest.raises(ValueError, match="before selecting"):
-        embeddings.join([part, part])
+        features.join([part, part])

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from cola_msa import embeddings, probe_windows, windows
-from cola_msa.records import DataError
+from cola_msa.evaluation.probes import features
+from cola_msa.evaluation.probes import windows as windows_lib
+from cola_msa.records import windows
+from cola_msa.records.schema import DataError
 from tests.cola_msa.test_embeddings import DIM, tiny_encoder, write_data
 from tests.cola_msa.test_windows import make_clips, read
 
@@ -18,8 +20,8 @@ def data(tmp_path):
 
 def make_source(data, encoder=None):
     index = data.index("train")
-    return probe_windows.SampledWindows(
-        embed=embeddings.embed_function(encoder or tiny_encoder(), *SHAPE),
+    return windows_lib.SampledWindows(
+        embed=features.embed_function(encoder or tiny_encoder(), *SHAPE),
         dim=DIM,
         shape=SHAPE,
         segments=windows.find_segments(data, ["train"]),
@@ -35,7 +37,7 @@ def collect(batches):
 @pytest.mark.parametrize("size", [1, 3, 100])
 @pytest.mark.parametrize("pass_windows", [2, 256])
 def test_embeddings_are_those_of_the_draw(data, size, pass_windows, monkeypatch):
-    monkeypatch.setattr(probe_windows, "_EMBED_WINDOWS", pass_windows)
+    monkeypatch.setattr(windows_lib, "_EMBED_WINDOWS", pass_windows)
     source = make_source(data)
     drawn = source.segments.draw(seed=2, epoch=5)
     batches = list(source.epoch(2, 5, size))

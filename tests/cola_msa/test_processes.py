@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from cola_msa import processes
+from cola_msa.system import processes
 from tests.test_commands import ROOT
 
 _CHILD = """

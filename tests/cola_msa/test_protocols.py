@@ -7,14 +7,15 @@ import functools
 import numpy as np
 import pytest
 
-from cola_msa import checkpoints, judge, judge_tuned
 from cola_msa import eval as eval_command
-from cola_msa.evaluation import EvaluationConfig
-from cola_msa.finetune import TuneConfig, load_tuned
-from cola_msa.heads import ProbeConfig, ProbeError
-from cola_msa.records import manifest_hash
-from cola_msa.results import deviations, has_paper_scale
-from cola_msa.tasks import TaskError, get_task
+from cola_msa.evaluation import judge, judge_tuned
+from cola_msa.evaluation.probes.finetune import TuneConfig, load_tuned
+from cola_msa.evaluation.probes.heads import ProbeConfig, ProbeError
+from cola_msa.evaluation.results import deviations, has_paper_scale
+from cola_msa.evaluation.setting import EvaluationConfig
+from cola_msa.evaluation.tasks import TaskError, get_task
+from cola_msa.records.schema import manifest_hash
+from cola_msa.runs import kept
 from tests.cola_msa.report_runs import write_data
 from tests.cola_msa.test_embeddings import tiny_encoder
 from tests.cola_msa.test_eval import (
@@ -338,7 +339,7 @@ def test_the_command_trains_the_encoder_too(run_dir, datasets, flag, mode, name)
     assert f"trained with the labels ({mode})" in stdout
     assert results["encoder"]["statistics"] is None
     encoder, head = load_tuned(run_dir / "eval" / name / "tuned-seed-0.keras")
-    start = checkpoints.load_encoder(run_dir, 3 if mode == "finetuned" else 0)
+    start = kept.load_encoder(run_dir, 3 if mode == "finetuned" else 0)
     kernels = [model.get_layer("conv0").kernel.numpy() for model in (encoder, start)]
     assert 0 < np.abs(kernels[0] - kernels[1]).max() < 0.3
     assert head.output_shape == (None, 3)
@@ -349,11 +350,11 @@ def test_encoder_info_names_the_separator(run_dir, tmp_path):  # noqa: F811
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "kept").symlink_to(run_dir / "kept")
-    run = checkpoints.load_run(run_dir)
+    run = kept.load_run(run_dir)
 
     def separator(**data):
         run["data"] = {**run["data"], "data_dir": str(data_dir), **data}
-        checkpoints.write_json(folder / "config.json", run)
+        kept.write_json(folder / "config.json", run)
         info = eval_command.encoder_info(folder, 3, "trained")
         return info.separator, info.manifest_hash
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cola_msa import augment, pairs, remix
-from cola_msa.config import TrainConfig
+from cola_msa.config.schema import TrainConfig
+from cola_msa.pairs import augment, remix
+from cola_msa.pairs import sampler as sampler_lib
 
 FLOOR = np.log(1e-5)
 
@@ -108,8 +109,10 @@ def test_a_mixture_of_unchanged_stems_is_their_sum():
 def test_training_sees_remixed_pairs(prepared):
     """The fake stem of source k is the mixture + 10 (k + 1)."""
     config = TrainConfig(batch_size=8, batches="uniform", augment="remix", seed=1)
-    sampler = pairs.PairSampler(prepared, config, silent_value=-3.0)
-    plain = pairs.PairSampler(prepared, TrainConfig(batch_size=8, batches="uniform"))
+    sampler = sampler_lib.PairSampler(prepared, config, silent_value=-3.0)
+    plain = sampler_lib.PairSampler(
+        prepared, TrainConfig(batch_size=8, batches="uniform")
+    )
     raw = [sampler.batch(n, with_stems=True) for n in range(4)]
     found = [
         {name: value.numpy() for name, value in batch.items()}
@@ -136,16 +139,20 @@ def test_training_sees_remixed_pairs(prepared):
 
 def test_statistics_and_validation_see_the_mixtures_as_they_are(prepared):
     config = TrainConfig(batch_size=8, augment="remix+gain", seed=1)
-    sampler = pairs.PairSampler(prepared, config)
-    plain = pairs.PairSampler(prepared, TrainConfig(batch_size=8, seed=1))
+    sampler = sampler_lib.PairSampler(prepared, config)
+    plain = sampler_lib.PairSampler(prepared, TrainConfig(batch_size=8, seed=1))
     np.testing.assert_array_equal(sampler.batch(3)["anchor"], plain.batch(3)["anchor"])
-    assert not pairs.PairSampler(prepared, config, "validation").is_remixed
+    assert not sampler_lib.PairSampler(prepared, config, "validation").is_remixed
 
 
 def test_what_cannot_be_remixed_is_refused(prepared):
-    with pytest.raises(pairs.PairError, match="--source=multi or leave remix out"):
-        pairs.PairSampler(prepared, TrainConfig(source="none", augment="remix"))
+    with pytest.raises(
+        sampler_lib.PairError, match="--source=multi or leave remix out"
+    ):
+        sampler_lib.PairSampler(prepared, TrainConfig(source="none", augment="remix"))
     with pytest.raises(augment.AugmentError, match="remix comes first"):
         augment.split_remix("gain+remix")
     with pytest.raises(augment.AugmentError, match="--augment=blur"):
-        pairs.PairSampler(prepared, TrainConfig(batch_size=4, augment="remix+blur"))
+        sampler_lib.PairSampler(
+            prepared, TrainConfig(batch_size=4, augment="remix+blur")
+        )

@@ -6,21 +6,16 @@ import json
 import numpy as np
 import pytest
 
-from cola_msa import (
-    metrics,
-    report_curves,
-    report_data,
-    report_missing,
-    report_tables,
-)
-from cola_msa.records import write_manifest
-from cola_msa.report_results import (
+from cola_msa.config.strategies import STRATEGIES
+from cola_msa.evaluation import metrics
+from cola_msa.records.schema import write_manifest
+from cola_msa.reproduction.report import figure_data, missing, runs, tables
+from cola_msa.reproduction.report.results import (
     ReportError,
     share_of_paper,
     summarize,
 )
-from cola_msa.storage import write_json
-from cola_msa.strategies import STRATEGIES
+from cola_msa.runs.arrays import write_json
 from tests.cola_msa.report_runs import (
     draw_scores,
     group_of,
@@ -32,7 +27,7 @@ from tests.cola_msa.report_runs import (
 
 @pytest.mark.parametrize("pattern", ["runs", "runs/*", "runs/msa*"])
 def test_runs_are_found_by_folder_and_by_pattern(report_tree, pattern):
-    found = report_data.find_runs([str(report_tree / pattern)])
+    found = runs.find_runs([str(report_tree / pattern)])
     names = {path.name for path in found}
     assert {"msa", "msa-seed1", "msa_vocals"} <= names
     assert ("cola" in names) == (pattern != "runs/msa*")
@@ -41,7 +36,7 @@ def test_runs_are_found_by_folder_and_by_pattern(report_tree, pattern):
 
 def test_a_pattern_without_runs_is_refused(report_tree):
     with pytest.raises(ReportError, match="neither a run nor a folder of runs"):
-        report_data.find_runs([str(report_tree / "prepared")])
+        runs.find_runs([str(report_tree / "prepared")])
 
 
 def test_nothing_of_a_good_tree_is_a_problem(report_collection):
@@ -59,7 +54,7 @@ def test_what_is_damaged_is_left_out_and_said(tmp_path):
     write_json(half, {"task": "nsynth"})
     bad = write_run(tmp_path / "runs", "cola", data)
     (bad / "config.json").write_text("{")
-    found = report_data.collect(report_data.find_runs([str(tmp_path / "runs")]))
+    found = runs.collect(runs.find_runs([str(tmp_path / "runs")]))
     assert [run.name for run in found.runs] == ["msa"]
     assert [result.task for result in found.runs[0].results] == ["fma"]
     assert len(found.problems) == 3
@@ -75,7 +70,7 @@ def test_data_that_is_no_longer_the_runs_is_not_described(tmp_path, change):
         (data / "manifest.json").unlink()
     else:
         write_data(data, "umxl")
-    found = report_data.collect(report_data.find_runs([str(tmp_path / "runs")]))
+    found = runs.collect(runs.find_runs([str(tmp_path / "runs")]))
     assert found.runs[0].train_clips is None
     assert change in found.problems[0]
 
@@ -100,7 +95,7 @@ def test_bookkeeping_does_not_part_groups(tmp_path, fields, is_same):
     data = write_data(tmp_path / "data")
     write_run(tmp_path / "runs", "msa", data)
     write_run(tmp_path / "runs", "msa", data, seed=1, **fields)
-    found = report_data.collect(report_data.find_runs([str(tmp_path / "runs")]))
+    found = runs.collect(runs.find_runs([str(tmp_path / "runs")]))
     assert (len(found.groups_of("msa")) == 1) == is_same
 
 
@@ -110,7 +105,7 @@ def test_a_strategy_that_was_not_named_is_told_by_its_fields(tmp_path):
     content = json.loads(path.read_text())
     content["config"]["strategy"] = ""
     write_json(path, content)
-    (run,) = report_data.collect([path.parent]).runs
+    (run,) = runs.collect([path.parent]).runs
     assert run.strategy is STRATEGIES["cola_random_mask"]
 
 
@@ -129,9 +124,9 @@ def test_a_strategy_that_was_not_named_is_told_by_its_fields(tmp_path):
 def test_other_protocols_stay_out_of_the_tables(tmp_path, fields, word):
     run_dir = write_run(tmp_path / "runs", "msa", write_data(tmp_path / "data"))
     write_result(run_dir, "mtat", folder="mtat-other", **fields)
-    (run,) = report_data.collect([run_dir]).runs
+    (run,) = runs.collect([run_dir]).runs
     assert run.final("mtat") is None
-    table = report_tables.build_others([run])
+    table = tables.build_others([run])
     assert word in table.rows[0][2].text
 
 
@@ -139,12 +134,12 @@ def test_the_last_step_that_was_judged_counts(tmp_path):
     run_dir = write_run(tmp_path / "runs", "msa", write_data(tmp_path / "data"))
     for step in (0, 2):
         write_result(run_dir, "mtat", step=step, folder=f"mtat-{step}")
-    (run,) = report_data.collect([run_dir]).runs
+    (run,) = runs.collect([run_dir]).runs
     assert run.final("mtat").step == 2
     assert list(run.by_step("mtat")) == [0, 2]
     # The run went on since: the last step is still to be judged.
-    ((title, commands),) = report_missing.find(
-        report_data.collect([run_dir]), [STRATEGIES["msa"]], ["mtat"]
+    ((title, commands),) = missing.find(
+        runs.collect([run_dir]), [STRATEGIES["msa"]], ["mtat"]
     )
     assert title == "MSA: run msa"
     assert commands[0].module == "cola_msa.eval"
@@ -159,10 +154,10 @@ def test_figures_never_mix_scales_or_data(tmp_path):
         write_run(tmp_path / "runs", name, small)
     write_run(tmp_path / "runs", "msa", large, name="larger")
     write_run(tmp_path / "runs", "msa", small, name="longer", steps=9)
-    found = report_data.collect(report_data.find_runs([str(tmp_path / "runs")]))
+    found = runs.collect(runs.find_runs([str(tmp_path / "runs")]))
     assert len(found.groups_of("msa")) == 3
-    chosen = found.at_one_scale(report_curves.STEMS_OF)
-    assert {g.runs[0].name for g in chosen.values()} == set(report_curves.STEMS_OF)
+    chosen = found.at_one_scale(figure_data.STEMS_OF)
+    assert {g.runs[0].name for g in chosen.values()} == set(figure_data.STEMS_OF)
     # Alone, the group of the most clips among those of the most pairs.
     assert found.at_one_scale(["msa"])["msa"].runs[0].name == "larger"
 
@@ -200,11 +195,11 @@ def test_runs_on_different_clips_are_not_averaged(tmp_path):
     for seed, num_clips in ((0, 60), (1, 50)):
         run_dir = write_run(tmp_path / "runs", "msa", data, seed=seed)
         write_result(run_dir, "mtat", num_clips=num_clips)
-    found = report_data.collect(report_data.find_runs([str(tmp_path / "runs")]))
+    found = runs.collect(runs.find_runs([str(tmp_path / "runs")]))
     group = group_of(found, "msa")
     score = group.score("mtat", "pr_auc")
     assert (score.num_runs, score.clips) == (1, 60)
-    assert "1 of 2 runs" in report_tables.score_cell(score, 2).note
+    assert "1 of 2 runs" in tables.score_cell(score, 2).note
     with pytest.raises(ReportError, match="different test clips"):
         summarize([run.final("mtat") for run in group.runs], "pr_auc")
 

@@ -6,19 +6,14 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from cola_msa import (
-    metrics,
-    report_content,
-    report_curves,
-    report_data,
-    report_page,
-)
-from cola_msa.report_page import Code, Figure
-from cola_msa.report_results import (
+from cola_msa.config.strategies import STRATEGIES
+from cola_msa.evaluation import metrics
+from cola_msa.reproduction.report import content, figure_data, page, runs
+from cola_msa.reproduction.report.page import Code, Figure
+from cola_msa.reproduction.report.results import (
     ReportError,
     load_clip_scores,
 )
-from cola_msa.strategies import STRATEGIES
 from tests.cola_msa.report_runs import (
     SHARES,
     TAGS,
@@ -32,15 +27,15 @@ from tests.cola_msa.report_runs import (
 
 def test_active_shares_of_all_data_with_stems(report_collection, report_tree):
     twice = [str(report_tree / "prepared" / "mtat")]
-    found = report_curves.active_shares(report_collection, twice)
+    found = figure_data.active_shares(report_collection, twice)
     assert [part.shares for part in found] == [SHARES, SHARES]
     assert {part.title.split(", ")[-1] for part in found} == {"umxhq", "random"}
     with pytest.raises(ReportError, match="--data_dirs"):
-        report_curves.active_shares(report_collection, [str(report_tree)])
+        figure_data.active_shares(report_collection, [str(report_tree)])
 
 
 def test_curves_are_the_scores_at_every_judged_step(report_collection):
-    msa, mws = report_curves.step_curves(report_collection)
+    msa, mws = figure_data.step_curves(report_collection)
     assert (msa.strategy, mws.strategy) == ("msa", "cola_mws")
     assert mws.steps == [0, 2, 4]
     by_step = group_of(report_collection, "cola_mws").runs[0].by_step("mtat")
@@ -57,8 +52,8 @@ def test_several_judged_runs_give_mean_and_range(tmp_path):
             write_result(
                 run_dir, "mtat", step=step, folder=f"mtat-{step}", seed=10 * seed + step
             )
-    found = report_data.collect(report_data.find_runs([str(tmp_path / "runs")]))
-    (curve,) = report_curves.step_curves(found)
+    found = runs.collect(runs.find_runs([str(tmp_path / "runs")]))
+    (curve,) = figure_data.step_curves(found)
     values = [
         [run.by_step("mtat")[step].scores["pr_auc"]["value"] for step in (0, 4)]
         for run in found.runs
@@ -71,7 +66,7 @@ def test_several_judged_runs_give_mean_and_range(tmp_path):
 
 
 def test_relative_differences_against_a_loop(report_collection):
-    rows = report_curves.tag_differences(report_collection)
+    rows = figure_data.tag_differences(report_collection)
     labels = draw_scores("mtat", 0.0)[0]
     names = list(STRATEGIES)
 
@@ -93,7 +88,7 @@ def test_relative_differences_against_a_loop(report_collection):
     assert len(rows) == 4 * 4
     for row in rows:
         tag = TAGS.index(row.tag)
-        strategy = next(n for n, s in report_curves.TARGETED.items() if s == row.source)
+        strategy = next(n for n, s in figure_data.TARGETED.items() if s == row.source)
         cola = precision("cola", tag)
         expected = 100 * (precision(strategy, tag) - cola) / cola
         assert row.percent == pytest.approx(expected, abs=1e-4)
@@ -101,8 +96,8 @@ def test_relative_differences_against_a_loop(report_collection):
 
 
 def test_named_tags_have_intervals_and_the_papers_order(report_collection):
-    rows = report_curves.tag_differences(report_collection)
-    named = report_curves.named_tag_differences(report_collection, rows, 200)
+    rows = figure_data.tag_differences(report_collection)
+    named = figure_data.named_tag_differences(report_collection, rows, 200)
     assert list(dict.fromkeys(r.tag for r in named)) == ["fast", "drums", "guitar"]
     assert all(row.low < row.high for row in named)
     group, cola = (
@@ -124,7 +119,7 @@ def test_named_tags_have_intervals_and_the_papers_order(report_collection):
 
 
 def test_bars_of_the_stems_that_there_are(report_collection):
-    bars = report_curves.stem_bars(report_collection)
+    bars = figure_data.stem_bars(report_collection)
     kinds = [(bar.title, bar.score) for bar in bars]
     assert kinds == [
         (title, score)
@@ -154,14 +149,14 @@ def test_tags_that_the_data_lacks_are_named(report_blocks):
 
 @pytest.mark.parametrize("number", [2, 3, 4, 5])
 def test_a_figure_without_runs_says_so_and_how_to_make_it(number):
-    report_blocks = report_content.figures(report_data.Collection(()), [number], [])
+    report_blocks = content.figures(runs.Collection(()), [number], [])
     assert not any(isinstance(block, Figure) for block in report_blocks)
-    assert isinstance(report_blocks[1], report_page.Text)
+    assert isinstance(report_blocks[1], page.Text)
     if number != 2:
         assert any(isinstance(block, Code) for block in report_blocks)
 
 
 def test_equal_results_give_equal_pictures(report_collection, report_blocks):
     first = [block.png for block in report_blocks if isinstance(block, Figure)][1:]
-    again = report_content.figures(report_collection, [3, 4, 5], [])
+    again = content.figures(report_collection, [3, 4, 5], [])
     assert first == [block.png for block in again if isinstance(block, Figure)]

@@ -5,10 +5,8 @@ import re
 
 import pytest
 
-from cola_msa import (
-    report_page,
-)
-from cola_msa.report_page import Cell, Code, Heading, Table
+from cola_msa.reproduction.report import page as page_lib
+from cola_msa.reproduction.report.page import Cell, Code, Heading, Table
 
 
 class _Page(html.parser.HTMLParser):
@@ -35,13 +33,13 @@ class _Page(html.parser.HTMLParser):
 @pytest.fixture(scope="module")
 def page(report_blocks):
     parser = _Page()
-    parser.feed(report_page.render_html("A title", report_blocks))
+    parser.feed(page_lib.render_html("A title", report_blocks))
     assert parser.open == []
     return parser
 
 
 def test_the_page_asks_for_nothing(page, report_blocks):
-    text = report_page.render_html("A title", report_blocks)
+    text = page_lib.render_html("A title", report_blocks)
     assert not page.all("script") and not page.all("link") and not page.all("iframe")
     assert "@import" not in text and "url(" not in text
     for _, attributes, _ in page.tags:
@@ -52,7 +50,7 @@ def test_the_page_asks_for_nothing(page, report_blocks):
 
 
 def test_the_page_works_on_phones_in_the_dark_and_by_keyboard(page, report_blocks):
-    text = report_page.render_html("A title", report_blocks)
+    text = page_lib.render_html("A title", report_blocks)
     assert page.all("html")[0][0]["lang"] == "en"
     viewports = [a for a, _ in page.all("meta") if a.get("name") == "viewport"]
     assert viewports[0]["content"].startswith("width=device-width")
@@ -74,16 +72,14 @@ def test_links_within_the_page_lead_somewhere(page):
 
 def test_text_is_escaped():
     table = Table("<b>", ("a&b",), ((Cell("<i>|", "x|y"),),))
-    page = report_page.render_html("<t>", [Heading("<h>"), table, Code("<c>", "a<b")])
+    page = page_lib.render_html("<t>", [Heading("<h>"), table, Code("<c>", "a<b")])
     for bad in ("<b>", "<i>", "<t>", "<c>", "a<b"):
         assert bad not in page
-    assert "\\|" in report_page.render_markdown("t", [table])
+    assert "\\|" in page_lib.render_markdown("t", [table])
 
 
 def test_markdown_stands_beside_its_figures(report_blocks, tmp_path):
-    page, markdown = report_page.write_report(
-        tmp_path / "out", "A title", report_blocks
-    )
+    page, markdown = page_lib.write_report(tmp_path / "out", "A title", report_blocks)
     text = markdown.read_text()
     pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)
     assert len(pictures) == 5

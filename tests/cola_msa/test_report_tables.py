@@ -6,17 +6,11 @@ import re
 import numpy as np
 import pytest
 
-from cola_msa import (
-    report,
-    report_curves,
-    report_data,
-    report_missing,
-    report_page,
-    report_tables,
-)
-from cola_msa.published import PUBLISHED
-from cola_msa.storage import write_json
-from cola_msa.strategies import STRATEGIES
+from cola_msa import report
+from cola_msa.config.published import PUBLISHED
+from cola_msa.config.strategies import STRATEGIES
+from cola_msa.reproduction.report import figure_data, missing, page, runs, tables
+from cola_msa.runs.arrays import write_json
 from tests.cola_msa.report_runs import (
     draw_scores,
     write_data,
@@ -27,30 +21,28 @@ from tests.cola_msa.report_runs import (
 
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_every_published_number_stands_in_its_row(report_collection, number):
-    table = report_tables.build_table(number, report_collection)
-    published = [row for row in table.rows if row[2].kind == report_page.PUBLISHED]
+    table = tables.build_table(number, report_collection)
+    published = [row for row in table.rows if row[2].kind == page.PUBLISHED]
     assert len(published) == len(PUBLISHED[number])
     for row, values in zip(published, PUBLISHED[number].values(), strict=True):
         expected = [
             f"{values[task][score]:.3f}" if score in values[task] else "-"
-            for task, score in report_tables.COLUMNS
+            for task, score in tables.COLUMNS
         ]
         assert [cell.text for cell in row[2:]] == expected
 
 
 def test_clmr_is_published_only(report_collection):
-    row = report_tables.build_table(1, report_collection).rows[0]
+    row = tables.build_table(1, report_collection).rows[0]
     assert row[0].text == "CLMR"
     assert "published only" in row[1].note
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_no_measured_number_stands_without_its_scale(report_collection, number):
-    table = report_tables.build_table(number, report_collection)
+    table = tables.build_table(number, report_collection)
     measured = [
-        row
-        for row in table.rows
-        if any(cell.kind == report_page.MEASURED for cell in row[2:])
+        row for row in table.rows if any(cell.kind == page.MEASURED for cell in row[2:])
     ]
     assert measured
     for row in measured:
@@ -59,14 +51,14 @@ def test_no_measured_number_stands_without_its_scale(report_collection, number):
             assert "0.000098 % of the paper's" in row[1].note
             assert "40 training clips in mtat's layout" in row[1].note
         for cell in row[2:]:
-            if cell.kind == report_page.MEASURED:
+            if cell.kind == page.MEASURED:
                 assert re.search(r"\d\.\d{3} to \d\.\d{3}\n60 clips", cell.note)
 
 
 def test_rows_say_how_many_runs_and_heads(report_collection):
-    rows = {r[1].text: r for r in report_tables.build_table(2, report_collection).rows}
+    rows = {r[1].text: r for r in tables.build_table(2, report_collection).rows}
     row = rows["here: 80 pairs"]
-    table = report_tables.build_table(2, report_collection)
+    table = tables.build_table(2, report_collection)
     msa = next(r for r in table.rows if r[0].text == "MSA" and "here" in r[1].text)
     assert "2 runs, seeds 0, 1" in msa[1].note
     assert "of 2 runs, 2 heads each" in msa[2].note
@@ -74,7 +66,7 @@ def test_rows_say_how_many_runs_and_heads(report_collection):
 
 
 def test_the_untrained_network_and_chance_are_marked(report_collection):
-    *_, untrained, chance = report_tables.build_table(1, report_collection).rows
+    *_, untrained, chance = tables.build_table(1, report_collection).rows
     assert "not in the paper" in untrained[1].note
     assert untrained[1].text == "here: 0 pairs"
     assert [cell.text for cell in untrained[2:4]] != ["missing"] * 2  # step 0
@@ -84,7 +76,7 @@ def test_the_untrained_network_and_chance_are_marked(report_collection):
 
 
 def test_the_table_of_runs_has_the_origin_of_each(report_collection):
-    table = report_tables.build_runs(report_collection.runs)
+    table = tables.build_runs(report_collection.runs)
     row = next(row for row in table.rows if row[0].text == "cola_random_mask")
     cells = dict(zip(table.header, row, strict=True))
     assert cells["strategy"].text == "COLA + random mask"
@@ -95,7 +87,7 @@ def test_the_table_of_runs_has_the_origin_of_each(report_collection):
 
 
 def test_missing_runs_and_results_come_with_their_commands(report_collection):
-    found = dict(report_tables.missing_of(2, report_collection))
+    found = dict(tables.missing_of(2, report_collection))
     assert list(found) == [
         "Ablation 2: no run",
         "Ablation 3: no run",
@@ -110,15 +102,15 @@ def test_missing_runs_and_results_come_with_their_commands(report_collection):
     train = found["Ablation 2: no run"][0]
     assert "--preset=smoke" in train.arguments
     assert "--strategy=ablation2" in train.arguments
-    found = dict(report_tables.missing_of(3, report_collection))
+    found = dict(tables.missing_of(3, report_collection))
     assert list(found)[0] == "MSA, bass: run msa_bass"
     tasks = [command.arguments[0] for command in found["MSA, bass: run msa_bass"]]
     assert tasks == ["--task=mtat_unfiltered", "--task=nsynth", "--task=fma"]
 
 
 def test_missing_stems_come_with_their_preparation(report_collection):
-    strategies = [STRATEGIES[name] for name in report_curves.STEMS_OF]
-    found = dict(report_missing.find(report_collection, strategies, ["mtat"]))
+    strategies = [STRATEGIES[name] for name in figure_data.STEMS_OF]
+    found = dict(missing.find(report_collection, strategies, ["mtat"]))
     commands = found["MSA, degraded stems: no run"]
     assert [command.module for command in commands] == [
         "data_prep.train_separator",
@@ -130,8 +122,8 @@ def test_missing_stems_come_with_their_preparation(report_collection):
 
 
 def test_without_any_run_the_papers_length_is_asked_for():
-    empty = report_data.Collection(())
-    found = dict(report_missing.find(empty, [STRATEGIES["cola_mws"]], ["fma"]))
+    empty = runs.Collection(())
+    found = dict(missing.find(empty, [STRATEGIES["cola_mws"]], ["fma"]))
     text = [command.text for command in found["COLA + MWS: no run"]]
     assert text[-2] == (
         "python -m cola_msa.train --preset=cola_mws --data_dir=prepared/mtat "
@@ -145,9 +137,9 @@ def test_a_run_of_no_strategy_is_listed_apart(tmp_path):
     content["config"]["strategy"] = ""
     content["config"]["train"]["source"] = "vocals,drums"
     write_json(path, content)
-    found = report_data.collect([path.parent])
+    found = runs.collect([path.parent])
     assert found.groups == ()
-    row = report_tables.build_runs(found.runs).rows[0]
+    row = tables.build_runs(found.runs).rows[0]
     assert row[1].text == "none of the paper's"
     assert "--source=vocals,drums" in row[1].note
 
@@ -161,9 +153,9 @@ def test_tasks_beyond_the_papers_have_a_table_of_their_own(tmp_path):
     path = write_result(run_dir, "jamendo", folder="my_task") / "results.json"
     content = json.loads(path.read_text()) | {"task": "my_task", "title": "my labels"}
     write_json(path, content)  # a task from a file has any name
-    found = report_data.collect([run_dir])
+    found = runs.collect([run_dir])
     assert found.problems == ()
-    table = report_tables.build_further(found.runs)
+    table = tables.build_further(found.runs)
     rows = {(r[0].text, r[1].text, r[4].text): r for r in table.rows}
     assert len(rows) == len(table.rows) == 6  # two scores each
     row = rows["folder", "MSA", "WA"]
@@ -172,7 +164,7 @@ def test_tasks_beyond_the_papers_have_a_table_of_their_own(tmp_path):
     assert "60 clips" in row[5].note and "chance" in row[4].note
     assert ("folder", "untrained", "WA") in rows
     assert "my labels" in rows["my_task", "MSA", "PR-AUC"][0].note
-    assert report_tables.build_others(found.runs) is None
+    assert tables.build_others(found.runs) is None
     headings = [b.text for b in report.build_blocks(found)[0] if hasattr(b, "text")]
     assert "Tasks beyond the paper's" in headings
 
@@ -183,5 +175,5 @@ def test_a_score_that_no_task_has_is_left_out_by_name(tmp_path):
     content = json.loads(path.read_text())
     content["scores"]["beauty"] = content["scores"]["accuracy"]
     write_json(path, content)
-    (problem,) = report_data.collect([run_dir]).problems
+    (problem,) = runs.collect([run_dir]).problems
     assert "beauty" in problem and str(path) in problem

@@ -6,13 +6,14 @@ import pathlib
 import pytest
 from absl import flags
 
-from cola_msa import demo_data, reproduce, reproduce_plan
-from cola_msa.commands import Command
-from cola_msa.reproduce_plan import ReproduceError, Request, Step
-from cola_msa.reproduce_scales import SCALES
-from cola_msa.runs import describe_run
-from cola_msa.storage import write_json
-from cola_msa.strategies import STRATEGIES, StrategyError
+from cola_msa import reproduce
+from cola_msa.config.strategies import STRATEGIES, StrategyError
+from cola_msa.reproduction import music, plan
+from cola_msa.reproduction.plan import ReproduceError, Request, Step
+from cola_msa.reproduction.report.commands import Command
+from cola_msa.reproduction.scales import SCALES
+from cola_msa.runs.arrays import write_json
+from cola_msa.runs.directory import describe_run
 from tests.cola_msa.report_runs import write_data
 from tests.test_commands import run_module
 from tests.test_packaging import flags_of
@@ -52,7 +53,7 @@ def modules(steps):
 )
 @pytest.mark.parametrize("scale", ["paper", "demo"])
 def test_every_row_and_line_has_its_training(scale, tables, figures, strategies):
-    steps = reproduce_plan.build(request(scale, tables, figures))
+    steps = plan.build(request(scale, tables, figures))
     trained = [
         pathlib.Path(flag(step, "run_dir")).name
         for step in steps
@@ -66,7 +67,7 @@ def test_every_row_and_line_has_its_training(scale, tables, figures, strategies)
 
 @pytest.mark.parametrize("scale", list(SCALES))
 def test_what_a_step_reads_was_made_before(scale):
-    steps = reproduce_plan.build(request(scale, (1, 2, 3), (2, 3, 4, 5)))
+    steps = plan.build(request(scale, (1, 2, 3), (2, 3, 4, 5)))
     made = set()
     for step in steps:
         command = step.command
@@ -84,9 +85,9 @@ def test_what_a_step_reads_was_made_before(scale):
 @pytest.mark.parametrize("scale", list(SCALES))
 def test_every_step_has_flags_of_its_command(scale):
     asked = request(scale, (1, 2, 3), (2, 3, 4, 5), threads=2)
-    commands = [step.command for step in reproduce_plan.build(asked)]
-    commands.append(reproduce_plan.report_command(asked))
-    for _, missing in reproduce_plan.missing_data(asked):
+    commands = [step.command for step in plan.build(asked)]
+    commands.append(plan.report_command(asked))
+    for _, missing in plan.missing_data(asked):
         commands += missing
     for command in commands:
         given = {argument.split("=")[0] for argument in command.arguments}
@@ -94,7 +95,7 @@ def test_every_step_has_flags_of_its_command(scale):
 
 
 def test_the_paper_scale_is_the_strategies_own_presets():
-    steps = reproduce_plan.build(request("paper", (1,)))
+    steps = plan.build(request("paper", (1,)))
     trainings = [s for s in steps if s.command.module == "cola_msa.train"]
     assert {flag(step, "preset") for step in trainings} == {
         "cola",
@@ -116,7 +117,7 @@ def test_a_demo_table_has_200_updates_a_strategy():
 
 
 def test_each_encoder_is_judged_on_every_task_and_the_untrained_once():
-    steps = reproduce_plan.build(request("demo", (2,)))
+    steps = plan.build(request("demo", (2,)))
     judged = [s for s in steps if s.command.module == "cola_msa.eval"]
     untrained = [s for s in judged if flag(s, "encoder") == "untrained"]
     assert len(judged) == 5 * 4
@@ -130,7 +131,7 @@ def test_each_encoder_is_judged_on_every_task_and_the_untrained_once():
 
 
 def test_figure_3_is_judged_at_all_kept_steps():
-    steps = reproduce_plan.build(request("demo", figures=(3,)))
+    steps = plan.build(request("demo", figures=(3,)))
     by_run = {"msa": [], "cola_mws": []}
     for step in steps:
         if step.command.module == "cola_msa.eval":
@@ -144,7 +145,7 @@ def test_figure_3_is_judged_at_all_kept_steps():
 
 def test_tasks_and_seeds_can_be_chosen():
     asked = request("demo", (2,), (3,), tasks=("fma",), run_seeds=(0, 4))
-    steps = reproduce_plan.build(asked)
+    steps = plan.build(asked)
     runs = [flag(s, "run_dir") for s in steps if s.command.module == "cola_msa.train"]
     assert [pathlib.Path(run).name for run in runs] == [
         "msa",
@@ -173,13 +174,13 @@ def test_tasks_and_seeds_can_be_chosen():
 
 def test_the_music_is_prepared_as_every_other_command_does(tmp_path, monkeypatch):
     found = []
-    monkeypatch.setattr(demo_data, "_run", lambda *command: found.append(command))
-    for task in demo_data.TASKS:
-        demo_data.ensure(task, tmp_path / "data")
+    monkeypatch.setattr(music, "_run", lambda *command: found.append(command))
+    for task in music.TASKS:
+        music.ensure(task, tmp_path / "data")
     asked = request("demo", (2,), output_dir=tmp_path)
     planned = {
         (step.command.module, frozenset(step.command.arguments))
-        for step in reproduce_plan.build(asked)
+        for step in plan.build(asked)
         if step.command.module.startswith("data_prep")
     }
     assert planned == {(module, frozenset(given)) for module, *given in found}
@@ -208,7 +209,7 @@ def write_judged(run_dir, folder, step, heads=3):
 def states(asked):
     return {
         step.title: step.is_done()
-        for step in reproduce_plan.build(asked)
+        for step in plan.build(asked)
         if step.command.module.startswith("cola_msa")
     }
 
@@ -258,7 +259,7 @@ def test_a_run_of_another_configuration_is_not_taken(tmp_path):
 def test_steps_that_an_early_stop_left_out_are_not_due(tmp_path):
     asked = request("demo", figures=(3,), output_dir=tmp_path)
     finish_training(asked, "msa", kept=(0, 5, 8))
-    due = {s.title: s.is_due() for s in reproduce_plan.build(asked)}
+    due = {s.title: s.is_due() for s in plan.build(asked)}
     assert due["judging msa at step 5 on mtat"]
     assert not due["judging msa at step 15 on mtat"]
 
@@ -270,7 +271,7 @@ def test_missing_data_is_named_with_its_command(tmp_path):
     data = write_data(tmp_path / "mtat")
     asked = request("paper", (1,), data_dirs=(("mtat", str(data)),))
     with pytest.raises(ReproduceError) as caught:
-        reproduce_plan.check_data(asked)
+        plan.check_data(asked)
     text = str(caught.value)
     assert "--mtat_dir" not in text
     for name in ("mtat_random", "nsynth", "fma"):
@@ -278,7 +279,7 @@ def test_missing_data_is_named_with_its_command(tmp_path):
     assert "--output_dir=prepared/mtat_random --separator=random" in text
     assert "degraded" not in text  # that is for figure 5
     with pytest.raises(ReproduceError, match="train_separator"):
-        reproduce_plan.check_data(request("paper", figures=(5,)))
+        plan.check_data(request("paper", figures=(5,)))
 
 
 def test_stems_of_the_wrong_separator_are_refused_before_anything_runs(tmp_path):
@@ -288,9 +289,9 @@ def test_stems_of_the_wrong_separator_are_refused_before_anything_runs(tmp_path)
     others = tuple((n, str(write_data(tmp_path / n))) for n in ("nsynth", "fma"))
     asked = request("paper", (1,), data_dirs=data + others)
     with pytest.raises(StrategyError, match="random masks"):
-        reproduce_plan.check_data(asked)
+        plan.check_data(asked)
     write_data(tmp_path / "mtat_random", "random")
-    reproduce_plan.check_data(asked)
+    plan.check_data(asked)
 
 
 # Flags --------------------------------------------------------------------------------
@@ -341,9 +342,9 @@ def zip_step(folder: pathlib.Path, name: str) -> Step:
 @pytest.fixture
 def small_plan(tmp_path, monkeypatch):
     steps = [zip_step(tmp_path, name) for name in ("one", "two", "three")]
-    monkeypatch.setattr(reproduce_plan, "build", lambda asked: list(steps))
+    monkeypatch.setattr(plan, "build", lambda asked: list(steps))
     report = zip_step(tmp_path, "report").command
-    monkeypatch.setattr(reproduce_plan, "report_command", lambda asked: report)
+    monkeypatch.setattr(plan, "report_command", lambda asked: report)
     return steps
 
 

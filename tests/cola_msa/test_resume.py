@@ -12,9 +12,11 @@ import time
 import numpy as np
 import pytest
 
-from cola_msa import checkpoints, resume, storage
-from cola_msa.scalars import read_metrics
-from cola_msa.training import Trainer
+from cola_msa.runs import arrays as arrays_lib
+from cola_msa.runs import kept as kept_lib
+from cola_msa.runs import resume
+from cola_msa.runs.scalars import read_metrics
+from cola_msa.training.trainer import Trainer
 from tests.cola_msa.test_checkpoints import read_events
 from tests.conftest import tiny_config
 
@@ -90,7 +92,7 @@ def without_times(row: dict) -> dict:
 
 
 def assert_equal_arrays(found: pathlib.Path, expected: pathlib.Path) -> None:
-    first, second = storage.read_arrays(found), storage.read_arrays(expected)
+    first, second = arrays_lib.read_arrays(found), arrays_lib.read_arrays(expected)
     states = [json.loads(str(arrays.pop("state"))) for arrays in (first, second)]
     for state in states:
         for name in ("seconds", "step_seconds"):
@@ -234,7 +236,7 @@ def test_a_stop_skips_nothing(prepared, finished_run, tmp_path, method, at_updat
     stop_in(trainer, method, at_update)
     assert trainer.run() == "interrupted"
     assert Trainer(tiny_config(), prepared, run_dir).run() == "finished"
-    assert checkpoints.kept_steps(run_dir) == checkpoints.kept_steps(finished_run)
+    assert kept_lib.kept_steps(run_dir) == kept_lib.kept_steps(finished_run)
     expected = read_metrics(finished_run)
     lines = (run_dir / "metrics.jsonl").read_text().splitlines()
     assert [set(json.loads(line)) for line in lines] == [set(row) for row in expected]
@@ -271,7 +273,7 @@ def test_death_between_a_kept_encoder_and_its_checkpoint_is_harmless(
         kill_at(patch, resume, "save_training", 2)  # after step 2's row, best and kept
         with pytest.raises(KilledError):
             trainer.run()
-    assert checkpoints.kept_steps(run_dir) == [0, 2]
+    assert kept_lib.kept_steps(run_dir) == [0, 2]
     assert [row["step"] for row in read_metrics(run_dir)] == [1, 2]
     # As if the updates that were lost had gone another way.
     kept = run_dir / "kept" / "step-00000002.npz"
@@ -282,7 +284,7 @@ def test_death_between_a_kept_encoder_and_its_checkpoint_is_harmless(
     assert int(np.load(kept)["statistics/anchors/0000/mean"].size) == 16
     steps = [json.loads(x)["step"] for x in open(run_dir / "metrics.jsonl")]
     assert steps == [1, 2, 3, 4]
-    assert checkpoints.best_step(run_dir) == again.state["best"][0]
+    assert kept_lib.best_step(run_dir) == again.state["best"][0]
 
 
 def test_a_best_encoder_of_lost_updates_does_not_stay(prepared, tmp_path):
@@ -293,16 +295,16 @@ def test_a_best_encoder_of_lost_updates_does_not_stay(prepared, tmp_path):
     (run_dir / "done.json").unlink()
     newest = run_dir / "checkpoints" / "update-00000018.npz"
     newest.write_bytes(newest.read_bytes()[:-2000])
-    model = checkpoints.load_model(run_dir)
-    checkpoints.save_kept(run_dir, model, {}, 6, "best")
-    checkpoints.save_kept(run_dir, model, {}, 8)
+    model = kept_lib.load_model(run_dir)
+    kept_lib.save_kept(run_dir, model, {}, 6, "best")
+    kept_lib.save_kept(run_dir, model, {}, 8)
     again = Trainer(config, prepared, run_dir)
     assert again.state["best"][0] < 6
     assert again.run() == "finished"
     assert again.state["best"] == again.state["validation"][-1]
-    assert checkpoints.best_step(run_dir) == 6
+    assert kept_lib.best_step(run_dir) == 6
     assert np.load(run_dir / "kept" / "best.npz")["statistics/pairs/0000/mean"].any()
-    assert checkpoints.kept_steps(run_dir)[-1] == 6
+    assert kept_lib.kept_steps(run_dir)[-1] == 6
 
 
 def test_death_after_early_stopping_does_not_train_on(prepared, tmp_path, monkeypatch):
@@ -334,8 +336,8 @@ cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(
     cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from cola_msa import checkpoints, replicas, resume
-from cola_msa.prepared import PreparedData
-from cola_msa.training import Trainer
+from cola_msa.records.prepared import PreparedData
+from cola_msa.training.trainer import Trainer
 from tests.conftest import tiny_config
 
 run_dir, data = pathlib.Path(sys.argv[1]), PreparedData(sys.argv[2])

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cola_msa.config import TrainConfig
-from cola_msa.pairs import PairSampler
-from cola_msa.retrieval import paired_interval, retrieval_draws, retrieve
+from cola_msa.config.schema import TrainConfig
+from cola_msa.evaluation.retrieval import paired_interval, retrieval_draws, retrieve
+from cola_msa.pairs.sampler import PairSampler
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,11 @@ import pytest
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
-from cola_msa import probe, probe_windows, ridge
-from cola_msa.heads import ACCURACY, LOSS, ProbeError
-from cola_msa.records import DataError
-from cola_msa.tasks import MULTICLASS, MULTILABEL
+from cola_msa.evaluation.probes import linear, ridge
+from cola_msa.evaluation.probes import windows as windows_lib
+from cola_msa.evaluation.probes.heads import ACCURACY, LOSS, ProbeError
+from cola_msa.evaluation.tasks import MULTICLASS, MULTILABEL
+from cola_msa.records.schema import DataError
 from tests.cola_msa.test_probe import DIM, make_split
 
 
@@ -37,7 +38,7 @@ def splits(tmp_path, task_type):
 
 def fit(splits, task_type, **fields):
     return ridge.fit_ridge(
-        probe_windows.CachedWindows(splits[0]),
+        windows_lib.CachedWindows(splits[0]),
         splits[1],
         ridge.RidgeConfig(task_type, **fields),
         show_progress=False,
@@ -65,7 +66,7 @@ def test_outputs_are_scikit_learns(splits, task_type, strength):
     np.testing.assert_allclose(found, expected, atol=1e-9)
     error = np.square(expected - window_labels(splits[1])).mean()
     assert head.validation_loss == (pytest.approx(error),)
-    scores = probe.score_clips(head, splits[1])
+    scores = linear.score_clips(head, splits[1])
     first = expected[: splits[1].clip_splits[1]].mean(axis=0)
     np.testing.assert_allclose(scores[0], first, rtol=1e-5)
 
@@ -98,12 +99,12 @@ def test_chunks_and_large_means_lose_no_digits(
     tmp_path, splits, task_type, monkeypatch
 ):
     expected = fit(splits, task_type, strengths=(1e-3,))
-    monkeypatch.setattr(probe_windows, "_READ_WINDOWS", 7)
+    monkeypatch.setattr(windows_lib, "_READ_WINDOWS", 7)
     chunked = fit(splits, task_type, strengths=(1e-3,))
     np.testing.assert_allclose(chunked.kernel, expected.kernel, rtol=1e-9, atol=1e-12)
 
     def batches(offset):
-        for windows, labels in probe_windows.CachedWindows(splits[0]).once(0):
+        for windows, labels in windows_lib.CachedWindows(splits[0]).once(0):
             yield windows.astype(np.float64) + offset, labels
 
     plain, moved = (ridge._accumulate(batches(offset)) for offset in (0.0, 1e6))

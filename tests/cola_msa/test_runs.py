@@ -5,14 +5,14 @@ import concurrent.futures
 import numpy as np
 import pytest
 
-from cola_msa import runs, storage
-from cola_msa.storage import RunError
+from cola_msa.runs import arrays, directory
+from cola_msa.runs.arrays import RunError
 from tests.conftest import tiny_config
 
 
 def describe(**fields):
     data = {"data_dir": "folder", "manifest_hash": "abc"}
-    return runs.describe_run(tiny_config(deterministic=True, **fields), data, 1)
+    return directory.describe_run(tiny_config(deterministic=True, **fields), data, 1)
 
 
 @pytest.mark.parametrize(
@@ -23,13 +23,13 @@ def describe(**fields):
     ],
 )
 def test_other_versions_and_threads_are_warned_of(tmp_path, caplog, part, message):
-    storage.write_json(tmp_path / "config.json", {**describe(), **part})
-    runs.claim_run_dir(tmp_path, describe())
+    arrays.write_json(tmp_path / "config.json", {**describe(), **part})
+    directory.claim_run_dir(tmp_path, describe())
     # Tests of preparation, in the same process before, may have set one thread.
     assert message.format(threads=describe()["threads"]) in caplog.text
     caplog.clear()
-    storage.write_json(tmp_path / "config.json", describe())
-    runs.claim_run_dir(tmp_path, describe())
+    arrays.write_json(tmp_path / "config.json", describe())
+    directory.claim_run_dir(tmp_path, describe())
     assert not caplog.text
 
 
@@ -61,21 +61,23 @@ def add_a_field(run):
 def test_what_differs_is_named_and_nothing_starts(tmp_path, change, message):
     run = describe()
     change(run)
-    storage.write_json(tmp_path / "config.json", run)
+    arrays.write_json(tmp_path / "config.json", run)
     with pytest.raises(RunError, match=f"{message}.*another --run_dir"):
-        runs.claim_run_dir(tmp_path, describe())
+        directory.claim_run_dir(tmp_path, describe())
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"config": 3}'])
 def test_a_damaged_configuration_is_one_clear_line(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(RunError, match="config.json: damaged"):
-        runs.claim_run_dir(tmp_path, runs.describe_run(tiny_config(), {}, 1))
+        directory.claim_run_dir(tmp_path, directory.describe_run(tiny_config(), {}, 1))
 
 
 def test_runs_of_one_second_have_names_of_their_own(tmp_path):
     (tmp_path / "runs").mkdir()
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        made = list(pool.map(runs.new_run_dir, [tmp_path / "runs"] * 24, ["x"] * 24))
+        made = list(
+            pool.map(directory.new_run_dir, [tmp_path / "runs"] * 24, ["x"] * 24)
+        )
     assert len(set(made)) == 24
     assert sorted(made) == sorted((tmp_path / "runs").iterdir())

@@ -13,9 +13,10 @@ import pytest
 import soundfile
 import tensorflow as tf
 
-from cola_msa import audio, export, frontend, frontend_numpy, import_weights
-from cola_msa.clip_windows import ClipWindows
-from cola_msa.embedder import Embedder
+from cola_msa import export, import_weights
+from cola_msa.audio import decode, frontend, frontend_numpy
+from cola_msa.audio.clip_windows import ClipWindows
+from cola_msa.hub.embedder import Embedder
 from tests.cola_msa.released_layout import (
     make_tensors,
     make_variables,
@@ -90,7 +91,7 @@ def folders(request, finished_run, tmp_path_factory):
 
 
 def waveform_of(path) -> np.ndarray:
-    return audio.to_mono(audio.decode(path), RATE)
+    return decode.to_mono(decode.decode(path), RATE)
 
 
 @functools.cache
@@ -132,7 +133,7 @@ def open_embedder(folder):
 
 
 def by_python(folder, path):
-    sound = audio.decode(path)
+    sound = decode.decode(path)
     return open_embedder(folder).windows(sound.samples, sound.rate_hz)[1]
 
 

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from cola_msa import search, search_index
-from cola_msa.config import FrontendConfig
-from cola_msa.search_index import SearchError, build_index, load_index
-from cola_msa.storage import RunError
+from cola_msa import search
+from cola_msa.collection import index as index_lib
+from cola_msa.collection.index import SearchError, build_index, load_index
+from cola_msa.config.schema import FrontendConfig
+from cola_msa.runs.arrays import RunError
 from tests.cola_msa import embedding_tables
 from tests.cola_msa.long_noise import LongNoise, Peak
 from tests.test_commands import run_module
@@ -54,27 +55,27 @@ def test_files_are_found_however_their_names_are_composed(index):
     composed, decomposed = "m/caf\u00e9.ogg", "m/cafe\u0301.ogg"
     paths = (decomposed, *index.table.paths[1:])
     table = dataclasses.replace(index.table, paths=paths)
-    assert search_index.find_row(table, composed) == 0
+    assert index_lib.find_row(table, composed) == 0
     paths = (decomposed, composed, *index.table.paths[2:])
     table = dataclasses.replace(index.table, paths=paths)
-    assert search_index.find_row(table, composed) == 1
+    assert index_lib.find_row(table, composed) == 1
     both = tuple(f"{path}\u00e9" for path in paths)  # neither is as it was asked for
     table = dataclasses.replace(index.table, paths=both)
-    assert search_index.find_row(table, f"{composed}e\u0301") is None
+    assert index_lib.find_row(table, f"{composed}e\u0301") is None
 
 
 def test_files_are_found_by_place_and_by_content(index, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     table = index.table
-    assert search_index.find_row(table, str(tmp_path / table.paths[3])) == 3
-    assert search_index.find_row(table, f"./music/../{table.paths[3]}") == 3
+    assert index_lib.find_row(table, str(tmp_path / table.paths[3])) == 3
+    assert index_lib.find_row(table, f"./music/../{table.paths[3]}") == 3
     moved = tmp_path / "moved.ogg"
     moved.write_bytes(b"sound")
-    assert search_index.find_row(table, str(moved)) is None
-    digest = search_index.file_sha256(moved)
+    assert index_lib.find_row(table, str(moved)) is None
+    digest = index_lib.file_sha256(moved)
     hashes = (*table.sha256[:5], digest, *table.sha256[6:])
     object.__setattr__(table, "sha256", hashes)
-    assert search_index.find_row(table, str(moved)) == 5
+    assert index_lib.find_row(table, str(moved)) == 5
 
 
 @pytest.mark.parametrize(
@@ -110,19 +111,19 @@ def embedded(finished_run, tmp_path_factory):
         tone = np.sin(2 * np.pi * 200 * 2**n * np.arange(48000) / 16000)
         noisy = 0.3 * tone + 0.02 * random.normal(size=48000)
         soundfile.write(root / f"{n}.wav", noisy, 16000)
-    from cola_msa import audio
-    from cola_msa.embedder import Embedder
-    from cola_msa.loading import open_model
+    from cola_msa.audio import decode
+    from cola_msa.hub.embedder import Embedder
+    from cola_msa.hub.loading import open_model
 
     model = open_model(finished_run)
     embedder = Embedder(model)
     rows = []
     for n in range(3):
-        clip = audio.decode(root / f"{n}.wav")
+        clip = decode.decode(root / f"{n}.wav")
         rows.append(embedder(clip.samples, clip.rate_hz))
     columns = {
         "path": [str(root / f"{n}.wav") for n in range(3)],
-        "sha256": [search_index.file_sha256(root / f"{n}.wav") for n in range(3)],
+        "sha256": [index_lib.file_sha256(root / f"{n}.wav") for n in range(3)],
         "start": np.zeros(3),
         "seconds": np.full(3, 3.0),
         "embedding": np.stack(rows),
@@ -196,7 +197,7 @@ class Forbidden:
 
 
 def test_files_are_looked_up_before_anything_is_built(index, tmp_path, monkeypatch):
-    monkeypatch.setattr("cola_msa.neighbours.Neighbours", Forbidden)
+    monkeypatch.setattr("cola_msa.collection.neighbours.Neighbours", Forbidden)
     known = index.table.paths[0]
     with pytest.raises(SearchError, match="nowhere.wav is neither"):
         search.query(index, [known, "nowhere.wav"], 3, model="no/such/model")
@@ -214,8 +215,8 @@ def test_files_are_looked_up_before_anything_is_built(index, tmp_path, monkeypat
 def test_a_new_file_gets_what_embed_would_give(
     embedded, finished_run, tmp_path, hop_seconds
 ):
-    from cola_msa.embed_files import embed_files
-    from cola_msa.loading import open_model
+    from cola_msa.collection.embed import embed_files
+    from cola_msa.hub.loading import open_model
 
     root, _ = embedded
     paths = [str(root / f"{n}.wav") for n in range(4)]
@@ -228,23 +229,23 @@ def test_a_new_file_gets_what_embed_would_give(
         is_quiet=True,
     )
     index = build_index(tmp_path / "e.npz", "cosine")
-    embed = search_index.open_embedder(index, str(finished_run))
+    embed = index_lib.open_embedder(index, str(finished_run))
     for path, row in zip(paths, index.table.embeddings, strict=True):
         np.testing.assert_allclose(embed(path), row, rtol=1e-5, atol=1e-6)
 
 
 def test_memory_does_not_grow_with_a_new_file(index, monkeypatch):
     """Windows overlap so much that their embeddings alone would be 60 MB."""
-    monkeypatch.setattr("cola_msa.audio.AudioReader", LongNoise)
+    monkeypatch.setattr("cola_msa.audio.decode.AudioReader", LongNoise)
     model = types.SimpleNamespace(
         frontend=FrontendConfig(),
         dim=1000,
         key=embedding_tables.MODEL_HASH,
         embed=lambda windows: np.full((len(windows), 1000), 0.5, np.float32),
     )
-    monkeypatch.setattr("cola_msa.loading.open_model", lambda path: model)
+    monkeypatch.setattr("cola_msa.hub.loading.open_model", lambda path: model)
     index.table.metadata["hop_seconds"] = 0.04
-    embed = search_index.open_embedder(index, "model")
+    embed = index_lib.open_embedder(index, "model")
     with Peak() as peak:
         found = embed("long.wav")
     np.testing.assert_array_equal(found, np.full(1000, 0.5, np.float32))
@@ -255,7 +256,7 @@ def test_memory_does_not_grow_with_a_new_file(index, monkeypatch):
 def test_a_hop_that_is_none_is_named(index, monkeypatch, hop_seconds):
     key = embedding_tables.MODEL_HASH
     model = types.SimpleNamespace(frontend=FrontendConfig(), dim=4, key=key)
-    monkeypatch.setattr("cola_msa.loading.open_model", lambda path: model)
+    monkeypatch.setattr("cola_msa.hub.loading.open_model", lambda path: model)
     index.table.metadata["hop_seconds"] = hop_seconds
     with pytest.raises(SearchError, match="the index says that windows are"):
-        search_index.open_embedder(index, "model")
+        index_lib.open_embedder(index, "model")

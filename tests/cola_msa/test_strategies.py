@@ -4,17 +4,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cola_msa import pairs, strategies
-from cola_msa.config import TrainConfig
-from cola_msa.presets import PRESETS, get_preset
-from cola_msa.published import PUBLISHED
+from cola_msa.config import strategies
+from cola_msa.config.presets import PRESETS, get_preset
+from cola_msa.config.published import PUBLISHED
+from cola_msa.config.schema import TrainConfig
+from cola_msa.pairs import sampler as sampler_lib
 
 
 def batches_of(prepared, name, num_updates=1, **fields):
     config = dataclasses.replace(
         get_preset(name).train, **{"batch_size": 8, "seed": 3, **fields}
     )
-    sampler = pairs.PairSampler(prepared, config)
+    sampler = sampler_lib.PairSampler(prepared, config)
     dataset = sampler.dataset(0, num_updates)
     return sampler, [
         {k: v.numpy() for k, v in batch.items()} for batch in iter(dataset)
@@ -81,7 +82,7 @@ def test_source_targeted_models_see_one_source(prepared, name):
 def test_cola_takes_both_windows_from_one_segment_of_the_mixture(prepared):
     _, found = batches_of(prepared, "cola", 4)
     for batch in found:
-        assert batch["is_active"].all() and set(batch["source"]) == {pairs.COLA}
+        assert batch["is_active"].all() and set(batch["source"]) == {sampler_lib.COLA}
         anchor, positive = positions(batch["anchor"]), positions(batch["positive"])
         np.testing.assert_array_equal(anchor[0], positive[0])
         np.testing.assert_array_equal(anchor[1], positive[1])
@@ -149,14 +150,14 @@ def test_mws_is_a_pure_function_of_the_update(prepared):
 
 def test_silent_positives_and_validation_are_not_augmented(prepared):
     config = TrainConfig(batch_size=8, batches="uniform", augment="mws", seed=1)
-    sampler = pairs.PairSampler(prepared, config, silent_value=-3.0)
+    sampler = sampler_lib.PairSampler(prepared, config, silent_value=-3.0)
     silent = [
         batch["positive"].numpy()[~batch["is_active"].numpy()]
         for batch in sampler.dataset(0, 6)
     ]
     silent = np.concatenate(silent)
     assert len(silent) and (silent == -3.0).all()
-    validation = pairs.PairSampler(prepared, config, "validation")
+    validation = sampler_lib.PairSampler(prepared, config, "validation")
     batch = {"anchor": tf.ones([2, 98, 64, 1])}
     assert validation.augment(batch, tf.constant(0), tf.constant(0)) is batch
 

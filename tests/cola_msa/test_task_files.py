@@ -5,11 +5,11 @@ import pathlib
 
 import pytest
 
-from cola_msa import checkpoints
-from cola_msa.evaluation import EvaluationConfig
-from cola_msa.judge import evaluate, render_table
-from cola_msa.prepared import PreparedData
-from cola_msa.tasks import OTHER_TASKS, TaskError, get_task
+from cola_msa.evaluation.judge import evaluate, render_table
+from cola_msa.evaluation.setting import EvaluationConfig
+from cola_msa.evaluation.tasks import OTHER_TASKS, TaskError, get_task
+from cola_msa.records.prepared import PreparedData
+from cola_msa.runs import kept
 from tests.data_prep import trees
 from tests.data_prep.test_datasets import execute
 from tests.test_commands import ROOT, run_module
@@ -44,7 +44,7 @@ def test_other_tasks_have_no_published_scores(name):
 def test_files_that_are_no_task_are_refused(tmp_path, text, message):
     path = tmp_path / "task.py"
     path.write_text(
-        "from cola_msa.tasks import TaskSpec\n"
+        "from cola_msa.evaluation.tasks import TaskSpec\n"
         "def SPEC(name, **changed):\n"
         "    fields = dict(name=name, title='t', dataset='d', task_type='multiclass',\n"
         "                  hidden_units=(), learning_rate=1e-3, scores=('accuracy',))\n"
@@ -72,7 +72,7 @@ def test_a_missing_file_is_named():
 def test_an_encoder_is_judged_on_it(finished_run, tmp_path, dataset, task):
     getattr(trees, f"write_{dataset}")(tmp_path / "raw")
     assert execute(dataset, tmp_path / "raw", tmp_path / "out") == 0
-    encoder = checkpoints.load_encoder(finished_run)
+    encoder = kept.load_encoder(finished_run)
     results = evaluate(
         encoder,
         "key",

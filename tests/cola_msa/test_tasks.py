@@ -4,9 +4,9 @@ import types
 
 import pytest
 
-from cola_msa.published import PUBLISHED, TABLE_1
-from cola_msa.records import DataError
-from cola_msa.tasks import TASKS, TaskError, get_task
+from cola_msa.config.published import PUBLISHED, TABLE_1
+from cola_msa.evaluation.tasks import TASKS, TaskError, get_task
+from cola_msa.records.schema import DataError
 
 
 def fake_data(dataset="fma", task_type="multiclass", splits=None, classes=3):

@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cola_msa import checkpoints
-from cola_msa.config import ModelConfig, TrainConfig
-from cola_msa.model import ContrastiveModel
-from cola_msa.optimizers import build_optimizer
-from cola_msa.pairs import PairSampler
-from cola_msa.prepared import PreparedData
-from cola_msa.presets import get_preset
-from cola_msa.retrieval import retrieval_draws
-from cola_msa.runs import has_stalled
-from cola_msa.scalars import read_metrics
-from cola_msa.training import Trainer, TrainingError
+from cola_msa.config.presets import get_preset
+from cola_msa.config.schema import ModelConfig, TrainConfig
+from cola_msa.evaluation.retrieval import retrieval_draws
+from cola_msa.model.contrastive import ContrastiveModel
+from cola_msa.model.optimizers import build_optimizer
+from cola_msa.pairs.sampler import PairSampler
+from cola_msa.records.prepared import PreparedData
+from cola_msa.runs import kept as kept_lib
+from cola_msa.runs.directory import has_stalled
+from cola_msa.runs.scalars import read_metrics
+from cola_msa.training.trainer import Trainer, TrainingError
 from tests.conftest import tiny_config
 
 # Two replicas need their own process: logical devices are fixed at TensorFlow's start.
@@ -33,8 +33,8 @@ cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(
     cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from cola_msa import replicas
-from cola_msa.config import ModelConfig
-from cola_msa.model import ContrastiveModel
+from cola_msa.config.schema import ModelConfig
+from cola_msa.model.contrastive import ContrastiveModel
 from tests.cola_msa.test_model import make_batch
 
 config = ModelConfig(
@@ -82,7 +82,7 @@ def test_two_replicas_make_the_update_of_the_mean_gradient():
 
 
 def test_a_run_leaves_what_it_promises(finished_run):
-    assert checkpoints.kept_steps(finished_run) == [0, 2, 4]
+    assert kept_lib.kept_steps(finished_run) == [0, 2, 4]
     rows = read_metrics(finished_run)
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert {"loss", "loss_above_chance", "active_accuracy", "deviation"} <= set(rows[0])
@@ -108,9 +108,9 @@ def test_event_files_hold_the_scalars(finished_run):
 
 def test_load_encoder_uses_the_re_estimated_statistics(finished_run):
     windows = np.random.default_rng(0).normal(2, 1.5, (3, 98, 64, 1)).astype(np.float32)
-    encoder = checkpoints.load_encoder(finished_run)
+    encoder = kept_lib.load_encoder(finished_run)
     assert encoder(windows).shape == (3, 64)
-    with np.load(checkpoints.kept_path(finished_run)) as arrays:
+    with np.load(kept_lib.kept_path(finished_run)) as arrays:
         kept = arrays["statistics/anchors/0000/mean"]
         lagging = next(
             arrays[n] for n in arrays if n.startswith("model/") and "bn0/moving_m" in n
@@ -120,19 +120,17 @@ def test_load_encoder_uses_the_re_estimated_statistics(finished_run):
 
 
 def test_untrained_and_trained_encoders_differ(finished_run):
-    keys = {checkpoints.encoder_key(finished_run, s) for s in (0, 2, 4, None)}
+    keys = {kept_lib.encoder_key(finished_run, s) for s in (0, 2, 4, None)}
     assert len(keys) == 3
 
 
 def test_a_missing_step_lists_those_there_are(finished_run):
-    with pytest.raises(checkpoints.RunError, match="no kept checkpoint of step 3; .*4"):
-        checkpoints.load_encoder(finished_run, 3)
+    with pytest.raises(kept_lib.RunError, match="no kept checkpoint of step 3; .*4"):
+        kept_lib.load_encoder(finished_run, 3)
 
 
 def test_another_configuration_is_refused_by_field(finished_run, prepared):
-    with pytest.raises(
-        checkpoints.RunError, match=r"train.learning_rate: 0.001 != 0.5"
-    ):
+    with pytest.raises(kept_lib.RunError, match=r"train.learning_rate: 0.001 != 0.5"):
         Trainer(tiny_config(learning_rate=0.5), prepared, finished_run)
 
 
@@ -156,8 +154,8 @@ def test_a_stopped_run_ends_with_the_same_weights(
     assert again.update == stop_after
     assert again.run() == "finished"
     with (
-        np.load(checkpoints.kept_path(finished_run)) as expected,
-        np.load(checkpoints.kept_path(run_dir)) as found,
+        np.load(kept_lib.kept_path(finished_run)) as expected,
+        np.load(kept_lib.kept_path(run_dir)) as found,
     ):
         assert set(expected) == set(found)
         for name in expected:
@@ -357,7 +355,7 @@ def test_efficientnet_trains_and_reloads(prepared_dir, tmp_path):
     run_dir = tmp_path / "run"
     assert Trainer(config, data, run_dir).run() == "finished"
     windows = np.zeros((2, 98, 64, 1), np.float32)
-    assert checkpoints.load_encoder(run_dir)(windows).shape == (2, 1280)
+    assert kept_lib.load_encoder(run_dir)(windows).shape == (2, 1280)
 
 
 def test_the_command_trains_on_two_logical_cpus(prepared_dir, tmp_path):

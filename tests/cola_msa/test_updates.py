@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cola_msa import losses
-from cola_msa.config import TrainConfig
-from cola_msa.pairs import PairSampler
-from cola_msa.training import Trainer
-from cola_msa.updates import UpdateError, Updater, num_parts
+from cola_msa.config.schema import TrainConfig
+from cola_msa.model import losses
+from cola_msa.pairs.sampler import PairSampler
+from cola_msa.training.trainer import Trainer
+from cola_msa.training.updates import UpdateError, Updater, num_parts
 from tests.cola_msa.test_model import make_batch, make_model
 from tests.conftest import tiny_config
 

@@ -9,12 +9,14 @@ import sys
 import numpy as np
 import pytest
 
-from cola_msa import checkpoints, pretrained, warm_start
-from cola_msa.encoder_info import encoder_info
-from cola_msa.model import ContrastiveModel
-from cola_msa.storage import RunError, read_arrays
-from cola_msa.strategies import strategy_of
-from cola_msa.training import Trainer
+from cola_msa.config.strategies import strategy_of
+from cola_msa.hub import pretrained
+from cola_msa.model.contrastive import ContrastiveModel
+from cola_msa.runs import kept
+from cola_msa.runs.arrays import RunError, read_arrays
+from cola_msa.runs.info import encoder_info
+from cola_msa.training import warm_start
+from cola_msa.training.trainer import Trainer
 from tests.cola_msa.test_resume import (
     TINY,
     assert_equal_runs,
@@ -49,8 +51,8 @@ def warm_run(prepared, finished_run, tmp_path_factory):
 
 
 def test_the_first_weights_are_the_last_of_the_other_run(warm_run, finished_run):
-    found = weights_of(checkpoints.kept_path(warm_run, "init"))
-    expected = weights_of(checkpoints.kept_path(finished_run))
+    found = weights_of(kept.kept_path(warm_run, "init"))
+    expected = weights_of(kept.kept_path(finished_run))
     assert set(found) == set(expected) and len(found) > 20
     for name, value in expected.items():
         np.testing.assert_array_equal(found[name], value, err_msg=name)
@@ -58,8 +60,8 @@ def test_the_first_weights_are_the_last_of_the_other_run(warm_run, finished_run)
 
 def test_the_loaded_start_computes_what_the_other_run_does(warm_run, finished_run):
     windows = np.random.default_rng(0).normal(-3, 1, (4, 98, 64, 1)).astype(np.float32)
-    found = checkpoints.load_model(warm_run, "init", "pairs")
-    expected = checkpoints.load_model(finished_run, None, "pairs")
+    found = kept.load_model(warm_run, "init", "pairs")
+    expected = kept.load_model(finished_run, None, "pairs")
     # Both were prepared from the same data: the statistics agree but for the draws.
     for model in (found, expected):
         for layer in model.batch_norm_layers():
@@ -78,41 +80,41 @@ def test_step_0_is_a_network_with_fresh_weights(warm_run, prepared):
         manifest["log_mel_std"],
         seed=7,
     )
-    found = read_arrays(checkpoints.kept_path(warm_run, 0))
-    values = checkpoints.fitting_values("model", fresh.variables, found)
+    found = read_arrays(kept.kept_path(warm_run, 0))
+    values = kept.fitting_values("model", fresh.variables, found)
     for variable, value in zip(fresh.variables, values, strict=True):
         np.testing.assert_array_equal(value, np.array(variable), err_msg=variable.path)
     kernel = next(n for n in found if n.endswith("conv0/kernel"))
-    init = read_arrays(checkpoints.kept_path(warm_run, "init"))
+    init = read_arrays(kept.kept_path(warm_run, "init"))
     assert np.abs(found[kernel] - init[kernel]).max() > 0.01
 
 
 def test_the_run_says_where_it_came_from(warm_run, finished_run):
-    run = checkpoints.load_run(warm_run)
-    last = checkpoints.kept_path(finished_run)
+    run = kept.load_run(warm_run)
+    last = kept.kept_path(finished_run)
     assert run["init"]["path"] == str(last.resolve())
     assert run["init"]["fingerprint"] == run["config"]["train"]["init_from"] != ""
     info = encoder_info(warm_run, None, "trained")
     assert info.init_from == str(last.resolve())
     assert encoder_info(warm_run, "init", "trained").step == 0
     assert encoder_info(warm_run, 0, "untrained").init_from is None
-    train = checkpoints.load_config(warm_run).train
+    train = kept.load_config(warm_run).train
     assert strategy_of(train) is None
     assert strategy_of(dataclasses.replace(train, init_from="")) is not None
 
 
 def test_the_input_normalization_comes_along(warm_run, finished_run):
-    found = checkpoints.load_encoder(warm_run).get_layer("normalization")
-    expected = checkpoints.load_encoder(finished_run).get_layer("normalization")
+    found = kept.load_encoder(warm_run).get_layer("normalization")
+    expected = kept.load_encoder(finished_run).get_layer("normalization")
     np.testing.assert_array_equal(found.adapt_mean, expected.adapt_mean)
     np.testing.assert_array_equal(found.mean, expected.mean)
 
 
 def test_a_kept_file_and_its_run_give_the_same_start(finished_run):
     last = warm_start.read_warm_start(finished_run)
-    path = checkpoints.kept_path(finished_run)
+    path = kept.kept_path(finished_run)
     assert warm_start.read_warm_start(path).fingerprint == last.fingerprint
-    first = warm_start.read_warm_start(checkpoints.kept_path(finished_run, 0))
+    first = warm_start.read_warm_start(kept.kept_path(finished_run, 0))
     assert first.fingerprint != last.fingerprint
 
 
@@ -184,7 +186,7 @@ def test_killed_and_resumed_equals_uninterrupted(prepared_dir, finished_run, tmp
 
 
 def test_the_same_run_with_another_start_is_refused(prepared_dir, warm_run, tmp_path):
-    other = checkpoints.kept_path(warm_run, 0)
+    other = kept.kept_path(warm_run, 0)
     command = [sys.executable, "-m", "cola_msa.train", f"--run_dir={warm_run}"]
     command += [f"--data_dir={prepared_dir}", f"--init_from={other}", "--preset=smoke"]
     result = subprocess.run(command, capture_output=True, text=True)

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from cola_msa import window_reader, windows
-from cola_msa.records import DataError
+from cola_msa.records import reader as reader_lib
+from cola_msa.records import windows
+from cola_msa.records.schema import DataError
 from tests.cola_msa.test_embeddings import clip_mel, write_data
 
 # One window; a short segment; whole segments alone; a tail; a tail below a window.
@@ -27,7 +28,7 @@ def data(tmp_path, clips):
 
 
 def read(drawn):
-    reader = window_reader.WindowReader(drawn.paths, *SHAPE)
+    reader = reader_lib.WindowReader(drawn.paths, *SHAPE)
     try:
         return reader.read(drawn.shard, drawn.byte_offset)
     finally:
@@ -130,10 +131,10 @@ def test_few_open_files_read_the_same(data, monkeypatch):
     drawn = windows.find_segments(data, ["train", "train_extra"]).draw(0, 0)
     assert len(set(drawn.shard.tolist())) > 2
     expected = read(drawn)
-    monkeypatch.setattr(window_reader, "_MAX_OPEN_FILES", 1)
+    monkeypatch.setattr(reader_lib, "_MAX_OPEN_FILES", 1)
     np.testing.assert_array_equal(read(drawn), expected)
-    bounds = window_reader.fixed_bounds(drawn.num_windows, 2)
-    with window_reader.open_windows(drawn, SHAPE, bounds) as batches:
+    bounds = reader_lib.fixed_bounds(drawn.num_windows, 2)
+    with reader_lib.open_windows(drawn, SHAPE, bounds) as batches:
         np.testing.assert_array_equal(np.concatenate(list(batches)), expected)
 
 
@@ -155,12 +156,12 @@ def test_a_shard_that_ends_too_early_is_named(data):
     ],
 )
 def test_even_bounds(num_windows, size, sizes):
-    bounds = window_reader.even_bounds(num_windows, size)
+    bounds = reader_lib.even_bounds(num_windows, size)
     assert (bounds[0], bounds[-1]) == (0, num_windows)
     assert np.diff(bounds).tolist() == sizes
 
 
 def test_fixed_bounds():
-    assert window_reader.fixed_bounds(10, 4) == [0, 4, 8, 10]
-    assert window_reader.fixed_bounds(8, 4) == [0, 4, 8]
-    assert window_reader.fixed_bounds(0, 4) == [0]
+    assert reader_lib.fixed_bounds(10, 4) == [0, 4, 8, 10]
+    assert reader_lib.fixed_bounds(8, 4) == [0, 4, 8]
+    assert reader_lib.fixed_bounds(0, 4) == [0]

@@ -13,8 +13,8 @@ import time
 import numpy as np
 import pytest
 
-from cola_msa import runs, storage
-from cola_msa.workers import WorkerError, parse_tf_config
+from cola_msa.runs import arrays, directory
+from cola_msa.training.workers import WorkerError, parse_tf_config
 from tests.cola_msa.test_resume import (
     TIMEOUT_SECONDS,
     TINY,
@@ -29,8 +29,8 @@ import os, sys
 import numpy as np
 from absl import app
 from cola_msa import resume, train
-from cola_msa.console import run_command
-from cola_msa.training import Trainer
+from cola_msa.system.console import run_command
+from cola_msa.training.trainer import Trainer
 
 path, run = sys.argv.pop(1), Trainer.run
 
@@ -126,7 +126,7 @@ def test_two_workers_train_as_two_devices_of_one_machine(prepared_dir, tmp_path)
         capture_output=True,
     )
     name = "checkpoints/update-00000020.npz"
-    found, expected = (storage.read_arrays(p / name) for p in (together, alone))
+    found, expected = (arrays.read_arrays(p / name) for p in (together, alone))
     found.pop("state"), expected.pop("state")
     assert set(found) == set(expected)
     for key, value in expected.items():
@@ -258,4 +258,4 @@ def test_a_wrong_tf_config_is_explained(monkeypatch, text, message):
     if text is not None:
         monkeypatch.setenv("TF_CONFIG", text)
     with pytest.raises(WorkerError, match=message):
-        runs.build_strategy("multi_worker")
+        directory.build_strategy("multi_worker")

@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from cola_msa import checkpoints, storage
 from cola_msa.export import listed_files
+from cola_msa.runs import arrays as arrays_lib
+from cola_msa.runs import kept
 from tests.cola_msa.forked import Forks
 from tests.cola_msa.test_resume import assert_equal_runs
 
@@ -102,7 +103,7 @@ def run_is_absent_or_whole(work, old, new) -> None:
     found = settled(work)
     if found != old:
         assert found == new
-        checkpoints.load_model(work / "out")
+        kept.load_model(work / "out")
 
 
 def embeddings_are_kept(work, old, new) -> None:
@@ -136,7 +137,7 @@ def results_are_new(work, old, new) -> None:
 def run_can_be_read(work, old, new) -> None:
     """Training never has a whole output but at its end; what stands is whole."""
     for path in work.rglob("*.npz"):
-        storage.read_arrays(path)
+        arrays_lib.read_arrays(path)
     for path in work.rglob("*.json"):
         json.loads(path.read_text())
 

@@ -3,7 +3,7 @@
 import json
 import pathlib
 
-from data_prep import inputs
+from data_prep.remote import inputs
 
 # Every clip is a shard of its own.
 FOLDER_FLAGS = ("--split_by=clip", "--validation_share=0", "--clips_per_shard=1")

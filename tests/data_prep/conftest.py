@@ -10,8 +10,10 @@ import pytest
 from absl import flags
 from fsspec.implementations.memory import MemoryFileSystem
 
-from cola_msa.config import SOURCES
-from data_prep import remote, separator_weights, train_separator
+from cola_msa.config.schema import SOURCES
+from data_prep import train_separator
+from data_prep.remote import addresses
+from data_prep.stems import weights
 from tests.data_prep import trees
 
 TINY_SEPARATOR = (
@@ -44,8 +46,8 @@ def stems_dir(tmp_path_factory) -> pathlib.Path:
 def openunmix():
     """The package; without the extra tests are skipped, but in CI they fail."""
     try:
-        return separator_weights.start_torch(num_threads=1)
-    except separator_weights.SeparatorError as error:
+        return weights.start_torch(num_threads=1)
+    except weights.SeparatorError as error:
         if os.environ.get("CI") == "true":
             pytest.fail(f"CI needs the extra: {error}")
         pytest.skip(str(error))
@@ -75,8 +77,8 @@ def bucket(monkeypatch, tmp_path):
     """An empty memory file system; scratch files go where the test can see them."""
     monkeypatch.setattr(MemoryFileSystem, "store", {})
     monkeypatch.setattr(MemoryFileSystem, "pseudo_dirs", [""])
-    monkeypatch.setattr(remote, "_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(addresses, "_PAUSE_SECONDS", 0.0)
     (tmp_path / "scratch").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
-    remote.open_folder.cache_clear()
+    addresses.open_folder.cache_clear()
     return fsspec.filesystem("memory")

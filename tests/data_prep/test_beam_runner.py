@@ -8,8 +8,11 @@ import sys
 
 import pytest
 
-from data_prep import beam_runner, folder, runner, separation, shards
-from data_prep.clips import IndexOptions
+from data_prep.datasets import folder
+from data_prep.datasets.base import IndexOptions
+from data_prep.pipeline import beam as beam_lib
+from data_prep.pipeline import runner, shards
+from data_prep.stems import separator
 from tests.data_prep import trees
 from tests.data_prep.test_runner import digests
 
@@ -24,7 +27,7 @@ IN_MEMORY = "--direct_running_mode=in_memory"
 def beam():
     """The package; without the extra tests are skipped, but in CI they fail."""
     try:
-        return beam_runner.import_beam()
+        return beam_lib.import_beam()
     except runner.PreparationError as error:
         if os.environ.get("CI") == "true":
             pytest.fail(f"CI needs the extra: {error}")
@@ -44,7 +47,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def prepare(raw: pathlib.Path, output: pathlib.Path, num_workers=1, beam_args=None):
     engine = None
     if beam_args is not None:
-        engine = functools.partial(beam_runner.run, beam_args=beam_args)
+        engine = functools.partial(beam_lib.run, beam_args=beam_args)
     return runner.prepare(
         folder.DATASET,
         CONFIG,
@@ -93,14 +96,14 @@ def test_progress_counts_clips_and_failures(raw, tmp_path):
     plan = shards.make_plan(found.clips, CONFIG)
     job = runner.Job(CONFIG, plan.hash, raw, tmp_path)
     seen: list[tuple[int, int, float]] = []
-    beam_runner.run(
+    beam_lib.run(
         job, plan.shards, 1, lambda *counts: seen.append(counts), beam_args=IN_MEMORY
     )
     assert seen[-1] == (7, 1, pytest.approx(12)) and seen == sorted(seen)
 
 
 def test_an_error_in_a_worker_is_one_line(raw, tmp_path, monkeypatch):
-    load = separation.load_clip
+    load = separator.load_clip
     seen = []
 
     def fail(*arguments, **keywords):
@@ -109,7 +112,7 @@ def test_an_error_in_a_worker_is_one_line(raw, tmp_path, monkeypatch):
             raise OSError(28, "No space left on device", "shard")
         return load(*arguments, **keywords)
 
-    monkeypatch.setattr(separation, "load_clip", fail)
+    monkeypatch.setattr(separator, "load_clip", fail)
     with pytest.raises(runner.PreparationError) as error:
         prepare(raw, tmp_path, 1, IN_MEMORY)
     message = str(error.value)
@@ -118,12 +121,12 @@ def test_an_error_in_a_worker_is_one_line(raw, tmp_path, monkeypatch):
     # Shards have two clips at most, and Beam shuffles them.
     assert len(list(tmp_path.glob("*.tfrecord"))) in (1, 2)
     assert not list(tmp_path.glob("*.tmp"))
-    monkeypatch.setattr(separation, "load_clip", load)
+    monkeypatch.setattr(separator, "load_clip", load)
     prepare(raw, tmp_path, 1, IN_MEMORY)
 
 
 def test_workers_that_write_elsewhere_are_noticed(raw, tmp_path, monkeypatch):
-    monkeypatch.setattr(beam_runner, "build", _build_nothing)
+    monkeypatch.setattr(beam_lib, "build", _build_nothing)
     with pytest.raises(runner.PreparationError, match="do its workers see the same"):
         prepare(raw, tmp_path, 1, IN_MEMORY)
 

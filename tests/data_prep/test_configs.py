@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cola_msa.config import ConfigError, FrontendConfig, from_dict, to_dict
-from data_prep.clips import IndexOptions
+from cola_msa.config.schema import ConfigError, FrontendConfig, from_dict, to_dict
+from data_prep.datasets.base import IndexOptions
 from data_prep.demo.config import DemoConfig
-from data_prep.separator_data import SeparatorConfig
-from data_prep.separator_report import EvaluationConfig
-from data_prep.separator_stream import Chunking
-from data_prep.shards import PrepConfig
+from data_prep.pipeline.shards import PrepConfig
+from data_prep.separator.report import EvaluationConfig
+from data_prep.separator.tracks import SeparatorConfig
+from data_prep.stems.stream import Chunking
 
 ALL = (
     PrepConfig,

@@ -7,10 +7,11 @@ import pathlib
 import numpy as np
 import pytest
 
-from cola_msa import audio, records
-from cola_msa import prepared as prepared_lib
-from data_prep import fma, mtat, nsynth
-from data_prep.clips import IndexOptions
+from cola_msa.audio import decode
+from cola_msa.records import prepared as prepared_lib
+from cola_msa.records import schema
+from data_prep.datasets import fma, mtat, nsynth
+from data_prep.datasets.base import IndexOptions
 from tests.data_prep import trees
 from tests.data_prep.test_datasets import (
     MUSIC,
@@ -133,7 +134,7 @@ def test_real_music_where_it_lies_beside_the_checkout(name: str):
         }[name]
     )
     clip = found.clips[0]
-    decoded = audio.decode(MUSIC / name / clip.path, clip.expected_seconds)
+    decoded = decode.decode(MUSIC / name / clip.path, clip.expected_seconds)
     assert decoded.seconds > 3.9
 
 
@@ -220,7 +221,7 @@ def test_clips_that_are_broken_as_published_are_told_as_such(
 
 
 def test_prepared_data_at_an_address_is_refused():
-    with pytest.raises(records.DataError, match="copy the folder to a local disk"):
+    with pytest.raises(schema.DataError, match="copy the folder to a local disk"):
         prepared_lib.PreparedData("gs://bucket/prepared")
 
 

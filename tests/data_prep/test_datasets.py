@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from absl import flags
 
-from cola_msa import prepared as prepared_lib
-from data_prep import cli, clips, fma, folder, mtat, multitrack, nsynth, segments
-from data_prep.clips import DatasetError, IndexOptions
+from cola_msa.records import prepared as prepared_lib
+from data_prep.datasets import base as base_lib
+from data_prep.datasets import fma, folder, mtat, multitrack, nsynth
+from data_prep.datasets.base import DatasetError, IndexOptions
+from data_prep.pipeline import cli, segments
 from tests.cola_msa import test_audio_files
 from tests.data_prep import trees
 
@@ -25,7 +27,7 @@ def write_tree(name: str, root: pathlib.Path) -> pathlib.Path:
     return getattr(trees, f"write_{name}")(root)
 
 
-def dataset_of(name: str) -> clips.Dataset:
+def dataset_of(name: str) -> base_lib.Dataset:
     return importlib.import_module(f"data_prep.{name}").DATASET
 
 
@@ -64,7 +66,7 @@ def test_index_contract(prepared):
     assert len({c.clip_id for c in found.clips}) == len(found.clips)
     for clip in found.clips:
         assert (root / clip.path).exists() and not pathlib.Path(clip.path).is_absolute()
-        assert clip.split.removesuffix("_extra") in clips.SPLITS
+        assert clip.split.removesuffix("_extra") in base_lib.SPLITS
         assert clip.group
         assert list(clip.labels) == sorted(set(clip.labels))
         assert all(0 <= label < len(found.class_names) for label in clip.labels)
@@ -267,7 +269,7 @@ def test_folder_splits_are_seeded(tmp_path: pathlib.Path, split_by: str):
     [(1, 0.15, 0), (2, 0.15, 1), (3, 0.0, 0), (20, 0.15, 3), (2, 0.9, 1)],
 )
 def test_split_groups_always_leaves_training_data(num_groups, share, expected):
-    split_of = clips.split_groups(map(str, range(num_groups)), share, 0.0, 0)
+    split_of = base_lib.split_groups(map(str, range(num_groups)), share, 0.0, 0)
     assert list(split_of.values()).count("validation") == expected
     assert "train" in split_of.values()
 
@@ -306,7 +308,7 @@ def test_stems_from_disk(
 # What is left out --------------------------------------------------------------------
 
 
-def index_of(name: str, root: pathlib.Path) -> clips.DatasetIndex:
+def index_of(name: str, root: pathlib.Path) -> base_lib.DatasetIndex:
     return dataset_of(name).index(root, default_options(name))
 
 

@@ -10,19 +10,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from data_prep.demo import (
-    DemoConfig,
-    compose,
-    fma_tree,
-    jobs,
-    mtat_tree,
-    nsynth_tree,
-    render,
-    styles,
-    trees,
-    write_demo,
-)
+from data_prep.demo import DemoConfig, jobs, render, write_demo
+from data_prep.demo.composition import compose, styles
 from data_prep.demo.config import SAMPLE_RATE_HZ, SPLIT_FOLDERS, SPLITS
+from data_prep.demo.trees import fma, nsynth, write
+from data_prep.demo.trees import mtat as mtat_lib
 
 TINY = DemoConfig(
     seed=3,
@@ -117,8 +109,8 @@ def test_songs_of_a_style_differ(rendered_songs):
 
 
 def test_stems_on_disk_sum_to_the_mixture():
-    job = mtat_tree.list_jobs(TINY)[0]
-    rng = jobs.make_rng(TINY.seed, mtat_tree.STREAM, job.index)
+    job = mtat_lib.list_jobs(TINY)[0]
+    rng = jobs.make_rng(TINY.seed, mtat_lib.STREAM, job.index)
     song = compose.compose_song(styles.STYLES[job.label], 4.0, rng)
     rendered = render.render_song(song, 64000, SAMPLE_RATE_HZ, rng)
     total = sum(stem.astype(np.float64) for stem in rendered.stems.values())
@@ -126,8 +118,8 @@ def test_stems_on_disk_sum_to_the_mixture():
 
 
 def test_written_stems_are_the_rendered_ones(demo_dir):
-    job = mtat_tree.list_jobs(TINY)[0]
-    rng = jobs.make_rng(TINY.seed, mtat_tree.STREAM, job.index)
+    job = mtat_lib.list_jobs(TINY)[0]
+    rng = jobs.make_rng(TINY.seed, mtat_lib.STREAM, job.index)
     song = compose.compose_song(styles.STYLES[job.label], 4.0, rng)
     rendered = render.render_song(song, 64000, SAMPLE_RATE_HZ, rng)
     (clip_dir,) = (demo_dir / "mtat_stems" / "0").iterdir()
@@ -179,13 +171,13 @@ def test_mtat_tables_list_the_same_clips(demo_dir, annotations):
 
 def test_untagged_clips_have_no_tag(tmp_path):
     config = dataclasses.replace(TINY, clip_seconds=2.0, untagged_share=1.0)
-    rows = mtat_tree.write_song(tmp_path, config, mtat_tree.list_jobs(config)[0])
+    rows = mtat_lib.write_song(tmp_path, config, mtat_lib.list_jobs(config)[0])
     assert [row["tags"] for row in rows] == [[]]
 
 
 def test_clips_of_a_song_share_a_folder(tmp_path):
     config = dataclasses.replace(TINY, clip_seconds=2.0, clips_per_song=3)
-    rows = mtat_tree.write_song(tmp_path, config, mtat_tree.list_jobs(config)[5])
+    rows = mtat_lib.write_song(tmp_path, config, mtat_lib.list_jobs(config)[5])
     assert len(rows) == 3
     assert {row["mp3_path"][0] for row in rows} == {"5"}
     assert [row["start"] for row in rows] == [0, 2, 4]
@@ -196,15 +188,15 @@ def test_nsynth_split_is_complete(demo_dir, split):
     folder = demo_dir / "nsynth" / f"nsynth-{split}"
     examples = json.loads((folder / "examples.json").read_text(encoding="utf-8"))
     families = {fields["instrument_family_str"] for fields in examples.values()}
-    assert families == set(nsynth_tree.FAMILIES)
+    assert families == set(nsynth.FAMILIES)
     assert len({fields["note"] for fields in examples.values()}) == len(examples)
     for name, fields in examples.items():
         waveform, rate_hz = soundfile.read(folder / "audio" / f"{name}.wav")
         assert (rate_hz, waveform.shape) == (SAMPLE_RATE_HZ, (64000,))
         assert np.abs(waveform).max() > 0.1
-        family = list(nsynth_tree.FAMILIES)[fields["instrument_family"]]
+        family = list(nsynth.FAMILIES)[fields["instrument_family"]]
         assert family == fields["instrument_family_str"]
-        assert len(fields["qualities"]) == len(nsynth_tree.QUALITIES)
+        assert len(fields["qualities"]) == len(nsynth.QUALITIES)
 
 
 def test_nsynth_splits_share_no_instrument(demo_dir):
@@ -221,11 +213,11 @@ def test_nsynth_splits_share_no_instrument(demo_dir):
 
 
 def test_nsynth_test_timbres_are_unseen():
-    listed = nsynth_tree.list_jobs(DemoConfig())
+    listed = nsynth.list_jobs(DemoConfig())
     patches = [
-        nsynth_tree.draw_instrument(DemoConfig(), job)[0]
+        nsynth.draw_instrument(DemoConfig(), job)[0]
         for job in listed
-        if list(nsynth_tree.FAMILIES)[job.label] != "vocal"
+        if list(nsynth.FAMILIES)[job.label] != "vocal"
     ]
     assert len(set(patches)) == len(patches)
 
@@ -245,14 +237,14 @@ def test_fma_table_has_three_header_rows(demo_dir):
         for style in styles.STYLES[: styles.NUM_GENRES]
     }
     for row in rows:
-        waveform, rate_hz = soundfile.read(fma_tree.track_path(demo_dir, int(row[0])))
+        waveform, rate_hz = soundfile.read(fma.track_path(demo_dir, int(row[0])))
         assert rate_hz == 22050
         assert waveform.shape == (rate_hz, 2)
         assert np.abs(waveform).max() < 1.0
 
 
 def test_trees_share_no_song():
-    streams = {mtat_tree.STREAM, nsynth_tree.STREAM, fma_tree.STREAM}
+    streams = {mtat_lib.STREAM, nsynth.STREAM, fma.STREAM}
     assert len(streams) == 3
     first, second = (jobs.make_rng(0, stream, 0).random() for stream in (1, 3))
     assert first != second
@@ -264,7 +256,7 @@ def test_result_does_not_depend_on_the_workers(demo_dir, tmp_path):
 
 
 def test_finished_tree_is_reused(demo_dir, monkeypatch):
-    monkeypatch.setattr(trees, "_TREES", None)
+    monkeypatch.setattr(write, "_TREES", None)
     record = write_demo(demo_dir, TINY)
     assert record["counts"]["mtat"]["num_clips"] == 16
 
@@ -281,18 +273,18 @@ def test_stopped_run_continues(demo_dir, tmp_path, monkeypatch):
         if len(written) == 7:
             raise KeyboardInterrupt
         written.append(job.index)
-        return mtat_tree.write_song(output_dir, config, job)
+        return mtat_lib.write_song(output_dir, config, job)
 
-    (mtat,) = (entry for entry in trees._TREES if entry[0] == "mtat")
+    (mtat,) = (entry for entry in write._TREES if entry[0] == "mtat")
     stopping = (*mtat[:2], stop_after_seven, mtat[3])
     with monkeypatch.context() as patch:
-        patch.setattr(trees, "_TREES", (stopping,))
+        patch.setattr(write, "_TREES", (stopping,))
         with pytest.raises(KeyboardInterrupt):
             write_demo(tmp_path, TINY, num_workers=1)
     assert not (tmp_path / "demo.json").exists()
     stamps = {p: p.stat().st_mtime_ns for p in (tmp_path / "mtat").rglob("*.mp3")}
     assert len(stamps) == 7
-    monkeypatch.setattr(trees, "_TREES", (mtat,))
+    monkeypatch.setattr(write, "_TREES", (mtat,))
     write_demo(tmp_path, TINY, num_workers=1)
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
     assert _digests(tmp_path / "mtat") == _digests(demo_dir / "mtat")

@@ -14,8 +14,10 @@ import time
 
 import pytest
 
-from data_prep import folder, shards, waveforms
-from data_prep.clips import IndexOptions
+from data_prep.datasets import folder
+from data_prep.datasets.base import IndexOptions
+from data_prep.pipeline import shards
+from data_prep.stems import waveforms
 from tests.data_prep import trees
 from tests.data_prep.test_datasets import execute
 from tests.data_prep.test_runner import digests

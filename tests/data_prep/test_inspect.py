@@ -11,11 +11,14 @@ import pytest
 import tensorflow as tf
 from absl import flags
 
-from cola_msa import records
-from cola_msa.config import SOURCES
-from cola_msa.prepared import PreparedData
-from data_prep import folder, inspect, multitrack, pictures, runner, shards
-from data_prep.clips import IndexOptions
+from cola_msa.config.schema import SOURCES
+from cola_msa.records import schema
+from cola_msa.records.prepared import PreparedData
+from data_prep import inspect
+from data_prep.checks import pictures
+from data_prep.datasets import folder, multitrack
+from data_prep.datasets.base import IndexOptions
+from data_prep.pipeline import runner, shards
 from tests.data_prep import trees
 
 CONFIG = shards.PrepConfig(
@@ -57,7 +60,7 @@ def pixels_of(path: pathlib.Path, colour: str) -> np.ndarray:
 
 def test_a_clip_is_read_as_it_was_stored(prepared):
     segments = [
-        records.decode_segment(record, SOURCES)
+        schema.decode_segment(record, SOURCES)
         for path in sorted(prepared.glob("*.tfrecord"))
         for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
     ]

@@ -6,9 +6,10 @@ import shutil
 
 import pytest
 
-from cola_msa import audio
-from cola_msa.config import FrontendConfig
-from data_prep import clips, separation
+from cola_msa.audio import decode
+from cola_msa.config.schema import FrontendConfig
+from data_prep.datasets import base
+from data_prep.stems import separator
 from tests.cola_msa import test_audio_files
 from tests.data_prep import test_datasets, trees
 
@@ -24,7 +25,7 @@ PLACES = {
 }
 
 
-def index(name: str, root: pathlib.Path) -> clips.DatasetIndex:
+def index(name: str, root: pathlib.Path) -> base.DatasetIndex:
     return test_datasets.index_of(name, root)
 
 
@@ -135,9 +136,9 @@ def test_stems_beside_the_mixtures_have_any_case(tmp_path, names, expected):
     trees.write_wav(tmp_path / "a.wav", trees.chirp(2))
     for name in names:
         trees.write_wav(tmp_path / "stems" / "a" / name, trees.chirp(2))
-    clip = clips.Clip("a", "a.wav", "train", "a", wants_stems=True)
+    clip = base.Clip("a", "a.wav", "train", "a", wants_stems=True)
     sources = ("vocals", "drums")
-    stems = separation.load_clip(
+    stems = separator.load_clip(
         clip, sources, FrontendConfig(), tmp_path, stems_dir="stems"
     )[1]
     assert sorted(stems) == expected
@@ -154,8 +155,8 @@ def test_a_folder_of_stems_without_permission_fails_its_clip(tmp_path, monkeypat
         return listdir(path)
 
     monkeypatch.setattr(os, "listdir", refuse)
-    clip = clips.Clip("a", "a.wav", "train", "a", wants_stems=True)
-    with pytest.raises(audio.StemError, match="cannot be read: Permission denied"):
-        separation.load_clip(
+    clip = base.Clip("a", "a.wav", "train", "a", wants_stems=True)
+    with pytest.raises(decode.StemError, match="cannot be read: Permission denied"):
+        separator.load_clip(
             clip, ("vocals",), FrontendConfig(), tmp_path, stems_dir="stems"
         )

@@ -9,22 +9,16 @@ import pytest
 import soundfile
 from absl import flags
 
-from cola_msa import audio
-from cola_msa.config import FrontendConfig
-from data_prep import (
-    folder,
-    mtat,
-    processes,
-    runner,
-    segments,
-    separate,
-    separation,
-    shards,
-)
-from data_prep.clips import Clip, IndexOptions
-from data_prep.progress import Progress
-from data_prep.separator_stream import ChunkedSeparation, Chunking
-from data_prep.waveforms import Waveform
+from cola_msa.audio import decode
+from cola_msa.config.schema import FrontendConfig
+from data_prep import separate
+from data_prep.datasets import folder, mtat
+from data_prep.datasets.base import Clip, IndexOptions
+from data_prep.pipeline import processes, runner, segments, shards
+from data_prep.pipeline.progress import Progress
+from data_prep.stems import separator as separator_lib
+from data_prep.stems.stream import ChunkedSeparation, Chunking
+from data_prep.stems.waveforms import Waveform
 from tests.data_prep import trees
 from tests.data_prep.test_runner import digests
 
@@ -55,11 +49,11 @@ def test_chunks_join_to_the_whole(num_samples, block):
 
 def test_a_chunked_clip_is_near_the_whole(openunmix, weights_dir):
     samples = np.stack([trees.chirp(12, 44100, seed=k) for k in (0, 1)])
-    decoded = audio.Audio(samples, 44100)
+    decoded = decode.Audio(samples, 44100)
     found = {}
     for chunk_windows in (8, 2):  # of 3.5 s
         chunking = Chunking(chunk_windows, 1, 0.5)
-        separator = separation.Separator(
+        separator = separator_lib.Separator(
             "weights", weights_dir, 1, 0, chunking=chunking
         )
         found[chunk_windows] = separator.separate(decoded, 16000)
@@ -85,7 +79,7 @@ def test_quantized_stems_never_clip(peak, exponent):
 def test_a_waveform_in_a_file_is_one_in_memory(monkeypatch):
     samples = trees.chirp(20)
     whole = Waveform(samples)
-    monkeypatch.setattr("data_prep.waveforms._MEMORY_BYTES", 1000)
+    monkeypatch.setattr("data_prep.stems.waveforms._MEMORY_BYTES", 1000)
     spooled = Waveform()
     for start in range(0, len(samples), 777):
         spooled.append(samples[start : start + 777])
@@ -143,20 +137,20 @@ def test_the_cache_gives_the_shards_of_direct_preparation(
     assert _separate(root, cache, weights_dir) == 0
     names = sorted(path.name for path in cache.rglob("*.flac"))
     assert set(names) == {f"{s}.flac" for s in ("vocals", "drums", "bass", "other")}
-    stored = audio.decode(next(cache.rglob("bass.flac")))
+    stored = decode.decode(next(cache.rglob("bass.flac")))
     assert stored.rate_hz == 16000 and len(stored.samples) == 1
 
     def forbid(*_: object) -> None:
         raise AssertionError("nothing is to be separated")
 
-    monkeypatch.setattr(separation.Separator, "_separate_chunk", forbid)
+    monkeypatch.setattr(separator_lib.Separator, "_separate_chunk", forbid)
     assert _separate(root, cache, weights_dir) == 0
     content = _prepare(root, tmp_path / "cached", weights_dir, cache)
     assert content["failures"] == []
     expected, found = digests(tmp_path / "direct"), digests(tmp_path / "cached")
     assert found == expected
     # Other weights, iterations or chunks are other stems.
-    separator = separation.Separator("weights", weights_dir, 0, 0)
+    separator = separator_lib.Separator("weights", weights_dir, 0, 0)
     separator.use_cache(cache, 16000)
     clip = mtat.index(root, IndexOptions()).clips[0]
     assert not separator.cache.has(root / clip.path)

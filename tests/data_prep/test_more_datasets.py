@@ -4,8 +4,8 @@ import collections
 
 import pytest
 
-from data_prep import gtzan, jamendo, labelled_folder
-from data_prep.clips import DatasetError, IndexOptions
+from data_prep.datasets import gtzan, jamendo, labelled_folder
+from data_prep.datasets.base import DatasetError, IndexOptions
 from tests.data_prep import trees
 from tests.data_prep.test_datasets import execute
 

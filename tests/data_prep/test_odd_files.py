@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from cola_msa import prepared as prepared_lib
+from cola_msa.records import prepared as prepared_lib
 from tests.data_prep import trees
 
 ROOT = pathlib.Path(__file__).parents[2]

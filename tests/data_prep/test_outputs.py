@@ -9,10 +9,11 @@ import pytest
 
 from cola_msa.system import files
 from cola_msa.system.errors import FileError
-from data_prep import copy, separator_folder, validate
-from data_prep.demo import trees as demo_trees
-from data_prep.stems_cache import StemCache
-from data_prep.waveforms import Waveform
+from data_prep import copy, validate
+from data_prep.demo.trees import write as demo_trees
+from data_prep.separator import folder
+from data_prep.stems.cache import StemCache
+from data_prep.stems.waveforms import Waveform
 from tests.data_prep import trees
 from tests.data_prep.buckets import one_line
 from tests.data_prep.test_datasets import execute
@@ -112,11 +113,11 @@ def test_built_in_music_leaves_the_users_files_alone(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["report.txt", "separator.json"])
 def test_a_separators_folder_is_its_own(tmp_path, name):
-    from data_prep.separator_data import SeparatorConfig
+    from data_prep.separator.tracks import SeparatorConfig
 
     (tmp_path / name).write_bytes(b"mine")
     with pytest.raises(FileError, match=name):
-        separator_folder.open_folder(tmp_path, SeparatorConfig(), [], ["bass"])
+        folder.open_folder(tmp_path, SeparatorConfig(), [], ["bass"])
     assert (tmp_path / name).read_bytes() == b"mine"
 
 

@@ -5,7 +5,8 @@ import shutil
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from data_prep import cli, inputs, places, remote, runner
+from data_prep.pipeline import cli, runner
+from data_prep.remote import addresses, inputs, places
 from tests.data_prep import trees
 from tests.data_prep.buckets import FOLDER_FLAGS, get, one_line, put, scratch_left
 from tests.data_prep.test_datasets import (
@@ -40,7 +41,7 @@ def test_the_same_bytes_as_of_a_folder(bucket, tmp_path, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_stand_in_gives_the_same_index(bucket, tmp_path, name):
     root = write_tree(name, tmp_path / "raw")
-    folder = remote.open_folder(put(bucket, root, f"a/b/{name}"))
+    folder = addresses.open_folder(put(bucket, root, f"a/b/{name}"))
     dataset = dataset_of(name)
     stand_in = inputs.make_stand_in(folder, dataset.metadata, tmp_path / "stand_in")
     options = default_options(name)
@@ -129,13 +130,13 @@ def test_beam_reads_and_writes_addresses(bucket, tmp_path, direct, is_slow):
 
 def uploads_of(bucket, monkeypatch) -> list[str]:
     seen: list[str] = []
-    real = remote.RemoteFolder.upload
+    real = addresses.RemoteFolder.upload
 
     def upload(self, source, name):
         real(self, source, name)
         seen.append(name)
 
-    monkeypatch.setattr(remote.RemoteFolder, "upload", upload)
+    monkeypatch.setattr(addresses.RemoteFolder, "upload", upload)
     return seen
 
 

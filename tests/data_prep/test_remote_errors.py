@@ -11,8 +11,10 @@ import pytest
 from absl import flags
 from fsspec.implementations.memory import MemoryFileSystem
 
-from data_prep import copy, inputs, remote, verification
-from data_prep.clips import DatasetError, IndexOptions
+from data_prep import copy
+from data_prep.checks import prepared
+from data_prep.datasets.base import DatasetError, IndexOptions
+from data_prep.remote import addresses, inputs
 from tests.cola_msa.test_audio_files import forbid
 from tests.data_prep import trees
 from tests.data_prep.buckets import (
@@ -211,7 +213,7 @@ def test_names_that_would_leave_the_scratch_folder(bucket, tmp_path, monkeypatch
     bucket.pipe_file("/raw/x.wav", b"1")
     monkeypatch.setattr(MemoryFileSystem, "find", find)
     with pytest.raises(DatasetError, match="rename it"):
-        inputs.make_stand_in(remote.open_folder("memory://raw"), (), tmp_path)
+        inputs.make_stand_in(addresses.open_folder("memory://raw"), (), tmp_path)
 
 
 def test_metadata_that_would_leave_the_scratch_folder(bucket, tmp_path):
@@ -271,8 +273,8 @@ def test_a_folder_without_permission_at_an_address_is_named(
 def test_a_file_system_that_does_not_say_where_links_lead(tmp_path, monkeypatch):
     root = trees.write_folder(tmp_path / "raw")
     (root / "linked").symlink_to(root)
-    monkeypatch.setattr(remote, "_LOCAL", ())
-    folder = remote.open_folder.__wrapped__(f"file://{root}")
+    monkeypatch.setattr(addresses, "_LOCAL", ())
+    folder = addresses.open_folder.__wrapped__(f"file://{root}")
     unreadable: dict[str, str] = {}
     stand_in = inputs.make_stand_in(folder, (), tmp_path / "scratch", unreadable)
     assert list(unreadable) == ["linked"] and "not followed" in unreadable["linked"]
@@ -294,7 +296,7 @@ def test_copied_data_can_be_verified(bucket, tmp_path, monkeypatch, capsys):
     assert execute("folder", root, "memory://bucket/out") == 0
     target = tmp_path / "copy"
     assert copy.execute(copy_values("memory://bucket/out", target)) == 0
-    _, findings = verification.verify(target, 1)
+    _, findings = prepared.verify(target, 1)
     assert not findings
     got = get(bucket, "bucket/out", tmp_path / "got")
     assert digests(target) == digests(got)

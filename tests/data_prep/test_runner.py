@@ -13,9 +13,12 @@ import time
 
 import pytest
 
-from cola_msa import audio, record_index
-from data_prep import folder, manifest, runner, separation, shards
-from data_prep.clips import DatasetError, IndexOptions
+from cola_msa.audio import decode
+from cola_msa.records import index as index_lib
+from data_prep.datasets import folder
+from data_prep.datasets.base import DatasetError, IndexOptions
+from data_prep.pipeline import manifest, runner, shards
+from data_prep.stems import separator
 from tests.data_prep import trees
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -114,7 +117,7 @@ def test_a_finished_output_is_reused(many_clips, undisturbed, monkeypatch):
     def forbid(*_: object) -> None:
         raise AssertionError("nothing is to be decoded")
 
-    monkeypatch.setattr(audio, "AudioReader", forbid)
+    monkeypatch.setattr(decode, "AudioReader", forbid)
     before = digests(undisturbed)
     assert _prepare(many_clips, undisturbed)["num_clips_planned"] == 200
     assert digests(undisturbed) == before
@@ -173,7 +176,7 @@ def test_a_changed_index_of_a_shard_is_built_again(tmp_path):
     _prepare(tmp_path / "raw", output, config)
     before = digests(output)
     path = next(output.glob("*.idx.npz"))
-    index = record_index.Index.load(path)
+    index = index_lib.Index.load(path)
     index.segment = index.segment + 1
     index.save(path)
     (output / "manifest.json").unlink()
@@ -245,7 +248,7 @@ def test_a_second_run_at_a_time_is_refused(tmp_path: pathlib.Path):
 
 def test_ctrl_c_leaves_no_half_written_shard(tmp_path, monkeypatch):
     root = trees.write_folder(tmp_path / "raw")
-    load = separation.load_clip
+    load = separator.load_clip
     seen = []
 
     def interrupt(*arguments, **keywords):
@@ -254,7 +257,7 @@ def test_ctrl_c_leaves_no_half_written_shard(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return load(*arguments, **keywords)
 
-    monkeypatch.setattr(separation, "load_clip", interrupt)
+    monkeypatch.setattr(separator, "load_clip", interrupt)
     output = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
         _prepare(root, output)
@@ -277,14 +280,14 @@ def test_manifest_is_plain_json_without_machine_paths(undisturbed, many_clips):
 
 def test_a_vanished_dataset_stops_the_run(tmp_path, monkeypatch):
     root = trees.write_folder(tmp_path / "raw")
-    load = separation.load_clip
+    load = separator.load_clip
 
     def vanish(*arguments, **keywords):
         if root.exists():
             root.rename(tmp_path / "elsewhere")
         return load(*arguments, **keywords)
 
-    monkeypatch.setattr(separation, "load_clip", vanish)
+    monkeypatch.setattr(separator, "load_clip", vanish)
     with pytest.raises(FileNotFoundError, match="has vanished"):
         _prepare(root, tmp_path / "out")
     assert not list((tmp_path / "out").glob("*.tfrecord"))

@@ -6,7 +6,8 @@ import pathlib
 import pytest
 from absl import flags
 
-from data_prep import separate, separation
+from data_prep import separate
+from data_prep.stems import separator
 from tests.data_prep import trees
 from tests.data_prep.buckets import one_line, put
 from tests.data_prep.test_datasets import NAMES, dataset_of, execute, write_tree
@@ -42,7 +43,7 @@ def test_what_it_makes_serves_the_dataset(
     def forbid(*_: object) -> None:
         raise AssertionError("nothing is to be separated")
 
-    monkeypatch.setattr(separation.Separator, "_separate_chunk", forbid)
+    monkeypatch.setattr(separator.Separator, "_separate_chunk", forbid)
     more = (*more, f"--stems_cache={cache}")
     assert execute(name, root, tmp_path / "cached", *more) == 0
     assert digests(tmp_path / "cached") == digests(tmp_path / "direct")
@@ -68,7 +69,7 @@ def test_a_lost_disk_fails_no_clip(
     openunmix, weights_dir, tmp_path, monkeypatch, capsys, what
 ):
     root, cache = trees.write_folder(tmp_path / "raw"), tmp_path / "cache"
-    real = separation.Separator.separate_file
+    real = separator.Separator.separate_file
     away = tmp_path / "away"
 
     def vanish(self, *arguments):
@@ -79,7 +80,7 @@ def test_a_lost_disk_fails_no_clip(
         return real(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(separation.Separator, "separate_file", vanish)
+        patch.setattr(separator.Separator, "separate_file", vanish)
         assert run("folder", root, cache, weights_dir) == 1
     error = one_line(capsys.readouterr().err)
     told = "is empty now" if what == "unmounted" else "has vanished"

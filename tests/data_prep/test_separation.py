@@ -10,10 +10,13 @@ import sys
 import numpy as np
 import pytest
 
-from cola_msa import audio
-from cola_msa import prepared as prepared_lib
-from data_prep import cli, mtat, segments, separation, waveforms
-from data_prep.waveforms import Waveform
+from cola_msa.audio import decode
+from cola_msa.records import prepared as prepared_lib
+from data_prep.datasets import mtat
+from data_prep.pipeline import cli, segments
+from data_prep.stems import separator as separator_lib
+from data_prep.stems import waveforms
+from data_prep.stems.waveforms import Waveform
 from tests.data_prep import trees
 from tests.data_prep.test_datasets import execute
 
@@ -21,12 +24,12 @@ SOURCES = ("vocals", "drums", "bass", "other")
 
 
 @pytest.fixture(scope="session")
-def random_separator(openunmix) -> separation.Separator:
-    return separation.Separator("random", pathlib.Path("random"), niter=1, seed=0)
+def random_separator(openunmix) -> separator_lib.Separator:
+    return separator_lib.Separator("random", pathlib.Path("random"), niter=1, seed=0)
 
 
-def _load(weights_dir: pathlib.Path, niter: int = 1) -> separation.Separator:
-    return separation.Separator("weights", weights_dir, niter, 0)
+def _load(weights_dir: pathlib.Path, niter: int = 1) -> separator_lib.Separator:
+    return separator_lib.Separator("weights", weights_dir, niter, 0)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 5])
@@ -34,10 +37,10 @@ def test_random_masks_give_stems_that_sum_to_the_mixture(random_separator, chann
     samples = np.stack([trees.chirp(2, seed=k) for k in range(channels)])
     if channels == 5:
         samples[:] = samples[0]
-    decoded = audio.Audio(samples, 16000)
+    decoded = decode.Audio(samples, 16000)
     stems = random_separator.separate(decoded, 16000)
     assert tuple(stems) == SOURCES
-    mixture = audio.to_mono(decoded, 16000)
+    mixture = decode.to_mono(decoded, 16000)
     assert all(stem.dtype == np.float32 for stem in stems.values())
     assert all(abs(len(stem) - len(mixture)) <= 1 for stem in stems.values())
     total = np.sum([stem[:31000] for stem in stems.values()], 0)
@@ -46,14 +49,14 @@ def test_random_masks_give_stems_that_sum_to_the_mixture(random_separator, chann
 
 
 def test_random_weights_follow_the_seed(openunmix, random_separator):
-    same = separation.Separator("random", pathlib.Path("random"), 1, seed=0)
-    other = separation.Separator("random", pathlib.Path("random"), 1, seed=1)
+    same = separator_lib.Separator("random", pathlib.Path("random"), 1, seed=0)
+    other = separator_lib.Separator("random", pathlib.Path("random"), 1, seed=1)
     assert same.weights_sha256 == random_separator.weights_sha256
     assert other.weights_sha256 != random_separator.weights_sha256
 
 
 def test_silence_is_separated_into_silence(random_separator):
-    decoded = audio.Audio(np.zeros((2, 44100), np.float32), 44100)
+    decoded = decode.Audio(np.zeros((2, 44100), np.float32), 44100)
     stems = random_separator.separate(decoded, 16000)
     assert max(np.abs(stem).max() for stem in stems.values()) == 0
 
@@ -68,7 +71,7 @@ def test_a_folder_of_weights_separates_as_openunmix_does(openunmix, weights_dir)
     samples = np.stack([trees.chirp(2, 44100, seed=k) for k in (0, 1)])
     with torch.inference_mode():
         expected = theirs(torch.from_numpy(samples)[None])[0].mean(1).numpy()
-    found = ours.separate(audio.Audio(samples, 44100), 44100)
+    found = ours.separate(decode.Audio(samples, 44100), 44100)
     np.testing.assert_allclose(np.stack(list(found.values())), expected, atol=1e-6)
 
 
@@ -104,7 +107,9 @@ def test_damaged_weights_are_named(
         torch.save(state | {"payload": _Payload()}, named)
     else:
         named.write_text('{"sample_rate": 44100.0}')
-    with pytest.raises(separation.SeparatorError, match=re.escape(str(named))) as error:
+    with pytest.raises(
+        separator_lib.SeparatorError, match=re.escape(str(named))
+    ) as error:
         _load(path)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "payload_ran").exists()
@@ -124,8 +129,8 @@ def test_a_folder_that_misses_a_target_names_the_file(
         file.unlink()
     named = path / ("bass.pth" if lost == "bass.pth" else "bass.json")
     message = f"{re.escape(str(named))} is missing"
-    with pytest.raises(separation.SeparatorError, match=message):
-        separation.separator_sources("weights", path)
+    with pytest.raises(separator_lib.SeparatorError, match=message):
+        separator_lib.separator_sources("weights", path)
 
 
 def test_a_missing_target_ends_the_command_in_one_line(weights_dir, tmp_path, capsys):
@@ -141,7 +146,7 @@ def test_a_missing_target_ends_the_command_in_one_line(weights_dir, tmp_path, ca
 def test_names_of_torch_hub(openunmix, weights_dir, tmp_path, name):
     path = shutil.copytree(weights_dir, tmp_path / "weights")
     (path / "bass.pth").rename(path / name)
-    assert separation.separator_sources("weights", path) == SOURCES
+    assert separator_lib.separator_sources("weights", path) == SOURCES
     assert _load(path).weights_sha256 == _load(weights_dir).weights_sha256
 
 
@@ -169,18 +174,18 @@ def test_downloaded_weights_are_loaded_with_weights_only(
     if is_safe:
         loaded = []
         monkeypatch.setattr(
-            separation.separator_filter,
+            separator_lib.separator_filter,
             "MonoSeparator",
             lambda model, dtype: loaded.append(model),
         )
-        separation.Separator("umxhq", tmp_path, 1, 0)
+        separator_lib.Separator("umxhq", tmp_path, 1, 0)
         networks = loaded[0].target_models.values()
         assert all(network.output_scale.equal(scale) for network in networks)
     else:
         with pytest.raises(
-            separation.SeparatorError, match="weights of umxhq"
+            separator_lib.SeparatorError, match="weights of umxhq"
         ) as error:
-            separation.Separator("umxhq", tmp_path, 1, 0)
+            separator_lib.Separator("umxhq", tmp_path, 1, 0)
         assert "\n" not in str(error.value)
     assert not (tmp_path / "payload_ran").exists()
     assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
@@ -191,8 +196,8 @@ def test_a_missing_extra_names_the_command(monkeypatch, module):
     if module == "openunmix":
         pytest.importorskip("torch")
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(separation.SeparatorError) as error:
-        separation.Separator("random", pathlib.Path("random"), 1, 0)
+    with pytest.raises(separator_lib.SeparatorError) as error:
+        separator_lib.Separator("random", pathlib.Path("random"), 1, 0)
     assert "pip install 'cola_msa[separation]'" in str(error.value)
 
 
@@ -233,10 +238,10 @@ def test_random_masks_are_recorded_and_reproducible(openunmix, tmp_path, capsys)
         described.append(content["separator"])
     assert described[0] == described[1]
     assert (described[0]["name"], described[0]["seed"]) == ("random", 3)
-    separator = separation.Separator("random", tmp_path, 1, seed=3)
+    separator = separator_lib.Separator("random", tmp_path, 1, seed=3)
     assert described[0]["weights_sha256"] == separator.weights_sha256
-    decoded = audio.decode(next((root / "c").glob("*.mp3")))
-    mixture = audio.to_mono(decoded, 16000)
+    decoded = decode.decode(next((root / "c").glob("*.mp3")))
+    mixture = decode.to_mono(decoded, 16000)
     expected = {}
     for source, stem in separator.separate(decoded, 16000).items():
         stem = np.pad(stem, (0, 9))[: len(mixture)]
@@ -255,8 +260,8 @@ def _compare_with_direct_separation(weights_dir, root, data) -> None:
     index = data.index("validation")
     found = mtat.index(root, cli.IndexOptions()).clips
     clip = next(c for c in found if c.split == "validation")
-    decoded = audio.decode(root / clip.path)
-    num_samples = len(audio.to_mono(decoded, 16000))
+    decoded = decode.decode(root / clip.path)
+    num_samples = len(decode.to_mono(decoded, 16000))
     for k, stem in enumerate(separator.separate(decoded, 16000).values()):
         stem = Waveform(np.pad(stem, (0, 9))[:num_samples]).quantize().read()
         mel = segments.stored_log_mel(stem, data.frontend)

@@ -7,18 +7,19 @@ import numpy as np
 import pytest
 import soundfile
 
-from cola_msa import audio
-from cola_msa.config import SOURCES
-from data_prep import separator_chunks, separator_data
-from data_prep.clips import DatasetError, IndexOptions
-from data_prep.separator_data import RATE_HZ, SeparatorConfig
+from cola_msa.audio import decode
+from cola_msa.config.schema import SOURCES
+from data_prep.datasets.base import DatasetError, IndexOptions
+from data_prep.separator import chunks
+from data_prep.separator import tracks as tracks_lib
+from data_prep.separator.tracks import RATE_HZ, SeparatorConfig
 from tests.data_prep import trees
 
 CONFIG = SeparatorConfig(seq_seconds=0.5, samples_per_track=5, batch_size=4)
 
 
 def _splits(root, config=CONFIG) -> dict[str, str]:
-    tracks, _ = separator_data.list_tracks(root, config)
+    tracks, _ = tracks_lib.list_tracks(root, config)
     return {track.name: track.split for track in tracks}
 
 
@@ -57,7 +58,7 @@ def test_split_folders(tmp_path, names, expected):
 
 
 def test_musdb_holds_out_fourteen_tracks():
-    assert len(set(separator_data.MUSDB_VALIDATION)) == 14
+    assert len(set(tracks_lib.MUSDB_VALIDATION)) == 14
 
 
 def test_what_cannot_be_used_is_left_out_with_its_reason(tmp_path):
@@ -66,7 +67,7 @@ def test_what_cannot_be_used_is_left_out_with_its_reason(tmp_path):
     (root / "no_bass" / "bass.wav").unlink()
     (root / "text" / "bass.wav").write_text("no audio")
     trees.write_wav(root / "short" / "drums.wav", trees.chirp(0.1, 44100), 44100)
-    tracks, failures = separator_data.list_tracks(root, CONFIG)
+    tracks, failures = tracks_lib.list_tracks(root, CONFIG)
     assert sorted(track.split for track in tracks) == ["test", "train", "validation"]
     reasons = {failure.path: failure.reason for failure in failures}
     assert reasons.keys() == {"no_bass", "short", "text"}
@@ -78,7 +79,7 @@ def test_what_cannot_be_used_is_left_out_with_its_reason(tmp_path):
 def test_a_dataset_without_validation_tracks_is_refused(tmp_path):
     root = trees.write_stems(tmp_path, ("a",), seconds=1.0)
     with pytest.raises(DatasetError, match="no track for the validation split"):
-        separator_data.list_tracks(root, CONFIG)
+        tracks_lib.list_tracks(root, CONFIG)
 
 
 def test_other_names_of_sources(tmp_path):
@@ -88,7 +89,7 @@ def test_other_names_of_sources(tmp_path):
         stem_names=(("backing", "other"), ("guitar", "bass")),
     )
     config = dataclasses.replace(CONFIG, options=options)
-    tracks, _ = separator_data.list_tracks(root, config)
+    tracks, _ = tracks_lib.list_tracks(root, config)
     assert tracks[0].stems == ("a/bass.wav", "a/other.wav")
 
 
@@ -98,29 +99,29 @@ def test_a_chunk_is_the_whole_files(tmp_path, suffix, start):
     stereo = np.stack([trees.chirp(2, RATE_HZ, seed=k) for k in (0, 1)])
     path = tmp_path / f"stem.{suffix}"
     soundfile.write(path, stereo.T, RATE_HZ)
-    whole = separator_chunks.read_whole(path)
-    found = separator_chunks.read_chunk(path, start, 20000)
+    whole = chunks.read_whole(path)
+    found = chunks.read_chunk(path, start, 20000)
     np.testing.assert_array_equal(found, whole[:, start : start + 20000])
     assert found.dtype == np.float32
 
 
 def test_a_chunk_is_filled_with_zeros(tmp_path):
     path = trees.write_wav(tmp_path / "a.wav", trees.chirp(1, RATE_HZ), RATE_HZ)
-    found = separator_chunks.read_chunk(path, RATE_HZ - 100, 300)
+    found = chunks.read_chunk(path, RATE_HZ - 100, 300)
     assert found.shape == (2, 300)
     assert np.abs(found[:, :100]).max() > 0
     assert not found[:, 100:].any()
-    assert not separator_chunks.read_chunk(path, 2 * RATE_HZ, 300).any()
+    assert not chunks.read_chunk(path, 2 * RATE_HZ, 300).any()
 
 
 def test_mono_is_doubled_and_rates_are_changed(tmp_path):
     samples = trees.chirp(1, 22050)
     path = trees.write_wav(tmp_path / "a.wav", samples, 22050)
-    whole = separator_chunks.read_whole(path)
+    whole = chunks.read_whole(path)
     assert whole.shape == (2, RATE_HZ)
     np.testing.assert_array_equal(whole[0], whole[1])
     np.testing.assert_allclose(whole[0, ::2][500:-500], samples[500:-500], atol=0.05)
-    chunk = separator_chunks.read_chunk(path, 10000, 8000)
+    chunk = chunks.read_chunk(path, 10000, 8000)
     assert chunk.shape == (2, 8000)
     inner = slice(500, -500)
     expected = whole[:, 10000:18000][:, inner]
@@ -129,23 +130,23 @@ def test_mono_is_doubled_and_rates_are_changed(tmp_path):
 
 def test_further_channels_are_dropped():
     samples = np.arange(12, dtype=np.float32).reshape(4, 3)
-    found = separator_chunks.to_stereo(samples, RATE_HZ)
+    found = chunks.to_stereo(samples, RATE_HZ)
     np.testing.assert_array_equal(found, samples[:2])
 
 
 def _read_chunk(path):
-    return separator_chunks.read_chunk(path, 0, 1000)
+    return chunks.read_chunk(path, 0, 1000)
 
 
 @pytest.mark.parametrize("content", ["text", "nan"])
-@pytest.mark.parametrize("read", [separator_chunks.read_whole, _read_chunk])
+@pytest.mark.parametrize("read", [chunks.read_whole, _read_chunk])
 def test_a_damaged_file_is_named(tmp_path, content, read):
     path = tmp_path / "bass.wav"
     if content == "text":
         path.write_text("no audio")
     else:
         trees.write_wav(path, np.full(4000, np.nan, np.float32), RATE_HZ)
-    with pytest.raises(audio.AudioError, match="bass.wav"):
+    with pytest.raises(decode.AudioError, match="bass.wav"):
         read(path)
 
 
@@ -153,7 +154,7 @@ def test_a_damaged_file_is_named(tmp_path, content, read):
 def dataset(tmp_path_factory):
     root = trees.write_stems(tmp_path_factory.mktemp("stems"), ("a", "b", "c"), 1.0)
     tracks = tuple(
-        separator_data.Track(
+        tracks_lib.Track(
             name=name,
             split="train",
             mixture=None if name == "c" else f"{name}/mixture.wav",
@@ -168,7 +169,7 @@ def dataset(tmp_path_factory):
 @pytest.mark.parametrize("cache_gb", [0.0, 0.003, 1.0])
 def test_what_is_kept_in_memory_changes_nothing(dataset, cache_gb):
     root, tracks = dataset
-    reader = separator_chunks.StemReader(root, tracks, cache_gb)
+    reader = chunks.StemReader(root, tracks, cache_gb)
     for track in tracks:
         found = reader.chunk(track.stems[1], 777, 5000)
         expected = soundfile.read(root / track.stems[1], dtype="float32")[0].T
@@ -178,7 +179,7 @@ def test_what_is_kept_in_memory_changes_nothing(dataset, cache_gb):
 @pytest.mark.parametrize("number", [0, 2])
 def test_a_whole_track(dataset, number):
     root, tracks = dataset
-    reader = separator_chunks.StemReader(root, tracks, 0)
+    reader = chunks.StemReader(root, tracks, 0)
     mixture, stems = reader.whole(tracks[number], [2, 0])
     files = [
         soundfile.read(root / path, dtype="float32")[0].T
@@ -190,9 +191,9 @@ def test_a_whole_track(dataset, number):
 
 
 def test_draws_are_a_function_of_the_seed():
-    first = separator_chunks.draw_epoch([3.0, 4.0], CONFIG, (0, 1, 2))
-    again = separator_chunks.draw_epoch([3.0, 4.0], CONFIG, (0, 1, 2))
-    later = separator_chunks.draw_epoch([3.0, 4.0], CONFIG, (0, 1, 3))
+    first = chunks.draw_epoch([3.0, 4.0], CONFIG, (0, 1, 2))
+    again = chunks.draw_epoch([3.0, 4.0], CONFIG, (0, 1, 2))
+    later = chunks.draw_epoch([3.0, 4.0], CONFIG, (0, 1, 3))
     for name in ("track", "start", "gain", "is_swapped"):
         np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
         assert (getattr(first, name) != getattr(later, name)).any()
@@ -200,7 +201,7 @@ def test_draws_are_a_function_of_the_seed():
 
 def test_what_is_drawn():
     config = dataclasses.replace(CONFIG, samples_per_track=2000)
-    draws = separator_chunks.draw_epoch([1.0, 2.0, 5.0], config, (0,))
+    draws = chunks.draw_epoch([1.0, 2.0, 5.0], config, (0,))
     assert draws.track.shape == (6000, 4)
     counts = np.bincount(draws.track.ravel()) / draws.track.size
     np.testing.assert_allclose(counts, 1 / 3, atol=0.02)
@@ -222,7 +223,7 @@ def test_without_mixing_an_example_is_one_excerpt():
     config = dataclasses.replace(
         CONFIG, random_track_mix=False, source_augmentations=()
     )
-    draws = separator_chunks.draw_epoch([1.0, 2.0, 3.0], config, (0,))
+    draws = chunks.draw_epoch([1.0, 2.0, 3.0], config, (0,))
     assert (draws.track == draws.track[:, :1]).all()
     assert (draws.start == draws.start[:, :1]).all()
     np.testing.assert_array_equal(np.bincount(draws.track[:, 0]), [5, 5, 5])
@@ -233,9 +234,9 @@ def test_without_mixing_an_example_is_one_excerpt():
 
 def test_batches_against_a_loop(dataset):
     root, tracks = dataset
-    reader = separator_chunks.StemReader(root, tracks, 1)
-    draws = separator_chunks.draw_epoch([1.0] * 3, CONFIG, (5,))
-    found = list(separator_chunks.batches(reader, tracks, draws, 2, CONFIG))
+    reader = chunks.StemReader(root, tracks, 1)
+    draws = chunks.draw_epoch([1.0] * 3, CONFIG, (5,))
+    found = list(chunks.batches(reader, tracks, draws, 2, CONFIG))
     assert [len(mixtures) for mixtures, _ in found] == [4, 4, 4, 3]
     mixtures = np.concatenate([mixtures for mixtures, _ in found])
     targets = np.concatenate([targets for _, targets in found])

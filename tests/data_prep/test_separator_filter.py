@@ -6,7 +6,9 @@ import pathlib
 import numpy as np
 import pytest
 
-from data_prep import separation, separator_filter, separator_weights
+from data_prep.stems import filter as filter_lib
+from data_prep.stems import separator as separator_lib
+from data_prep.stems import weights
 from tests.data_prep import trees
 
 
@@ -59,7 +61,7 @@ def _openunmix(separator, samples: np.ndarray, dtype: str) -> np.ndarray:
 def test_stems_are_openunmixs(openunmix, niter, kind):
     separator, samples = _model(niter), _mixture(kind)
     exact = _openunmix(separator, samples, "float64")
-    found = separator_filter.MonoSeparator(separator)(samples[np.newaxis])[0]
+    found = filter_lib.MonoSeparator(separator)(samples[np.newaxis])[0]
     assert found.shape == exact.shape == (4, samples.shape[1])
     assert np.abs(exact).max() > 0.05
     theirs = np.abs(_openunmix(separator, samples, "float32") - exact).max()
@@ -73,12 +75,12 @@ def test_a_mono_separator(openunmix):
     separator = _model(1, num_channels=1, num_targets=2)
     samples = _mixture("stereo")[:1]
     exact = _openunmix(separator, samples, "float64")
-    found = separator_filter.MonoSeparator(separator)(samples[np.newaxis])[0]
+    found = filter_lib.MonoSeparator(separator)(samples[np.newaxis])[0]
     np.testing.assert_allclose(found, exact, atol=2e-6)
 
 
 def test_a_batch_gives_what_single_mixtures_give(openunmix):
-    separate = separator_filter.MonoSeparator(_model(1))
+    separate = filter_lib.MonoSeparator(_model(1))
     pair = np.stack([_mixture("stereo"), _mixture("panned")])
     together = separate(pair)
     for k in range(2):
@@ -88,8 +90,8 @@ def test_a_batch_gives_what_single_mixtures_give(openunmix):
 @pytest.mark.parametrize("has_it", [True, False])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_slow_bfloat16_is_warned_of(openunmix, monkeypatch, caplog, dtype, has_it):
-    monkeypatch.setattr(separation, "has_bfloat16", lambda: has_it)
-    separation.Separator("random", pathlib.Path(), niter=0, seed=0, dtype=dtype)
+    monkeypatch.setattr(separator_lib, "has_bfloat16", lambda: has_it)
+    separator_lib.Separator("random", pathlib.Path(), niter=0, seed=0, dtype=dtype)
     warned = "no bfloat16 products" in caplog.text
     assert warned == (dtype == "bfloat16" and not has_it)
 
@@ -97,17 +99,17 @@ def test_slow_bfloat16_is_warned_of(openunmix, monkeypatch, caplog, dtype, has_i
 def test_bfloat16_is_known_by_torchs_word(openunmix, monkeypatch):
     import torch
 
-    monkeypatch.setattr(separator_weights.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(weights.platform, "machine", lambda: "x86_64")
     for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         monkeypatch.setattr(torch.cpu, name, lambda: False, raising=False)
-    assert not separator_weights.has_bfloat16()
+    assert not weights.has_bfloat16()
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
-    assert separator_weights.has_bfloat16()
+    assert weights.has_bfloat16()
 
 
 def test_bfloat16_is_near(openunmix):
     separator, samples = _model(1), _mixture("stereo")[np.newaxis]
-    exact = separator_filter.MonoSeparator(separator)(samples)
-    near = separator_filter.MonoSeparator(separator, "bfloat16")(samples)
+    exact = filter_lib.MonoSeparator(separator)(samples)
+    near = filter_lib.MonoSeparator(separator, "bfloat16")(samples)
     error = np.square(near - exact).sum() / np.square(exact).sum()
     assert 0 < error < 1e-3

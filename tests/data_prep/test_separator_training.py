@@ -5,16 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 
-from cola_msa import audio
-from data_prep import (
-    separator_data,
-    separator_network,
-    separator_report,
-    separator_training,
-    train_separator,
-)
-from data_prep.separator_chunks import StemReader
-from data_prep.separator_network import TrainingError
+from cola_msa.audio import decode
+from data_prep import train_separator
+from data_prep.separator import network as network_lib
+from data_prep.separator import report, training
+from data_prep.separator import tracks as tracks_lib
+from data_prep.separator.chunks import StemReader
+from data_prep.separator.network import TrainingError
 from tests.data_prep import trees
 from tests.data_prep.conftest import parse_tiny
 
@@ -23,16 +20,16 @@ from tests.data_prep.conftest import parse_tiny
 def parts(openunmix, stems_dir):
     """Configuration, tracks and reader of the tiny training."""
     config, _ = train_separator.parse_config(parse_tiny(stems_dir, "out"))
-    tracks, _ = separator_data.list_tracks(stems_dir, config)
+    tracks, _ = tracks_lib.list_tracks(stems_dir, config)
     return config, tracks, StemReader(stems_dir, (), 0)
 
 
-def _trainer(parts, output_dir, **fields) -> separator_training.TargetTrainer:
+def _trainer(parts, output_dir, **fields) -> training.TargetTrainer:
     config, tracks, reader = parts
     config = dataclasses.replace(config, **fields)
-    run = separator_training.Run(output_dir, epochs=1000, show_progress=False)
+    run = training.Run(output_dir, epochs=1000, show_progress=False)
     num_bins = config.fft_size // 2 + 1
-    return separator_training.TargetTrainer(
+    return training.TargetTrainer(
         "vocals",
         tracks,
         reader,
@@ -53,10 +50,10 @@ def _magnitudes(waveform: np.ndarray) -> np.ndarray:
 def test_input_statistics_against_a_loop(parts, stems_dir):
     config, tracks, reader = parts
     train_tracks = [track for track in tracks if track.split == "train"]
-    mean, deviation = separator_network.input_statistics(reader, train_tracks, config)
+    mean, deviation = network_lib.input_statistics(reader, train_tracks, config)
     frames = []
     for track in train_tracks:
-        samples = audio.decode(stems_dir / track.mixture).samples.astype(np.float64)
+        samples = decode.decode(stems_dir / track.mixture).samples.astype(np.float64)
         frames.append(sum(_magnitudes(channel) for channel in samples) / 2)
     frames = np.concatenate(frames, axis=1)
     np.testing.assert_allclose(mean, frames.mean(axis=1), rtol=1e-4, atol=1e-6)
@@ -67,10 +64,10 @@ def test_input_statistics_against_a_loop(parts, stems_dir):
 def test_silent_mixtures_are_refused(openunmix, tmp_path, parts):
     config, _, _ = parts
     trees.write_wav(tmp_path / "a.wav", np.zeros(44100, np.float32), 44100)
-    track = separator_data.Track("a", "train", "a.wav", (), 1.0)
+    track = tracks_lib.Track("a", "train", "a.wav", (), 1.0)
     reader = StemReader(tmp_path, (), 0)
     with pytest.raises(TrainingError, match="are silent"):
-        separator_network.input_statistics(reader, [track], config)
+        network_lib.input_statistics(reader, [track], config)
 
 
 def test_the_loss_against_a_loop(parts, tmp_path):
@@ -96,7 +93,7 @@ def test_validation_is_the_mean_over_whole_tracks(parts, tmp_path, stems_dir):
     trainer._network = torch.nn.Identity()
     [track] = [track for track in parts[1] if track.split == "validation"]
     read = [
-        audio.decode(stems_dir / track.name / f"{role}.wav").samples
+        decode.decode(stems_dir / track.name / f"{role}.wav").samples
         for role in ("mixture", "vocals")
     ]
     errors = [
@@ -138,7 +135,7 @@ def test_a_loss_that_is_not_finite(parts, tmp_path, monkeypatch, loss):
 
 def test_the_network_is_openunmixs(parts, openunmix):
     config, _, _ = parts
-    network = separator_network.make_network(None, None, config)
+    network = network_lib.make_network(None, None, config)
     assert type(network) is openunmix.model.OpenUnmix
     assert network.lstm.bidirectional
     assert network.nb_output_bins == 257
@@ -153,7 +150,7 @@ def test_si_sdr_against_its_definition():
     scaled = (estimate @ stem) / (stem @ stem) * stem
     distortion = estimate - scaled
     expected = 10 * np.log10((scaled @ scaled) / (distortion @ distortion))
-    assert separator_report.si_sdr(estimate, stem) == pytest.approx(expected)
-    assert separator_report.si_sdr(-7 * estimate, stem) == pytest.approx(expected)
-    assert separator_report.si_sdr(stem, stem) == pytest.approx(60)
-    assert separator_report.si_sdr(np.zeros(1000), stem) == pytest.approx(-60)
+    assert report.si_sdr(estimate, stem) == pytest.approx(expected)
+    assert report.si_sdr(-7 * estimate, stem) == pytest.approx(expected)
+    assert report.si_sdr(stem, stem) == pytest.approx(60)
+    assert report.si_sdr(np.zeros(1000), stem) == pytest.approx(-60)

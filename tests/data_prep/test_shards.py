@@ -5,11 +5,13 @@ import pathlib
 import numpy as np
 import pytest
 
-from cola_msa import audio, record_index
-from cola_msa.config import FrontendConfig, config_hash
-from data_prep import inputs, segments, shards
-from data_prep.clips import Clip, IndexOptions
-from data_prep.waveforms import Waveform
+from cola_msa.audio import decode
+from cola_msa.config.schema import FrontendConfig, config_hash
+from cola_msa.records import index as index_lib
+from data_prep.datasets.base import Clip, IndexOptions
+from data_prep.pipeline import segments, shards
+from data_prep.remote import inputs
+from data_prep.stems.waveforms import Waveform
 from tests.data_prep import trees
 
 SOURCES = ("vocals", "drums", "bass", "other")
@@ -118,7 +120,7 @@ def test_short_clip_is_one_segment_and_a_shorter_one_fails():
     config = shards.PrepConfig()
     found = list(segments.clip_segments(clip, Waveform(trees.chirp(2)), {}, config))
     assert [(len(s.mixture), s.is_tail) for s in found] == [(198, False)]
-    with pytest.raises(audio.TooShortError):
+    with pytest.raises(decode.TooShortError):
         segments.clip_segments(clip, Waveform(trees.chirp(0.2)), {}, config)
 
 
@@ -189,7 +191,7 @@ def test_a_shard_reads_back_with_its_sidecar(tmp_path: pathlib.Path):
     )
     assert [f["path"] for f in sidecar["failures"]] == ["gone.wav"]
     assert sidecar["seconds"] == pytest.approx(15)
-    index = record_index.scan_shard(
+    index = index_lib.scan_shard(
         tmp_path / plan.shards[0].name, (), config_hash(config.frontend)
     )
     assert sorted(index.clip_ids) == ["0", "1", "2"]

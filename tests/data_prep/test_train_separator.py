@@ -13,19 +13,17 @@ import numpy as np
 import pytest
 from absl import flags
 
-from cola_msa import audio
-from cola_msa.config import SOURCES, from_dict
+from cola_msa.audio import decode
+from cola_msa.config.schema import SOURCES, from_dict
 from cola_msa.system.locks import Lock
-from data_prep import (
-    separation,
-    separator_data,
-    separator_report,
-    separator_training,
-    train_separator,
-)
-from data_prep.clips import DatasetError
-from data_prep.separator_network import TrainingError
-from data_prep.separator_weights import SeparatorError
+from data_prep import train_separator
+from data_prep.datasets.base import DatasetError
+from data_prep.separator import report as report_lib
+from data_prep.separator import tracks as tracks_lib
+from data_prep.separator import training
+from data_prep.separator.network import TrainingError
+from data_prep.stems import separator as separator_lib
+from data_prep.stems.weights import SeparatorError
 from tests.data_prep import trees
 from tests.data_prep.conftest import TINY_SEPARATOR, parse_tiny
 from tests.test_commands import ROOT, run_module
@@ -107,12 +105,12 @@ def test_the_report_compares_what_it_says(trained, stems_dir, report):
     """Each number anew, from the files."""
     [name] = report["held_out"]["by_track"]
     read = {
-        role: audio.decode(stems_dir / name / f"{role}.wav").samples
+        role: decode.decode(stems_dir / name / f"{role}.wav").samples
         for role in ("mixture", *SOURCES)
     }
-    decoded = audio.Audio(read["mixture"], 44100)
+    decoded = decode.Audio(read["mixture"], 44100)
     for kind in ("trained", "random"):
-        separator = separation.Separator(kind, trained, 1, 0)
+        separator = separator_lib.Separator(kind, trained, 1, 0)
         assert separator.weights_sha256 == report["held_out"]["weights_sha256"][kind]
         estimates = separator.separate(decoded, 44100)
         for source, estimate in estimates.items():
@@ -128,9 +126,9 @@ def test_the_folder_is_openunmixs(openunmix, trained, stems_dir):
     theirs.freeze()
     # Constant pans make covariances of rank 1, whose determinants cancel in float32.
     theirs.double()
-    ours = separation.Separator("weights", trained, niter=1, seed=0)
+    ours = separator_lib.Separator("weights", trained, niter=1, seed=0)
     assert ours.sources == SOURCES
-    decoded = audio.decode(stems_dir / "song0" / "mixture.wav")
+    decoded = decode.decode(stems_dir / "song0" / "mixture.wav")
     with torch.inference_mode():
         samples = torch.from_numpy(decoded.samples).double()
         expected = theirs(samples[None])[0].mean(1).numpy()
@@ -154,7 +152,7 @@ def test_the_defaults_are_openunmixs(openunmix, stems_dir, tmp_path):
     train_separator.define_flags(values)
     values(["command", f"--dataset_dir={stems_dir}", f"--output_dir={tmp_path}"])
     config, targets = train_separator.parse_config(values)
-    assert config == separator_data.SeparatorConfig()
+    assert config == tracks_lib.SeparatorConfig()
     assert targets == SOURCES
     assert values.epochs == 1000
 
@@ -164,8 +162,8 @@ def test_the_same_command_again_changes_nothing(trained, stems_dir, monkeypatch)
         raise AssertionError("nothing is to be trained or separated")
 
     before = {path.name: path.read_bytes() for path in trained.iterdir()}
-    monkeypatch.setattr(separator_training.TargetTrainer, "_train_epoch", forbid)
-    monkeypatch.setattr(separator_report, "evaluate", forbid)
+    monkeypatch.setattr(training.TargetTrainer, "_train_epoch", forbid)
+    monkeypatch.setattr(report_lib, "evaluate", forbid)
     train(stems_dir, trained, f"--epochs={EPOCHS}", "--report_seconds=2")
     assert before == {path.name: path.read_bytes() for path in trained.iterdir()}
 
@@ -340,10 +338,10 @@ def test_one_target_needs_no_wiener_filter(copy, stems_dir, capsys):
     settings["targets"] = ["bass"]
     (copy / "separator.json").write_text(json.dumps(settings))
     with pytest.raises(SeparatorError, match="give --niter=0"):
-        separation.Separator("weights", copy, niter=1, seed=0)
-    separator = separation.Separator("weights", copy, niter=0, seed=0)
-    decoded = audio.decode(stems_dir / "song0" / "mixture.wav")
-    bass = audio.decode(stems_dir / "song0" / "bass.wav").samples.mean(axis=0)
+        separator_lib.Separator("weights", copy, niter=1, seed=0)
+    separator = separator_lib.Separator("weights", copy, niter=0, seed=0)
+    decoded = decode.decode(stems_dir / "song0" / "mixture.wav")
+    bass = decode.decode(stems_dir / "song0" / "bass.wav").samples.mean(axis=0)
     found = separator.separate(decoded, 44100)
     assert list(found) == ["bass"]
     assert np.corrcoef(found["bass"], bass)[0, 1] > 0.8
@@ -362,23 +360,23 @@ def test_targets_one_by_one(openunmix, stems_dir, tmp_path, capsys):
     assert report["held_out"] is None
     assert list(report["losses"]) == ["bass", "other"]
     with pytest.raises(SeparatorError, match="drums.pth is missing"):
-        separation.separator_sources("weights", tmp_path)
+        separator_lib.separator_sources("weights", tmp_path)
 
 
 def test_a_silent_stem_is_not_scored(trained, stems_dir, tmp_path):
     root = shutil.copytree(stems_dir, tmp_path / "raw")
     state = json.loads((trained / "training.json").read_text())
-    config = from_dict(separator_data.SeparatorConfig, state["config"])
+    config = from_dict(tracks_lib.SeparatorConfig, state["config"])
     [name] = state["tracks"]["test"]
     silence = np.zeros((88200, 2), np.float32)
     trees.write_wav(root / name / "vocals.wav", silence, 44100)
-    tracks, _ = separator_data.list_tracks(root, config)
-    held_out = separator_report.evaluate(
+    tracks, _ = tracks_lib.list_tracks(root, config)
+    held_out = report_lib.evaluate(
         trained,
         root,
         tracks,
         config,
-        separator_report.EvaluationConfig(seconds=1.0),
+        report_lib.EvaluationConfig(seconds=1.0),
         SOURCES,
         show_progress=False,
     )

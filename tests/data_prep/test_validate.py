@@ -9,8 +9,9 @@ import pytest
 import soundfile
 from absl import flags
 
-from data_prep import fma, mtat, nsynth, validate
-from data_prep.clips import DatasetError
+from data_prep import validate
+from data_prep.datasets import fma, mtat, nsynth
+from data_prep.datasets.base import DatasetError
 from tests.data_prep import trees
 
 MUSIC = pathlib.Path(__file__).parents[3] / "shared" / "music"

@@ -9,19 +9,15 @@ import pytest
 import tensorflow as tf
 from absl import flags
 
-from cola_msa import record_index, records
-from cola_msa.config import SOURCES, FrontendConfig, config_hash
-from data_prep import (
-    inputs,
-    multitrack,
-    runner,
-    segments,
-    shard_checks,
-    shards,
-    verification,
-    verify,
-)
-from data_prep.clips import IndexOptions
+from cola_msa.config.schema import SOURCES, FrontendConfig, config_hash
+from cola_msa.records import index as index_lib
+from cola_msa.records import schema
+from data_prep import verify
+from data_prep.checks import prepared, shard
+from data_prep.datasets import multitrack
+from data_prep.datasets.base import IndexOptions
+from data_prep.pipeline import runner, segments, shards
+from data_prep.remote import inputs
 from tests.data_prep import trees
 
 CONFIG = shards.PrepConfig(
@@ -62,7 +58,7 @@ def check(data_dir: pathlib.Path, *more: str) -> int:
 def problems(data_dir: pathlib.Path) -> dict[str, str]:
     """All problems by file."""
     found: dict[str, str] = {}
-    for finding in verification.verify(data_dir, show_progress=False)[1]:
+    for finding in prepared.verify(data_dir, show_progress=False)[1]:
         assert finding.advice
         found[finding.file] = found.get(finding.file, "") + finding.problem + "\n"
     return found
@@ -102,7 +98,7 @@ def test_two_processes_find_the_same(data_dir, capsys):
 @pytest.mark.parametrize("place", ["length", "length's checksum", "mel", "last byte"])
 def test_a_flipped_byte_in_a_shard(data_dir, place, capsys):
     path = first_shard(data_dir)
-    index = record_index.Index.load(record_index.index_path(path))
+    index = index_lib.Index.load(index_lib.index_path(path))
     offset = {
         "length": 1,
         "length's checksum": 9,
@@ -125,7 +121,7 @@ def test_a_flipped_byte_in_a_shard(data_dir, place, capsys):
 def test_a_flipped_byte_in_an_index(data_dir, name, position):
     path = data_dir / name
     if name == "shard's":
-        path = record_index.index_path(first_shard(data_dir))
+        path = index_lib.index_path(first_shard(data_dir))
     flip(path, round(position * (path.stat().st_size - 1)))
     assert problems(data_dir).keys() == {path.name}
 
@@ -134,13 +130,13 @@ def test_a_flipped_byte_that_all_readers_overlook(data_dir):
     path = data_dir / "index-train.npz"
     # The year in a member's header: no reader looks at it, no CRC covers it.
     flip(path, 13)
-    record_index.Index.load(path)
+    index_lib.Index.load(path)
     assert "SHA-256" in problems(data_dir)[path.name]
 
 
 def test_an_index_that_is_well_formed_but_wrong(data_dir):
     path = data_dir / "index-train.npz"
-    index = record_index.Index.load(path)
+    index = index_lib.Index.load(path)
     index.is_active = ~index.is_active
     index.mixture_offset = index.mixture_offset + 2
     index.save(path)
@@ -183,10 +179,10 @@ def test_a_shard_of_another_front_end(data_dir):
     path = first_shard(data_dir)
     other = config_hash(FrontendConfig(level="l2"))
     segments = [
-        records.decode_segment(record, SOURCES)
+        schema.decode_segment(record, SOURCES)
         for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
     ]
-    record_index.write_shard(path, segments, SOURCES, other)
+    index_lib.write_shard(path, segments, SOURCES, other)
     found = problems(data_dir)[path.name]
     assert f"made with front end {other}" in found
 
@@ -236,7 +232,7 @@ def test_a_wrong_count(data_dir, keys, value):
 
 def test_class_totals(tmp_path):
     root = trees.write_nsynth(tmp_path / "raw")
-    from data_prep import nsynth
+    from data_prep.datasets import nsynth
 
     config = shards.PrepConfig(dataset="nsynth")
     output = tmp_path / "out"
@@ -258,12 +254,12 @@ def rewrite(data_dir: pathlib.Path, change) -> str:
     path = first_shard(data_dir)
     frontend_hash = config_hash(CONFIG.frontend)
     segments = [
-        records.decode_segment(record, SOURCES)
+        schema.decode_segment(record, SOURCES)
         for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
     ]
     segments = change(segments)
     digests: dict[str, str] = {}
-    record_index.write_shard(path, segments, SOURCES, frontend_hash, digests.update)
+    index_lib.write_shard(path, segments, SOURCES, frontend_hash, digests.update)
     edit(shards.sidecar_path(path), lambda content: content.update(digests))
 
     def change_manifest(content):
@@ -277,7 +273,7 @@ def replace_first(field: str, value):
     def change(segments):
         old = getattr(segments[0], field)
         fields = {**vars(segments[0]), field: value(old)}
-        return [records.Segment(**fields), *segments[1:]]
+        return [schema.Segment(**fields), *segments[1:]]
 
     return change
 
@@ -328,7 +324,7 @@ def test_rewriting_alone_is_no_finding(data_dir):
 def test_a_clip_in_two_shards(data_dir):
     names = sorted(path.name for path in data_dir.glob("train-*.tfrecord"))
     other = tf.data.TFRecordDataset(str(data_dir / names[1])).as_numpy_iterator()
-    twin = records.decode_segment(next(other), SOURCES)
+    twin = schema.decode_segment(next(other), SOURCES)
     rewrite(data_dir, lambda segments: [*segments, twin])
     assert f"clip {twin.clip_id} is also in" in problems(data_dir)[names[1]]
 
@@ -347,7 +343,7 @@ def test_the_largest_log_mel_holds(level, kind):
         samples[8000:8400] = np.hanning(400) * np.sin(2 * np.pi * 7000 * time)
     frontend = FrontendConfig(level=level)
     mel = segments.stored_log_mel(samples, frontend)
-    largest = shard_checks.largest_log_mel(len(mel), frontend)
+    largest = shard.largest_log_mel(len(mel), frontend)
     assert float(mel.max()) < largest < float(mel.max()) + 4
 
 

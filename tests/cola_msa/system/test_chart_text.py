@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from cola_msa.system.chart_text import LABEL, plain, wrapped
+from cola_msa.values.chart_text import LABEL, plain, wrapped
 
 ODD_NAMES = [
     "$_$",

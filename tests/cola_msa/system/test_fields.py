@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cola_msa.system.errors import UserError
-from cola_msa.system.fields import check_fields, flag_bounds, within
+from cola_msa.values.fields import check_fields, flag_bounds, within
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ import sys
 import keras
 import pytest
 
-from cola_msa.encoder import build_encoder
+from cola_msa.model.encoder import build_encoder
 from cola_msa.system import keras_settings
 from cola_msa.system.keras_settings import KerasSettingsError, find_problem
 
@@ -96,7 +96,7 @@ def test_a_command_says_it_in_one_line():
 def test_python_gets_an_error_where_keras_is_needed_alone(settings, tmp_path):
     settings(json.dumps(GOOD | {"image_data_format": "channels_first"}))
     code = (
-        "import sys, cola_msa.config, cola_msa.frontend_numpy\n"
+        "import sys, cola_msa.config.schema, cola_msa.audio.frontend_numpy\n"
         "assert not {'keras', 'tensorflow'} & set(sys.modules)\n"
         "try:\n"
         "    from cola_msa import losses\n"

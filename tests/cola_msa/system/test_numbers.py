@@ -4,7 +4,7 @@ import sys
 import pytest
 from absl import flags
 
-from cola_msa.system import numbers
+from cola_msa.values import numbers
 
 
 def parsed(argument):

@@ -9,8 +9,8 @@ import hypothesis
 import pytest
 from hypothesis import strategies
 
-from cola_msa.system import tables
-from cola_msa.system.tables import TableError
+from cola_msa.values import tables
+from cola_msa.values.tables import TableError
 
 
 def table_of(folder: pathlib.Path, content: str | bytes, **options) -> tables.CsvTable:

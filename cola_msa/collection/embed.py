@@ -1,0 +1,424 @@
+"""Embeds many files: decoded in threads, batched across files, resumable.
+
+Threads hash and decode files ahead of the network, a few at a time, so that memory
+depends neither on their number nor on their length. What is finished is known by its
+content: a file that was moved, or lies there twice, is not embedded again.
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+import errno
+import hashlib
+import os
+import pathlib
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tqdm
+
+from cola_msa.audio import decode
+from cola_msa.audio.clip_windows import ClipWindows, decode_clip
+from cola_msa.collection.table.earlier import Earlier
+from cola_msa.collection.table.store import FileRows, Store, cannot_write
+from cola_msa.collection.table.write import (
+    Clip,
+    OutputError,
+    Table,
+    check_output,
+    failures_path,
+    keep_previous,
+    write_failures,
+    write_table,
+)
+from cola_msa.hub.embedder import BATCH_SIZE, Batcher, hop_to_frames
+from cola_msa.hub.loading import OpenedModel
+from cola_msa.records.reader import progress_bar
+from cola_msa.system import signals
+from cola_msa.values import names
+
+GRANULARITIES = ("clip", "window")
+_HASH_BYTES = 1 << 20
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What a run did.
+
+    Attributes:
+        num_files: Files of the input.
+        num_embedded: Of these, embedded now; as many contents.
+        num_earlier: Known by their content from before, or from another path.
+        failures: Reason by path.
+        num_rows: Rows of the output.
+        audio_seconds: Duration of what was embedded now.
+        wall_seconds: Time that it took.
+        previous: Where an output went that held further files; None if it held none.
+    """
+
+    num_files: int
+    num_embedded: int
+    num_earlier: int
+    failures: dict[str, str]
+    num_rows: int
+    audio_seconds: float
+    wall_seconds: float
+    previous: pathlib.Path | None = None
+
+
+@dataclasses.dataclass
+class _Prepared:
+    """A file after its thread: windows to embed, or what else became of it."""
+
+    path: str
+    sha256: str = ""
+    version: tuple[int, ...] = ()
+    clip: ClipWindows | None = None
+    failure: str = ""
+    rows_left: int = 0
+    total: Any = 0.0
+    num_windows: int = 0
+    is_finite: bool = True
+
+
+def work_folder(output: pathlib.Path) -> pathlib.Path:
+    """Where an unfinished run keeps what it has: beside the output."""
+    return output.with_name(f"{output.name}.work")
+
+
+def describe(model: OpenedModel, per: str, hop_seconds: float | None) -> dict[str, Any]:
+    """What decides the output's values, in plain JSON types.
+
+    Raises:
+        ValueError: If `per` is unknown or the hop below one frame.
+    """
+    if per not in GRANULARITIES:
+        raise ValueError(f"per must be one of {', '.join(GRANULARITIES)}, not {per!r}")
+    frontend = model.frontend
+    frame_seconds = frontend.hop_samples / frontend.sample_rate_hz
+    return {
+        "model_hash": model.key,
+        "frontend": dataclasses.asdict(frontend),
+        "per": per,
+        "hop_seconds": round(hop_to_frames(hop_seconds, frontend) * frame_seconds, 6),
+        "embedding_dim": model.dim,
+    }
+
+
+def _version(file: str | int | os.PathLike) -> tuple[int, ...]:
+    """What differs once a file is written to or replaced."""
+    try:
+        found = os.stat(file)
+    except OSError:
+        return ()
+    times = found.st_mtime_ns, found.st_ctime_ns
+    return (found.st_dev, found.st_ino, found.st_size, *times)
+
+
+class _Preparer:
+    """Hashes and decodes files; called by several threads."""
+
+    def __init__(self, model: OpenedModel, store: Store, known: dict[str, FileRows]):
+        self._model = model
+        self._folder = str(store.folder)
+        self._known = known
+        self._claimed = set(known)
+        self._lock = threading.Lock()
+        self.is_stopped = threading.Event()
+
+    def __call__(self, path: str) -> _Prepared:
+        found = _Prepared(path)
+        try:
+            found.sha256 = self._hash(found)
+            with self._lock:
+                is_new = found.sha256 not in self._claimed
+                self._claimed.add(found.sha256)
+            if is_new:
+                found.clip = self._decode_unchanged(found)
+        except decode.AudioError as error:
+            found.failure = str(error)
+        except OSError as error:
+            if error.errno in _DISK_ERRORS:  # ours, not the file's
+                raise cannot_write(self._folder, error) from error
+            found.failure = f"cannot be read: {error.strerror or error}"
+        except MemoryError:
+            found.failure = "there is too little memory to decode it"
+        except Exception as error:  # one file never ends a long run
+            found.failure = f"unexpected: {error!r}"
+        return found
+
+    def _decode_unchanged(self, found: _Prepared) -> ClipWindows:
+        """Decodes what was hashed: a file that is replaced meanwhile is a failure."""
+        clip = None
+        try:
+            clip = self._decode(found.path)
+        finally:
+            is_same = _version(found.path) == found.version
+            if not is_same and self._hash(found) != found.sha256:
+                if clip is not None:
+                    clip.close()
+                raise decode.UnreadableError(
+                    "it changed while it was read; the same command reads it again"
+                )
+        return clip
+
+    def _hash(self, found: _Prepared) -> str:
+        path = found.path
+        if not os.path.isfile(path):  # to open a named pipe waits for its writer
+            raise decode.MissingError(
+                "not a regular file" if os.path.exists(path) else "it does not exist"
+            )
+        digest = hashlib.sha256()
+        with open(path, "rb") as file:
+            found.version = _version(file.fileno())
+            while block := file.read(_HASH_BYTES):
+                digest.update(block)
+                self._check()
+        return digest.hexdigest()
+
+    def _decode(self, path: str) -> ClipWindows:
+        return decode_clip(
+            path, self._model.frontend, self._folder, lambda block: self._check()
+        )
+
+    def _check(self) -> None:
+        if self.is_stopped.is_set():
+            raise KeyboardInterrupt
+
+
+class _Run:
+    """One pass over the files that are not known yet."""
+
+    def __init__(
+        self,
+        model: OpenedModel,
+        store: Store,
+        per: str,
+        hop_frames: int,
+        batch_size: int,
+    ):
+        self._store = store
+        self._per = per
+        self._hop_frames = hop_frames
+        self._batcher = Batcher(model.embed, self._receive, batch_size)
+        self.failures: dict[str, str] = {}  # by path
+        self.earlier_failures: dict[str, str] = {}
+        self.failed_hashes: dict[str, str] = {}  # reason by SHA-256
+        self.hashes: dict[str, str] = {}  # by path
+        self.num_embedded = 0
+        self.audio_seconds = 0.0
+
+    def take(self, found: _Prepared) -> None:
+        """Passes a file's windows on, or notes what else became of it."""
+        if found.sha256:
+            self.hashes[found.path] = found.sha256
+        if found.failure:
+            self._fail(found, found.failure)
+        if found.clip is None:
+            return
+        with found.clip as clip:
+            found.num_windows = len(clip.starts(self._hop_frames))
+            found.rows_left = found.num_windows
+            for windows in clip.windows(self._hop_frames):
+                self._batcher.add(found, windows)
+                signals.check()
+
+    def flush(self) -> None:
+        """Embeds the last batch."""
+        self._batcher.flush()
+
+    def _fail(self, found: _Prepared, reason: str) -> None:
+        self.failures[found.path] = reason
+        self.failed_hashes[found.sha256] = reason
+
+    def _receive(self, found: _Prepared, embeddings: np.ndarray) -> None:
+        found.rows_left -= len(embeddings)
+        found.is_finite &= bool(np.isfinite(embeddings).all())
+        if self._per == "window":
+            self._store.append(embeddings)
+        else:
+            found.total = found.total + embeddings.sum(axis=0, dtype=np.float64)
+        if found.rows_left:
+            return
+        if not found.is_finite:
+            self._store.abandon()
+            self._fail(found, "the encoder's values for it are not finite")
+            return
+        if self._per == "clip":
+            self._store.append((found.total / found.num_windows)[np.newaxis])
+        assert found.clip is not None
+        self._store.finish(found.sha256, found.clip.seconds)
+        self.num_embedded += 1
+        self.audio_seconds += found.clip.seconds
+
+
+def _in_order(
+    prepare: _Preparer, paths: Sequence[str], num_workers: int
+) -> Iterator[_Prepared]:
+    """Prepares files in threads, at most two a thread ahead; gives them in order."""
+    pool = concurrent.futures.ThreadPoolExecutor(num_workers, "decode")
+    waiting: collections.deque[concurrent.futures.Future] = collections.deque()
+    remaining = iter(paths)
+    try:
+        while True:
+            for path in remaining:
+                waiting.append(pool.submit(prepare, path))
+                if len(waiting) >= 2 * num_workers:
+                    break
+            if not waiting:
+                return
+            yield waiting.popleft().result()
+    finally:
+        prepare.is_stopped.set()
+        pool.shutdown(wait=True, cancel_futures=True)
+        for future in waiting:
+            if not future.cancelled() and future.exception() is None:
+                if future.result().clip is not None:
+                    future.result().clip.close()
+
+
+def embed_files(
+    paths: Sequence[str],
+    output: str | os.PathLike,
+    model: OpenedModel,
+    per: str = "clip",
+    hop_seconds: float | None = None,
+    batch_size: int = BATCH_SIZE,
+    num_workers: int = 0,
+    is_quiet: bool = False,
+    failures: Mapping[str, str] | None = None,
+) -> Summary:
+    """Embeds files into one file of embeddings; goes on where an earlier call was.
+
+    Beside the output, `<output>.failures.csv` lists what could not be embedded. A
+    stopped call leaves `<output>.work/`, and the same call goes on from there.
+
+    Args:
+        paths: Audio files.
+        output: .parquet, .npz or .h5.
+        model: From `cola_msa.hub.loading.open_model`.
+        per: `clip` (one row a file, the mean over its windows) or `window`.
+        hop_seconds: From one window to the next, rounded to whole frames (10 ms);
+            None for windows that touch (0.98 s).
+        batch_size: Windows that pass through the network at once.
+        num_workers: Threads that decode; 0 for one a core.
+        is_quiet: Whether there is no progress bar.
+        failures: Reason by path of what failed already, e.g. folders that could not
+            be searched; listed with the others.
+
+    Returns:
+        Summary.
+
+    Raises:
+        ValueError: If `per` or the hop makes no sense.
+        OutputError: If the output cannot be written, or holds something else.
+        StoreError: If the work folder cannot be used.
+    """
+    output = pathlib.Path(output)
+    check_output(output)
+    settings = describe(model, per, hop_seconds)
+    hop_frames = hop_to_frames(hop_seconds, model.frontend)
+    version = _version(output)
+    earlier = Earlier(output, settings) if output.exists() else None
+    begin = time.monotonic()
+    try:
+        with Store(work_folder(output), model.dim, settings) as store:
+            if _version(output) != version:  # by a process that ended just now
+                if earlier:
+                    earlier.close()
+                earlier = Earlier(output, settings)
+            known = {**store.finished, **(earlier.finished if earlier else {})}
+            run = _Run(model, store, per, hop_frames, batch_size)
+            prepare = _Preparer(model, store, known)
+            workers = num_workers or len(os.sched_getaffinity(0))
+            with progress_bar(len(paths), "embedding", "file", not is_quiet) as bar:
+                for found in _in_order(prepare, paths, workers):
+                    signals.check()
+                    run.take(found)
+                    _show(bar, run.audio_seconds, time.monotonic() - begin)
+                run.flush()
+                _show(bar, run.audio_seconds, time.monotonic() - begin, 0)
+            run.earlier_failures = dict(failures or {})
+            summary = _write(paths, output, settings, model, store, earlier, run, begin)
+        store.remove()
+        return summary
+    finally:
+        if earlier:
+            earlier.close()
+
+
+def _show(bar: tqdm.tqdm, audio: float, wall: float, num_files: int = 1) -> None:
+    bar.set_postfix_str(f"{audio / wall:.0f} times real time", refresh=False)
+    bar.update(num_files)
+
+
+def _write(
+    paths: Sequence[str],
+    output: pathlib.Path,
+    settings: dict[str, Any],
+    model: OpenedModel,
+    store: Store,
+    earlier: Earlier | None,
+    run: _Run,
+    begin: float,
+) -> Summary:
+    clips = []
+    failures = dict(run.failures)
+    frontend = model.frontend
+    window_seconds = (
+        frontend.window_samples + (frontend.window_frames - 1) * frontend.hop_samples
+    ) / frontend.sample_rate_hz
+    for path in paths:
+        sha256 = run.hashes.get(path, "")
+        if path in failures:
+            continue
+        if sha256 in run.failed_hashes:  # the same content under another path
+            failures[path] = run.failed_hashes[sha256]
+            continue
+        is_earlier = earlier is not None and sha256 in earlier.finished
+        source: Any = earlier if is_earlier else store
+        rows: FileRows = source.finished[sha256]
+        if settings["per"] == "clip":
+            starts, seconds = np.zeros(1), np.full(1, rows.seconds)
+        else:
+            starts = np.round(np.arange(rows.num_rows) * settings["hop_seconds"], 6)
+            seconds = np.full(rows.num_rows, min(window_seconds, rows.seconds))
+
+        def read(first: int, count: int, source=source, rows=rows) -> np.ndarray:
+            return source.read(rows.first_row + first, count)
+
+        clips.append(Clip(text(path), sha256, starts, seconds, read))
+    metadata = {**settings, "model": model.description, "kind": model.kind}
+    table = Table(clips, model.dim, metadata)
+    current = {clip.path: clip.sha256 for clip in clips}
+    previous = None
+    if earlier is None or list(earlier.paths.items()) != list(current.items()):
+        if earlier is not None and set(earlier.paths) - set(current):
+            previous = keep_previous(output)
+        if clips:
+            write_table(output, table)
+    in_order = {text(path): failures[path] for path in paths if path in failures}
+    in_order |= {text(path): why for path, why in run.earlier_failures.items()}
+    write_failures(failures_path(output), in_order)
+    return Summary(
+        num_files=len(paths) + len(run.earlier_failures),
+        num_embedded=run.num_embedded,
+        num_earlier=len(clips) - run.num_embedded,
+        failures=in_order,
+        num_rows=table.num_rows,
+        audio_seconds=run.audio_seconds,
+        wall_seconds=time.monotonic() - begin,
+        previous=previous,
+    )
+
+
+def text(path: str) -> str:
+    """A path as UTF-8 can hold it, see `system.names`: names may have any bytes."""
+    return names.escape(path)
+
+
+__all__ = ["OutputError", "Summary", "describe", "embed_files", "work_folder"]

@@ -1,0 +1,229 @@
+"""The index file of `search`: clips, their embeddings, and which encoder made them."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import unicodedata
+from collections.abc import Callable
+
+import numpy as np
+
+from cola_msa.collection.neighbours import METRICS
+from cola_msa.collection.table.checks import COLUMNS, check_columns, check_texts
+from cola_msa.collection.table.npz import column_of
+from cola_msa.collection.table.read import (
+    Embeddings,
+    check_metadata,
+    check_values,
+    load_embeddings,
+)
+from cola_msa.runs import arrays as arrays_lib
+from cola_msa.system import folders
+from cola_msa.system.errors import UserError
+from cola_msa.system.files import file_sha256
+from cola_msa.values.names import escape, unescape
+
+FORMAT = "cola_msa search index"
+VERSION = 1
+
+
+class SearchError(UserError):
+    """An index or a query that cannot be used; the message says what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchIndex:
+    """Clips to search among.
+
+    Attributes:
+        table: One row a clip.
+        metric: `cosine` or `euclidean`.
+    """
+
+    table: Embeddings
+    metric: str
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the index as .npz, whole or not at all.
+
+        Raises:
+            SearchError, FileError: As `check_output`.
+            RunError: If it cannot be written.
+        """
+        check_output(path)
+        path = pathlib.Path(path)
+        arrays = {
+            "path": np.array(self.table.paths, np.str_),
+            "sha256": np.array(self.table.sha256, np.str_),
+            "start": self.table.starts,
+            "seconds": self.table.seconds,
+            "embedding": self.table.embeddings,
+        }
+        state = {
+            "format": FORMAT,
+            "version": VERSION,
+            "metric": self.metric,
+            "metadata": self.table.metadata,
+        }
+        arrays_lib.write_arrays(path, arrays, state)
+
+
+def check_output(path: str | os.PathLike) -> None:
+    """Refuses a name for an index, before the work begins.
+
+    Raises:
+        SearchError: If it does not end with .npz.
+        FileError: If something else than an index is there.
+    """
+    if pathlib.Path(path).suffix != ".npz":
+        raise SearchError(f"--output={path}: an index is an .npz file")
+
+    def is_index(file: pathlib.Path) -> bool:
+        return (arrays_lib.read_state(file) or {}).get("format") == FORMAT
+
+    folders.check_file(path, is_index, "an index of search build")
+
+
+def build_index(embeddings: str | os.PathLike, metric: str) -> SearchIndex:
+    """Makes an index of a file of embeddings; windows are averaged to clips.
+
+    Raises:
+        EmbeddingFileError: If the file cannot be read.
+    """
+    return SearchIndex(load_embeddings(embeddings), metric)
+
+
+def load_index(path: pathlib.Path) -> SearchIndex:
+    """Reads an index.
+
+    Raises:
+        SearchError: If there is none, or the file is another or damaged.
+    """
+    if not path.is_file():
+        raise SearchError(
+            f"{path}: there is no such index; python -m cola_msa.search build makes one"
+        )
+    try:
+        arrays = arrays_lib.read_arrays(path)
+        state = json.loads(str(arrays[arrays_lib.STATE]))
+        if state["format"] != FORMAT or state["version"] != VERSION:
+            raise ValueError(f"format {state['format']!r} {state['version']}")
+        if state["metric"] not in METRICS:
+            raise ValueError(f"metric {state['metric']!r}")
+        columns = {name: arrays[name] for name in COLUMNS}
+        check_columns(
+            path, {n: column_of(c.shape, c.dtype) for n, c in columns.items()}
+        )
+        check_metadata(path, state["metadata"])
+        table = Embeddings(
+            paths=tuple(check_texts(path, "path", columns["path"].tolist())),
+            sha256=tuple(check_texts(path, "sha256", columns["sha256"].tolist())),
+            starts=columns["start"],
+            seconds=columns["seconds"],
+            embeddings=columns["embedding"],
+            metadata=state["metadata"],
+        )
+        check_values(path, table)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise SearchError(
+            f"{path}: not an index of python -m cola_msa.search build "
+            f"({str(error).removeprefix(f'{path}: ')}); build it again"
+        ) from error
+    return SearchIndex(table, state["metric"])
+
+
+def describe(index: SearchIndex) -> str:
+    """What an index holds, in a line."""
+    model = index.table.model_hash
+    return (
+        f"{len(index.table.paths)} clips, {index.table.embeddings.shape[1]} values "
+        f"each, metric {index.metric}, model {model[:12] if model else 'not recorded'}"
+    )
+
+
+def find_row(table: Embeddings, file: str) -> int | None:
+    """The row of a file: the same path, the same place on the disk, or its content.
+
+    Last, a path that differs in how its characters are composed, if there is but one.
+    """
+    if escape(file) in table.paths:
+        return table.paths.index(escape(file))
+    real = os.path.realpath(file)
+    for row, path in enumerate(table.paths):
+        if os.path.realpath(unescape(path)) == real:
+            return row
+    if os.path.isfile(file):
+        digest = file_sha256(file)
+        if digest in table.sha256:
+            return table.sha256.index(digest)
+    name = unicodedata.normalize("NFC", escape(file))
+    equal = [
+        row
+        for row, path in enumerate(table.paths)
+        if unicodedata.normalize("NFC", path) == name
+    ]
+    return equal[0] if len(equal) == 1 else None
+
+
+def check_model(index: SearchIndex, model: str, model_hash: str | None) -> None:
+    """Refuses an encoder other than the index's.
+
+    Raises:
+        SearchError: If the hashes differ, or the index does not say which it was.
+    """
+    expected = index.table.model_hash
+    if expected is None:
+        raise SearchError(
+            "the index does not say which encoder made it, so that --model cannot be "
+            "checked; embed the collection again, and build the index anew"
+        )
+    if model_hash != expected:
+        raise SearchError(
+            f"--model={model} is not the encoder that made the index (its weights are "
+            f"{str(model_hash)[:12]}, the index's {expected[:12]}): name that one, or "
+            "embed the collection with this one and build the index anew"
+        )
+
+
+def open_embedder(index: SearchIndex, model: str) -> Callable[[str], np.ndarray]:
+    """A function from a path to its clip's embedding, float32 [dim].
+
+    A file may be of any length. Windows follow one another, and their mean is taken, as
+    when the collection was embedded.
+
+    Raises:
+        SearchError: If the model is not the encoder that made the index, or the index
+            is damaged.
+        RunError: If there is no such model.
+    """
+    # Here, not above: these import TensorFlow, which files of the index do not need.
+    from cola_msa.audio import decode
+    from cola_msa.audio.clip_windows import decode_clip
+    from cola_msa.hub.embedder import hop_to_frames
+    from cola_msa.hub.loading import open_model
+
+    opened = open_model(model)
+    check_model(index, model, opened.key)
+    hop_seconds = index.table.metadata.get("hop_seconds")
+    try:
+        hop_frames = hop_to_frames(hop_seconds, opened.frontend)
+    except (TypeError, ValueError) as error:
+        raise SearchError(
+            f"the index says that windows are {hop_seconds!r:.40} s apart; embed the "
+            "collection again, and build the index anew"
+        ) from error
+
+    def embed(path: str) -> np.ndarray:
+        total, count = np.zeros(opened.dim), 0
+        try:
+            clip = decode_clip(path, opened.frontend)
+        except decode.AudioError as error:
+            raise SearchError(f"--file={path}: {error}") from error
+        with clip:
+            for windows in clip.windows(hop_frames):
+                total += opened.embed(windows).sum(axis=0, dtype=np.float64)
+                count += len(windows)
+        return (total / count).astype(np.float32)
+
+    return embed

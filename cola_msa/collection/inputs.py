@@ -1,0 +1,250 @@
+"""Which audio files `--input` names: one file, a folder, or a list of files."""
+
+import codecs
+import dataclasses
+import os
+import pathlib
+import re
+import unicodedata
+import urllib.parse
+from collections.abc import Iterator
+
+from cola_msa.audio.files import AUDIO_SUFFIXES, is_audio_name, list_audio
+from cola_msa.system.errors import UserError
+from cola_msa.values.names import unescape
+from cola_msa.values.tables import TableError, name_lines, read_rows
+
+LIST_SUFFIXES = (".txt", ".m3u", ".m3u8", ".pls", ".csv")
+_PATH_COLUMNS = ("path", "file", "filename", "file_path", "filepath")
+_DIRECTIVE = re.compile(r"#EXT(M3U$|INF:|-X-|[A-Z]+[:=])|#PLAYLIST:", re.IGNORECASE)
+_PLS_FILE = re.compile(r"File\d+=(.*)", re.IGNORECASE | re.DOTALL)
+_OWN_HEADER = ["path", "reason"]  # of what could not be embedded: names are escaped
+_BOM = "\ufeff"
+_BYTE = re.compile("[\udc80-\udcff]")  # that is not UTF-8
+
+
+class InputError(UserError):
+    """An input that names no audio; the message says what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What an input names.
+
+    Attributes:
+        paths: Audio files, each once.
+        failures: Reason by folder that could not be searched.
+        remarks: What was left out, a line each.
+    """
+
+    paths: list[str]
+    failures: dict[str, str]
+    remarks: tuple[str, ...] = ()
+
+
+def find_inputs(given: str | os.PathLike) -> list[str]:
+    """Lists the audio files that an input names; see `list_inputs`."""
+    return list_inputs(given).paths
+
+
+def list_inputs(given: str | os.PathLike) -> Inputs:
+    """Lists the audio files that an input names, and what was left out.
+
+    A path of a list counts from the list's folder, or, where nothing is there, from
+    the current one; it may be a `file://` URL, and where there is no such file it is
+    tried with slashes for backslashes, with %20 for a space, and as Latin-1. What a
+    list names need not exist: it becomes a failure with a reason later.
+
+    Args:
+        given: An audio file, a folder (searched at any depth, through links to
+            folders; hidden files are left out), or a list: .txt or .m3u with a path a
+            line, .pls, .csv with a column `path` or `file`, else its first column; see
+            `system.tables`. In .txt lines that begin with # are remarks unless such
+            a file exists; in .m3u directives are, and what else has no suffix of
+            audio. An earlier run's `.failures.csv` gives the very names that it lists.
+
+    Returns:
+        Inputs; paths of a folder are sorted, those of a list in its order.
+
+    Raises:
+        InputError: If nothing is there, or it names no file.
+    """
+    path = pathlib.Path(given)
+    if path.is_dir():
+        listing = list_audio(path)
+        if not listing.paths:
+            suffixes = ", ".join(sorted(AUDIO_SUFFIXES))
+            more = "".join(f"; {line}" for line in listing.remarks())
+            raise InputError(f"--input={given}: no audio file there ({suffixes}){more}")
+        failures = {**listing.unreadable}
+        failures |= {name: "not a file, but a folder" for name in listing.folders}
+        return Inputs(list(listing.paths), failures, listing.remarks())
+    if not path.exists():
+        raise InputError(f"--input={given}: there is no such file or folder")
+    if path.suffix.lower() not in LIST_SUFFIXES:
+        return Inputs([str(path)], {})
+    try:
+        read = _csv_entries if path.suffix.lower() == ".csv" else _line_entries
+        entries, remarks = read(path)
+    except TableError as error:
+        raise InputError(f"--input={error}") from error
+    except OSError as error:
+        raise InputError(
+            f"--input={given}: the list cannot be read ({error.strerror})"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"--input={given}: no list of files ({error})") from error
+    if not entries:
+        raise InputError(f"--input={given}: the list names no file")
+    return Inputs(list(dict.fromkeys(entries)), {}, remarks)
+
+
+def _read_text(path: pathlib.Path) -> str:
+    """A list's text; bytes that are not UTF-8 are kept as surrogates."""
+    content = path.read_bytes()
+    # No name has a zero byte, but UTF-16 has one at every line's end.
+    is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    if is_wide and (b"\0" in content or len(content) < 4):
+        return content.decode("utf-16")
+    return content.decode("utf-8", "surrogateescape")
+
+
+def _line_entries(path: pathlib.Path) -> tuple[list[str], tuple[str, ...]]:
+    content = _read_text(path)
+    entries, num_remarks = [], 0
+    is_playlist = path.suffix.lower() != ".txt"
+    for line in _lines(content, path):
+        # A name may begin or end with a space.
+        if (exact := _exact(line, path.parent)) is not None:
+            entries.append(exact)
+            continue
+        name = line.strip(" \t")
+        if not name:
+            continue
+        if name.startswith("#"):
+            found = _find(name, path.parent)
+            is_directive = bool(_DIRECTIVE.match(name)) or not is_playlist
+            if found is None and (is_directive or not is_audio_name(name)):
+                num_remarks += is_audio_name(name)
+                continue
+        entries.append(_locate(name, path.parent))
+    remark = f"left out: {num_remarks} lines with # in front, whose files do not exist"
+    return entries, (remark,) if num_remarks else ()
+
+
+def _lines(content: str, path: pathlib.Path) -> Iterator[str]:
+    """Lines of any system; of a .pls what names files."""
+    is_pls = path.suffix.lower() == ".pls"
+    for number, line in enumerate(content.split("\n")):
+        # A carriage return can be a name's, and so can the mark of UTF-8.
+        is_odd = "\r" in line or (number == 0 and line.startswith(_BOM))
+        if is_odd and _exact(line, path.parent) is not None:
+            yield line
+            continue
+        line = line.removeprefix(_BOM) if number == 0 else line
+        for part in line.split("\r"):
+            if not is_pls:
+                yield part
+            elif found := _PLS_FILE.fullmatch(part.strip(" \t")):
+                yield found[1]
+
+
+def _csv_entries(path: pathlib.Path) -> tuple[list[str], tuple[str, ...]]:
+    rows = list(read_rows(path, known=_PATH_COLUMNS, errors="surrogateescape"))
+    if rows and rows[0].cells == _OWN_HEADER:
+        own = [unescape(row.cells[0]) for row in rows[1:] if row.cells[0]]
+        return [_exact(name, path.parent) or name for name in own], ()
+    header = [name.strip().lower() for name in rows[0].cells] if rows else []
+    columns = [name for name in _PATH_COLUMNS if name in header]
+    column = header.index(columns[0]) if columns else 0
+    long = []
+    if columns:
+        if header.count(columns[0]) > 1:
+            raise TableError(
+                f"{path}: several columns are called {columns[0]!r}; rename or remove "
+                "all but one"
+            )
+        rows = rows[1:]
+        long = [row.line for row in rows if any(row.cells[len(header) :])]
+    entries, empty = [], []
+    for row in rows:
+        cell = row.cells[column] if len(row.cells) > column else ""
+        # A name may begin or end with a space.
+        if (exact := _exact(cell, path.parent)) is not None:
+            entries.append(exact)
+        elif cell.strip():
+            entries.append(_locate(cell.strip(), path.parent))
+        else:
+            empty.append(row.line)
+    remarks = []
+    if empty:
+        remarks.append(
+            f"left out: {len(empty)} rows of the list that name no file "
+            f"({name_lines(empty)})"
+        )
+    if long:
+        remarks.append(
+            f"{len(long)} rows of the list have more cells than its header "
+            f"({name_lines(long)}); a name with the delimiter in it needs quotes"
+        )
+    return entries, tuple(remarks)
+
+
+def _locate(entry: str, folder: pathlib.Path) -> str:
+    """The file that an entry names; where there is none, what it most likely meant."""
+    found = _find(entry, folder)
+    if found is not None:
+        return found
+    name = next(_spellings(entry))
+    if _BYTE.search(name):
+        name = name.encode("utf-8", "surrogateescape").decode("latin-1")
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", name):
+        return name  # an address: what it says is the best name for the failure
+    return name if os.path.isabs(name) else os.path.join(folder, name)
+
+
+def _exact(entry: str, folder: pathlib.Path) -> str | None:
+    """The file of this very name."""
+    if not entry or "\0" in entry or entry in (".", ".."):
+        return None
+    for place in (os.path.join(folder, entry), entry):
+        if os.path.isfile(place):
+            return place
+    return None
+
+
+def _find(entry: str, folder: pathlib.Path) -> str | None:
+    for name in _spellings(entry):
+        for place in (os.path.join(folder, name), name):
+            if os.path.exists(place):
+                return place
+    return None
+
+
+def _spellings(entry: str) -> Iterator[str]:
+    """What a list may have meant by an entry, the likeliest first."""
+    is_url = entry[:5].lower() == "file:"
+    if is_url:
+        host, slash, path = entry[5:].removeprefix("//").partition("/")
+        if host.lower() in ("", "localhost"):
+            yield _unquoted(slash + path)
+            yield slash + path
+            return
+    spellings = [entry]
+    if _BYTE.search(entry):
+        raw = entry.encode("utf-8", "surrogateescape")
+        spellings.append(raw.decode("latin-1"))
+    spellings += [name.replace("\\", "/") for name in spellings if "\\" in name]
+    spellings += [_unquoted(name) for name in spellings if "%" in name]
+    forms = [
+        unicodedata.normalize(form, name)
+        for name in spellings
+        for form in ("NFC", "NFD")
+        if not name.isascii()
+    ]
+    yield from dict.fromkeys([*spellings, *forms])
+
+
+def _unquoted(name: str) -> str:
+    quoted = name.encode("utf-8", "surrogateescape")
+    return os.fsdecode(urllib.parse.unquote_to_bytes(quoted))

@@ -1,0 +1,194 @@
+"""Labels that a user hands in for the tracks of a map, and which track each is for."""
+
+import collections
+import dataclasses
+import os
+import pathlib
+import unicodedata
+from collections.abc import Mapping, Sequence
+
+from cola_msa.collection.layout import MapError
+from cola_msa.values.tables import Row, TableError, name_lines, read_table
+
+NO_LABEL = "no label"
+_PATH, _NAME = "path", "name"
+_SHOWN = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Scheme:
+    """A way to colour the map.
+
+    Attributes:
+        name: What the page calls it.
+        groups: Names of its groups, the largest first.
+        of: int [n], each track's group.
+    """
+
+    name: str
+    groups: tuple[str, ...]
+    of: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Labels:
+    """What a table of labels says of n tracks.
+
+    Attributes:
+        schemes: One a column that is not empty; tracks without a row are in the group
+            `no label`.
+        names: n names to show; "" where there is none.
+        remarks: How many rows found a track, and what was left over; a line each.
+    """
+
+    schemes: tuple[Scheme, ...]
+    names: tuple[str, ...]
+    remarks: tuple[str, ...]
+
+
+def make_scheme(name: str, group_names: Sequence[str]) -> Scheme:
+    """Numbers the groups of tracks, the largest first, equal ones by name.
+
+    Args:
+        name: What the page calls it.
+        group_names: n names, one a track.
+    """
+    counts = collections.Counter(group_names)
+    last = {NO_LABEL: 1}
+    order = sorted(counts, key=lambda g: (last.get(g, 0), -counts[g], g))
+    number = {group: k for k, group in enumerate(order)}
+    return Scheme(name, tuple(order), tuple(number[group] for group in group_names))
+
+
+def read_labels(path: str | os.PathLike, paths: Sequence[str]) -> Labels:
+    """Reads a CSV of labels: `path`, `name` (optional), and a column a way to colour.
+
+    A row is for the track of that path, of the path's end (`000/000002.mp3`), or of
+    that file name with or without suffix, as far as only one track has it; where none
+    is written with the same characters, composed and decomposed ones count as equal.
+    Of two rows for one track the later counts.
+
+    Args:
+        path: The CSV file, with a header; comma, semicolon or tab between columns.
+        paths: n paths of tracks.
+
+    Returns:
+        Labels.
+
+    Raises:
+        MapError: If the file cannot be read as a table, or no row is for any track.
+    """
+    try:
+        table = read_table(path, known=(_PATH,), allows_short=True)
+    except TableError as error:
+        raise MapError(f"--labels={error}") from error
+    if _PATH not in table.columns or len(table.columns) < 2:
+        raise MapError(
+            f"--labels={path}: its header must have a column `path` and a column of "
+            f"labels, not {', '.join(table.columns)}"
+        )
+    place = table.columns.index(_PATH)
+    track_of = _TrackNames(paths)
+    columns = {name: [""] * len(paths) for name in table.columns if name != _PATH}
+    rows_of: dict[int, int] = {}
+    missed: dict[str, list[Row]] = {"no track": [], "more than one track": []}
+    repeated = []
+    for row in table.rows:
+        given = row.cells[place] if place < len(row.cells) else ""
+        tracks = track_of.find(given)
+        if len(tracks) != 1:
+            missed["more than one track" if tracks else "no track"].append(
+                Row(row.line, [given])
+            )
+            continue
+        (track,) = tracks
+        if track in rows_of:
+            repeated.append(row.line)
+        rows_of[track] = row.line
+        values = dict(zip(table.columns, row.cells, strict=False))
+        for name, of_track in columns.items():
+            of_track[track] = values.get(name, "").strip()
+    if not rows_of:
+        raise MapError(
+            f"--labels={path}: none of its {len(table.rows)} rows names a track; paths "
+            f"look like {paths[0]}"
+        )
+    names = columns.pop(_NAME, [""] * len(paths))
+    schemes = [
+        make_scheme(name, [value or NO_LABEL for value in values])
+        for name, values in columns.items()
+        if any(values)
+    ]
+    num_found = len(rows_of) + len(repeated)
+    remarks = [
+        f"rows that found a track: {num_found:,} of {len(table.rows):,}; tracks with a "
+        f"row: {len(rows_of):,} of {len(paths):,}"
+    ]
+    for what, rows in missed.items():
+        if rows:
+            shown = _some([row.cells[0] for row in rows])
+            lines = name_lines(row.line for row in rows)
+            remarks.append(f"rows for {what}: {len(rows):,} ({shown}; {lines})")
+    without = [p for number, p in enumerate(paths) if number not in rows_of]
+    if without:
+        remarks.append(f"tracks without a row: {len(without):,} ({_some(without)})")
+    if repeated:
+        remarks.append(
+            "rows that count instead of an earlier one for the same track: "
+            f"{len(repeated):,} ({name_lines(repeated)})"
+        )
+    if table.short:
+        remarks.append(
+            f"rows that are shorter than the header: {len(table.short):,}; what they "
+            f"lack is empty ({name_lines(table.short)})"
+        )
+    return Labels(tuple(schemes), tuple(names), tuple(remarks))
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - _SHOWN
+    shown = ", ".join(repr(name) for name in names[:_SHOWN])
+    return shown + (f" and {more:,} more" if more > 0 else "")
+
+
+class _TrackNames:
+    """Finds tracks by what a user calls them."""
+
+    def __init__(self, paths: Sequence[str]):
+        self._paths = paths
+        self._exact = _tracks_by_name(paths)
+        self._composed: Mapping[str, tuple[int, ...]] | None = None
+
+    def find(self, name: str) -> tuple[int, ...]:
+        """The track; none where there is none, two where there are several."""
+        key = pathlib.PurePath(name).as_posix()
+        if key in self._exact:
+            return self._exact[key]
+        if self._composed is None:
+            self._composed = _tracks_by_name([_compose(path) for path in self._paths])
+        return self._composed.get(_compose(key), ())
+
+
+def _compose(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+def _tracks_by_name(paths: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Tracks by path, by every end of it, and by stem: of each the first two.
+
+    A whole path goes before an end of another, and an end before a stem.
+    """
+    whole: dict[str, tuple[int, ...]] = {}
+    ends: dict[str, tuple[int, ...]] = {}
+    stems: dict[str, tuple[int, ...]] = {}
+
+    def add(found: dict[str, tuple[int, ...]], name: str, number: int) -> None:
+        found[name] = (*found.get(name, ()), number)[:2]
+
+    for number, path in enumerate(paths):
+        pure = pathlib.PurePath(path)
+        add(whole, pure.as_posix(), number)
+        for start in range(1, len(pure.parts)):
+            add(ends, "/".join(pure.parts[start:]), number)
+        add(stems, pure.stem, number)
+    return stems | ends | whole

@@ -1,0 +1,185 @@
+"""Files of embeddings, read: what `python -m cola_msa.embed` writes, in one table.
+
+Parquet, .npz and .h5 hold the same columns, one row a clip or a window:
+
+    path       str, the file's path
+    sha256     str, of the file's bytes
+    start      float, where the row's audio begins (s)
+    seconds    float, how much audio the row stands for (s)
+    embedding  float32 [dim]
+
+and, where their writer gave one, a JSON text `metadata` (schema metadata, an array or
+an attribute) that says which encoder made them. Other programs may have written them:
+the columns count, not their order, and not what else there is.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from cola_msa.collection.table.checks import EmbeddingFileError, Reader
+from cola_msa.collection.table.h5 import H5Reader
+from cola_msa.collection.table.npz import NpzReader
+from cola_msa.collection.table.parquet import ParquetReader
+
+_READERS: dict[str, Callable[[pathlib.Path], Reader]] = {
+    ".parquet": ParquetReader,
+    ".npz": NpzReader,
+    ".h5": H5Reader,
+}
+SUFFIXES = tuple(_READERS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Embeddings:
+    """Rows of embeddings; n rows of `dim` values.
+
+    Attributes:
+        paths: n paths, as they were given to `embed`.
+        sha256: n hashes of the files' bytes.
+        starts: float64 [n], seconds.
+        seconds: float64 [n].
+        embeddings: float32 [n, dim].
+        metadata: What is known of the encoder; `model_hash` names its weights.
+    """
+
+    paths: tuple[str, ...]
+    sha256: tuple[str, ...]
+    starts: np.ndarray
+    seconds: np.ndarray
+    embeddings: np.ndarray
+    metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def model_hash(self) -> str | None:
+        """Names the encoder's weights; None where the file does not say."""
+        return self.metadata.get("model_hash")
+
+    def per_clip(self) -> "Embeddings":
+        """One row a path, in order of first appearance: the mean over its windows."""
+        first: dict[str, int] = {}
+        clip = np.array([first.setdefault(p, len(first)) for p in self.paths], int)
+        if len(first) == len(self.paths):
+            return self
+        rows = np.unique(clip, return_index=True)[1]
+        counts = np.bincount(clip)
+        means = np.zeros((len(first), self.embeddings.shape[1]))
+        np.add.at(means, clip, self.embeddings)
+        ends = np.full(len(first), -np.inf)
+        np.maximum.at(ends, clip, self.starts + self.seconds)
+        begins = np.full(len(first), np.inf)
+        np.minimum.at(begins, clip, self.starts)
+        return Embeddings(
+            paths=tuple(first),
+            sha256=tuple(self.sha256[row] for row in rows),
+            starts=begins,
+            seconds=ends - begins,
+            embeddings=(means / counts[:, np.newaxis]).astype(np.float32),
+            metadata=self.metadata,
+        )
+
+
+def open_reader(path: str | os.PathLike) -> Reader:
+    """Opens a file of embeddings; names, types, shapes and sizes are checked.
+
+    Args:
+        path: .parquet, .npz or .h5, see the module.
+
+    Returns:
+        What reads it.
+
+    Raises:
+        EmbeddingFileError: If the file does not exist, is damaged, lacks a column, has
+            one of another type or length, or is made to fill memory.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise EmbeddingFileError(
+            f"{path}: there is no such file; python -m cola_msa.embed writes one"
+        )
+    if path.suffix.lower() not in _READERS:
+        raise EmbeddingFileError(
+            f"{path}: embeddings are read from {', '.join(SUFFIXES)} files"
+        )
+    return _READERS[path.suffix.lower()](path)
+
+
+def load_embeddings(path: str | os.PathLike, per_clip: bool = True) -> Embeddings:
+    """Reads a file of embeddings.
+
+    Args:
+        path: .parquet, .npz or .h5, see the module.
+        per_clip: Average the windows of each path; else one row a window.
+
+    Returns:
+        Embeddings.
+
+    Raises:
+        EmbeddingFileError: As `open_reader`; if it holds no row, or has values that
+            are not finite.
+    """
+    reader = open_reader(path)
+    try:
+        if not reader.num_rows:
+            raise EmbeddingFileError(f"{path}: holds no embedding")
+        metadata = _parse_metadata(path, reader.metadata())
+        columns = reader.columns()
+        rows = reader.read(0, reader.num_rows)
+    finally:
+        reader.close()
+    found = Embeddings(
+        tuple(columns["path"]),
+        tuple(columns["sha256"]),
+        columns["start"],
+        columns["seconds"],
+        rows,
+        metadata,
+    )
+    check_values(path, found)
+    return found.per_clip() if per_clip else found
+
+
+def _parse_metadata(
+    path: str | os.PathLike, text: str | bytes | None
+) -> dict[str, Any]:
+    try:
+        found = json.loads(text) if text else {}
+    except (ValueError, RecursionError) as error:
+        raise EmbeddingFileError(f"{path}: metadata: no JSON ({error})") from error
+    check_metadata(path, found)
+    return found
+
+
+def check_metadata(path: str | os.PathLike, metadata: Any) -> None:
+    """Raises EmbeddingFileError where it is not what `embed` writes, or nothing."""
+    if not isinstance(metadata, dict):
+        raise EmbeddingFileError(f"{path}: metadata: no JSON object")
+    if not isinstance(metadata.get("model_hash"), str | None):
+        raise EmbeddingFileError(f"{path}: metadata: model_hash is no text")
+    hop = metadata.get("hop_seconds")
+    if hop is not None and not (
+        isinstance(hop, int | float) and np.isfinite(hop) and hop > 0
+    ):
+        raise EmbeddingFileError(f"{path}: metadata: hop_seconds is no duration")
+
+
+def check_values(path: str | os.PathLike, table: Embeddings) -> None:
+    """Refuses values that are not finite; the message names column, file and count.
+
+    Raises:
+        EmbeddingFileError: If there are any.
+    """
+    values = {"start": table.starts, "seconds": table.seconds}
+    for name, column in {**values, "embedding": table.embeddings}.items():
+        is_bad = ~np.isfinite(column).reshape(len(column), -1).all(axis=1)
+        if is_bad.any():
+            raise EmbeddingFileError(
+                f"{path}: column {name}: the value of "
+                f"{table.paths[int(np.argmax(is_bad))]} is not finite "
+                f"({int(is_bad.sum())} such rows); embed these files again"
+            )

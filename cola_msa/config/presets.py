@@ -1,0 +1,112 @@
+"""Presets: complete configurations with the command, the cost and what to expect.
+
+    python -m cola_msa.train --preset=NAME --source=multi --data_dir=...
+
+| preset    | what it is                                               | pairs      |
+|-----------|----------------------------------------------------------|------------|
+| `paper`   | the paper's words                                        | 82 million |
+| `authors` | what the authors' code does                              | 82 million |
+| `default` | the paper's length, with what measurements favoured      | 82 million |
+| `short`   | `default` for 300 steps (the paper has PR-AUC 0.40 then) | 2.5 million |
+| `demo`    | the built-in music in minutes on two cores               | 6 thousand |
+| `smoke`   | seconds, with a tiny network: whether everything runs    | hundreds   |
+
+Each of the paper's strategies is a preset too: `default` with that strategy's pairs.
+`cola_msa.config.strategies` has their table; `--strategy=NAME` puts one on another preset.
+
+docs/measurements.md has the measurements behind `default`.
+"""
+
+import dataclasses
+from typing import Any
+
+from cola_msa.config.schema import Config, FrontendConfig, ModelConfig, TrainConfig
+from cola_msa.config.strategies import STRATEGIES
+
+_PAPER_MODEL = ModelConfig(
+    input_normalization="none",
+    similarity="bilinear",
+    temperature=0.2,
+    kernel_init="normal",
+    kernel_scale=0.05,
+    silence="zeros",
+)
+_DEFAULT_MODEL = ModelConfig()
+_DEFAULT_TRAIN = TrainConfig(warmup_updates=200, kernel_rate=0.02)
+
+
+def _with(part: Any, **fields: Any) -> Any:
+    return dataclasses.replace(part, **fields)
+
+
+PRESETS: dict[str, Config] = {
+    "paper": Config("paper", FrontendConfig(), _PAPER_MODEL, TrainConfig()),
+    "authors": Config(
+        "authors",
+        FrontendConfig(level="l2"),
+        _with(_PAPER_MODEL, temperature=1.0),
+        TrainConfig(halve_at_step=0),
+    ),
+    "default": Config("default", FrontendConfig(), _DEFAULT_MODEL, _DEFAULT_TRAIN),
+    "short": Config(
+        "short",
+        FrontendConfig(),
+        _DEFAULT_MODEL,
+        _with(_DEFAULT_TRAIN, steps=300, keep_steps=(100, 300)),
+    ),
+    "demo": Config(
+        "demo",
+        FrontendConfig(),
+        _with(_DEFAULT_MODEL, drop_connect_rate=0.0),
+        _with(
+            _DEFAULT_TRAIN,
+            batches="active",
+            batch_size=32,
+            steps=20,
+            updates_per_step=10,
+            warmup_updates=50,
+            halve_at_step=0,
+            validate_every_steps=10,
+            patience_steps=0,
+            statistics_batches=16,
+            checkpoint_every_steps=5,
+            keep_steps=(10,),
+        ),
+    ),
+    "smoke": Config(
+        "smoke",
+        FrontendConfig(),
+        _with(_DEFAULT_MODEL, backbone="tiny", projection_dim=32),
+        _with(
+            _DEFAULT_TRAIN,
+            batches="active",
+            batch_size=4,
+            steps=4,
+            updates_per_step=5,
+            warmup_updates=5,
+            halve_at_step=0,
+            validate_every_steps=2,
+            patience_steps=0,
+            statistics_batches=4,
+            checkpoint_every_steps=1,
+            keep_steps=(2,),
+        ),
+    ),
+}
+PRESETS |= {
+    name: strategy.apply(PRESETS["default"], name)
+    for name, strategy in STRATEGIES.items()
+}
+
+
+def get_preset(name: str) -> Config:
+    """Returns a preset's Config.
+
+    Raises:
+        ValueError: If there is no such preset.
+    """
+    if name not in PRESETS:
+        raise ValueError(
+            f"--preset={name}: there is no such preset; there are {', '.join(PRESETS)}"
+        )
+    return PRESETS[name]

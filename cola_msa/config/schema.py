@@ -1,0 +1,299 @@
+"""Configuration: frozen dataclasses, presets, JSON round trip and hash.
+
+Flags live in the command modules; they are parsed once into one `Config`, and
+library functions take the part that they need. The `Config` that ran is written
+into the run directory, so that every later command reads it back.
+"""
+
+import dataclasses
+import hashlib
+import json
+from typing import Any
+
+from cola_msa.system.errors import UserError
+from cola_msa.values.fields import check_fields, within
+from cola_msa.values.numbers import MAX_SEED
+
+SOURCES = ("vocals", "drums", "bass", "other")
+MAX_STEP = 999_999_999
+
+
+class ConfigError(UserError):
+    """A configuration that was read and cannot be meant."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FrontendConfig:
+    """Waveform to log-mel windows. Source: COLA section 3; DESIGN of this project.
+
+    Attributes:
+        sample_rate_hz: Rate of every waveform that enters the front end.
+        window_samples: STFT window, in samples (25 ms).
+        hop_samples: STFT hop, in samples (10 ms).
+        fft_size: FFT length, in samples.
+        num_mels: Mel bands.
+        low_hz: Lower edge of the lowest band.
+        high_hz: Upper edge of the highest band.
+        log_floor: Mel magnitudes are clipped from below before the logarithm.
+        log_ceiling: Mel magnitudes are clipped from above before the logarithm.
+        window_frames: Frames that the encoder sees (about 1 s).
+        segment_frames: Frames that a record stores (3.92 s, four windows).
+        level: `rms` (independent of length) or `l2` (the authors' rule).
+    """
+
+    sample_rate_hz: int = within(16000, 1000, 768_000)
+    window_samples: int = within(400, 1, 1 << 16)
+    hop_samples: int = within(160, 1, 1 << 16)
+    fft_size: int = within(1024, 2, 1 << 16)
+    num_mels: int = within(64, 1, 1024)
+    low_hz: float = within(60.0, 0.0)
+    high_hz: float = within(7800.0, 0.0)
+    log_floor: float = within(1e-5, 1e-30)
+    log_ceiling: float = within(1e8, 1e-30)
+    window_frames: int = within(98, 1, 1 << 14)
+    segment_frames: int = within(392, 1, 1 << 16)
+    level: str = "rms"
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be meant, by ConfigError."""
+        check_fields(self, ConfigError)
+        for name, low, high in (
+            ("low_hz", self.low_hz, self.high_hz),
+            ("high_hz", self.high_hz, self.sample_rate_hz / 2 + 1e-9),
+            ("log_floor", self.log_floor, self.log_ceiling),
+            ("window_samples", self.window_samples, self.fft_size + 1),
+            ("window_frames", self.window_frames, self.segment_frames + 1),
+        ):
+            if not low < high:
+                raise ConfigError(
+                    f"FrontendConfig: {name} is {low}, which is too large"
+                )
+
+    def num_frames(self, num_samples: int) -> int:
+        """Frames of a waveform of `num_samples`; 0 below one STFT window."""
+        if num_samples < self.window_samples:
+            return 0
+        return 1 + (num_samples - self.window_samples) // self.hop_samples
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Encoder, projection head and loss.
+
+    Attributes:
+        backbone: `efficientnetb0`, or `tiny` (a few layers, for tests).
+        projection_dim: Width of the projection.
+        drop_connect_rate: Stochastic depth of the backbone's last block.
+        fused_batch_norm: Use TensorFlow's fused operation (same function, faster).
+        sync_batch_norm: Normalize by statistics of all replicas' parts of a batch,
+            with Keras's own layer, which is not fused.
+        input_normalization: `dataset` (mean and deviation of the training log-mels
+            go into the backbone's own Normalization layer) or `none`.
+        similarity: `bilinear` or `cosine`.
+        temperature: Divides the similarities.
+        kernel_init: `identity` or `normal`: the bilinear kernel's initial value.
+        kernel_scale: Factor of the identity, or the normal's deviation.
+        silence: Positive window of a silent source: `zeros`, `floor` (the log-mel
+            floor), `mean` (the training data's mean), or `learned` (a learned
+            projection; such positives do not pass through the network).
+    """
+
+    backbone: str = "efficientnetb0"
+    projection_dim: int = within(512, 1, 1 << 12)
+    drop_connect_rate: float = within(0.2, 0.0, 0.99)
+    fused_batch_norm: bool = True
+    sync_batch_norm: bool = False
+    input_normalization: str = "dataset"
+    similarity: str = "bilinear"
+    temperature: float = within(0.2, 1e-4, 1e4)
+    kernel_init: str = "identity"
+    kernel_scale: float = within(0.01, 0.0, 1e6)
+    silence: str = "zeros"
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be meant, by ConfigError."""
+        check_fields(self, ConfigError)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Pairs, schedule and stop of the pretext task.
+
+    An update is one optimizer update; a step is `updates_per_step` updates.
+
+    Attributes:
+        source: `multi`, one source, a comma list of sources, or `none` (COLA).
+        batches: `mixed`, `active`, `uniform` or `active_any`.
+        augment: `none`, `mws`, `gain`, `transpose`, `remix`, `specaugment` or
+            `cutout`, or several with `+` between them, of both windows of a pair;
+            `remix` mixes stems of the mini-batch's songs and comes first.
+        pair_span: `segment` (both windows of a pair come from one segment) or `clip`
+            (the positive comes from anywhere in the anchor's clip).
+        batch_size: Pairs a mini-batch and replica.
+        global_negatives: Contrast over the mini-batches of all replicas, which then
+            draw one source and mode; else each replica's own is all that it sees.
+        accumulate: Mini-batches an update and replica, each contrasted alone; the
+            update takes the mean of their gradients.
+        micro_batch: Pairs that go through the network at a time, by cached gradients;
+            0 means the whole mini-batch. It must divide batch_size.
+        steps: Length of the run, in steps.
+        updates_per_step: Updates a step.
+        learning_rate: Adam's rate.
+        warmup_updates: Updates over which the rate rises linearly from 0.
+        halve_at_step: The rate is halved from this step on; 0 means never.
+        kernel_rate: The similarity kernel's rate, as a multiple of the network's.
+        average_decay: Decay an update of the weights' running average, which is then
+            what is validated, kept and exported; 0 means the last weights.
+        validate_every_steps: Distance of pretext validations; 0 means never.
+        patience_steps: Window of the running average of the validation loss, in
+            steps; training stops when the average no longer improves.
+        statistics_batches: Training batches over which batch-norm statistics are
+            re-estimated for validation, kept checkpoints and export; before the first
+            update as many as a thousand pairs need, if that is fewer.
+        statistics_inputs: What the encoder's are estimated from: `anchors` (mixtures
+            alone) or `pairs` (whole batches; the pretext task always uses these).
+        checkpoint_every_steps: Distance of the checkpoints that a resumed run
+            starts from.
+        max_to_keep: How many of those are kept.
+        keep_steps: Steps whose encoder is kept for ever.
+        seed: Seed of initial weights, pairs and stochastic depth.
+        init_from: Fingerprint of the weights of a warm start, see `warm_start`; empty
+            where training begins with fresh ones.
+        distribution: `mirrored` (all local devices) or `multi_worker` (those of all
+            machines in TF_CONFIG).
+        deterministic: Deterministic kernels, at a cost.
+        jit_compile: XLA: `on`, `off`, or `auto`, see `acceleration`.
+        mixed_precision: What the encoder computes in: `none` (float32), `bfloat16`,
+            `float16` (with loss scaling), or `auto`.
+    """
+
+    source: str = "multi"
+    batches: str = "mixed"
+    augment: str = "none"
+    pair_span: str = "segment"
+    batch_size: int = within(128, 2)
+    global_negatives: bool = False
+    accumulate: int = within(1, 1)
+    micro_batch: int = within(0, 0)
+    steps: int = within(10000, 1)
+    updates_per_step: int = within(64, 1)
+    learning_rate: float = within(1e-3, 1e-12, 10.0)
+    warmup_updates: int = within(0, 0)
+    halve_at_step: int = within(5000, 0)
+    kernel_rate: float = within(1.0, 0.0, 1e6)
+    average_decay: float = within(0.0, 0.0, 0.99999)
+    validate_every_steps: int = within(10, 0)
+    patience_steps: int = within(1000, 0)
+    statistics_batches: int = within(32, 1)
+    statistics_inputs: str = "anchors"
+    checkpoint_every_steps: int = within(10, 1)
+    max_to_keep: int = within(3, 1)
+    keep_steps: tuple[int, ...] = within(
+        (100, 300, *range(1000, 10001, 1000)), 0, MAX_STEP
+    )
+    seed: int = within(0, 0, MAX_SEED)
+    init_from: str = ""
+    distribution: str = "mirrored"
+    deterministic: bool = False
+    jit_compile: str = "auto"
+    mixed_precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be meant, by ConfigError."""
+        check_fields(self, ConfigError)
+
+    def pairs_per_update(self, num_replicas: int) -> int:
+        """Pairs of an update, all replicas and accumulated mini-batches together."""
+        return num_replicas * self.batch_size * self.accumulate
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything that decides a run's result, but for the data.
+
+    Attributes:
+        preset: Name of the preset that it started from.
+        frontend: The front end.
+        model: The network and its loss.
+        train: Pairs, schedule and stop.
+        strategy: Name of the paper's strategy, see `strategies`; empty where none
+            was named.
+    """
+
+    preset: str = "default"
+    frontend: FrontendConfig = FrontendConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    strategy: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be meant, by ConfigError."""
+        check_fields(self, ConfigError)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Turns a (nested) configuration into plain JSON types."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def config_hash(config: Any) -> str:
+    """Returns 16 hexadecimal digits that stand for every field's value."""
+    text = json.dumps(dataclasses.asdict(config), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def from_dict(cls: type, values: dict[str, Any]) -> Any:
+    """Rebuilds a configuration from `to_dict`'s result.
+
+    Args:
+        cls: `Config` or one of its parts.
+        values: Field names and values; missing fields take their default.
+
+    Returns:
+        An instance of `cls`.
+
+    Raises:
+        ConfigError: If `values` names a field that this version does not know, has an
+            object where there is none, or a value that its field does not take.
+    """
+    if not isinstance(values, dict):
+        raise ConfigError(f"{cls.__name__} is no object")
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    unknown = sorted(set(values) - set(fields))
+    if unknown:
+        listed = " ".join(", ".join(unknown).split())
+        raise ConfigError(
+            f"{cls.__name__} has no field {listed:.200}: the configuration was written "
+            "by another version of cola_msa"
+        )
+    kwargs = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            part = type(fields[name].default)
+            if not dataclasses.is_dataclass(part):
+                raise ConfigError(f"{cls.__name__}.{name} is an object")
+            value = from_dict(part, value)
+        elif isinstance(value, list):
+            value = tuple(value)
+        kwargs[name] = value
+    return cls(**kwargs)
+
+
+def differing_fields(first: Any, second: Any) -> list[str]:
+    """Lists `part.field: a != b` for the fields in which two configurations differ."""
+
+    def flatten(config: Any) -> dict[str, Any]:
+        flat = {}
+        for name, value in to_dict(config).items():
+            if isinstance(value, dict):
+                flat.update({f"{name}.{key}": item for key, item in value.items()})
+            else:
+                flat[name] = value
+        return flat
+
+    a, b = flatten(first), flatten(second)
+    return [
+        f"{name}: {a.get(name)} != {b.get(name)}"
+        for name in sorted(a.keys() | b.keys())
+        if a.get(name) != b.get(name)
+    ]

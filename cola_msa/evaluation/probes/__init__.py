@@ -1,0 +1,4 @@
+"""Embeddings and labels to trained heads.
+
+Imports what `evaluation` imports.
+"""

@@ -1,0 +1,210 @@
+"""Retrieval on validation songs: which of 64 stems belongs to this mixture."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from cola_msa.pairs.sampler import COLA, Draw, PairSampler
+
+
+@dataclasses.dataclass(frozen=True)
+class Retrieval:
+    """Ranks of the right candidate. N queries.
+
+    Attributes:
+        ranks: int64 [N], 1 is best; ties count half.
+        songs: int64 [N], each query's song, for intervals over songs.
+        source: int32 [N].
+        num_candidates: int64 [N], how many candidates each query chose from.
+    """
+
+    ranks: np.ndarray
+    songs: np.ndarray
+    source: np.ndarray
+    num_candidates: np.ndarray
+
+    @property
+    def top1(self) -> np.ndarray:
+        """float64 [N], 1 where the right candidate ranks first."""
+        return (self.ranks <= 1.0).astype(np.float64)
+
+    @property
+    def reciprocal(self) -> np.ndarray:
+        """float64 [N], reciprocal ranks."""
+        return 1.0 / self.ranks
+
+    def scores(self) -> dict[str, float]:
+        """Mean top-1, mean reciprocal rank, and what chance gives for both."""
+        harmonic = [np.mean(1.0 / np.arange(1, n + 1)) for n in self.num_candidates]
+        return {
+            "top1": float(self.top1.mean()),
+            "mrr": float(self.reciprocal.mean()),
+            "chance_top1": float(np.mean(1.0 / self.num_candidates)),
+            "chance_mrr": float(np.mean(harmonic)),
+            "num_queries": len(self.ranks),
+            "num_songs": len(np.unique(self.songs)),
+        }
+
+
+def retrieval_draws(
+    sampler: PairSampler, num_candidates: int = 64, num_rounds: int = 4, seed: int = 0
+) -> list[Draw]:
+    """Draws rounds of active pairs from as many songs as there are.
+
+    Args:
+        sampler: Over the validation split.
+        num_candidates: Pairs a round; fewer where fewer segments are eligible.
+        num_rounds: Rounds a source.
+        seed: Seed; equal seeds give equal rounds.
+
+    Returns:
+        Draws; within a round no segment comes twice, and songs take turns.
+    """
+    index = sampler.index
+    _, song_of_clip = np.unique(index.groups, return_inverse=True)
+    draws = []
+    for source in sampler.sources or (COLA,):
+        rows = np.flatnonzero(
+            ~index.is_tail & (index.num_frames >= sampler.window_frames)
+        )
+        if source != COLA:
+            rows = rows[index.is_active[rows, source]]
+        for number in range(num_rounds):
+            random = np.random.default_rng([seed, source + 1, number])
+            order = random.permutation(rows)
+            songs = song_of_clip[index.clip[order]]
+            # A segment's turn: how many of its song's came before it.
+            turn = np.zeros(len(order), np.int64)
+            for song in np.unique(songs):
+                mine = np.flatnonzero(songs == song)
+                turn[mine] = np.arange(len(mine))
+            chosen = order[np.argsort(turn, kind="stable")][:num_candidates]
+            if len(chosen) < 2:
+                continue
+            starts = index.num_frames[chosen] - sampler.window_frames + 1
+            draws.append(
+                Draw(
+                    mode="active",
+                    rows=chosen,
+                    source=np.full(len(chosen), source, np.int32),
+                    anchor_start=random.integers(0, starts),
+                    positive_start=random.integers(0, starts),
+                )
+            )
+    return draws
+
+
+def project_draws(
+    sampler: PairSampler, draws: list[Draw], project: Any
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Projections of every draw's anchors and positives.
+
+    Args:
+        sampler: Reads the draws.
+        draws: From `retrieval_draws`.
+        project: float32 [N, frames, num_mels, 1] -> projections [N, D].
+
+    Returns:
+        For each draw of B pairs two float32 [B, D].
+    """
+    found = []
+    for draw in draws:
+        batch = sampler.read(draw)
+        windows = np.concatenate([batch["anchor"], batch["positive"]])
+        projections = np.asarray(project(tf.constant(windows, tf.float32)))
+        anchor, positive = np.split(projections, 2)
+        found.append((anchor, positive))
+    return found
+
+
+def rank_projections(
+    sampler: PairSampler,
+    draws: list[Draw],
+    projections: list[tuple[np.ndarray, np.ndarray]],
+    similarity: Any,
+) -> Retrieval:
+    """Ranks each mixture's own stem among its round's stems.
+
+    Args:
+        sampler: What the draws are of.
+        draws: From `retrieval_draws`.
+        projections: From `project_draws`.
+        similarity: (anchors [B, D], candidates [C, D]) -> [B, C].
+
+    Returns:
+        Retrieval over all rounds' queries.
+
+    Raises:
+        ValueError: If there are no draws.
+    """
+    if not draws:
+        raise ValueError("the split has too few active segments for retrieval")
+    _, song_of_clip = np.unique(sampler.index.groups, return_inverse=True)
+    ranks, songs, source, counts = [], [], [], []
+    for draw, (anchor, positive) in zip(draws, projections, strict=True):
+        scores = np.asarray(
+            similarity(tf.constant(anchor), tf.constant(positive)), np.float64
+        )
+        own = np.diag(scores)[:, np.newaxis]
+        better = (scores > own).sum(1)
+        equal = (scores == own).sum(1) - 1
+        ranks.append(1.0 + better + 0.5 * equal)
+        songs.append(song_of_clip[sampler.index.clip[draw.rows]])
+        source.append(draw.source)
+        counts.append(np.full(len(draw.rows), len(draw.rows)))
+    return Retrieval(*map(np.concatenate, (ranks, songs, source, counts)))
+
+
+def retrieve(
+    sampler: PairSampler,
+    draws: list[Draw],
+    project: Any,
+    similarity: Any,
+) -> Retrieval:
+    """`project_draws` and `rank_projections` in one.
+
+    Args:
+        sampler: Reads the draws.
+        draws: From `retrieval_draws`.
+        project: float32 [N, frames, num_mels, 1] -> projections [N, D].
+        similarity: (anchors [B, D], candidates [C, D]) -> [B, C].
+
+    Returns:
+        Retrieval over all rounds' queries.
+
+    Raises:
+        ValueError: If there are no draws.
+    """
+    projections = project_draws(sampler, draws, project)
+    return rank_projections(sampler, draws, projections, similarity)
+
+
+def paired_interval(
+    first: np.ndarray,
+    second: np.ndarray,
+    songs: np.ndarray,
+    num_resamples: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """95 % bootstrap interval of mean(first) - mean(second), resampling whole songs.
+
+    Args:
+        first: float64 [N], one measure a query.
+        second: float64 [N], the same queries under another model.
+        songs: int64 [N].
+        num_resamples: Bootstrap resamples.
+        seed: Seed.
+
+    Returns:
+        Lower and upper end.
+    """
+    names, inverse = np.unique(songs, return_inverse=True)
+    sums = np.bincount(inverse, weights=first - second)
+    sizes = np.bincount(inverse)
+    random = np.random.default_rng(seed)
+    picked = random.integers(0, len(names), (num_resamples, len(names)))
+    means = sums[picked].sum(1) / sizes[picked].sum(1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)

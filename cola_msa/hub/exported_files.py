@@ -1,0 +1,249 @@
+"""ONNX and TFLite exports as encoders: what `open_model` runs of such a folder."""
+
+import os
+import pathlib
+import struct
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from cola_msa.runs.arrays import RunError
+from cola_msa.values.reading import damage_as, read_limited
+
+FILE_NAMES = {"onnx": "encoder.onnx", "tflite": "encoder.tflite"}
+_Run = Callable[[np.ndarray], np.ndarray]
+MAX_BYTES = 512 << 20
+_ONNX_TYPE = "tensor(float)"
+# Where ONNX's messages hold one another, by field number, as far as tensors go.
+_PARTS: dict[str, dict[int, str]] = {
+    "model": {7: "graph", 25: "function"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "function": {7: "node", 11: "attribute"},
+    "node": {5: "attribute"},
+    "attribute": {
+        5: "tensor",
+        6: "graph",
+        10: "tensor",
+        11: "graph",
+        22: "sparse",
+        23: "sparse",
+    },
+    "sparse": {1: "tensor", 2: "tensor"},
+    "tensor": {},
+}
+_EXTERNAL = (13, 14)  # a tensor's external_data and data_location
+
+
+class FileEncoder:
+    """An exported file as a function of windows, eagerly and in graphs.
+
+    Calls from several threads wait for one another. Files are read whole and run as
+    they were read: nothing else is opened.
+    """
+
+    def __init__(self, path: pathlib.Path, dim: int):
+        """Opens a file.
+
+        Args:
+            path: encoder.onnx or encoder.tflite.
+            dim: Values of an embedding.
+
+        Raises:
+            RunError: If it is damaged, or onnxruntime is not installed.
+        """
+        self._dim = dim
+        self._lock = threading.Lock()
+        self._run = _open_onnx(path) if path.suffix == ".onnx" else _open_tflite(path)
+
+    def __call__(self, windows: tf.Tensor) -> tf.Tensor:
+        """Embeds windows, float32 [n, frames, num_mels, 1] -> [n, dim]."""
+        found = tf.numpy_function(self._locked, [windows], tf.float32, stateful=False)
+        return tf.ensure_shape(found, [None, self._dim])
+
+    def check(self, path: pathlib.Path, frames: int, num_mels: int) -> None:
+        """Embeds a window of zeros.
+
+        Raises:
+            RunError: If the file cannot, or gives something else than embeddings.
+        """
+        # Either library has errors of its own for graphs that cannot be run.
+        try:
+            found = self._run(np.zeros((1, frames, num_mels, 1), np.float32))
+        except Exception as error:
+            raise _damaged(path, error) from error
+        if found.shape != (1, self._dim) or found.dtype != np.float32:
+            raise RunError(
+                f"{path}: gives {found.dtype} {found.shape} for a window, not float32 "
+                f"(1, {self._dim}); export again"
+            )
+
+    def _locked(self, windows: np.ndarray) -> np.ndarray:
+        if not len(windows):
+            return np.zeros((0, self._dim), np.float32)
+        with self._lock:
+            return self._run(np.ascontiguousarray(windows))
+
+
+def find_file(folder: pathlib.Path) -> pathlib.Path | None:
+    """The folder's encoder.onnx or encoder.tflite, if it holds one."""
+    found = (folder / name for name in FILE_NAMES.values())
+    return next((path for path in found if path.is_file()), None)
+
+
+def _open_onnx(path: pathlib.Path) -> _Run:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise RunError(
+            f"{path}: needs onnxruntime ({error}); pip install onnxruntime, or name "
+            "the run or a SavedModel"
+        ) from error
+    content = _read(path)
+    with damage_as(RunError, path, "export again"):
+        if has_external_data(content):
+            raise ValueError("its values lie in other files, which are not read")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    # Its exceptions derive from Exception alone.
+    try:
+        session = onnxruntime.InferenceSession(
+            content, options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:
+        raise _damaged(path, error) from error
+    given = [(value.name, value.type) for value in session.get_inputs()]
+    found = [(value.name, value.type) for value in session.get_outputs()]
+    if (given, found) != ([("log_mel", _ONNX_TYPE)], [("embedding", _ONNX_TYPE)]):
+        raise RunError(f"{path}: takes {given} and gives {found}; export again")
+    return lambda windows: session.run(["embedding"], {"log_mel": windows})[0]
+
+
+def _read(path: pathlib.Path) -> bytes:
+    try:
+        return read_limited(path, MAX_BYTES)
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: cannot be read ({error}); export again") from error
+
+
+def _damaged(path: pathlib.Path, error: Exception) -> RunError:
+    reason = " ".join(str(error).split())[:300]
+    return RunError(f"{path}: damaged ({reason}); export again")
+
+
+def has_external_data(content: bytes) -> bool:
+    """Whether a part of an ONNX model lies in another file, wherever that is.
+
+    Args:
+        content: A serialized ModelProto.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    waiting = [("model", 0, len(content))]
+    while waiting:
+        kind, start, end = waiting.pop()
+        for number, first, last in _fields(content, start, end):
+            if kind == "tensor" and number in _EXTERNAL:
+                return True
+            part = _PARTS[kind].get(number)
+            if part:
+                waiting.append((part, first, last))
+    return False
+
+
+def _fields(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Yields (field number, start, end) of a protocol buffer's fields.
+
+    Of a number that is 0 nothing: it says no more than a missing one.
+    """
+    while start < end:
+        key, start = _varint(data, start, end)
+        kind = key & 7
+        if kind == 0:
+            value, last = _varint(data, start, end)
+            if value:
+                yield key >> 3, start, last
+            start = last
+            continue
+        if kind == 2:
+            size, start = _varint(data, start, end)
+        else:
+            size = {1: 8, 5: 4}.get(kind, -1)
+        if not 0 <= size <= end - start:
+            raise ValueError("no protocol buffer")
+        yield key >> 3, start, start + size
+        start += size
+
+
+def _varint(data: bytes, start: int, end: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if start >= end:
+            break
+        byte = data[start]
+        start += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, start
+    raise ValueError("no protocol buffer")
+
+
+def find_custom(content: bytes) -> str | None:
+    """The name of an operation that is none of TFLite's own; None without one.
+
+    TensorFlow's interpreter would run any of TensorFlow's, those that write files too.
+
+    Args:
+        content: A TFLite file.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    # Of a damaged file FlatBuffers raises what reading out of bounds gives.
+    try:
+        model = schema.Model.GetRootAsModel(content, 0)
+        for number in range(model.OperatorCodesLength()):
+            code = model.OperatorCodes(number)
+            kind = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
+            if kind == schema.BuiltinOperator.CUSTOM or code.CustomCode():
+                return (code.CustomCode() or b"").decode(errors="replace") or "unnamed"
+    except (struct.error, IndexError, TypeError, OverflowError) as error:
+        raise ValueError(str(error)) from error
+    return None
+
+
+def _open_tflite(path: pathlib.Path) -> _Run:
+    content = _read(path)
+    with damage_as(RunError, path, "export again"):
+        if (name := find_custom(content)) is not None:
+            raise ValueError(f"its operation {name!r:.60} is none of TFLite's own")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that it will move
+            interpreter = tf.lite.Interpreter(
+                model_content=content, num_threads=os.cpu_count()
+            )
+        (given,), (found,) = (
+            interpreter.get_input_details(),
+            interpreter.get_output_details(),
+        )
+    except (ValueError, RuntimeError) as error:
+        raise _damaged(path, error) from error
+    shape: tuple[int, ...] = ()
+
+    def run(windows: np.ndarray) -> np.ndarray:
+        nonlocal shape
+        if windows.shape != shape:
+            interpreter.resize_tensor_input(given["index"], windows.shape)
+            interpreter.allocate_tensors()
+            shape = windows.shape
+        interpreter.set_tensor(given["index"], windows)
+        interpreter.invoke()
+        return interpreter.get_tensor(found["index"])
+
+    return run

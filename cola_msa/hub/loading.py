@@ -1,0 +1,414 @@
+"""Opens whatever holds an encoder: a run, a pretrained folder or an export.
+
+model = open_model("runs/NAME")
+model.embed(windows)                # float32 [n, 98, 64, 1] -> [n, 1280]
+model.matcher.project(windows)      # -> [n, 512]
+"""
+
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from cola_msa.config.checks import check_frontend
+from cola_msa.config.schema import FrontendConfig
+from cola_msa.hub import download, exported_files, pretrained
+from cola_msa.model.contrastive import ContrastiveModel
+from cola_msa.model.folding import fold_batch_normalization
+from cola_msa.model.matcher import Matcher, projection_network
+from cola_msa.model.statistics import BatchStatistics
+from cola_msa.runs import kept as kept_lib
+from cola_msa.runs.arrays import RunError
+from cola_msa.values.reading import read_json
+
+KINDS = ("run", "pretrained", "export")
+_MAX_DIM = 1 << 16
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenedModel:
+    """An encoder and what belongs to it, wherever it came from.
+
+    Attributes:
+        kind: `run`, `pretrained` or `export`.
+        path: The folder.
+        encoder: float32 [n, frames, num_mels, 1] -> [n, dim], in inference mode: a
+            keras.Model (call it with training=False), or for an export a function.
+        dim: Values of an embedding (1280).
+        frontend: Front end of its training data; `frontend.level` is its level rule.
+        key: 16 hexadecimal digits that stand for the encoder's weights: the same for
+            a run, and for the pretrained folder and the export made of it.
+        description: One line for logs and titles.
+        details: What its config.json or metadata.json says: `config`, `data`, `step`,
+            `git_commit`.
+        matcher: Scores mixtures against stems; None for an export that cannot (ONNX,
+            TFLite, a SavedModel without signature `match`).
+        projector: Projection head, keras.Model [n, dim] -> [n, 512]; None for an
+            export.
+        similarity: Layer, (anchors [A, 512], candidates [P, 512]) -> [A, P], without
+            the temperature; None for an export. `similarity.kernel` is W [512, 512],
+            where it is bilinear.
+    """
+
+    kind: str
+    path: pathlib.Path
+    encoder: Callable[..., tf.Tensor]
+    dim: int
+    frontend: FrontendConfig
+    key: str
+    description: str
+    details: dict[str, Any]
+    matcher: Matcher | None
+    projector: keras.Model | None = None
+    similarity: keras.Layer | None = None
+
+    def embed(self, windows: np.ndarray) -> np.ndarray:
+        """Embeds windows in one forward pass.
+
+        Args:
+            windows: float32 [n, frames, num_mels, 1], log-mel; 98 frames are what the
+                encoder was trained with.
+
+        Returns:
+            float32 [n, dim].
+        """
+        return self.graph(tf.convert_to_tensor(windows, tf.float32)).numpy()
+
+    @functools.cached_property
+    def inference(self) -> Callable[..., tf.Tensor]:
+        """`encoder` with folded batch normalization, where it is a keras.Model.
+
+        It keeps the weights that the encoder has when this is asked for first.
+        """
+        if isinstance(self.encoder, keras.Model):
+            return fold_batch_normalization(self.encoder)
+        return self.encoder
+
+    @functools.cached_property
+    def graph(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        """`inference` as a tf.function, for any number of windows and frames."""
+        encoder = self.inference
+        options = {"training": False} if isinstance(encoder, keras.Layer) else {}
+        return tf.function(
+            lambda windows: encoder(windows, **options),
+            input_signature=[
+                tf.TensorSpec([None, None, self.frontend.num_mels, 1], tf.float32)
+            ],
+            autograph=False,
+        )
+
+
+def resolve(
+    source: str | os.PathLike, registry: str | os.PathLike | None = None
+) -> pathlib.Path:
+    """The folder of a model that is named by a folder, a URL or a registry's name.
+
+    Args:
+        source: A folder, the URL of an archive of a pretrained folder, or a name.
+        registry: A registry file; None means COLA_MSA_REGISTRY, else the package's.
+
+    Raises:
+        RunError: If a download fails or is not what the registry says.
+    """
+    text = os.fspath(source)
+    if download.is_url(text):
+        return download.fetch(text)
+    path = pathlib.Path(text)
+    if not path.exists() and text in download.read_registry(registry):
+        return download.fetch(text, registry)
+    return path
+
+
+def find_kind(path: str | os.PathLike) -> str:
+    """What a folder is: `run`, `pretrained` or `export`.
+
+    Raises:
+        RunError: If it is none of them; the message says what is there instead.
+    """
+    path = pathlib.Path(path)
+    wanted = "a run, a pretrained folder or an export"
+    if not path.exists():
+        known = ", ".join(sorted(download.read_registry())) or "none yet"
+        raise RunError(
+            f"{path} does not exist; name {wanted}, a URL, or a pretrained encoder of "
+            f"the registry ({known})"
+        )
+    if not path.is_dir():
+        raise RunError(f"{path} is a file; name {wanted}, which are folders")
+    # First: whatever lies beside it, of a pretrained folder no graph is run.
+    if pretrained.is_pretrained(path):
+        return "pretrained"
+    exported = exported_files.find_file(path)
+    if (path / "saved_model.pb").exists() or exported:
+        if not (path / "metadata.json").exists():
+            what = exported.name if exported else "a SavedModel"
+            raise RunError(
+                f"{path}: {what} without metadata.json, which "
+                "python -m cola_msa.export writes beside it"
+            )
+        return "export"
+    if (path / "config.json").exists():
+        kept_lib.load_run(path)
+        return "run"
+    newest = kept_lib.newest_run(path)
+    hint = f"; {newest} is a run" if newest else ""
+    raise RunError(
+        f"{path}: neither a run, an export nor a pretrained folder: it holds neither "
+        f"config.json nor saved_model.pb, encoder.onnx or encoder.tflite{hint}"
+    )
+
+
+def open_model(
+    path: str | os.PathLike,
+    checkpoint_step: int | str | None = None,
+    registry: str | os.PathLike | None = None,
+) -> OpenedModel:
+    """Opens a run, a pretrained folder or an export for inference.
+
+    What comes from a URL or a registry is opened as a pretrained folder, which runs no
+    code of its maker, or not at all. A local SavedModel is a TensorFlow graph, which
+    can read and write files: open one only from somebody whom you would let run a
+    program.
+
+    Args:
+        path: The folder; or a URL or a registry's name of a pretrained folder, which
+            is fetched into the cache once.
+        checkpoint_step: For a run: a kept step, `best`, or None for the last.
+        registry: A registry file; None means COLA_MSA_REGISTRY, else the package's.
+
+    Returns:
+        OpenedModel.
+
+    Raises:
+        RunError: If the folder is none of these or is damaged, or if a step was named
+            for anything but a run.
+    """
+    found = resolve(path, registry)
+    kind = find_kind(found)
+    if kind != "pretrained" and found != pathlib.Path(path):
+        raise RunError(f"{path}: is no pretrained folder, so it is not opened")
+    path = found
+    if kind != "run" and checkpoint_step is not None:
+        raise RunError(
+            f"{path}: a checkpoint step can be chosen of a run alone, and this is "
+            f"{'an' if kind == 'export' else 'a'} {kind}"
+        )
+    if kind == "run":
+        return _open_run(path, checkpoint_step)
+    if kind == "pretrained":
+        return _open_pretrained(path)
+    return _open_export(path)
+
+
+def from_pretrained(
+    source: str | os.PathLike, registry: str | os.PathLike | None = None
+) -> OpenedModel:
+    """Opens a pretrained folder by its path, its URL or its name.
+
+    Args:
+        source: A folder, the URL of an archive of one (optionally with
+            `#sha256=<64 digits>`), or a name of the registry.
+        registry: A registry file; None means COLA_MSA_REGISTRY, else the package's.
+
+    Returns:
+        OpenedModel.
+
+    Raises:
+        RunError: If it is no pretrained folder, or cannot be fetched.
+    """
+    path = resolve(source, registry)
+    kind = find_kind(path)
+    if kind != "pretrained":
+        raise RunError(
+            f"{path}: is {'an' if kind == 'export' else 'a'} {kind}, no pretrained "
+            "folder; cola_msa.open_model opens each of them"
+        )
+    return _open_pretrained(path)
+
+
+def load_encoder(
+    path: str | os.PathLike,
+    step: int | str | None = None,
+    statistics: str | None = None,
+) -> keras.Model:
+    """Loads the encoder of a run or of a pretrained folder for inference.
+
+    Args:
+        path: A run directory, or a pretrained folder, its URL or its name.
+        step: For a run: a kept step, `best`, or None for the last; 0 is the untrained
+            network.
+        statistics: Batch-norm statistics: `anchors` (for mixtures) or `pairs` (for
+            mixtures and stems); None is what the run's configuration names.
+
+    Returns:
+        keras.Model, float32 [batch, frames, 64, 1] -> [batch, 1280]; call it with
+        training=False.
+
+    Raises:
+        RunError: If there is no such run, folder or step.
+    """
+    path = resolve(path)
+    kind = find_kind(path)
+    if kind == "run":
+        return kept_lib.load_encoder(path, step, statistics)
+    if kind == "export":
+        raise RunError(
+            f"{path}: an export is no Keras model; use cola_msa.open_model, or "
+            "tf.saved_model.load"
+        )
+    if step is not None:
+        raise RunError(f"{path}: a pretrained folder has one step, without a number")
+    return pretrained.load_model(path, statistics).encoder
+
+
+def _details(content: dict[str, Any], step: Any) -> dict[str, Any]:
+    """What stands beside weights, wherever they are kept."""
+    return {
+        "config": content["config"],
+        # Where the data lay is nobody else's business.
+        "data": {k: v for k, v in content["data"].items() if k != "data_dir"},
+        "step": step,
+        "git_commit": content.get("git_commit"),
+    }
+
+
+def _of_model(
+    model: ContrastiveModel,
+    read_pairs: Callable[[], BatchStatistics],
+    **fields: Any,
+) -> OpenedModel:
+    def make_projection() -> keras.Model:
+        return projection_network(model, read_pairs())
+
+    return OpenedModel(
+        encoder=model.encoder,
+        dim=int(model.encoder.output_shape[-1]),
+        frontend=model.frontend,
+        matcher=Matcher(make_projection, model.similarity, model.frontend.num_mels),
+        projector=model.projector,
+        similarity=model.similarity,
+        **fields,
+    )
+
+
+def _open_run(path: pathlib.Path, step: int | str | None) -> OpenedModel:
+    model = kept_lib.load_model(path, step)
+    config = kept_lib.load_config(path)
+    kept = kept_lib.kept_path(path, step)
+
+    def read_pairs() -> BatchStatistics:
+        arrays = kept_lib.read_arrays(kept)
+        return kept_lib.read_statistics(kept, arrays, "pairs", model)
+
+    return _of_model(
+        model,
+        read_pairs,
+        kind="run",
+        path=path,
+        key=kept_lib.encoder_key(path, step),
+        description=f"run {path.resolve().name}, preset {config.preset}, "
+        f"source {config.train.source}, {kept.stem}",
+        details=_details(kept_lib.load_run(path), kept_lib.kept_step(kept)),
+    )
+
+
+def _open_pretrained(path: pathlib.Path) -> OpenedModel:
+    content = pretrained.read_config(path)
+    model = pretrained.load_model(path)
+    return _of_model(
+        model,
+        lambda: pretrained.read_statistics(path, "pairs", model),
+        kind="pretrained",
+        path=path,
+        key=content["encoder_key"],
+        description=f"pretrained {content['name']}, step {content['step']}",
+        details=_details(content, content["step"]),
+    )
+
+
+class _Signature:
+    """A SavedModel's signature as a function of one tensor."""
+
+    def __init__(self, loaded: Any, name: str, argument: str, output: str):
+        self._loaded = loaded  # holds the variables
+        self._function = loaded.signatures[name]
+        self._argument, self._output = argument, output
+
+    def __call__(self, windows: tf.Tensor) -> tf.Tensor:
+        windows = tf.convert_to_tensor(windows, tf.float32)
+        return self._function(**{self._argument: windows})[self._output]
+
+
+def _checked_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Raises ValueError, KeyError or TypeError where metadata.json cannot be meant."""
+    check_frontend(metadata["frontend"])
+    if not isinstance(metadata["encoder_key"], str):
+        raise TypeError("encoder_key is no text")
+    dim = metadata["embedding_dim"]
+    if type(dim) is not int or not 1 <= dim <= _MAX_DIM:
+        raise ValueError(f"embedding_dim is {dim!r:.40}")
+    if type(metadata["step"]) is not int:
+        raise TypeError("step is no whole number")
+    for part in ("config", "data"):
+        if not isinstance(metadata[part], dict):
+            raise TypeError(f"{part} is no object")
+    return metadata
+
+
+def _open_export(path: pathlib.Path) -> OpenedModel:
+    metadata = read_json(
+        path / "metadata.json", RunError, "export again", check=_checked_metadata
+    )
+    frontend = check_frontend(metadata["frontend"])
+    key, dim = metadata["encoder_key"], metadata["embedding_dim"]
+    encoder: Callable[..., tf.Tensor]
+    matcher = None
+    file = exported_files.find_file(path)
+    if file is not None:
+        encoder = exported_files.FileEncoder(file, dim)
+        encoder.check(file, frontend.window_frames, frontend.num_mels)
+    else:
+        logging.warning(
+            "%s is a SavedModel: its TensorFlow graph can read and write files; open "
+            "only those that you trust",
+            path,
+        )
+        # Of a damaged one TensorFlow raises its own, protobuf's or Python's errors.
+        try:
+            loaded = tf.saved_model.load(str(path))
+            encoder = _Signature(loaded, "embed_log_mel", "log_mel", "embedding")
+        except Exception as error:
+            reason = " ".join(str(error).split())[:300]
+            raise RunError(
+                f"{path}: damaged SavedModel ({reason}); export again"
+            ) from error
+        matcher = _export_matcher(loaded, frontend.num_mels)
+    return OpenedModel(
+        kind="export",
+        path=path,
+        encoder=encoder,
+        dim=dim,
+        frontend=frontend,
+        key=key,
+        description=f"export {path.resolve().name}, step {metadata['step']}",
+        details=_details(metadata, metadata["step"]),
+        matcher=matcher,
+    )
+
+
+def _export_matcher(loaded: Any, num_mels: int) -> Matcher | None:
+    if not {"project", "score"} <= set(loaded.signatures):
+        return None
+    score = loaded.signatures["score"]
+    return Matcher(
+        lambda: _Signature(loaded, "project", "log_mel", "projection"),
+        lambda mixtures, stems: score(mixtures=mixtures, stems=stems)["scores"],
+        num_mels,
+    )

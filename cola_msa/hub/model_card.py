@@ -1,0 +1,144 @@
+"""The model card: what a pretrained encoder is, was trained on, and scored."""
+
+import contextlib
+import functools
+import json
+import os
+import pathlib
+from typing import Any
+
+from cola_msa.evaluation.tasks import SCORE_TITLES
+from cola_msa.system.errors import FileError
+from cola_msa.values.markdown import plain
+from cola_msa.values.reading import read_json
+
+_USE = """\
+```python
+from cola_msa import load_encoder, log_mel, normalize_level
+from cola_msa.audio.frontend import split_windows
+
+encoder = load_encoder({folder})  # [n, 98, 64, 1] -> [n, {dim}]
+mel = log_mel(normalize_level(waveform, level="{level}"))  # 16 kHz, mono
+embeddings = encoder(split_windows(mel), training=False)
+```
+"""
+
+
+def read_scores(run_dir: str | os.PathLike, step: int | None) -> list[dict[str, Any]]:
+    """Scores of a run's frozen encoder at a step, as its results.json files say.
+
+    Args:
+        run_dir: The run.
+        step: The encoder's step.
+
+    Returns:
+        One row a task, protocol, probe and score; empty where none was measured.
+    """
+    rows = []
+    for path in sorted(pathlib.Path(run_dir).glob("eval/*/results.json")):
+        # Another command's results, or a file that is being written.
+        with contextlib.suppress(FileError):
+            rows += read_json(path, check=functools.partial(_score_rows, step))
+    return rows
+
+
+def _score_rows(step: int | None, results: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of results; [] where they are not of the step's frozen encoder."""
+    encoder = results.get("encoder", {})
+    found = results.get("mode"), encoder.get("encoder"), encoder.get("step")
+    if found != ("frozen", "trained", step):
+        return []
+    return [
+        {
+            "task": str(results["task"]),
+            "title": str(results["title"]),
+            "protocol": str(results["protocol"]),
+            "probe": str(results["probe"]),
+            "label_fraction": float(results["label_fraction"]),
+            "score": name,
+            **{part: float(score[part]) for part in ("value", "low", "high", "chance")},
+            "test_clips": int(results["splits"]["test"]["clips"]),
+            "heads": len(results["seeds"]),
+        }
+        for name, score in results["scores"].items()
+    ]
+
+
+def _score_lines(scores: list[dict[str, Any]]) -> list[str]:
+    if not scores:
+        return ["None was measured: `python -m cola_msa.eval` does it.", ""]
+    lines = [
+        "Of classifiers on the frozen encoder; intervals of 95 %, by bootstrap over "
+        "the test clips.",
+        "",
+        "| task | score | value | interval | chance | test clips | protocol, probe |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in scores:
+        how = f"{plain(row['protocol'])}, {plain(row['probe'])}"
+        if row["label_fraction"] != 1.0:
+            how += f", {row['label_fraction']:g} of the labels"
+        lines.append(
+            f"| {plain(row['title'])} "
+            f"| {plain(SCORE_TITLES.get(row['score'], row['score']))} "
+            f"| {row['value']:.3f} | {row['low']:.3f} to {row['high']:.3f} "
+            f"| {row['chance']:.3f} | {row['test_clips']} | {how} |"
+        )
+    return [*lines, ""]
+
+
+def render_card(content: dict[str, Any]) -> str:
+    """The model card of a pretrained folder as Markdown.
+
+    Args:
+        content: Its config.json, see `pretrained`.
+    """
+    config, data = content["config"], content["data"]
+    train, model = config["train"], config["model"]
+    separator = data.get("separator")
+    if isinstance(separator, dict):
+        separator = separator.get("name")
+    facts = {
+        "network": f"{model['backbone']}, embeddings of {content['embedding_dim']}",
+        "input": f"log-mel windows [{config['frontend']['window_frames']}, "
+        f"{config['frontend']['num_mels']}, 1] of "
+        f"{config['frontend']['sample_rate_hz']} Hz mono, "
+        f"level rule {config['frontend']['level']}",
+        "preset": config["preset"],
+        "trained on": data.get("dataset") or "not stated",
+        "sources": ", ".join(map(str, data.get("sources") or ())) or "none",
+        "stems by": separator or "not stated",
+        "pairs": f"--source={train['source']}, --batches={train['batches']}, "
+        f"--augment={train['augment']}",
+        "similarity": f"{model['similarity']}, T = {model['temperature']:g}",
+        "steps": f"{content['step']} ({content['updates']} updates, "
+        f"{content['pairs']} pairs)",
+        "weights from": content.get("source") or "a run of this package",
+        "licence of the weights": content["licence"],
+        "key of the weights": content["encoder_key"],
+    }
+    use = _USE.format(
+        # As a Python text; a backtick could end the code.
+        folder=json.dumps(content["name"]).replace("`", "\\u0060"),
+        dim=content["embedding_dim"],
+        level=config["frontend"]["level"],
+    )
+    lines = [
+        f"# {plain(content['name'])}",
+        "",
+        "An encoder of music, pretrained without labels by musical source association "
+        "(Garoufis, Zlatintsi and Maragos, SMC 2023) with `cola_msa`.",
+        "",
+        "| | |",
+        "|---|---|",
+        *(f"| {name} | {plain(value)} |" for name, value in facts.items()),
+        "",
+        "## Scores",
+        "",
+        *_score_lines(content["scores"]),
+        "## Use",
+        "",
+        use,
+        "`config.json` holds the whole configuration and the SHA-256 of every file.",
+    ]
+    return "\n".join(lines) + "\n"

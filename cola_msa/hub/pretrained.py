@@ -1,0 +1,385 @@
+"""Pretrained folders: an encoder as it is handed on, without the run it came from.
+
+config.json        configuration, front end, step, what it was trained on, scores, and
+                   the SHA-256 of every other file
+model.weights.h5   the ContrastiveModel's variables by number and name, with batch-norm
+                   statistics of mixtures
+statistics.h5      re-estimated batch-norm statistics: of `anchors` (mixtures) and of
+                   `pairs` (mixtures and stems, what the pretext task sees)
+README.md          the model card
+
+No file is a pickle or a graph: opening a folder from somebody else runs none of its
+code. Of config.json every value that decides the size of something is bounded, and of
+the HDF5 files names, shapes, types and storage are compared with what the configuration
+makes before a value is read.
+"""
+
+import itertools
+import os
+import pathlib
+import re
+from collections.abc import Callable
+from typing import Any
+
+import h5py
+import numpy as np
+
+from cola_msa.config import checks
+from cola_msa.config.schema import Config, from_dict, to_dict
+from cola_msa.hub.model_card import read_scores, render_card
+from cola_msa.model.contrastive import ContrastiveModel
+from cola_msa.model.statistics import BatchStatistics
+from cola_msa.runs import kept as kept_lib
+from cola_msa.runs.arrays import RunError, write_json
+from cola_msa.runs.info import encoder_info
+from cola_msa.system import folders
+from cola_msa.system.errors import FileError
+from cola_msa.system.files import file_sha256, plain_hdf5_errors, temporary_folder
+from cola_msa.values.reading import read_json
+
+FORMAT = "cola_msa pretrained encoder"
+FORMAT_VERSION = 1
+WEIGHTS_NAME = "model.weights.h5"
+STATISTICS_NAME = "statistics.h5"
+CARD_NAME = "README.md"
+STATISTICS = ("anchors", "pairs")
+_FILES = (WEIGHTS_NAME, STATISTICS_NAME)
+# The only files that are taken from an archive or an address, and their most bytes.
+LIMITS = {
+    "config.json": 4 << 20,
+    WEIGHTS_NAME: 256 << 20,
+    STATISTICS_NAME: 16 << 20,
+    CARD_NAME: 4 << 20,
+}
+_MAX_DEPTH = 16  # names below each other
+_MAX_LAYERS = 1000
+_MAX_CHANNELS = 1 << 16
+
+
+def is_pretrained(path: str | os.PathLike) -> bool:
+    """Whether a folder's config.json says that it is a pretrained folder."""
+    try:
+        content = read_json(
+            pathlib.Path(path) / "config.json", max_bytes=LIMITS["config.json"]
+        )
+    except FileError:
+        return False
+    return content.get("format") == FORMAT
+
+
+def save_pretrained(
+    run_dir: str | os.PathLike,
+    output_dir: str | os.PathLike,
+    step: int | str | None = None,
+    *,
+    name: str | None = None,
+    licence: str = "not stated",
+    check: Callable[[pathlib.Path], Any] = lambda folder: None,
+) -> dict[str, Any]:
+    """Writes a pretrained folder of a run's encoder, head and similarity.
+
+    Args:
+        run_dir: The run.
+        output_dir: The folder: absent or empty.
+        step: A kept step, `best`, or None for the last.
+        name: The model's name; default the folder's.
+        licence: Licence of the weights, for the model card.
+        check: Called with the finished folder before it takes its name.
+
+    Returns:
+        The content of config.json.
+
+    Raises:
+        RunError: If the run has no such checkpoint.
+        FileError: If `output_dir` holds anything; nothing there is touched then.
+    """
+    run_dir, output_dir = pathlib.Path(run_dir), pathlib.Path(output_dir)
+    folders.check_replaceable(output_dir, _never_replaced, "an empty folder")
+    model = kept_lib.load_model(run_dir, step)
+    kept = kept_lib.kept_path(run_dir, step)
+    arrays = kept_lib.read_arrays(kept)
+    run, config = kept_lib.load_run(run_dir), kept_lib.load_config(run_dir)
+    info = encoder_info(run_dir, step, "trained")
+    with temporary_folder(output_dir) as temporary:
+        with plain_hdf5_errors():
+            _write_weights(temporary / WEIGHTS_NAME, model)
+            _write_statistics(temporary / STATISTICS_NAME, kept, arrays, model)
+        content = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "name": name or output_dir.resolve().name,
+            "licence": licence,
+            "config": to_dict(config),
+            # Where the data lay is nobody else's business.
+            "data": {k: v for k, v in run["data"].items() if k != "data_dir"},
+            "step": info.step,
+            "updates": info.updates,
+            "pairs": info.pairs,
+            "num_replicas": run.get("num_replicas", 1),
+            "embedding_dim": int(model.encoder.output_shape[-1]),
+            "statistics": config.train.statistics_inputs,
+            "encoder_key": kept_lib.encoder_key(run_dir, step),
+            "scores": read_scores(run_dir, info.step),
+            "versions": run.get("versions", {}),
+            "git_commit": run.get("git_commit"),
+            "source": run.get("source"),
+            "files": {name: file_sha256(temporary / name) for name in _FILES},
+        }
+        (temporary / CARD_NAME).write_text(render_card(content))
+        write_json(temporary / "config.json", content)
+        check(temporary)
+        folders.replace_folder(
+            temporary, output_dir, _never_replaced, "an empty folder"
+        )
+    return content
+
+
+def _never_replaced(folder: pathlib.Path) -> None:
+    """A folder to hand on may hold its owner's work: a model card that was edited."""
+
+
+def read_config(path: str | os.PathLike) -> dict[str, Any]:
+    """Reads a pretrained folder's config.json.
+
+    Raises:
+        RunError: If it is no pretrained folder, is damaged, or of a later version.
+    """
+    path = pathlib.Path(path) / "config.json"
+    content = read_json(
+        path, RunError, "get it again", max_bytes=LIMITS["config.json"], check=_checked
+    )
+    if content["format_version"] > FORMAT_VERSION:
+        raise RunError(
+            f"{path}: format version {content['format_version']}, and this cola_msa "
+            f"reads up to {FORMAT_VERSION}; upgrade it"
+        )
+    return content
+
+
+def _checked(content: dict[str, Any]) -> dict[str, Any]:
+    """Raises ValueError, KeyError or TypeError where config.json cannot be meant."""
+    if content["format"] != FORMAT:
+        raise ValueError("no pretrained folder: its format is another")
+    version = content["format_version"]
+    if type(version) is not int:
+        raise ValueError(f"format_version {version!r:.40}")
+    if version > FORMAT_VERSION:
+        return content
+    for part in ("config", "data", "files"):
+        if not isinstance(content[part], dict):
+            raise TypeError(f"{part} is no object")
+    checks.check_config(content["config"])
+    for name in ("name", "statistics", "encoder_key"):
+        if not isinstance(content[name], str):
+            raise TypeError(f"{name} is no text")
+    # It is printed, and must not move a terminal's cursor.
+    if len(content["name"]) > 255 or re.search(
+        r"[\x00-\x1f\x7f-\x9f]", content["name"]
+    ):
+        raise ValueError(f"name {content['name']!r:.40}")
+    if content["statistics"] not in STATISTICS:
+        raise ValueError(f"statistics {content['statistics']!r:.40}")
+    if type(content["step"]) is not int:
+        raise TypeError("step is no whole number")
+    checks.check_moments(content["data"])
+    for name in _FILES:
+        if not isinstance(content["files"][name], str):
+            raise TypeError(f"files: {name}")
+    if unknown := sorted(set(content["files"]) - set(LIMITS)):
+        raise ValueError(f"files: {unknown[:3]!r:.100}")
+    return content
+
+
+def load_model(
+    path: str | os.PathLike, statistics: str | None = None
+) -> ContrastiveModel:
+    """Rebuilds the model of a pretrained folder.
+
+    Args:
+        path: The folder.
+        statistics: `anchors` (for mixtures) or `pairs` (for mixtures and stems); None
+            is what its configuration names for its encoder.
+
+    Returns:
+        ContrastiveModel, ready for inference.
+
+    Raises:
+        RunError: If the folder is damaged, or does not fit its configuration.
+    """
+    path = pathlib.Path(path)
+    content = read_config(path)
+    check_files(path, content["files"])
+    config: Config = from_dict(Config, content["config"])
+    model = kept_lib.build_model(
+        path / "config.json", config, content["data"], config.train.seed
+    )
+    try:
+        _read_weights(path / WEIGHTS_NAME, model)
+    except (RunError, OSError, KeyError, TypeError, RuntimeError) as error:
+        raise RunError(
+            f"{path / WEIGHTS_NAME}: does not fit its config.json ({error})"
+        ) from error
+    kept_lib.model_normalization(model).finalize_state()
+    inputs = statistics or content["statistics"]
+    read_statistics(path, inputs, model).assign_to(model)
+    return model
+
+
+def _write_weights(path: pathlib.Path, model: ContrastiveModel) -> None:
+    """Writes every variable under its name in checkpoints.
+
+    Not Keras's `save_weights`: its names follow the classes of layers, and those
+    differ between CPU and GPU.
+    """
+    with h5py.File(path, "w") as file:
+        for number, variable in enumerate(model.variables):
+            name = kept_lib.array_name("model", number, variable)
+            file[name] = np.array(variable)
+
+
+def _write_statistics(
+    path: pathlib.Path,
+    kept: pathlib.Path,
+    arrays: dict[str, np.ndarray],
+    model: ContrastiveModel,
+) -> None:
+    with h5py.File(path, "w") as file:
+        for inputs in STATISTICS:
+            found = kept_lib.read_statistics(kept, arrays, inputs, model)
+            for number in range(len(found.means)):
+                group = file.create_group(f"{inputs}/{number:04d}")
+                group["mean"] = found.means[number]
+                group["variance"] = found.variances[number]
+
+
+def _read_weights(path: pathlib.Path, model: ContrastiveModel) -> None:
+    with _opened(path) as file:
+        group = file.get("model", getclass=False) if _is_plain(file, "model") else None
+        if not isinstance(group, h5py.Group) or len(file) != 1:
+            raise RunError("it holds something else than one group 'model'")
+        if len(group) != len(model.variables):
+            raise RunError(
+                f"it holds {len(group)} variables of the model, which has "
+                f"{len(model.variables)}: it belongs to another configuration"
+            )
+        arrays = {}
+        for number, variable in enumerate(model.variables):
+            name = f"{number:04d}"
+            wanted = np.dtype(variable.dtype)
+            arrays[f"model/{name}"] = _read(group, name, variable.shape, wanted)
+    values = kept_lib.fitting_values("model", model.variables, arrays)
+    for variable, value in zip(model.variables, values, strict=True):
+        variable.assign(value)
+
+
+def _opened(path: pathlib.Path) -> h5py.File:
+    if path.stat().st_size > LIMITS[path.name]:
+        raise RunError(f"{path}: has more than {LIMITS[path.name]:,} bytes")
+    return h5py.File(path, "r")
+
+
+def _is_plain(group: h5py.Group, name: str) -> bool:
+    """Whether a member lies in the file itself: no soft and no external link."""
+    return isinstance(group.get(name, getlink=True), h5py.HardLink)
+
+
+def _read(
+    group: h5py.Group, name: str, shape: tuple[int | None, ...] | None, dtype: np.dtype
+) -> np.ndarray:
+    """The only array under a name, which may have further names below it.
+
+    Args:
+        group: Where the name stands.
+        name: What the array's name begins with.
+        shape: What it must have; None for one dimension of any length up to 2^16.
+        dtype: What it must have.
+
+    Returns:
+        The array; read only once names, shape, type and storage are what is written.
+
+    Raises:
+        RunError: If anything is not.
+    """
+    path = name
+    for _ in range(_MAX_DEPTH):
+        if not _is_plain(group, name):
+            raise RunError(f"{path}: missing, or a link")
+        item = group[name]
+        if isinstance(item, h5py.Dataset):
+            break
+        names = list(itertools.islice(item, 2)) if isinstance(item, h5py.Group) else []
+        if len(names) != 1:
+            raise RunError(f"{path}: not one array")
+        group, name = item, names[0]
+        path += f"/{name}"
+    else:
+        raise RunError(f"{path}: too many names below each other")
+    if shape is None:
+        is_fit = item.shape is not None and len(item.shape) == 1
+        is_fit = is_fit and item.shape[0] <= _MAX_CHANNELS
+    else:
+        is_fit = item.shape == tuple(shape)
+    if not is_fit:
+        raise RunError(f"{path}: shape {item.shape}, not {shape or 'a vector'}")
+    if item.dtype != dtype:
+        raise RunError(f"{path}: type {item.dtype}, not {dtype}")
+    size = item.size * dtype.itemsize
+    is_own = not item.external and not item.is_virtual and item.chunks is None
+    if not is_own or (size and item.id.get_storage_size() != size):
+        raise RunError(f"{path}: its values do not lie in the file as they are")
+    return item[()]
+
+
+def read_statistics(
+    path: str | os.PathLike, inputs: str, model: ContrastiveModel
+) -> BatchStatistics:
+    """Batch-norm statistics of a pretrained folder: of `anchors` or of `pairs`.
+
+    Args:
+        path: The folder.
+        inputs: Which.
+        model: Whose encoder they are for.
+
+    Raises:
+        RunError: If it has none, they are another network's, or not stored as they
+            were written.
+    """
+    path = pathlib.Path(path) / STATISTICS_NAME
+    kind = np.dtype(np.float32)
+    try:
+        with _opened(path) as file:
+            if not _is_plain(file, inputs) or len(file[inputs]) > _MAX_LAYERS:
+                raise RunError("missing, a link, or of too many layers")
+            group = file[inputs]
+            means, variances = [], []
+            for name in sorted(group):
+                if not _is_plain(group, name) or len(group[name]) != 2:
+                    raise RunError(f"{inputs}/{name}: not a mean and a variance")
+                means.append(_read(group[name], "mean", None, kind))
+                variances.append(_read(group[name], "variance", None, kind))
+            found = BatchStatistics(tuple(means), tuple(variances))
+        if not found.fits(model):
+            raise RunError("they are another network's")
+        return found
+    except (OSError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise RunError(f"{path}: no batch-norm statistics {inputs}") from error
+    except RunError as error:
+        raise RunError(
+            f"{path}: no batch-norm statistics {inputs} ({error}); get the folder again"
+        ) from error
+
+
+def check_files(path: pathlib.Path, hashes: dict[str, str]) -> None:
+    """Compares files with the SHA-256 that config.json or metadata.json names.
+
+    Raises:
+        RunError: If a file is missing or is another; the message names it.
+    """
+    for name, expected in hashes.items():
+        if not (path / name).is_file():
+            raise RunError(f"{path / name} is missing; get the folder again")
+        if file_sha256(path / name) != expected:
+            raise RunError(
+                f"{path / name}: damaged or not the original (its SHA-256 is not the "
+                "recorded one); get the folder again"
+            )

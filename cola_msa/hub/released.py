@@ -1,0 +1,166 @@
+"""Checkpoints in the layout of the authors' released ones, read by name.
+
+The authors save `tf.train.Checkpoint(model)` of Keras 2, whose keys follow the object
+graph: the encoder's layers that have weights are numbered in their order, then comes
+the projection head; the similarity's kernel stands for itself. Keras 3 cannot restore
+such a checkpoint (`tf.train.Checkpoint.restore` restores nothing of it, silently), so
+every tensor is found by its key, and what was found is counted.
+
+Source: https://github.com/cgaroufis/MSCOL_SMC23, `models/`.
+"""
+
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from cola_msa.model.contrastive import ContrastiveModel
+from cola_msa.model.losses import BilinearSimilarity
+from cola_msa.runs.arrays import RunError
+
+NUM_TENSORS = 317
+_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
+_ENCODER = "embedding_model/layer_with_weights-0/layer_with_weights-"
+_HEAD = "embedding_model/layer_with_weights-"
+_KERNEL = f"_similarity_layer/bilinear_product_weight{_SUFFIX}"
+# Keys that are no weights of the network.
+_BOOKKEEPING = ("_CHECKPOINTABLE_OBJECT_GRAPH", f"save_counter{_SUFFIX}")
+_OPTIMIZER = "optimizer/"
+_OPTIMIZER_SLOT = "/.OPTIMIZER_SLOT/"
+_READ_ERRORS = (tf.errors.OpError, ValueError, RuntimeError)
+# Names in Keras 3 that differ from those in Keras 2.
+_NORMALIZATION_NAMES = {"adapt_mean": "mean", "adapt_variance": "variance"}
+
+
+def released_variables(model: ContrastiveModel) -> dict[str, Any]:
+    """Each key of the authors' layout with the variable that it belongs to.
+
+    Args:
+        model: EfficientNetB0 with the bilinear similarity.
+
+    Returns:
+        317 keys and variables, in the network's order.
+
+    Raises:
+        RunError: If the model is another network.
+    """
+    variables: dict[str, Any] = {}
+    layers = [layer for layer in model.encoder.layers if _weights(layer)]
+    for number, layer in enumerate(layers):
+        for name, variable in _weights(layer).items():
+            variables[f"{_ENCODER}{number}/{name}{_SUFFIX}"] = variable
+    head = [layer for layer in model.projector.layers if _weights(layer)]
+    for number, layer in enumerate(head, start=1):
+        for name, variable in _weights(layer).items():
+            variables[f"{_HEAD}{number}/{name}{_SUFFIX}"] = variable
+    if isinstance(model.similarity, BilinearSimilarity):
+        variables[_KERNEL] = model.similarity.kernel
+    if len(variables) != NUM_TENSORS:
+        raise RunError(
+            f"the authors' layout has {NUM_TENSORS} tensors, and this model "
+            f"{len(variables)}: it must be efficientnetb0 with the bilinear similarity"
+        )
+    return variables
+
+
+def _weights(layer: keras.Layer) -> dict[str, Any]:
+    """A layer's variables by their names in Keras 2, without seed generators."""
+    names: dict[str, str] = {}
+    if isinstance(layer, keras.layers.Normalization):
+        names = _NORMALIZATION_NAMES
+    elif isinstance(layer, keras.layers.DepthwiseConv2D):
+        names = {"kernel": "depthwise_kernel"}
+    return {names.get(v.name, v.name): v for v in layer.weights}
+
+
+def find_prefix(path: str | os.PathLike) -> str:
+    """The prefix of a checkpoint that a prefix, its index file or a folder names.
+
+    Raises:
+        RunError: If there is none, or if its data file is missing.
+    """
+    text = os.fspath(path).removesuffix(".index")
+    if pathlib.Path(text).is_dir():
+        found = tf.train.latest_checkpoint(text)
+        if found is None:
+            raise RunError(f"--checkpoint={path}: this folder holds no checkpoint")
+        text = found
+    folder, name = pathlib.Path(text).parent, pathlib.Path(text).name
+    if not pathlib.Path(f"{text}.index").exists():
+        raise RunError(
+            f"--checkpoint={path}: {text}.index does not exist; give the prefix of a "
+            "TensorFlow checkpoint, such as models/multi-source/checkpoint-10"
+        )
+    if not list(folder.glob(f"{name}.data-*-of-*")):
+        raise RunError(
+            f"--checkpoint={path}: {text}.data-00000-of-00001 is missing beside its "
+            "index; download both files"
+        )
+    return text
+
+
+def read_released(
+    prefix: str, variables: dict[str, Any]
+) -> list[tuple[Any, np.ndarray]]:
+    """Reads every tensor of a checkpoint, and refuses one that does not fit exactly.
+
+    Args:
+        prefix: The checkpoint's.
+        variables: From `released_variables`.
+
+    Returns:
+        Each variable with its value; nothing is assigned.
+
+    Raises:
+        RunError: If a tensor is missing, left over, of another shape, not finite or
+            damaged; the message names each. Optimizer state is not read.
+    """
+    try:
+        reader = tf.train.load_checkpoint(prefix)
+        shapes = reader.get_variable_to_shape_map()
+    except _READ_ERRORS as error:
+        raise RunError(f"{prefix}: no TensorFlow checkpoint ({error})") from error
+    weights = {key for key in shapes if not _is_bookkeeping(key)}
+    problems = [f"missing: {key}" for key in variables if key not in weights]
+    problems += [f"left over: {key}" for key in sorted(weights - set(variables))]
+    dtypes = reader.get_variable_to_dtype_map()
+    problems += [
+        f"{key}: type {dtypes[key].name} instead of float32"
+        for key in variables
+        if key in weights and dtypes[key] != tf.float32
+    ]
+    problems += [
+        f"{key}: shape {list(shapes[key])} instead of {list(variable.shape)}"
+        for key, variable in variables.items()
+        if key in weights and tuple(shapes[key]) != tuple(variable.shape)
+    ]
+    _refuse(prefix, problems)
+    found = []
+    for key, variable in variables.items():
+        try:
+            value = np.asarray(reader.get_tensor(key))
+        except (*_READ_ERRORS, IndexError) as error:
+            raise RunError(f"{prefix}: {key} cannot be read ({error})") from error
+        if not np.isfinite(value).all():
+            problems.append(f"{key}: holds values that are not finite")
+        found.append((variable, value))
+    _refuse(prefix, problems)
+    return found
+
+
+def _is_bookkeeping(key: str) -> bool:
+    return key in _BOOKKEEPING or key.startswith(_OPTIMIZER) or _OPTIMIZER_SLOT in key
+
+
+def _refuse(prefix: str, problems: Sequence[str]) -> None:
+    if problems:
+        shown = problems[:8]
+        more = f"; and {len(problems) - len(shown)} more" if problems[8:] else ""
+        raise RunError(
+            f"{prefix}: not in the layout of the authors' checkpoints "
+            f"({NUM_TENSORS} tensors): {'; '.join(shown)}{more}"
+        )

@@ -1,0 +1,241 @@
+"""The SavedModel: waveform or log-mel to embeddings, and windows to matching scores.
+
+It needs TensorFlow alone to be used. Signatures:
+
+    embed_waveform  waveform float32 [batch, samples] at 16 kHz, lengths int32 [batch]
+                    -> windows float32 [batch, W, 1280], clip float32 [batch, 1280],
+                    num_windows int32 [batch]; rows past num_windows are 0
+    embed_log_mel   log_mel float32 [batch, frames, 64, 1] -> embedding [batch, 1280]
+    match           mixture_windows float32 [A, frames, 64, 1], stem_windows float32
+                    [P, frames, 64, 1] -> scores float32 [A, P]: a^T W p, without the
+                    temperature
+    project         log_mel float32 [batch, frames, 64, 1] -> projection [batch, 512]
+    score           mixtures float32 [A, 512], stems float32 [P, 512] -> scores [A, P];
+                    `match` is `score` of two `project`
+"""
+
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from cola_msa.audio.frontend import exact_log_mel, level_factor
+from cola_msa.hub.loading import OpenedModel
+
+_NETWORK_WINDOWS = 256  # windows that pass through the network at once
+SIGNATURES = {
+    "embed_waveform": {
+        "inputs": {"waveform": "float32 [batch, samples]", "lengths": "int32 [batch]"},
+        "outputs": {
+            "windows": "float32 [batch, windows, embedding_dim]",
+            "clip": "float32 [batch, embedding_dim], mean over windows",
+            "num_windows": "int32 [batch]",
+        },
+    },
+    "embed_log_mel": {
+        "inputs": {"log_mel": "float32 [batch, frames, num_mels, 1]"},
+        "outputs": {"embedding": "float32 [batch, embedding_dim]"},
+    },
+    "match": {
+        "inputs": {
+            "mixture_windows": "float32 [A, frames, num_mels, 1], log-mel",
+            "stem_windows": "float32 [P, frames, num_mels, 1], log-mel",
+        },
+        "outputs": {
+            "scores": "float32 [A, P], higher where a stem belongs to a mixture; "
+            "the similarity of their projections, without the temperature"
+        },
+    },
+    "project": {
+        "inputs": {"log_mel": "float32 [batch, frames, num_mels, 1]"},
+        "outputs": {"projection": "float32 [batch, projection_dim]"},
+    },
+    "score": {
+        "inputs": {
+            "mixtures": "float32 [A, projection_dim]",
+            "stems": "float32 [P, projection_dim]",
+        },
+        "outputs": {"scores": "float32 [A, P]"},
+    },
+}
+
+
+class ExportModule(tf.Module):
+    """Encoder, projection and similarity as graphs of their own."""
+
+    def __init__(self, model: OpenedModel):
+        """Traces nothing yet; `save` does.
+
+        Args:
+            model: A run or a pretrained folder.
+        """
+        super().__init__()
+        assert isinstance(model.inference, keras.Model) and model.matcher is not None
+        assert isinstance(model.matcher.network, keras.Model)
+        assert model.projector is not None and model.similarity is not None
+        self.frontend = model.frontend
+        networks = (model.inference, model.matcher.network, model.similarity)
+        # Tracked, so that the SavedModel holds the weights.
+        self.variables_ = [v.value for network in networks for v in network.variables]
+        self._dim = model.dim
+        self._projection_dim = int(model.projector.output_shape[-1])
+        self._similarity = model.similarity
+        # One graph each, called by several signatures.
+        self._encode = model.graph
+        self._project_windows = model.matcher.graph
+        mel = tf.TensorSpec([None, None, self.frontend.num_mels, 1], tf.float32)
+        projection = tf.TensorSpec([None, self._projection_dim], tf.float32)
+        signatures = {
+            "embed_waveform": (
+                tf.TensorSpec([None, None], tf.float32, name="waveform"),
+                tf.TensorSpec([None], tf.int32, name="lengths"),
+            ),
+            "embed_log_mel": (_named(mel, "log_mel"),),
+            "match": (_named(mel, "mixture_windows"), _named(mel, "stem_windows")),
+            "project": (_named(mel, "log_mel"),),
+            "score": (_named(projection, "mixtures"), _named(projection, "stems")),
+        }
+        for name, specs in signatures.items():
+            function = getattr(self, f"_{name}")
+            setattr(self, name, tf.function(function, input_signature=specs))
+
+    def _embed_log_mel(self, log_mel: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"embedding": self._encode(log_mel)}
+
+    def _project(self, log_mel: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"projection": self._project_windows(log_mel)}
+
+    def _score(self, mixtures: tf.Tensor, stems: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"scores": self._similarity(mixtures, stems)}
+
+    def _match(
+        self, mixture_windows: tf.Tensor, stem_windows: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        return self._score(
+            self._in_parts(
+                (mixture_windows,), self._project_windows, self._projection_dim
+            ),
+            self._in_parts(
+                (stem_windows,), self._project_windows, self._projection_dim
+            ),
+        )
+
+    def _embed_waveform(
+        self, waveform: tf.Tensor, lengths: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        config = self.frontend
+        lengths = tf.clip_by_value(lengths, 0, tf.shape(waveform)[1])
+        is_real = tf.sequence_mask(lengths, tf.shape(waveform)[1], tf.float32)
+        waveform *= is_real
+        scale = level_factor(waveform, config.level, lengths)
+        num_frames = tf.maximum(
+            0, 1 + (lengths - config.window_samples) // config.hop_samples
+        )
+        num_windows = tf.maximum(1, num_frames // config.window_frames)
+        batch, most = tf.shape(waveform)[0], tf.reduce_max(num_windows)
+        # Windows are cut before the log-mel is computed: a long file fits into memory.
+        hop = config.window_frames * config.hop_samples
+        window = hop - config.hop_samples + config.window_samples
+        needed = (most - 1) * hop + window
+        waveform = waveform[:, :needed]
+        missing = needed - tf.shape(waveform)[1]
+        waveform = tf.pad(waveform, [[0, 0], [0, missing]])
+        sounds = tf.reshape(tf.signal.frame(waveform, window, hop), [-1, window])
+        # A window's own frames; what lies behind them is padding.
+        first = tf.range(most) * config.window_frames
+        frames = tf.reshape(num_frames[:, tf.newaxis] - first, [-1])
+        embedded = self._in_parts(
+            (sounds, frames, tf.repeat(scale, most)), self._embed_sounds, self._dim
+        )
+        embedded = tf.reshape(embedded, [batch, most, self._dim])
+        is_window = tf.sequence_mask(num_windows, most, tf.float32)
+        embedded *= is_window[..., tf.newaxis]
+        mean = tf.reduce_sum(embedded, 1) / tf.cast(num_windows, tf.float32)[:, None]
+        return {"windows": embedded, "clip": mean, "num_windows": num_windows}
+
+    def _embed_sounds(
+        self, sounds: tf.Tensor, num_frames: tf.Tensor, scale: tf.Tensor
+    ) -> tf.Tensor:
+        """Embeds windows [n, samples] of which num_frames [n] are no padding."""
+        config = self.frontend
+        mel = exact_log_mel(sounds, config, scale)
+        is_frame = tf.sequence_mask(tf.maximum(0, num_frames), config.window_frames)
+        floor = tf.math.log(tf.constant(config.log_floor, tf.float32))
+        mel = tf.where(is_frame[..., tf.newaxis], mel, floor)
+        return self._encode(mel[..., tf.newaxis])
+
+    def _in_parts(
+        self, inputs: tuple[tf.Tensor, ...], network: Any, dim: int
+    ) -> tf.Tensor:
+        """Calls a network on inputs [N, ...] part by part: long files fit."""
+        total = tf.shape(inputs[0])[0]
+        num_parts = (total + _NETWORK_WINDOWS - 1) // _NETWORK_WINDOWS
+        parts = tf.TensorArray(
+            tf.float32, num_parts, infer_shape=False, element_shape=[None, dim]
+        )
+        for i in tf.range(num_parts):
+            first = i * _NETWORK_WINDOWS
+            part = [values[first : first + _NETWORK_WINDOWS] for values in inputs]
+            parts = parts.write(i, network(*part))
+        return parts.concat()
+
+    def save(self, folder: pathlib.Path) -> None:
+        """Writes the SavedModel."""
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity(logging.WARNING)  # INFO names hundreds of inputs
+        try:
+            tf.saved_model.save(
+                self,
+                str(folder),
+                signatures={name: getattr(self, name) for name in SIGNATURES},
+            )
+        finally:
+            logging.set_verbosity(verbosity)
+
+
+def _named(spec: tf.TensorSpec, name: str) -> tf.TensorSpec:
+    return tf.TensorSpec(spec.shape, spec.dtype, name=name)
+
+
+def run_exported(
+    folder: pathlib.Path, inputs: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Runs an export in a process without cola_msa: TensorFlow and the folder alone.
+
+    Args:
+        folder: The SavedModel.
+        inputs: `waveform`, `lengths`, `mixture_windows` and `stem_windows`.
+
+    Returns:
+        Outputs of `embed_waveform`, and `scores` of `match`.
+    """
+    with tempfile.TemporaryDirectory() as check:
+        path = os.path.join(check, "check.npz")
+        np.savez(path, **inputs)  # type: ignore[arg-type]  # names
+        command = [sys.executable, "-I", "-c", _CHECK_SCRIPT, str(folder), path]
+        subprocess.run(command, check=True)
+        with np.load(path) as found:
+            return dict(found)
+
+
+_CHECK_SCRIPT = """
+import sys
+sys.modules["cola_msa"] = None
+import numpy as np
+import tensorflow as tf
+folder, check = sys.argv[1:]
+given = {k: tf.constant(v) for k, v in np.load(check).items()}
+signatures = tf.saved_model.load(folder).signatures
+found = {}
+for name, inputs in (("embed_waveform", ("waveform", "lengths")),
+                     ("match", ("mixture_windows", "stem_windows"))):
+    found |= signatures[name](**{k: given[k] for k in inputs})
+np.savez(check, **{k: v.numpy() for k, v in found.items()})
+"""

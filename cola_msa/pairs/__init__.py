@@ -1,0 +1,4 @@
+"""(seed, update, replica) to a batch of anchor and positive windows.
+
+Imports `config` and `records`.
+"""

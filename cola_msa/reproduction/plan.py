@@ -1,0 +1,344 @@
+"""What must run for the paper's tables and figures, in order.
+
+A plan is a list of steps; each is one command in a process of its own, and knows by
+its files whether it is done. Nothing here runs anything.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Sequence
+
+from cola_msa.config.schema import Config
+from cola_msa.config.strategies import (
+    DEGRADED,
+    NO_STEMS,
+    RANDOM,
+    SEPARATED,
+    STRATEGIES,
+    Strategy,
+)
+from cola_msa.evaluation.tasks import TASKS
+from cola_msa.records.manifests import read_manifest
+from cola_msa.records.schema import MANIFEST_NAME
+from cola_msa.reproduction.report.commands import (
+    Command,
+    data_name,
+    dataset_of,
+    eval_command,
+    prepare_commands,
+    separator_command,
+    train_command,
+)
+from cola_msa.reproduction.report.figure_data import STEMS_OF, STEPS_OF, TARGETED, TASK
+from cola_msa.reproduction.report.tables import strategies_of
+from cola_msa.reproduction.scales import Scale
+from cola_msa.runs import kept as kept_lib
+from cola_msa.system.errors import FileError, UserError
+from cola_msa.values.reading import read_json
+
+TABLES, FIGURES = (1, 2, 3), (2, 3, 4, 5)
+
+
+class ReproduceError(UserError):
+    """A reproduction that cannot be planned, or a step that failed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One command of a plan.
+
+    Attributes:
+        title: What it makes.
+        command: The command.
+        is_done: Whether its results are there.
+        is_due: Whether there is anything to do; asked when its turn comes.
+    """
+
+    title: str
+    command: Command
+    is_done: Callable[[], bool]
+    is_due: Callable[[], bool] = lambda: True
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What is asked for.
+
+    Attributes:
+        scale: How large.
+        tables: The paper's tables.
+        figures: Its figures.
+        output_dir: Data of the built-in music, runs and the report go here.
+        tasks: What the tables' strategies are judged on.
+        data_dirs: The user's prepared data by name (`mtat`, `mtat_random`,
+            `mtat_degraded`, `nsynth`, `fma`), for the scale `paper`.
+        run_seeds: Seeds of the trainings; one run of every strategy for each.
+        head_seeds: Heads trained on each encoder.
+        threads: Threads of one operation in training; 0 lets TensorFlow choose.
+    """
+
+    scale: Scale
+    tables: tuple[int, ...]
+    figures: tuple[int, ...]
+    output_dir: pathlib.Path
+    tasks: tuple[str, ...] = tuple(TASKS)
+    data_dirs: tuple[tuple[str, str], ...] = ()
+    run_seeds: tuple[int, ...] = (0,)
+    head_seeds: int = 3
+    threads: int = 0
+
+    @property
+    def runs_dir(self) -> pathlib.Path:
+        """Where the runs lie."""
+        return self.output_dir / "runs"
+
+    def run_dir(self, strategy: str, seed: int) -> pathlib.Path:
+        """The run of a strategy with a seed."""
+        return self.runs_dir / (strategy if seed == 0 else f"{strategy}-seed{seed}")
+
+    def data_dir(self, name: str) -> str:
+        """The prepared folder of that name."""
+        if self.scale.music:
+            return str(self.output_dir / "data" / "prepared" / name)
+        return dict(self.data_dirs).get(name) or f"prepared/{name}"
+
+
+@dataclasses.dataclass
+class _Want:
+    """What a strategy is judged on, and whether at every kept step."""
+
+    tasks: list[str] = dataclasses.field(default_factory=list)
+    steps: bool = False
+
+
+def wanted(request: Request) -> dict[str, _Want]:
+    """The strategies to train, in order, and what each is judged on."""
+    found: dict[str, _Want] = {}
+
+    def add(names: Sequence[str], tasks: Sequence[str], steps: bool = False) -> None:
+        for name in names:
+            want = found.setdefault(name, _Want())
+            want.tasks += [task for task in tasks if task not in want.tasks]
+            want.steps |= steps
+
+    for table in request.tables:
+        rows = strategies_of(table).values()
+        add([strategy.name for strategy in rows if strategy], request.tasks)
+    if 3 in request.figures:
+        add(STEPS_OF, [TASK], steps=True)
+    if 4 in request.figures:
+        add([*TARGETED, "cola"], [TASK])
+    if 5 in request.figures:
+        add(list(STEMS_OF), [TASK])
+    # What trains on the same stems stands together, true stems first.
+    order = {SEPARATED: 0, NO_STEMS: 0, RANDOM: 1, DEGRADED: 2}
+    return dict(sorted(found.items(), key=lambda item: order[_stems(item[0])]))
+
+
+def _stems(strategy: str) -> str:
+    return STRATEGIES[strategy].stems
+
+
+def needed_data(request: Request) -> list[tuple[str, str]]:
+    """The prepared folders that are read: dataset, and whose stems it has."""
+    found = [("mtat", SEPARATED)] if 2 in request.figures else []
+    for name, want in wanted(request).items():
+        stems = _stems(name)
+        found.append(("mtat", SEPARATED if stems == NO_STEMS else stems))
+        found += [
+            (dataset_of(task), SEPARATED if dataset_of(task) == "mtat" else NO_STEMS)
+            for task in want.tasks
+        ]
+    return list(dict.fromkeys(found))
+
+
+def _folder(request: Request, dataset: str, stems: str) -> str:
+    return request.data_dir(data_name(dataset, stems))
+
+
+def missing_data(request: Request) -> list[tuple[str, list[Command]]]:
+    """The user's prepared folders that are not there, with what prepares them.
+
+    Returns:
+        The flag that names the folder, and the commands; [] for the built-in music.
+    """
+    if request.scale.music:
+        return []
+    found = []
+    for dataset, stems in needed_data(request):
+        folder = _folder(request, dataset, stems)
+        if not (pathlib.Path(folder) / MANIFEST_NAME).exists():
+            flag = f"--{data_name(dataset, stems)}_dir={folder}"
+            found.append((flag, prepare_commands(dataset, stems, folder)))
+    return found
+
+
+def check_data(request: Request) -> None:
+    """Refuses data that some step would fail on, before anything runs.
+
+    Raises:
+        ReproduceError: If a prepared folder is missing; the message has the commands.
+        StrategyError: If a folder's stems are not a strategy's.
+        TaskError: If a task does not exist.
+    """
+    missing = missing_data(request)
+    if missing:
+        lines = [
+            f"{flag}: not a prepared folder; name one, or make it:\n"
+            + "\n".join(f"    {command.text}" for command in commands)
+            for flag, commands in missing
+        ]
+        raise ReproduceError("prepared data is missing\n" + "\n".join(lines))
+    if request.scale.music:
+        return
+    for name in wanted(request):
+        stems = _stems(name)
+        folder = _folder(request, "mtat", SEPARATED if stems == NO_STEMS else stems)
+        manifest, _ = read_manifest(pathlib.Path(folder) / MANIFEST_NAME)
+        STRATEGIES[name].check_data(manifest)
+
+
+def build(request: Request) -> list[Step]:
+    """All steps but the report, in order."""
+    steps = _data_steps(request)
+    is_first = True
+    for seed in request.run_seeds:
+        for name, want in wanted(request).items():
+            steps += _strategy_steps(request, STRATEGIES[name], want, seed, is_first)
+            is_first = False
+    return steps
+
+
+def _data_steps(request: Request) -> list[Step]:
+    """The built-in music; the user's data are prepared by the user."""
+    if not request.scale.music:
+        return []
+    music = request.output_dir / "data" / "music"
+    arguments = (f"--output_dir={music}", f"--scale={request.scale.music}")
+    command = Command("data_prep.demo", arguments)
+    steps = [_file_step("the built-in music", command, music / "demo.json")]
+    for dataset, stems in needed_data(request):
+        separator = request.output_dir / "data" / "separator_2epochs"
+        if stems == DEGRADED:
+            command = separator_command(
+                music / "mtat_stems", separator, 2, *request.scale.separator
+            )
+            title = "a separator after two epochs"
+            steps.append(_file_step(title, command, separator / "report.json"))
+        folder = _folder(request, dataset, stems)
+        flags = [f"--dataset_dir={music / dataset}", f"--output_dir={folder}"]
+        flags.append("--num_workers=0")
+        source = {
+            SEPARATED: f"--stems_dir={music / 'mtat_stems'}",
+            RANDOM: "--separator=random",
+            DEGRADED: f"--separator={separator}",
+        }.get(stems)
+        command = Command(
+            f"data_prep.{dataset}", (*flags, source) if source else tuple(flags)
+        )
+        title = f"records of {data_name(dataset, stems)}"
+        manifest = pathlib.Path(folder) / MANIFEST_NAME
+        steps.append(_file_step(title, command, manifest))
+    return steps
+
+
+def _file_step(title: str, command: Command, path: pathlib.Path) -> Step:
+    """A step that writes a certain file last."""
+    return Step(title, command, path.exists)
+
+
+def _strategy_steps(
+    request: Request, strategy: Strategy, want: _Want, seed: int, is_first: bool
+) -> list[Step]:
+    """Training and evaluations of one run; of the first the untrained network too."""
+    config = request.scale.config(strategy, seed)
+    run_dir = request.run_dir(strategy.name, seed)
+    stems = SEPARATED if strategy.stems == NO_STEMS else strategy.stems
+    threads = [f"--threads={request.threads}"] if request.threads else []
+    command = train_command(config, _folder(request, "mtat", stems), run_dir, *threads)
+    title = f"training {strategy.title}" + (f", seed {seed}" if seed else "")
+    steps = [Step(title, command, lambda: _is_trained(run_dir, config))]
+    for task in want.tasks:
+        steps.append(_eval_step(request, task, run_dir, task))
+        if is_first:
+            steps.append(_eval_step(request, task, run_dir, f"{task}-untrained"))
+    if want.steps:
+        kept = sorted({0, *(s for s in config.train.keep_steps)})
+        for step in kept:
+            # The last step is judged above, the first where the untrained network is.
+            if step < config.train.steps and not (step == 0 and is_first):
+                steps.append(_eval_step(request, TASK, run_dir, f"{TASK}-{step}", step))
+    return steps
+
+
+def _eval_step(
+    request: Request,
+    task: str,
+    run_dir: pathlib.Path,
+    folder: str,
+    step: int | None = None,
+) -> Step:
+    dataset = dataset_of(task)
+    stems = SEPARATED if dataset == "mtat" else NO_STEMS
+    is_untrained = folder.endswith("-untrained")
+    command = eval_command(
+        task,
+        run_dir,
+        _folder(request, dataset, stems),
+        step=step,
+        encoder="untrained" if is_untrained else "trained",
+        seeds=request.head_seeds,
+    )
+    judged = "the untrained network" if is_untrained else run_dir.name
+    at_step = "" if step is None else f" at step {step}"
+    path = run_dir / "eval" / folder / "results.json"
+    expected = 0 if is_untrained else step
+
+    def is_due() -> bool:
+        # A run that stopped early has not kept all steps that were planned.
+        return step is None or step in kept_lib.kept_steps(run_dir)
+
+    return Step(
+        f"judging {judged}{at_step} on {task}",
+        command,
+        lambda: _is_judged(path, run_dir, expected, request.head_seeds),
+        is_due,
+    )
+
+
+def _is_trained(run_dir: pathlib.Path, config: Config) -> bool:
+    """Whether a run has ended, with this configuration; else train refuses it."""
+    if not (run_dir / kept_lib.DONE_NAME).exists():
+        return False
+    try:
+        return kept_lib.load_config(run_dir) == config
+    except UserError:
+        return False
+
+
+def _is_judged(
+    path: pathlib.Path, run_dir: pathlib.Path, step: int | None, num_heads: int
+) -> bool:
+    """Whether results are those of a step (None: the last), with as many heads."""
+    steps = kept_lib.kept_steps(run_dir)
+    if not path.exists() or not steps:
+        return False
+    try:
+        found = read_json(path, check=lambda r: (r["encoder"]["step"], len(r["seeds"])))
+    except FileError:
+        return False
+    return found == (steps[-1] if step is None else step, num_heads)
+
+
+def report_command(request: Request) -> Command:
+    """The last command: the report of what was asked for."""
+    arguments = [
+        f"--output_dir={request.output_dir / 'report'}",
+        f"--tables={','.join(map(str, request.tables))}",
+        f"--figures={','.join(map(str, request.figures))}",
+    ]
+    if wanted(request):
+        arguments.insert(0, f"--runs={request.runs_dir}")
+    if 2 in request.figures:
+        arguments.append(f"--data_dirs={_folder(request, 'mtat', SEPARATED)}")
+    return Command("cola_msa.report", tuple(arguments))

@@ -1,0 +1,2 @@
+"""Runs and results to tables, figures and a page, and to the commands missing.
+"""

@@ -1,0 +1,161 @@
+"""What the report lacks, with the exact commands that make it."""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterable, Sequence
+
+from cola_msa.config.presets import get_preset
+from cola_msa.config.strategies import DEGRADED, NO_STEMS, RANDOM, SEPARATED, Strategy
+from cola_msa.reproduction.report.commands import (
+    PREPARED,
+    Command,
+    data_name,
+    dataset_of,
+    eval_command,
+    prepare_commands,
+    train_command,
+)
+from cola_msa.reproduction.report.runs import Collection, Group, Run
+
+Missing = list[tuple[str, list[Command]]]
+
+
+def find(
+    collection: Collection,
+    strategies: Sequence[Strategy],
+    tasks: Sequence[str],
+    steps: bool = False,
+) -> Missing:
+    """Lists what is missing for strategies to be compared on tasks.
+
+    Args:
+        collection: What was read.
+        strategies: All that a table or figure shows.
+        tasks: All that it shows.
+        steps: Whether every kept step must have been judged, not the last alone.
+
+    Returns:
+        Titles, and the commands that make what each names. The runs are as long as
+        those that are there; where there are none, as long as the paper's.
+    """
+    names = [strategy.name for strategy in strategies]
+    groups = collection.at_one_scale(names)
+    reference = next(iter(groups.values()), None)
+    found: Missing = []
+    for strategy in strategies:
+        group = groups.get(strategy.name)
+        if group is None:
+            commands = _all_of(collection, strategy, reference, tasks)
+            found.append((f"{strategy.title}: no run", commands))
+            continue
+        for run in group.runs:
+            part = _evaluations(collection, run, tasks, steps)
+            if part:
+                found.append((f"{strategy.title}: run {run.name}", part))
+    return found
+
+
+def untrained(
+    collection: Collection, strategies: Sequence[Strategy], tasks: Sequence[str]
+) -> Missing:
+    """The untrained network's evaluations, where it was not judged on some task."""
+    groups = collection.at_one_scale([strategy.name for strategy in strategies])
+    if not groups:
+        return []
+    first = next(iter(groups.values())).runs[0]
+    backbone = first.config.model.backbone
+    judged = {
+        task
+        for run in collection.runs
+        for task in tasks
+        if run.config.model.backbone == backbone and 0 in run.by_step(task)
+    }
+    known = collection.data_dirs()
+    commands = [
+        eval_command(
+            task,
+            first.run_dir,
+            known.get(task) or _default_data(task, collection),
+            encoder="untrained",
+        )
+        for task in tasks
+        if task not in judged
+    ]
+    return [("untrained network", commands)] if commands else []
+
+
+def _all_of(
+    collection: Collection,
+    strategy: Strategy,
+    reference: Group | None,
+    tasks: Iterable[str],
+) -> list[Command]:
+    """Preparation where it is due, training and evaluations of a strategy."""
+    if reference is None:
+        config = get_preset(strategy.name)
+        run_dir = pathlib.Path("runs") / strategy.name
+    else:
+        model = reference.runs[0]
+        config = strategy.apply(model.config)
+        if model.config.preset == reference.strategy.name:  # the paper's length
+            config = dataclasses.replace(config, preset=strategy.name)
+        run_dir = model.run_dir.parent / strategy.name
+    data_dir, commands = _training_data(collection, strategy)
+    commands.append(train_command(config, data_dir, run_dir))
+    known = collection.data_dirs()
+    for task in tasks:
+        folder = known.get(task) or _default_data(task, collection)
+        commands.append(eval_command(task, run_dir, folder))
+    return commands
+
+
+def _default_data(task: str, collection: Collection) -> str:
+    dataset = dataset_of(task)
+    for run in collection.runs:
+        if run.description["data"]["dataset"] == dataset:
+            return run.description["data"]["data_dir"]
+    return f"{PREPARED}/{dataset}"
+
+
+def _training_data(
+    collection: Collection, strategy: Strategy
+) -> tuple[str, list[Command]]:
+    """Data that a strategy can be trained on, and what prepares it if none is known."""
+    for run in collection.runs:
+        data = run.description["data"]
+        has_stems = bool(data.get("sources"))
+        kind = run.strategy.stems if run.strategy else SEPARATED
+        if strategy.stems == NO_STEMS and kind in (NO_STEMS, SEPARATED):
+            return data["data_dir"], []
+        if strategy.stems == kind and has_stems:
+            return data["data_dir"], []
+        # COLA reads no stems, but its data may have them.
+        is_plain = run.separator not in (None, "random")
+        if strategy.stems == SEPARATED and kind == NO_STEMS and has_stems and is_plain:
+            return data["data_dir"], []
+    dataset = "mtat"
+    is_special = strategy.stems in (RANDOM, DEGRADED)
+    name = data_name(dataset, strategy.stems if is_special else SEPARATED)
+    folder = f"{PREPARED}/{name}"
+    return folder, prepare_commands(dataset, strategy.stems, folder)
+
+
+def _evaluations(
+    collection: Collection, run: Run, tasks: Iterable[str], steps: bool
+) -> list[Command]:
+    known = collection.data_dirs()
+    commands = []
+    for task in tasks:
+        folder = known.get(task) or _default_data(task, collection)
+        final = run.final(task)
+        last = max(run.kept_steps, default=0)
+        if final is None or (final.step or 0) < last:
+            commands.append(eval_command(task, run.run_dir, folder))
+        if steps:
+            judged = run.by_step(task)
+            commands += [
+                eval_command(task, run.run_dir, folder, step=step)
+                for step in run.kept_steps[:-1]
+                if step not in judged
+            ]
+    return commands

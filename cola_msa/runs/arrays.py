@@ -1,0 +1,152 @@
+"""Files that are there whole or not at all, even after `kill -9` or a power failure.
+
+`system.files` writes; this knows arrays, and whose error it is. Nothing here knows what
+the files are for.
+"""
+
+import json
+import math
+import os
+import pathlib
+import struct
+import tokenize
+import zipfile
+import zlib
+from typing import IO, Any
+
+import numpy as np
+
+from cola_msa.system import files
+from cola_msa.system.errors import UserError
+from cola_msa.values.reading import open_regular
+
+STATE = "state"  # name of the array that holds JSON
+# What NumPy and zipfile raise on files that are cut off, overwritten or not theirs.
+DAMAGES = (
+    OSError,
+    EOFError,
+    KeyError,
+    ValueError,
+    NotImplementedError,
+    RuntimeError,
+    MemoryError,
+    SyntaxError,
+    struct.error,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+
+
+class RunError(UserError):
+    """A run directory that cannot be used; the message says why and what to do."""
+
+
+def write_bytes(path: str | os.PathLike, content: bytes) -> None:
+    """Writes a file, whole or not at all.
+
+    Raises:
+        RunError: If it cannot be written; what was at `path` before is still there.
+    """
+    files.write_bytes(path, content, RunError)
+
+
+def write_json(path: str | os.PathLike, values: Any) -> None:
+    """Writes JSON as `write_bytes` does."""
+    files.write_json(path, values, RunError)
+
+
+def write_arrays(
+    path: pathlib.Path, arrays: dict[str, np.ndarray], state: dict[str, Any]
+) -> None:
+    """Writes arrays and a JSON state to one .npz file.
+
+    Raises:
+        RunError: If it cannot be written.
+    """
+    arrays = {**arrays, STATE: np.array(json.dumps(state))}
+    files.write_file(
+        path,
+        lambda file: np.savez(file, **arrays),  # type: ignore[arg-type]  # names
+        RunError,
+    )
+
+
+def read_state(path: str | os.PathLike) -> dict[str, Any] | None:
+    """The JSON state of `write_arrays`'s file; None of any other file."""
+    try:
+        with open_regular(path) as file:
+            check_stored(file, os.fstat(file.fileno()).st_size)
+            with np.load(file, allow_pickle=False) as arrays:
+                state = json.loads(str(arrays[STATE]))
+    except (*DAMAGES, TypeError, AttributeError, RecursionError, IndexError):
+        return None
+    return state if isinstance(state, dict) else None
+
+
+def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Reads every array of `write_arrays`'s file; zip's checksums are compared.
+
+    Arrays must lie in the file as they are, as they are written: what is compressed may
+    be a thousand times larger than its file.
+
+    Raises:
+        RunError: If the file is damaged.
+    """
+    try:
+        with open_regular(path) as file:
+            check_stored(file, os.fstat(file.fileno()).st_size)
+            with np.load(file, allow_pickle=False) as arrays:
+                return dict(arrays)
+    except DAMAGES as error:
+        reason = " ".join(repr(error).split())[:300]
+        raise RunError(f"{path}: damaged checkpoint ({reason})") from error
+
+
+def check_stored(file: IO[bytes], size: int) -> None:
+    """Refuses an archive of arrays that holds more than its file has bytes.
+
+    Args:
+        file: The archive; its position is its start afterwards.
+        size: The file's bytes.
+
+    Raises:
+        ValueError: If it does, or an array's header says that it is larger.
+    """
+    with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+        if sum(entry.file_size for entry in entries) > size:
+            raise ValueError("its arrays are larger than the file")
+        for entry in entries:
+            with archive.open(entry) as member:
+                version = np.lib.format.read_magic(member)
+                if version not in _HEADERS:
+                    raise ValueError(f"an array of version {version}")
+                shape, _, dtype = _HEADERS[version](member)
+            # Memory is taken for what the header says.
+            if math.prod(shape) * dtype.itemsize > entry.file_size:
+                raise ValueError(f"{entry.filename} is cut off")
+    file.seek(0)
+
+
+def parse_state(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """The JSON state of `write_arrays`'s file.
+
+    Args:
+        path: The file, for messages.
+        arrays: What `read_arrays` gave.
+
+    Raises:
+        RunError: If there is none.
+    """
+    try:
+        state = json.loads(str(arrays[STATE]))
+    except (KeyError, ValueError, RecursionError) as error:
+        raise RunError(f"{path}: damaged checkpoint, no state ({error!r})") from error
+    if not isinstance(state, dict):
+        raise RunError(f"{path}: damaged checkpoint, its state is no object")
+    return state

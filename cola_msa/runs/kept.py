@@ -1,0 +1,471 @@
+"""The run directory: what ran, and the encoders that are kept.
+
+config.json              the Config, package versions, git commit, data
+checkpoints/update-*.npz every variable of model and optimizer, and the state of
+                         the loop: what a resumed run starts from (see `runs`)
+kept/step-*.npz          the model's variables and re-estimated batch-norm
+                         statistics at kept steps; step 0 is the untrained network
+kept/best.npz            the same at the lowest validation loss
+kept/init.npz            the same of the weights that a warm start began with
+metrics.jsonl, logs/     losses as lines of JSON and as TensorBoard scalars
+done.json                outcome, step, pairs and seconds of a run that has ended
+"""
+
+import hashlib
+import os
+import pathlib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from absl import logging
+
+from cola_msa.config.checks import check_config, check_moments
+from cola_msa.config.schema import Config, from_dict
+from cola_msa.model import replicas
+from cola_msa.model.contrastive import ContrastiveModel
+from cola_msa.model.statistics import BatchStatistics
+from cola_msa.runs.arrays import RunError as RunError
+from cola_msa.runs.arrays import parse_state, read_arrays, write_arrays
+from cola_msa.runs.arrays import write_json as write_json
+from cola_msa.system.versions import git_commit as git_commit
+from cola_msa.system.versions import package_versions as package_versions
+from cola_msa.values.reading import damage_as, read_json
+
+DONE_NAME = "done.json"
+# What training writes, beside config.json.
+RUN_NAMES = ("checkpoints", "kept", "metrics.jsonl", "logs/events.*", DONE_NAME)
+NAMED_STEPS = ("best", "init")  # kept/<name>.npz
+_KEPT_NAME = re.compile(r"step-([0-9]{8,12})\.npz")
+
+
+def load_run(run_dir: str | os.PathLike) -> dict[str, Any]:
+    """Reads a run's config.json.
+
+    Raises:
+        RunError: If there is none, or it is damaged.
+    """
+    path = pathlib.Path(run_dir) / "config.json"
+    if not path.exists():
+        raise RunError(
+            f"{path} does not exist: --run_dir must name a training run "
+            "(python -m cola_msa.train writes one)"
+        )
+    return read_json(
+        path,
+        RunError,
+        "name another --run_dir, or put the file back from a copy",
+        check=_checked_run,
+    )
+
+
+def _checked_run(run: dict[str, Any]) -> dict[str, Any]:
+    """Raises ValueError, KeyError or TypeError where config.json cannot be meant."""
+    check_config(run["config"])
+    data = run["data"]
+    if not isinstance(data, dict):
+        raise TypeError("data is no object")
+    for name in ("data_dir", "manifest_hash", "dataset"):
+        if not isinstance(data.get(name), str | None):
+            raise TypeError(f"data: {name} is no text")
+    if "\0" in (data.get("data_dir") or ""):
+        raise ValueError("data: data_dir is no path")
+    separator = data.get("separator")
+    if isinstance(separator, dict):
+        separator = separator.get("name")
+    if not isinstance(separator, str | None):
+        raise TypeError("data: separator has no name")
+    if not all(isinstance(source, str) for source in data.get("sources") or ()):
+        raise TypeError("data: sources are not all names")
+    if data.get("log_mel_mean") is not None or data.get("log_mel_std") is not None:
+        check_moments(data)
+    if not 1 <= run.get("num_replicas", 1) < 1 << 20:
+        raise ValueError(f"num_replicas is {run['num_replicas']!r:.40}")
+    for name in ("versions", "init"):
+        if not isinstance(run.get(name, {}), dict):
+            raise TypeError(f"{name} is no object")
+    if not isinstance(run.get("init", {}).get("path"), str | None):
+        raise TypeError("init: path is no text")
+    whole = {**dict.fromkeys(("data_dir", "manifest_hash", "dataset")), **data}
+    return {"num_replicas": 1, "versions": {}, **run, "data": whole}
+
+
+def read_done(run_dir: str | os.PathLike) -> dict[str, Any]:
+    """What a run that has ended says of it: outcome, step, updates, pairs, seconds.
+
+    Raises:
+        RunError: If it has not ended, or the file is damaged.
+    """
+    return read_json(
+        pathlib.Path(run_dir) / DONE_NAME,
+        RunError,
+        "delete it and train with the same command: it writes it again",
+        check=_checked_done,
+    )
+
+
+def _checked_done(done: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(done["outcome"], str):
+        raise ValueError("outcome is no text")
+    for name in ("step", "updates", "pairs"):
+        if type(done.get(name, 0)) is not int or not 0 <= done.get(name, 0) < 1 << 62:
+            raise ValueError(f"{name} is {done[name]!r:.40}")
+    seconds = done.get("training_seconds", 0.0)
+    if type(seconds) not in (int, float) or not 0 <= seconds < 1e12:
+        raise ValueError(f"training_seconds is {seconds!r:.40}")
+    return done
+
+
+def load_config(run_dir: str | os.PathLike) -> Config:
+    """The Config that a run was trained with."""
+    return from_dict(Config, load_run(run_dir)["config"])
+
+
+def own_data_dir(run_dir: str | os.PathLike) -> str:
+    """The prepared data that a run was trained on.
+
+    Raises:
+        RunError: If it has none: its weights were imported.
+    """
+    data_dir = load_run(run_dir)["data"].get("data_dir")
+    if not data_dir:
+        raise RunError(
+            f"{run_dir} holds imported weights and has no data of its own: name some "
+            "by --data_dir"
+        )
+    return data_dir
+
+
+def newest_run(root: str | os.PathLike = "runs") -> pathlib.Path | None:
+    """The run under `root` that was started last; None where there is none."""
+    runs = list(pathlib.Path(root).glob("*/config.json"))
+    return max(runs, key=lambda path: path.stat().st_mtime).parent if runs else None
+
+
+def choose_run(given: str | None) -> pathlib.Path:
+    """The run that a command was given, or the newest one.
+
+    Raises:
+        RunError: If there is none.
+    """
+    run_dir = pathlib.Path(given) if given else newest_run()
+    if run_dir is None:
+        raise RunError(
+            "there is no run under runs/: train one by python -m cola_msa.train, or "
+            "name one by --run_dir"
+        )
+    if not given:
+        logging.info("no --run_dir: the newest run, %s", run_dir)
+    return run_dir
+
+
+def parse_step(given: str | None) -> int | str | None:
+    """Turns `--checkpoint_step` into a kept step.
+
+    Raises:
+        RunError: If it is neither a number nor one of NAMED_STEPS.
+    """
+    if given is None or given in NAMED_STEPS:
+        return given
+    if not given.isdigit():
+        raise RunError(
+            f"--checkpoint_step must be a number, best or init, not {given!r}"
+        )
+    return int(given)
+
+
+def array_name(prefix: str, number: int, variable: Any) -> str:
+    """Name of a variable in a checkpoint: the same in every process.
+
+    Keras counts seed generators up within a process: their number says nothing.
+    """
+    return f"{prefix}/{number:04d}/" + re.sub(r"_\d+/", "/", variable.path)
+
+
+def _mean_arrays(
+    prefix: str, variables: list, values: Sequence[Sequence[np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """The variables with moving statistics that are the replicas' mean."""
+    arrays = {}
+    for number, variable in enumerate(variables):
+        first, *others = values[number]
+        # The mean of equal copies may differ from them in the last bit.
+        if first.dtype.kind == "f" and any((first != v).any() for v in others):
+            first = np.mean([first, *others], axis=0, dtype=first.dtype)
+        arrays[array_name(prefix, number, variable)] = first
+    return arrays
+
+
+def fitting_values(
+    prefix: str, variables: list, arrays: dict[str, np.ndarray]
+) -> list[np.ndarray]:
+    """Finds the value of every variable, and refuses a set that does not fit exactly.
+
+    Raises:
+        RunError: If a value is missing, superfluous or of another shape or type.
+    """
+    found = {
+        int(parts[1]): (name, value)
+        for name, value in arrays.items()
+        if (parts := name.split("/"))[0] == prefix and parts[1].isdecimal()
+    }
+    if sorted(found) != list(range(len(variables))):
+        raise RunError(
+            f"the checkpoint holds {len(found)} variables of the {prefix}, "
+            f"which has {len(variables)}: it belongs to another configuration"
+        )
+    for number, variable in enumerate(variables):
+        name, value = found[number]
+        if tuple(value.shape) != tuple(variable.shape):
+            raise RunError(
+                f"{name}: shape {value.shape} in the checkpoint, "
+                f"{tuple(variable.shape)} in the model"
+            )
+        if value.dtype != np.dtype(variable.dtype):
+            raise RunError(
+                f"{name}: type {value.dtype} in the checkpoint, {variable.dtype} in "
+                "the model"
+            )
+    return [found[number][1] for number in range(len(variables))]
+
+
+def model_normalization(model: ContrastiveModel) -> keras.layers.Normalization:
+    """The encoder's Normalization layer, which must be finalized after a load."""
+    from cola_msa.model.encoder import normalization_layer
+
+    return normalization_layer(model.encoder)
+
+
+def save_kept(
+    run_dir: str | os.PathLike,
+    model: ContrastiveModel,
+    statistics: dict[str, BatchStatistics],
+    step: int,
+    name: str | None = None,
+    values: Sequence[Sequence[np.ndarray]] | None = None,
+) -> pathlib.Path:
+    """Keeps a model's variables with re-estimated batch-norm statistics beside them.
+
+    Of variables that differ by replica (moving statistics) the mean is kept; the
+    model's own stay as they are, so that keeping never changes the training.
+
+    Args:
+        run_dir: The run.
+        model: The model.
+        statistics: Re-estimated from `anchors` (mixtures alone, what probes see) and
+            from `pairs` (whole batches, what the pretext task sees).
+        step: The model's age.
+        name: File name without suffix; default `step-<step>`.
+        values: Every replica's value of each of the model's variables; default: those
+            of this process's replicas.
+
+    Returns:
+        The file.
+    """
+    if values is None:
+        values = [replicas.replica_values(variable) for variable in model.variables]
+    arrays = _mean_arrays("model", model.variables, values)
+    for inputs, found in statistics.items():
+        for number, (mean, variance) in enumerate(
+            zip(found.means, found.variances, strict=True)
+        ):
+            arrays[f"statistics/{inputs}/{number:04d}/mean"] = mean
+            arrays[f"statistics/{inputs}/{number:04d}/variance"] = variance
+    path = pathlib.Path(run_dir) / "kept" / f"{name or f'step-{step:08d}'}.npz"
+    write_arrays(path, arrays, {"step": step})
+    return path
+
+
+def kept_steps(run_dir: str | os.PathLike) -> list[int]:
+    """Steps whose encoder was kept, in rising order; 0 is the untrained network."""
+    folder = pathlib.Path(run_dir) / "kept"
+    found = (_KEPT_NAME.fullmatch(path.name) for path in folder.glob("step-*.npz"))
+    return sorted(int(name[1]) for name in found if name)
+
+
+def kept_step(path: str | os.PathLike) -> int:
+    """The step of a kept checkpoint, whatever its file is called.
+
+    Raises:
+        RunError: If it is damaged.
+    """
+    path = pathlib.Path(path)
+    if name := _KEPT_NAME.fullmatch(path.name):
+        return int(name[1])
+    step = parse_state(path, read_arrays(path)).get("step")
+    if type(step) is not int or not 0 <= step < 1 << 40:
+        raise RunError(f"{path}: damaged checkpoint (its step is {step!r:.40})")
+    return step
+
+
+def best_step(run_dir: str | os.PathLike) -> int | None:
+    """The step of kept/best.npz; None where there is none, or it is damaged."""
+    try:
+        return kept_step(pathlib.Path(run_dir) / "kept" / "best.npz")
+    except RunError:
+        return None
+
+
+def remove_kept_after(run_dir: str | os.PathLike, step: int) -> None:
+    """Removes encoders of later steps than the one that a run ended with.
+
+    They were kept by a process that went further before it was killed.
+    """
+    for later in kept_steps(run_dir):
+        if later > step:
+            path = pathlib.Path(run_dir) / "kept" / f"step-{later:08d}.npz"
+            logging.warning("%s: the run ended with step %d; removed", path, step)
+            path.unlink()
+
+
+def kept_path(
+    run_dir: str | os.PathLike, step: int | str | None = None
+) -> pathlib.Path:
+    """The kept checkpoint of a step; None means the last, `best` the best.
+
+    `init` is what a warm start began with.
+
+    Raises:
+        RunError: If there is none.
+    """
+    load_run(run_dir)
+    steps = kept_steps(run_dir)
+    if not steps:
+        raise RunError(f"{run_dir}: the run has kept no checkpoint yet")
+    if step in NAMED_STEPS:
+        path = pathlib.Path(run_dir) / "kept" / f"{step}.npz"
+    else:
+        step = steps[-1] if step is None else step
+        path = pathlib.Path(run_dir) / "kept" / f"step-{step:08d}.npz"
+    if not path.exists():
+        raise RunError(
+            f"{run_dir}: no kept checkpoint of step {step}; there are "
+            f"{', '.join(map(str, steps))}"
+        )
+    return path
+
+
+def read_statistics(
+    path: pathlib.Path,
+    arrays: dict[str, np.ndarray],
+    inputs: str,
+    model: ContrastiveModel,
+) -> BatchStatistics:
+    """Batch-norm statistics of a kept checkpoint.
+
+    Args:
+        path: The checkpoint, for messages.
+        arrays: Its arrays.
+        inputs: `anchors` (for mixtures) or `pairs` (for mixtures and stems).
+        model: Whose encoder they are for.
+
+    Raises:
+        RunError: If it holds none, or they are another network's.
+    """
+    prefix = f"statistics/{inputs}"
+    layers = range(len(model.batch_norm_layers()))
+    try:
+        found = BatchStatistics(
+            tuple(arrays[f"{prefix}/{n:04d}/mean"] for n in layers),
+            tuple(arrays[f"{prefix}/{n:04d}/variance"] for n in layers),
+        )
+    except KeyError as error:
+        raise RunError(f"{path}: no batch-norm statistics {prefix}") from error
+    if not found.fits(model):
+        raise RunError(f"{path}: batch-norm statistics {prefix} of another network")
+    return found
+
+
+def build_model(
+    path: pathlib.Path, config: Config, data: dict[str, Any], seed: int
+) -> ContrastiveModel:
+    """A network with fresh weights, as a config.json describes it.
+
+    Args:
+        path: The config.json, for messages.
+        config: Its configuration.
+        data: What it says of the data; `log_mel_mean` and `log_mel_std` are used.
+        seed: Of the weights.
+
+    Raises:
+        RunError: If there is no such network.
+    """
+    with damage_as(RunError, path, "put it back from a copy"):
+        check_moments(data)
+    moments = data["log_mel_mean"], data["log_mel_std"]
+    return ContrastiveModel(config.model, config.frontend, *moments, seed)
+
+
+def load_model(
+    run_dir: str | os.PathLike,
+    step: int | str | None = None,
+    statistics: str | None = None,
+) -> ContrastiveModel:
+    """Rebuilds a run's model at a kept step, with its re-estimated statistics.
+
+    Args:
+        run_dir: The run.
+        step: A kept step, `best`, or None for the last.
+        statistics: `anchors` (for mixtures) or `pairs` (for mixtures and stems); None
+            is what the run's configuration names for its encoder.
+
+    Returns:
+        ContrastiveModel, ready for inference.
+
+    Raises:
+        RunError: If the run, the step or a variable is missing.
+    """
+    run = load_run(run_dir)
+    config = from_dict(Config, run["config"])
+    path = kept_path(run_dir, step)
+    arrays = read_arrays(path)
+    model = build_model(
+        pathlib.Path(run_dir) / "config.json", config, run["data"], config.train.seed
+    )
+    values = fitting_values("model", model.variables, arrays)
+    for variable, value in zip(model.variables, values, strict=True):
+        variable.assign(value)
+    model_normalization(model).finalize_state()
+    inputs = statistics or config.train.statistics_inputs
+    read_statistics(path, arrays, inputs, model).assign_to(model)
+    return model
+
+
+def load_encoder(
+    path: str | os.PathLike,
+    step: int | str | None = None,
+    statistics: str | None = None,
+) -> keras.Model:
+    """Loads a run's encoder for inference.
+
+    Args:
+        path: A run directory.
+        step: A kept step, `best`, or None for the last; 0 is the untrained network.
+        statistics: Batch-norm statistics, see `load_model`.
+
+    Returns:
+        keras.Model, float32 [batch, frames, 64, 1] -> [batch, 1280], with
+        re-estimated batch-norm statistics.
+
+    Raises:
+        RunError: If there is no such run or step.
+    """
+    return load_model(path, step, statistics).encoder
+
+
+def encoder_key(
+    run_dir: str | os.PathLike,
+    step: int | str | None = None,
+    statistics: str | None = None,
+) -> str:
+    """16 hexadecimal digits that stand for what `load_encoder` computes."""
+    inputs = statistics or load_config(run_dir).train.statistics_inputs
+    digest = hashlib.sha256()
+    arrays = read_arrays(kept_path(run_dir, step))
+    for name in sorted(arrays):
+        if name.startswith(("model/", f"statistics/{inputs}/")):
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(arrays[name]).tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,147 @@
+"""A warm start: a run's first weights are another run's, or a pretrained folder's.
+
+What another run learned is a fine start for training on an own collection. Optimizer,
+schedule and pairs begin anew. The run keeps the weights that it started from as
+`kept/init.npz`; its step 0 stays a network with fresh random weights, so that
+`untrained` means the same for every run.
+"""
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+import re
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from cola_msa.config.schema import Config
+from cola_msa.hub import pretrained
+from cola_msa.model import replicas
+from cola_msa.model.contrastive import ContrastiveModel
+from cola_msa.runs import kept
+from cola_msa.runs.arrays import RunError, read_arrays
+
+KEPT_NAME = "init"  # kept/init.npz
+
+
+@dataclasses.dataclass(frozen=True)
+class WarmStart:
+    """Weights to start from.
+
+    Attributes:
+        path: The kept checkpoint, or the pretrained folder.
+        fingerprint: 16 hexadecimal digits that stand for the weights.
+        weights: By name within the model, float arrays.
+    """
+
+    path: pathlib.Path
+    fingerprint: str
+    weights: dict[str, np.ndarray]
+
+    def describe(self) -> dict[str, Any]:
+        """What config.json says about it."""
+        return {"path": str(self.path.resolve()), "fingerprint": self.fingerprint}
+
+
+def read_warm_start(source: str | os.PathLike) -> WarmStart:
+    """Reads what `--init_from` names.
+
+    Args:
+        source: A run directory (its last kept encoder), one kept/*.npz of it, or a
+            pretrained folder.
+
+    Raises:
+        RunError: If it is none of them, or damaged.
+    """
+    path = pathlib.Path(source)
+    if pretrained.is_pretrained(path):
+        variables = pretrained.load_model(path).variables
+        arrays = {
+            kept.array_name("model", number, variable): np.array(variable)
+            for number, variable in enumerate(variables)
+        }
+    else:
+        path = _kept_file(path)
+        arrays = read_arrays(path)
+    digest = hashlib.sha256()
+    weights: dict[str, np.ndarray] = {}
+    for name, value in sorted(arrays.items()):
+        # Seed generators are integers; the new run has its own.
+        parts = name.split("/", 2)
+        if parts[0] == "model" and len(parts) == 3 and value.dtype.kind == "f":
+            weights[parts[2]] = value
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(value).tobytes())
+    if not weights:
+        raise RunError(f"--init_from={path}: holds no weights of a model")
+    return WarmStart(path, digest.hexdigest()[:16], weights)
+
+
+def _kept_file(path: pathlib.Path) -> pathlib.Path:
+    if path.is_dir():
+        return kept.kept_path(path)
+    if path.suffix != ".npz" or not path.exists():
+        raise RunError(
+            f"--init_from={path}: must name a run directory, one of its kept/*.npz or "
+            "a pretrained folder; there is no such file"
+        )
+    return path
+
+
+def checked(start: WarmStart | None, config: Config) -> WarmStart | None:
+    """The start, if it is the configuration's.
+
+    Raises:
+        RunError: If the configuration asks for another start, or for none.
+    """
+    if config.train.init_from != (start.fingerprint if start else ""):
+        raise RunError(
+            f"the configuration starts from {config.train.init_from or 'fresh weights'}"
+            f", not from {start.fingerprint if start else 'fresh weights'}"
+        )
+    return start
+
+
+def assign(model: ContrastiveModel, start: WarmStart) -> list[str]:
+    """Gives a model the weights that fit; the whole encoder must.
+
+    The input normalization comes along: the first layers were trained behind it.
+
+    Args:
+        model: With fresh weights; every replica gets the same.
+        start: From `read_warm_start`.
+
+    Returns:
+        Names of the head's weights that keep their fresh values, for want of fitting
+        ones (a similarity or a silence of another kind).
+
+    Raises:
+        RunError: If a weight of the encoder is missing or has another shape; then
+            nothing is assigned.
+    """
+    encoder = {id(variable) for variable in model.encoder.variables}
+    found, fresh = [], []
+    for variable in model.variables:
+        if np.dtype(variable.dtype).kind != "f":
+            continue
+        name = re.sub(r"_\d+/", "/", variable.path)
+        value = start.weights.get(name)
+        if value is not None and tuple(value.shape) == tuple(variable.shape):
+            found.append((variable, value))
+        elif id(variable) in encoder:
+            shape = None if value is None else value.shape
+            raise RunError(
+                f"--init_from={start.path}: the encoder's {name} has shape "
+                f"{tuple(variable.shape)}, found {shape}; it belongs to another network"
+            )
+        else:
+            fresh.append(name)
+    for variable, value in found:
+        copies = len(replicas.replica_values(variable))
+        replicas.assign_replicas(variable, [value] * copies)
+    kept.model_normalization(model).finalize_state()
+    if fresh:
+        logging.warning("--init_from: fresh weights for %s", ", ".join(fresh))
+    return fresh

@@ -1,0 +1,89 @@
+"""Flags for numbers that are numbers: neither "nan" nor "inf" passes for one.
+
+absl compares with bounds, and every comparison with NaN is false.
+"""
+
+import math
+import typing
+from typing import Any
+
+from absl import flags
+
+from cola_msa.values.fields import flag_bounds
+
+# A flag belongs to the command that asks for it here, whose --help shows it.
+flags.disclaim_key_flags()
+
+MAX_SEED = 2**32 - 1  # what NumPy's and TensorFlow's generators take alike
+
+
+class _FiniteParser(flags.FloatParser):
+    """Reads a finite number within bounds."""
+
+    def convert(self, argument: Any) -> float:
+        value = super().convert(argument)
+        if not math.isfinite(value):
+            raise ValueError(f"must be a finite number, not {argument}")
+        return value
+
+
+def define_float(
+    name: str,
+    default: float | None,
+    help: str,  # as absl calls it
+    lower_bound: float | None = None,
+    upper_bound: float | None = None,
+    flag_values: flags.FlagValues = flags.FLAGS,
+    **options: Any,
+) -> flags.FlagHolder:
+    """Defines a flag as `flags.DEFINE_float` does, for finite numbers alone.
+
+    Args:
+        name: The flag.
+        default: Its value where it is not given.
+        help: One line.
+        lower_bound: The least value that it takes.
+        upper_bound: The largest.
+        flag_values: Where it is registered.
+        **options: As absl's `DEFINE`.
+
+    Returns:
+        The flag's holder.
+    """
+    parser = _FiniteParser(lower_bound, upper_bound)
+    return flags.DEFINE(
+        parser,
+        name,
+        default,
+        help,
+        flag_values,
+        flags.ArgumentSerializer(),
+        **options,
+    )
+
+
+def define_number(
+    config: type, name: str, help: str, **options: Any
+) -> flags.FlagHolder:
+    """Defines a flag for a number of a configuration, unset where it is not given.
+
+    Args:
+        config: The configuration's class.
+        name: The flag, and the field: it takes what the field takes.
+        help: One line.
+        **options: As absl's `DEFINE_integer`.
+
+    Returns:
+        The flag's holder.
+    """
+    bounds = flag_bounds(config, name)
+    is_whole = typing.get_type_hints(config)[name] is int
+    define: Any = flags.DEFINE_integer if is_whole else define_float
+    return define(name, None, help, **bounds, **options)
+
+
+def define_seed(default: int | None, help: str, **options: Any) -> flags.FlagHolder:
+    """Defines `--seed`: a whole number from 0 to MAX_SEED."""
+    return flags.DEFINE_integer(
+        "seed", default, help, lower_bound=0, upper_bound=MAX_SEED, **options
+    )

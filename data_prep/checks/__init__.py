@@ -1,0 +1,4 @@
+"""A download or a prepared folder to complaints and pictures.
+
+Imports `pipeline`.
+"""

@@ -1,0 +1,88 @@
+"""Any tree of audio files, unlabelled. `python -m data_prep.folder --help`."""
+
+import os
+import pathlib
+
+from cola_msa.audio.decode import AUDIO_SUFFIXES, list_audio
+from data_prep.datasets.base import (
+    Clip,
+    Dataset,
+    DatasetError,
+    DatasetIndex,
+    IndexOptions,
+    folder_failures,
+    relative_listing,
+    split_groups,
+    text,
+)
+
+
+def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
+    """Lists all audio files below a folder, whatever their depth.
+
+    Args:
+        dataset_dir: The folder.
+        options: `split_by`, `validation_share`, `test_share`, `stem_splits`,
+            `stems_dir`, `seed`.
+
+    Returns:
+        The DatasetIndex; a clip's group is its folder, or itself.
+
+    Raises:
+        DatasetError: If there is no audio file.
+    """
+    # Stems beside the mixtures are not mixtures themselves.
+    stems_dir = options.stems_dir
+    skipped = (os.path.normpath(dataset_dir / stems_dir),) if stems_dir else ()
+    listing = relative_listing(list_audio(dataset_dir, skipped), dataset_dir)
+    paths = listing.paths
+    if not paths:
+        remarks = "".join(f"; {line}" for line in listing.remarks())
+        raise DatasetError(
+            f"{dataset_dir}: no audio file ({', '.join(sorted(AUDIO_SUFFIXES))})"
+            f"{remarks}"
+        )
+
+    def group_of(path: str) -> str:
+        return os.path.dirname(path) if options.split_by == "folder" else path
+
+    split_of = split_groups(
+        map(group_of, paths),
+        options.validation_share,
+        options.test_share,
+        options.seed,
+    )
+    clips = tuple(
+        Clip(
+            clip_id=text(path),
+            path=path,
+            split=split_of[group_of(path)],
+            group=text(group_of(path)) or ".",
+            wants_stems=split_of[group_of(path)] in options.stem_splits,
+        )
+        for path in paths
+    )
+    return DatasetIndex(
+        clips, failures=folder_failures(listing), remarks=listing.remarks()
+    )
+
+
+CITATION = "Your own collection."
+LICENCE = "Your own collection's."
+LAYOUT = "<dataset_dir>/**/<any name>.<wav, flac, ogg, mp3, ...>"
+DATASET = Dataset(
+    name="folder",
+    task_type=None,
+    stems="optional",
+    options=("split_by", "validation_share", "test_share", "stem_splits"),
+    max_clips_per_shard=64,
+    index=index,
+    citation=CITATION,
+    licence=LICENCE,
+    layout=LAYOUT,
+)
+
+if __name__ == "__main__":
+    from data_prep.pipeline import cli
+
+    cli.run(DATASET)

@@ -1,0 +1,143 @@
+"""One folder a clip, with its stems. `python -m data_prep.multitrack --help`."""
+
+import contextlib
+import os
+import pathlib
+
+from cola_msa.audio.decode import (
+    STEMS_ADVICE,
+    find_audio,
+    is_stems_file,
+    list_audio,
+)
+from cola_msa.system.errors import FileError
+from cola_msa.values.reading import read_json
+from data_prep.datasets.base import (
+    Clip,
+    Dataset,
+    DatasetError,
+    DatasetIndex,
+    Failure,
+    IndexOptions,
+    folder_failures,
+    relative_listing,
+    split_groups,
+    text,
+)
+
+_MIXTURE = "mixture"
+
+
+def _piece(folder: pathlib.Path) -> str | None:
+    """The song's name, where a meta.json gives one."""
+    with contextlib.suppress(FileError):
+        return read_json(folder / "meta.json", check=lambda meta: str(meta["piece"]))
+    return None
+
+
+def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
+    """Lists folders of stems; whole songs go to one split.
+
+    Args:
+        dataset_dir: Holds, at any depth, one folder a clip.
+        options: `sources`, `stem_names`, `validation_share`, `test_share`, `seed`.
+
+    Returns:
+        The DatasetIndex; folders without any of the sources are failures.
+
+    Raises:
+        DatasetError: If no folder holds any of the sources, or a name in `stem_names`
+            is not a source.
+    """
+    names = {s: s for s in (_MIXTURE, *options.sources)} | dict(options.stem_names)
+    unknown = sorted(set(names) - {_MIXTURE, *options.sources})
+    if unknown:
+        raise DatasetError(
+            f"--stem_names: {', '.join(unknown)} is neither mixture nor one of the "
+            f"sources {', '.join(options.sources)}"
+        )
+    found: list[tuple[str, str, str | None, tuple[tuple[str, str], ...]]] = []
+    listing = relative_listing(list_audio(dataset_dir), dataset_dir)
+    failures = [
+        Failure(text(path), text(path), "", STEMS_ADVICE)
+        for path in listing.paths
+        if is_stems_file(path)
+    ]
+    stems_files = len(failures)
+    failures += folder_failures(listing)
+    folders = {
+        os.path.dirname(path) or "."
+        for path in listing.paths
+        if not is_stems_file(path)
+    }
+    for name in sorted(folders):
+        folder = dataset_dir / name
+
+        def path_of(role: str, folder: pathlib.Path = folder) -> str | None:
+            path = find_audio(folder, names[role])
+            return path.relative_to(dataset_dir).as_posix() if path else None
+
+        stems = tuple((s, p) for s in options.sources if (p := path_of(s)))
+        if not stems:
+            wanted = ", ".join(names[s] for s in options.sources)
+            failures.append(
+                Failure(text(name), text(name), "", f"holds none of the stems {wanted}")
+            )
+            continue
+        found.append((name, _piece(folder) or name, path_of(_MIXTURE), stems))
+    if not found and stems_files:
+        raise DatasetError(
+            f"{dataset_dir}: no folder of stems, but {stems_files} files like "
+            f"{failures[0].path}: {STEMS_ADVICE}"
+        )
+    if not found:
+        raise DatasetError(
+            f"{dataset_dir}: no folder with a stem named "
+            f"{', '.join(names[s] for s in options.sources)}; name the sources with "
+            f"--sources=a,b or --stem_names=source=file; expected layout: {LAYOUT}"
+        )
+    split_of = split_groups(
+        (group for _, group, _, _ in found),
+        options.validation_share,
+        options.test_share,
+        options.seed,
+    )
+    clips = tuple(
+        Clip(
+            clip_id=text(name),
+            path=mixture or name,
+            split=split_of[group],
+            group=text(group),
+            stem_paths=stems,
+            wants_stems=True,
+            is_sum=mixture is None,
+        )
+        for name, group, mixture, stems in found
+    )
+    return DatasetIndex(clips, (), tuple(failures), remarks=listing.remarks())
+
+
+CITATION = "Your own collection."
+LICENCE = "Your own collection's."
+LAYOUT = (
+    "<dataset_dir>/<clip>/mixture.<suffix> (without it the sum of the stems is used) "
+    "and one <source>.<suffix> a source, of which some may be missing; meta.json with "
+    '{"piece": song} is optional'
+)
+DATASET = Dataset(
+    name="multitrack",
+    task_type=None,
+    stems="folder",
+    options=("sources", "stem_names", "validation_share", "test_share"),
+    max_clips_per_shard=64,
+    index=index,
+    citation=CITATION,
+    licence=LICENCE,
+    layout=LAYOUT,
+    metadata=("*meta.json",),
+)
+
+if __name__ == "__main__":
+    from data_prep.pipeline import cli
+
+    cli.run(DATASET)

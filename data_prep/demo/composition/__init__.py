@@ -1,0 +1,2 @@
+"""A seed to notes of a song.
+"""

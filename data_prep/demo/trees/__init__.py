@@ -1,0 +1,2 @@
+"""Songs to files in the data sets' layouts.
+"""

@@ -1,0 +1,201 @@
+"""Builds shards with Apache Beam, on this machine or on a cluster.
+
+apache-beam is an extra: it is imported inside functions. What runs in a worker are
+functions of this module, so that they are sent by name.
+"""
+
+import contextlib
+import functools
+import logging
+import os
+import pathlib
+import re
+import shlex
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from data_prep.pipeline import processes, runner, shards
+from data_prep.remote import addresses
+from data_prep.stems import separator
+
+_POLL_SECONDS = 0.5
+_ROOT = pathlib.Path(__file__).resolve().parents[1]
+_RUNNER_FLAG = re.compile(r"--runner(=|$)")
+_ERROR_LINE = re.compile(r"^(?:[\w.]+\.)?(\w*(?:Error|Exception)): (.+)$", re.M)
+
+
+def import_beam() -> Any:
+    """The module apache_beam.
+
+    Raises:
+        PreparationError: If the extra is missing; the message names the pip command.
+    """
+    try:
+        import apache_beam
+        import google_crc32c  # noqa: F401 (TFRecord checksums; slow without it)
+    except ImportError as error:
+        raise runner.PreparationError(
+            f"--runner=beam needs an extra ({error}): pip install 'cola_msa[beam]'"
+        ) from error
+    return apache_beam
+
+
+def build(shard: shards.Shard, job: runner.Job) -> str:
+    """The work of a Beam worker: one shard, unless it is finished already.
+
+    Args:
+        shard: The shard.
+        job: What every worker needs to know; its folders must be the same to all.
+
+    Returns:
+        The shard's name.
+    """
+    processes.limit_threads()
+    if not runner.is_finished(shard, job):
+        runner.build(job, shard, _separator(job), lambda has_failed, seconds: None)
+    return shard.name
+
+
+@functools.lru_cache(maxsize=1)
+def _separator(job: runner.Job) -> separator.Separator | None:
+    """Loaded once a worker."""
+    return job.load_separator()
+
+
+def run(
+    job: runner.Job,
+    left: Sequence[shards.Shard],
+    num_workers: int,
+    advance: runner.Advance,
+    refresh: runner.Refresh = lambda: None,
+    beam_args: str = "",
+) -> None:
+    """Builds all shards that are left, and returns when they are finished.
+
+    Args:
+        job: What every worker needs to know.
+        left: The shards to build.
+        num_workers: Processes, where Beam works on this machine.
+        advance: Called with clips done, clips failed, seconds of audio, now and then.
+        refresh: Brings job.output_dir up to date, where it is a stand-in.
+        beam_args: Beam's own flags, as on a command line. Without `--runner` among
+            them Beam works on this machine, in processes of its own.
+
+    Raises:
+        PreparationError: If the extra is missing, or the pipeline failed.
+    """
+    beam = import_beam()
+    if not left:
+        return
+    # A missing extra or a download must not come to light in the workers.
+    _separator(job)
+    arguments = shlex.split(beam_args)
+    engine = None
+    if not any(_RUNNER_FLAG.match(argument) for argument in arguments):
+        # Not DirectRunner by name: that may download a runner in another language.
+        from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+
+        engine = FnApiRunner()
+        if not any(a.startswith("--direct_running_mode") for a in arguments):
+            arguments.append("--direct_running_mode=multi_processing")
+        if not any(a.startswith("--direct_num_workers") for a in arguments):
+            arguments.append(f"--direct_num_workers={num_workers}")
+        # Beam's workers tell of every connection.
+        arguments.append("--default_sdk_harness_log_level=WARNING")
+    logging.getLogger("apache_beam").setLevel(logging.WARNING)
+    options = beam.options.pipeline_options.PipelineOptions(arguments)
+    pipeline = beam.Pipeline(runner=engine, options=options)
+    # Reshuffled, so that an engine does not fuse all shards into one bundle.
+    _ = (
+        pipeline
+        | "Shards" >> beam.Create(list(left))
+        | "Spread" >> beam.Reshuffle()
+        | "Build" >> beam.Map(build, job)
+    )
+    with _importable(), _watch(job, left, advance, refresh):
+        try:
+            result = pipeline.run()
+            result.wait_until_finish()
+        # Engines raise errors of their own; a worker's is quoted in their text.
+        except Exception as error:
+            raise runner.PreparationError(
+                f"the Beam pipeline failed: {_reason(error)}; finished shards are "
+                "kept: run the same command again once that is mended"
+            ) from error
+    refresh()
+    missing = [shard.name for shard in left if not runner.is_finished(shard, job)]
+    if missing:
+        raise runner.PreparationError(
+            f"the Beam pipeline ended as {result.state}, but {len(missing)} shards are "
+            f"not in {job.output_url or job.output_dir}, first {missing[0]}: do its "
+            "workers see the same folders?"
+        )
+
+
+def _reason(error: Exception) -> str:
+    found = _ERROR_LINE.findall(str(error))
+    if not found:
+        return next(iter(str(error).splitlines()), type(error).__name__)
+    kind, message = found[-1]
+    return re.sub(r" \[while running .*", "", message) or kind
+
+
+@contextlib.contextmanager
+def _importable() -> Iterator[None]:
+    """Worker processes of this machine find this package where it is not installed."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_ROOT), before]))
+    try:
+        yield
+    finally:
+        del os.environ["PYTHONPATH"]
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
+
+
+@contextlib.contextmanager
+def _watch(
+    job: runner.Job,
+    left: Sequence[shards.Shard],
+    advance: runner.Advance,
+    refresh: runner.Refresh,
+) -> Iterator[None]:
+    """Tells of finished shards by looking at the output, whatever the engine."""
+    waiting = {shard.name: shard for shard in left}
+    counts, seconds = [0, 0], [0.0]
+    stop = threading.Event()
+
+    def look() -> float:
+        began = time.monotonic()
+        refresh()
+        refresh_seconds = time.monotonic() - began
+        for name, shard in list(waiting.items()):
+            path = job.output_dir / name
+            if path.exists() and runner.is_finished(shard, job):
+                sidecar = shards.read_sidecar(path, runner.PreparationError, "")
+                counts[0] += len(shard.clips)
+                counts[1] += len(sidecar["failures"])
+                seconds[0] += sidecar["seconds"]
+                del waiting[name]
+        advance(counts[0], counts[1], seconds[0])
+        return refresh_seconds
+
+    def poll() -> None:
+        pause = _POLL_SECONDS
+        while not stop.wait(pause):
+            # A listing that fails now may do so no longer at the end.
+            with contextlib.suppress(addresses.RemoteError):
+                # Listings of a bucket cost time and money: a twentieth of it at most.
+                pause = max(_POLL_SECONDS, 20 * look())
+
+    thread = threading.Thread(target=poll, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        with contextlib.suppress(addresses.RemoteError):
+            look()

@@ -1,0 +1,381 @@
+"""The command line that all dataset modules share."""
+
+import functools
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import app, flags
+
+from cola_msa.config.schema import SOURCES, FrontendConfig
+from cola_msa.system.errors import FileError
+from cola_msa.values.numbers import define_float, define_seed
+from data_prep.datasets.base import Dataset, DatasetError, IndexOptions
+from data_prep.remote import addresses, places
+
+_USAGE, _FAILED, _INTERRUPTED = 2, 1, 130
+
+# Flags count as those of the command that is run, so that its --help shows them.
+flags.disclaim_key_flags()
+
+
+def define_flags(dataset: Dataset, values: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines the flags of one command.
+
+    Args:
+        dataset: The dataset module; it says which flags there are.
+        values: Where to define them.
+    """
+    add: dict[str, Any] = {"flag_values": values}
+    flags.DEFINE_string("dataset_dir", None, f"Root: {dataset.layout}", **add)
+    flags.DEFINE_string("output_dir", None, "Where the prepared data goes.", **add)
+    flags.DEFINE_enum(
+        "level", "rms", ["rms", "l2"], "Level rule; l2 is the authors'.", **add
+    )
+    flags.DEFINE_integer(
+        "num_workers", 1, "Processes; 0 for one a core.", lower_bound=0, **add
+    )
+    flags.DEFINE_integer(
+        "clips_per_shard",
+        0,
+        "Most clips in a shard; 0: about eight shards a split, of 8 to "
+        f"{dataset.max_clips_per_shard} clips.",
+        lower_bound=0,
+        **add,
+    )
+    define_float(
+        "max_failures",
+        0.01,
+        "Share of clips that may fail before the command ends with an error.",
+        lower_bound=0.0,
+        upper_bound=1.0,
+        **add,
+    )
+    flags.DEFINE_enum(
+        "runner", "local", ["local", "beam"], "What builds the shards.", **add
+    )
+    flags.DEFINE_string(
+        "beam_args",
+        "",
+        "Apache Beam's own flags in one string, e.g. '--runner=FlinkRunner ...'; "
+        "without --runner among them it works on this machine, in --num_workers "
+        "processes.",
+        **add,
+    )
+    define_seed(0, "Seed of order, own splits, random masks.", **add)
+    if dataset.stems == "optional":
+        flags.DEFINE_string(
+            "stems_dir",
+            None,
+            "Folder of stems: <stems_dir>/<clip's path without suffix>/<source>.*",
+            **add,
+        )
+        flags.DEFINE_string(
+            "separator",
+            None,
+            "umxhq, umxl, random (untrained Open-Unmix), or a folder of weights.",
+            **add,
+        )
+        flags.DEFINE_integer(
+            "niter", 1, "Wiener iterations of the separator.", lower_bound=0, **add
+        )
+        flags.DEFINE_enum(
+            "separator_dtype",
+            "float32",
+            ["float32", "bfloat16"],
+            "Type of the separator's products.",
+            **add,
+        )
+        flags.DEFINE_string(
+            "stems_cache",
+            None,
+            "Folder where separated stems are kept and found.",
+            **add,
+        )
+    _define_option_flags(dataset, add)
+    flags.mark_flags_as_required(["dataset_dir", "output_dir"], flag_values=values)
+
+
+def _define_option_flags(dataset: Dataset, add: dict[str, Any]) -> None:
+    if "sources" in dataset.options:
+        flags.DEFINE_list("sources", list(SOURCES), "Sources, in order.", **add)
+    if "stem_names" in dataset.options:
+        flags.DEFINE_list(
+            "stem_names",
+            [],
+            "source=file pairs, where the file (without suffix) is not named like the "
+            "source; mixture=file too.",
+            **add,
+        )
+    if "stem_splits" in dataset.options:
+        flags.DEFINE_list(
+            "stem_splits", ["train", "validation"], "Splits that get stems.", **add
+        )
+    if "split_by" in dataset.options:
+        flags.DEFINE_enum(
+            "split_by", "folder", ["folder", "clip"], "What is never divided.", **add
+        )
+    if "validation_share" in dataset.options:
+        define_float(
+            "validation_share",
+            0.15,
+            "Share of groups for validation.",
+            **add,
+        )
+        define_float(
+            "test_share",
+            dataset.test_share,
+            "Share of groups for testing.",
+            **add,
+        )
+    if "split_dir" in dataset.options:
+        flags.DEFINE_string(
+            "split_dir",
+            None,
+            "Folder of the published split files; default: <dataset_dir>.",
+            **add,
+        )
+
+
+def parse_options(dataset: Dataset, values: Any) -> IndexOptions:
+    """Turns flags into IndexOptions.
+
+    Args:
+        dataset: The dataset module.
+        values: Parsed flags.
+
+    Returns:
+        IndexOptions; what the dataset does not use keeps its default.
+
+    Raises:
+        DatasetError: If a flag's value makes no sense.
+    """
+    given: dict[str, Any] = {"seed": values.seed}
+    for name in dataset.options:
+        value = getattr(values, name)
+        given[name] = tuple(value) if isinstance(value, list) else value
+    if "stem_names" in given:
+        pairs = [tuple(pair.split("=", 1)) for pair in given["stem_names"]]
+        if any(len(pair) != 2 or not all(pair) for pair in pairs):
+            raise DatasetError("--stem_names must be source=file,source=file")
+        given["stem_names"] = tuple(sorted(pairs))
+    sources = given.get("sources", ())
+    if "sources" in given and (not all(sources) or len(set(sources)) != len(sources)):
+        raise DatasetError(f"--sources={','.join(sources)} must be distinct names")
+    if "mixture" in sources:
+        raise DatasetError("--sources: mixture is not a source")
+    if given.get("split_dir"):
+        given["split_dir"] = places.relative(given["split_dir"], values.dataset_dir)
+    if getattr(values, "stems_dir", None):
+        given["stems_dir"] = places.relative(values.stems_dir, values.dataset_dir)
+    return IndexOptions(**given)
+
+
+def parse_config(dataset: Dataset, values: Any) -> Any:
+    """Turns flags into the one PrepConfig.
+
+    Args:
+        dataset: The dataset module.
+        values: Parsed flags.
+
+    Returns:
+        shards.PrepConfig.
+
+    Raises:
+        DatasetError: If flags contradict each other.
+        SeparatorError: If `--separator` is neither a name nor a folder of weights.
+    """
+    # Here, not above: these import TensorFlow, and --help need not wait for it.
+    from data_prep.pipeline import shards
+    from data_prep.stems import separator as separator_lib
+
+    options = parse_options(dataset, values)
+    stems_dir = getattr(values, "stems_dir", None)
+    separator = getattr(values, "separator", None)
+    if stems_dir and separator:
+        raise DatasetError("give --stems_dir or --separator, not both")
+    if stems_dir and addresses.is_address(values.dataset_dir):
+        if not addresses.is_address(stems_dir):
+            raise DatasetError(
+                f"--stems_dir={stems_dir} is a folder, but "
+                f"--dataset_dir={values.dataset_dir} an address: copy it there"
+            )
+    if stems_dir and not _is_folder(stems_dir):
+        raise DatasetError(f"--stems_dir={stems_dir} is not a folder")
+    if separator and addresses.is_address(separator):
+        raise DatasetError(
+            f"--separator={separator}: a folder of weights must lie on a local disk, "
+            "the same on every machine that works: copy it there"
+        )
+    sources: tuple[str, ...] = ()
+    stems = "none"
+    if dataset.stems == "folder":
+        sources, stems = options.sources, "folder"
+    elif stems_dir:
+        sources, stems = SOURCES, "stems_dir"
+    elif separator:
+        sources = separator_lib.separator_sources(separator, pathlib.Path(separator))
+        stems = "separator"
+        if separator not in separator_lib.NAMES:
+            separator = places.relative(separator, values.dataset_dir)
+    return shards.PrepConfig(
+        dataset=dataset.name,
+        frontend=FrontendConfig(level=values.level),
+        sources=sources,
+        stems=stems,
+        stems_dir=options.stems_dir,
+        separator=separator,
+        niter=getattr(values, "niter", 1),
+        separator_dtype=getattr(values, "separator_dtype", "float32"),
+        clips_per_shard=values.clips_per_shard,
+        max_clips_per_shard=dataset.max_clips_per_shard,
+        options=options,
+    )
+
+
+def _is_folder(path: str) -> bool:
+    if addresses.is_address(path):
+        return addresses.open_folder(path).is_there()
+    return os.path.isdir(path)
+
+
+def stems_cache_of(values: Any) -> pathlib.Path | None:
+    """The folder that `--stems_cache` names, or None.
+
+    Raises:
+        DatasetError: If there is no separator whose stems it could hold.
+    """
+    if not getattr(values, "stems_cache", None):
+        return None
+    if not values.separator:
+        raise DatasetError("--stems_cache keeps what a --separator makes: name one")
+    if addresses.is_address(values.stems_cache):
+        raise DatasetError(
+            f"--stems_cache={values.stems_cache}: stems are kept in a folder, not at "
+            "an address; name a local one"
+        )
+    return pathlib.Path(values.stems_cache)
+
+
+def run(dataset: Dataset) -> None:
+    """Runs one dataset's command; ends the process.
+
+    Exit codes: 0 done, 1 too many failures or the run could not end, 2 wrong usage or
+    not this dataset, 130 interrupted.
+    """
+    define_flags(dataset)
+    # TensorFlow's remarks about the processor are no news to a user.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+    def main(arguments: Sequence[str]) -> int:
+        if len(arguments) > 1:
+            return _complain(dataset, f"unknown argument {arguments[1]!r}", _USAGE)
+        return execute(dataset, flags.FLAGS)
+
+    app.run(main)
+
+
+def _complain(dataset: Dataset, message: str, code: int) -> int:
+    print(f"data_prep.{dataset.name}: {message}", file=sys.stderr)
+    return code
+
+
+def execute(dataset: Dataset, values: Any) -> int:
+    """Prepares what the parsed flags ask for; returns the exit code, see `run`."""
+    from data_prep.pipeline import manifest, runner
+    from data_prep.stems import separator as separator_lib
+
+    shown: Callable[[str], str] = str
+    try:
+        engine, stems_cache = _engine(values), stems_cache_of(values)
+        with places.open_places(
+            values.dataset_dir,
+            values.output_dir,
+            dataset.metadata,
+            getattr(values, "split_dir", None),
+        ) as opened:
+            shown = opened.shown
+            config = parse_config(dataset, values)
+            if dataset.stems == "optional" and not config.sources:
+                print("no --stems_dir and no --separator: mixtures only")
+            content = runner.prepare(
+                dataset,
+                config,
+                opened.dataset_dir,
+                opened.output_dir,
+                values.num_workers or len(os.sched_getaffinity(0)),
+                stems_cache=stems_cache,
+                engine=engine,
+                places=opened,
+            )
+    except (DatasetError, separator_lib.SeparatorError) as error:
+        return _complain(dataset, shown(str(error)), _USAGE)
+    except (runner.PreparationError, manifest.ResumeError) as error:
+        return _complain(dataset, shown(str(error)), _FAILED)
+    except (FileError, OSError) as error:
+        return _complain(
+            dataset, f"{shown(str(error))}; finished shards are kept", _FAILED
+        )
+    except KeyboardInterrupt:
+        message = "interrupted; run the same command again to go on"
+        return _complain(dataset, message, _INTERRUPTED)
+    _print_summary(content)
+    num_failed = len(content["failures"])
+    if runner.failed_share(content) > values.max_failures:
+        return _complain(
+            dataset,
+            f"{num_failed} of {content['num_clips_planned']} clips failed, more than "
+            f"--max_failures={values.max_failures}; all else is prepared, and "
+            f"{os.path.join(values.output_dir, 'manifest.json')} names each with its "
+            "reason",
+            _FAILED,
+        )
+    return 0
+
+
+def _engine(values: Any) -> Any:
+    """What builds the shards; None for this machine's processes."""
+    from data_prep.pipeline import beam
+
+    if values.runner == "local":
+        if values.beam_args:
+            raise DatasetError("--beam_args is for --runner=beam")
+        return None
+    beam.import_beam()
+    return functools.partial(beam.run, beam_args=values.beam_args)
+
+
+def _print_summary(content: dict[str, Any]) -> None:
+    for split, summary in content["splits"].items():
+        shares = ", ".join(
+            f"{source} {share:.0%}"
+            for source, share in summary["active_share"].items()
+            if share is not None
+        )
+        print(
+            f"{split}: {summary['num_clips']} clips, {summary['num_segments']} segments"
+            f" and {summary['num_tails']} tails, {summary['num_windows']} windows, "
+            f"{summary['hours']:.2f} h" + (f"; active: {shares}" if shares else "")
+        )
+    _print_separator(content["separator"])
+    for failure in content["failures"][:5]:
+        print(f"failed: {failure['path']}: {failure['reason']}")
+    if len(content["failures"]) > 5:
+        print(f"failed: {len(content['failures']) - 5} more, see manifest.json")
+
+
+def _print_separator(separator: dict[str, Any] | None) -> None:
+    """Masks that are nearly constant give stems that are the mixture: say so."""
+    if not separator or not separator.get("stem_correlation"):
+        return
+    correlations = ", ".join(
+        f"{source} {'none' if value is None else f'{value:.3f}'}"
+        for source, value in separator["stem_correlation"].items()
+    )
+    seed = f" (seed {separator['seed']})" if separator["name"] == "random" else ""
+    print(
+        f"separator {separator['name']}{seed}: correlation of its stems with the "
+        f"mixture: {correlations}"
+    )

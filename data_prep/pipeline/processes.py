@@ -1,0 +1,179 @@
+"""Units of work in this process or in several."""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+import tensorflow as tf
+
+from cola_msa.system import pool_workers
+from data_prep.pipeline import shards
+from data_prep.pipeline.jobs import Job, PreparationError
+from data_prep.pipeline.progress import Progress
+from data_prep.stems import separator as separator_lib
+
+_POLL_SECONDS = 0.2
+
+
+class _StoppedError(Exception):
+    """A worker was asked to stop."""
+
+
+class _Tally:
+    """Totals of clips, failures and seconds; a clip at work counts as far as it is."""
+
+    def __init__(self, add: Callable[[int, bool, float], None]):
+        self._add = add
+        self._counted = 0.0  # Seconds of the clip at work that are in the total.
+
+    def on_seconds(self, seconds: float) -> None:
+        """So many seconds of the clip at work are done."""
+        more, self._counted = seconds - self._counted, seconds
+        self._add(0, False, more)
+
+    def on_clip(self, has_failed: bool, seconds: float) -> None:
+        """The clip at work is done, and has so many seconds."""
+        more, self._counted = seconds - self._counted, 0.0
+        self._add(1, has_failed, more)
+
+
+def limit_threads() -> None:
+    """One TensorFlow thread a process, no GPU: parallel work is by processes."""
+    with contextlib.suppress(RuntimeError):  # TensorFlow already runs in this process
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+        tf.config.set_visible_devices([], "GPU")
+
+
+# Work on one item: (job, item, separator, on_clip). A function of a module.
+Work = Callable[[Job, Any, "separation.Separator | None", shards.OnClip], None]
+
+
+def run_items(
+    job: Job, items: Sequence[Any], work: Work, num_workers: int, progress: Progress
+) -> None:
+    """Works on all items, in this process or in several.
+
+    Args:
+        job: What every worker needs to know.
+        items: Units of work; they are sent to the processes.
+        work: What to do with one.
+        num_workers: Processes; 1 works in this one.
+        progress: Where to show how it goes.
+
+    Raises:
+        PreparationError: If a worker died, or work raises it.
+        SeparatorError: If the separator cannot be loaded.
+        OSError: If work raises it.
+    """
+    if num_workers <= 1:
+        _run_here(job, items, work, progress)
+    elif items:
+        _run_processes(job, items, work, num_workers, progress)
+
+
+def _run_here(job: Job, items: Sequence[Any], work: Work, progress: Progress) -> None:
+    limit_threads()
+    separator = job.load_separator() if items else None
+    counts: list[float] = [0, 0, 0.0]
+
+    def add(num_clips: int, has_failed: bool, seconds: float) -> None:
+        counts[0] += num_clips
+        counts[1] += has_failed
+        counts[2] += seconds
+        progress.advance(int(counts[0]), int(counts[1]), counts[2])
+
+    tally = _Tally(add)
+    if separator is not None:
+        separator.on_seconds = tally.on_seconds
+    for item in items:
+        work(job, item, separator, tally.on_clip)
+
+
+def _run_processes(
+    job: Job, items: Sequence[Any], work: Work, num_workers: int, progress: Progress
+) -> None:
+    # Loaded here once too: a missing extra, or a download by all workers at a time,
+    # must not come to light in the workers.
+    job.load_separator()
+    # Never fork: TensorFlow's threads do not survive it.
+    context = multiprocessing.get_context("spawn")
+    counts = context.Array("d", 3)
+    stop = context.Event()
+    pool = concurrent.futures.ProcessPoolExecutor(
+        min(num_workers, len(items)),
+        mp_context=context,
+        initializer=_start_worker,
+        initargs=(job, counts, stop),
+    )
+    try:
+        with pool_workers.interrupts_wait():
+            waiting = {pool.submit(_work, work, item) for item in items}
+        while waiting:
+            done, waiting = concurrent.futures.wait(
+                waiting, _POLL_SECONDS, concurrent.futures.FIRST_COMPLETED
+            )
+            num_done, num_failed, seconds = counts[:]
+            progress.advance(int(num_done), int(num_failed), seconds)
+            for future in done:
+                future.result()
+    except BrokenProcessPool as error:
+        raise PreparationError(
+            "a worker process died, perhaps for lack of memory; finished shards are "
+            "kept: run the same command again, with fewer --num_workers"
+        ) from error
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+
+
+@dataclasses.dataclass
+class _Worker:
+    job: Job
+    counts: Any
+    stop: Any
+    separator: separator_lib.Separator | None = None
+    has_separator: bool = False
+
+    def __post_init__(self) -> None:
+        self.tally = _Tally(self._add)
+
+    def _add(self, num_clips: int, has_failed: bool, seconds: float) -> None:
+        with self.counts.get_lock():
+            self.counts[0] += num_clips
+            self.counts[1] += has_failed
+            self.counts[2] += seconds
+        if self.stop.is_set():
+            raise _StoppedError
+
+
+_worker: _Worker | None = None
+
+
+def start_worker() -> None:
+    """Sets up a process of a pool."""
+    pool_workers.follow_parent()
+    limit_threads()
+
+
+def _start_worker(job: Job, counts: Any, stop: Any) -> None:
+    global _worker
+    start_worker()
+    _worker = _Worker(job, counts, stop)
+
+
+def _work(work: Work, item: Any) -> None:
+    worker = _worker
+    assert worker is not None
+    if worker.stop.is_set():
+        raise _StoppedError
+    if not worker.has_separator:
+        worker.separator = worker.job.load_separator()
+        worker.has_separator = True
+        if worker.separator is not None:
+            worker.separator.on_seconds = worker.tally.on_seconds
+    work(worker.job, item, worker.separator, worker.tally.on_clip)

@@ -1,0 +1,4 @@
+"""Addresses (fsspec) to local files, one clip at a time.
+
+Imports `datasets`.
+"""

@@ -1,0 +1,4 @@
+"""A mixture to its stems: from disk, from a cache, or by Open-Unmix.
+
+Imports `datasets`.
+"""
