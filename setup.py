@@ -38,7 +38,9 @@ setup(
         include=["cola_msa", "cola_msa.*", "data_prep", "data_prep.*"]
     ),
     package_data={
-        "cola_msa": ["py.typed", "registry.json", "map_page/*"],
+        "cola_msa": ["py.typed"],
+        "cola_msa.collection": ["map_page/*"],
+        "cola_msa.hub": ["registry.json"],
         "data_prep": ["py.typed"],
     },
     install_requires=[

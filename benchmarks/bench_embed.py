@@ -20,7 +20,8 @@ from cola_msa.audio import frontend as frontend_lib
 from cola_msa.collection.embed import embed_files
 from cola_msa.config.schema import FrontendConfig, ModelConfig
 from cola_msa.hub.embedder import Embedder
-from cola_msa.hub.loading import OpenedModel, open_model
+from cola_msa.hub.loading import open_model
+from cola_msa.hub.opened import OpenedModel
 from cola_msa.model.encoder import build_encoder
 from cola_msa.system.console import run_command
 

@@ -104,13 +104,14 @@ def _measure_plain(
 ) -> np.ndarray:
     """All but separation; gives the clip, float32 [1, channels, n]."""
     from cola_msa.audio import decode as decode_lib
+    from cola_msa.audio import resample
     from cola_msa.config.schema import config_hash
     from cola_msa.records import index
     from data_prep.datasets.base import Clip
-    from data_prep.pipeline import segments, shards
-    from data_prep.stems import separator
+    from data_prep.pipeline import plan, segments
+    from data_prep.stems import clip as clip_lib
 
-    config = shards.PrepConfig()
+    config = plan.PrepConfig()
     clip = Clip("clip", path.name, "train", "clip")
 
     def decode() -> list[np.ndarray]:
@@ -120,9 +121,9 @@ def _measure_plain(
     found["decode"], blocks = _cpu(decode, repeats)
     rate_hz = config.frontend.sample_rate_hz
     found["resample"], _ = _cpu(
-        lambda: list(decode_lib.mono_blocks(blocks, 44100, rate_hz)), repeats
+        lambda: list(resample.mono_blocks(blocks, 44100, rate_hz)), repeats
     )
-    mixture, _ = separator.load_clip(clip, (), config.frontend, path.parent)
+    mixture, _ = clip_lib.load_clip(clip, (), config.frontend, path.parent)
     found["level and log-mel"], records = _cpu(
         lambda: list(segments.clip_segments(clip, mixture, {}, config)), repeats
     )

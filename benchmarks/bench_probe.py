@@ -23,8 +23,7 @@ from cola_msa.evaluation.probes.features import (
     embed_split,
 )
 from cola_msa.evaluation.probes.heads import ProbeConfig
-from cola_msa.evaluation.probes.linear import score_clips, train_head
-from cola_msa.evaluation.probes.windows import CachedWindows
+from cola_msa.evaluation.probes.linear import CachedWindows, score_clips, train_head
 from cola_msa.evaluation.tasks import TASKS
 from cola_msa.model.encoder import build_encoder
 from cola_msa.records.prepared import PreparedData

@@ -12,8 +12,8 @@ import time
 import common
 from absl import app, flags
 
-from cola_msa.runs.kept import git_commit
 from cola_msa.system.console import run_command
+from cola_msa.system.versions import git_commit
 
 _FOLDER = pathlib.Path(__file__).parent
 _STAGES = (

@@ -17,11 +17,12 @@ import sys
 import numpy as np
 from absl import app, flags
 
+from cola_msa.evaluation.baseline import compare_with_untrained
 from cola_msa.records.prepared import PreparedData
-from cola_msa.retrieve import compare_with_untrained
-from cola_msa.runs import kept
+from cola_msa.runs import directory
 from cola_msa.runs.scalars import read_metrics
 from cola_msa.system.console import run_command
+from cola_msa.values import arrays
 
 _BASE = {
     "source": "multi",
@@ -61,7 +62,7 @@ def train_variant(
 ) -> pathlib.Path:
     """Trains one variant and seed, unless it stands already; returns its run."""
     run_dir = output_dir / f"{name}-seed{seed}"
-    if (run_dir / kept.DONE_NAME).exists():
+    if (run_dir / directory.DONE_NAME).exists():
         return run_dir
     steps = 5
     values = {
@@ -87,12 +88,12 @@ def judge(run_dir: pathlib.Path, data_dir: str) -> dict[str, float]:
     """Loss minus chance at the end, and retrieval beside the untrained network's."""
     path = run_dir / "eval" / "study.json"
     if not path.exists():
-        data = PreparedData(data_dir, kept.load_config(run_dir).frontend)
+        data = PreparedData(data_dir, directory.load_config(run_dir).frontend)
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_json(path, compare_with_untrained(run_dir, data))
+        arrays.write_json(path, compare_with_untrained(run_dir, data))
     found = json.loads(path.read_text())
     last = read_metrics(run_dir)[-1]
-    done = json.loads((run_dir / kept.DONE_NAME).read_text())
+    done = json.loads((run_dir / directory.DONE_NAME).read_text())
     return {
         "loss_above_chance": last["loss_above_chance"],
         "deviation": last["deviation"],

@@ -8,27 +8,24 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cola_msa.audio.decode import decode, resample
+    from cola_msa.audio.decode import decode
     from cola_msa.audio.frontend import log_mel, normalize_level, split_windows
+    from cola_msa.audio.resample import resample
     from cola_msa.collection.table.read import load_embeddings
     from cola_msa.config.presets import PRESETS
     from cola_msa.config.schema import Config, FrontendConfig, ModelConfig, TrainConfig
     from cola_msa.evaluation.judge import evaluate
     from cola_msa.evaluation.setting import EvaluationConfig
     from cola_msa.evaluation.tasks import TASKS, Splits, TaskSpec
-    from cola_msa.export import export_encoder
     from cola_msa.hub.embedder import Embedder
-    from cola_msa.hub.loading import (
-        OpenedModel,
-        from_pretrained,
-        load_encoder,
-        open_model,
-    )
+    from cola_msa.hub.export import export_encoder
+    from cola_msa.hub.loading import from_pretrained, load_encoder, open_model
+    from cola_msa.hub.opened import OpenedModel
     from cola_msa.model.contrastive import ContrastiveModel
     from cola_msa.model.optimizers import build_optimizer
     from cola_msa.pairs.sampler import PairSampler
     from cola_msa.records.prepared import PreparedData
-    from cola_msa.runs.kept import load_config
+    from cola_msa.runs.directory import load_config
     from cola_msa.system.errors import UserError
     from cola_msa.training.trainer import Trainer
 
@@ -77,8 +74,8 @@ _HOMES = {
     home.rpartition(".")[2]: home.rpartition(".")[0]
     for home in (
         "cola_msa.audio.decode.decode",
-        "cola_msa.audio.decode.resample",
-        "cola_msa.runs.kept.load_config",
+        "cola_msa.audio.resample.resample",
+        "cola_msa.runs.directory.load_config",
         "cola_msa.config.schema.Config",
         "cola_msa.config.schema.FrontendConfig",
         "cola_msa.config.schema.ModelConfig",
@@ -86,12 +83,12 @@ _HOMES = {
         "cola_msa.hub.embedder.Embedder",
         "cola_msa.collection.table.read.load_embeddings",
         "cola_msa.evaluation.setting.EvaluationConfig",
-        "cola_msa.export.export_encoder",
+        "cola_msa.hub.export.export_encoder",
         "cola_msa.audio.frontend.log_mel",
         "cola_msa.audio.frontend.normalize_level",
         "cola_msa.audio.frontend.split_windows",
         "cola_msa.evaluation.judge.evaluate",
-        "cola_msa.hub.loading.OpenedModel",
+        "cola_msa.hub.opened.OpenedModel",
         "cola_msa.hub.loading.from_pretrained",
         "cola_msa.hub.loading.load_encoder",
         "cola_msa.hub.loading.open_model",

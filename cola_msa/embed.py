@@ -17,21 +17,22 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from absl import app, flags
 
-from cola_msa.collection.embed import (
-    GRANULARITIES,
-    OutputError,
-    Summary,
-    embed_files,
-)
+from cola_msa.collection.embed import GRANULARITIES, Summary, embed_files
 from cola_msa.collection.inputs import InputError, list_inputs
 from cola_msa.collection.table.store import StoreError
-from cola_msa.collection.table.write import SUFFIXES, check_output, failures_path
+from cola_msa.collection.table.write import (
+    SUFFIXES,
+    OutputError,
+    check_output,
+    failures_path,
+)
 from cola_msa.hub.embedder import BATCH_SIZE, hop_to_frames
-from cola_msa.hub.loading import OpenedModel, open_model
-from cola_msa.runs import kept
-from cola_msa.runs.arrays import RunError
+from cola_msa.hub.loading import open_model
+from cola_msa.hub.opened import OpenedModel
+from cola_msa.runs import directory
 from cola_msa.system import signals
 from cola_msa.system.console import run_command
+from cola_msa.system.errors import RunError
 from cola_msa.values.names import escape
 from cola_msa.values.numbers import define_float
 
@@ -128,7 +129,7 @@ def main(argv: list[str]) -> None:
 def _open(given: str | None, step: str | None) -> OpenedModel:
     path = given
     if path is None:
-        newest = kept.newest_run()
+        newest = directory.newest_run()
         if newest is None:
             raise RunError(
                 "there is no run under runs/: train one by python -m cola_msa.train, "
@@ -136,7 +137,7 @@ def _open(given: str | None, step: str | None) -> OpenedModel:
             )
         print(f"no --model: the newest run, {newest}")
         path = str(newest)
-    return open_model(path, kept.parse_step(step))
+    return open_model(path, directory.parse_step(step))
 
 
 def _report(summary: Summary, output: pathlib.Path, model: OpenedModel) -> None:

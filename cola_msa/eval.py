@@ -7,23 +7,22 @@ Embeddings are kept in <run_dir>/embeddings/.
 """
 
 import dataclasses
-import functools
 import pathlib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
 from absl import app, flags, logging
 
-from cola_msa.config.schema import Config, config_hash
-from cola_msa.evaluation.baseline import untrained_key, untrained_model
-from cola_msa.evaluation.judge import evaluate, render_table
-from cola_msa.evaluation.judge_tuned import evaluate_tuned
+from cola_msa.evaluation.judge import (
+    _judge_function,
+    choose_mode,
+    output_name,
+)
 from cola_msa.evaluation.label_fractions import parse_fractions, write_curve
 from cola_msa.evaluation.probes.finetune import DEFAULT_RATES
-from cola_msa.evaluation.probes.heads import PROBES, PROTOCOLS, own_probe
-from cola_msa.evaluation.results import scale_lines
+from cola_msa.evaluation.probes.heads import PROBES, PROTOCOLS
+from cola_msa.evaluation.results import render_table, scale_lines
 from cola_msa.evaluation.setting import EvaluationConfig
 from cola_msa.evaluation.tasks import (
     OTHER_TASKS,
@@ -33,15 +32,12 @@ from cola_msa.evaluation.tasks import (
     TaskSpec,
     get_task,
 )
-from cola_msa.model.contrastive import ContrastiveModel
 from cola_msa.records.prepared import PreparedData
-from cola_msa.runs import kept
-from cola_msa.runs.info import EncoderInfo, encoder_info
+from cola_msa.runs import directory
+from cola_msa.runs.info import encoder_info
 from cola_msa.system import signals
 from cola_msa.system.console import run_command
 from cola_msa.values.numbers import define_float
-
-__all__ = ["EncoderInfo", "encoder_info", "evaluate", "main", "render_table"]
 
 
 def define_flags() -> None:
@@ -132,90 +128,7 @@ def _choose_step(given: str | None, encoder: str) -> int | str | None:
                 f"--encoder={encoder} is step 0; leave out --checkpoint_step"
             )
         return 0
-    return kept.parse_step(given)
-
-
-def choose_mode(
-    encoder: str, finetune: bool, rate: float | None, statistics: str | None
-) -> str:
-    """Whether the encoder is `frozen`, `finetuned` or `supervised`.
-
-    Raises:
-        TaskError: If the flags contradict one another.
-    """
-    if finetune and encoder != "trained":
-        raise TaskError(
-            f"--finetune starts from a trained encoder, not from --encoder={encoder}; "
-            "--encoder=supervised trains fresh weights"
-        )
-    mode = "supervised" if encoder == "supervised" else "frozen"
-    mode = "finetuned" if finetune else mode
-    if mode == "frozen" and rate is not None:
-        raise TaskError(
-            "--finetune_rate is for --finetune and --encoder=supervised; a frozen "
-            "encoder has no rate"
-        )
-    if mode != "frozen" and statistics is not None:
-        raise TaskError(
-            "--statistics is for frozen encoders; one that is trained with the labels "
-            "gets statistics of their windows"
-        )
-    return mode
-
-
-def output_name(
-    task: TaskSpec,
-    encoder: str,
-    step: int | str | None,
-    mode: str,
-    config: EvaluationConfig,
-    statistics: str | None = None,
-) -> str:
-    """Name of the default output folder under <run_dir>/eval/.
-
-    Args:
-        task: The task; alone it stands for the last weights and all defaults.
-        encoder: `trained`, `untrained` or `supervised`.
-        step: A kept step, `best`, or None for the last.
-        mode: `frozen`, `finetuned` or `supervised`.
-        config: Protocol, probe, labels.
-        statistics: Batch-norm statistics other than the run's.
-    """
-    parts = [task.name]
-    if encoder != "trained":
-        parts.append(encoder)
-    elif step is not None:
-        parts.append(str(step))
-    if mode == "finetuned":
-        parts.append(mode)
-    if statistics:
-        parts.append(statistics)
-    if config.standardize:
-        parts.append("standardized")
-    if config.train_clips != TRAIN_CLIPS[0]:
-        parts.append(config.train_clips)
-    if config.protocol != PROTOCOLS[0]:
-        parts.append(config.protocol)
-    if config.probe not in (None, own_probe(task)):
-        parts.append(str(config.probe))
-    if config.label_fraction != 1.0:
-        parts.append(f"labels{config.label_fraction:g}")
-    return "-".join(parts)
-
-
-def _kept_model(
-    run_dir: pathlib.Path, step: int | str | None, seed: int
-) -> ContrastiveModel:
-    """The run's network as it was kept; the seed decides nothing of it."""
-    del seed
-    return kept.load_model(run_dir, step)
-
-
-def _fresh_model(
-    run_dir: pathlib.Path, data: dict[str, Any], config: Config, seed: int
-) -> ContrastiveModel:
-    """The run's network with fresh weights."""
-    return kept.build_model(run_dir / "config.json", config, data, seed)
+    return directory.parse_step(given)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -238,8 +151,8 @@ def main(argv: Sequence[str]) -> None:
         options.encoder, options.finetune, options.finetune_rate, options.statistics
     )
     step = _choose_step(options.checkpoint_step, options.encoder)
-    run_dir = kept.choose_run(options.run_dir)
-    config = kept.load_config(run_dir)
+    run_dir = directory.choose_run(options.run_dir)
+    config = directory.load_config(run_dir)
     statistics = options.statistics or config.train.statistics_inputs
     info = encoder_info(run_dir, step, options.encoder, statistics)
     data_dir = _choose_data(options.data_dir, task)
@@ -282,40 +195,6 @@ def main(argv: Sequence[str]) -> None:
         note = "; ".join(scale_lines(found[-1])[:2])
         print(f"\n{write_curve(curve_dir, found, note)}")
         print(f"  files: {curve_dir}/label_curve.png, label_curve.md, label_curve.json")
-
-
-def _judge_function(
-    run_dir: pathlib.Path,
-    config: Config,
-    step: int | str | None,
-    mode: str,
-    statistics: str,
-    info: EncoderInfo,
-    data: PreparedData,
-) -> Callable[[TaskSpec, PreparedData, pathlib.Path, EvaluationConfig], dict[str, Any]]:
-    """What judges the encoder, (task, data, output_dir, config) -> results."""
-    if mode == "frozen":
-        if info.encoder == "untrained":
-            encoder = untrained_model(run_dir, data, statistics).encoder
-            key = untrained_key(run_dir, data, statistics)
-        else:
-            encoder = kept.load_encoder(run_dir, step, statistics)
-            key = kept.encoder_key(run_dir, step, statistics)
-        return functools.partial(
-            evaluate, encoder, key, cache_dir=run_dir / "embeddings", info=info
-        )
-    rate = flags.FLAGS.finetune_rate or DEFAULT_RATES[mode]
-    info = dataclasses.replace(info, statistics=None)  # estimated anew
-    if mode == "supervised":
-        key = f"fresh-{config_hash(config.model)}"
-        of_data = kept.load_run(run_dir)["data"]
-        make_model = functools.partial(_fresh_model, run_dir, of_data, config)
-    else:
-        key = kept.encoder_key(run_dir, step, statistics)
-        make_model = functools.partial(_kept_model, run_dir, step)
-    return functools.partial(
-        evaluate_tuned, make_model, key, mode=mode, encoder_rate=rate, info=info
-    )
 
 
 if __name__ == "__main__":

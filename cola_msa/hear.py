@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from cola_msa.audio.frontend import exact_log_mel, level_factor
 from cola_msa.hub.embedder import Batcher, Embedder
-from cola_msa.runs import kept
+from cola_msa.runs import directory
 
 # The API asks for 50 ms or less: events are matched with that tolerance.
 TIMESTAMP_HOP_FRAMES = 5
@@ -47,7 +47,7 @@ def load_model(model_file_path: str = "") -> HearModel:
     Raises:
         RunError: If there is none.
     """
-    path = model_file_path or kept.choose_run(None)
+    path = model_file_path or directory.choose_run(None)
     return HearModel(Embedder.from_pretrained(path))
 
 

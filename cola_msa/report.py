@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from absl import app, flags, logging
 
 from cola_msa.reproduction.report import compare, content
+from cola_msa.reproduction.report.compare import parse_numbers, parse_sides
+from cola_msa.reproduction.report.content import build_blocks
 from cola_msa.reproduction.report.page import (
-    Block,
     check_output,
-    render_text,
     write_report,
 )
 from cola_msa.reproduction.report.results import ReportError
@@ -50,72 +50,6 @@ def define_flags() -> None:
     )
     # So that flags may follow B in `--compare A B`.
     flags.FLAGS.set_gnu_getopt(True)
-
-
-def parse_numbers(name: str, values: Sequence[str], known: Sequence[int]) -> list[int]:
-    """Turns a list flag into numbers.
-
-    Raises:
-        ReportError: If one of them is not known.
-    """
-    wrong = [value for value in values if value not in map(str, known)]
-    if wrong:
-        raise ReportError(
-            f"--{name} takes {', '.join(map(str, known))}, not {', '.join(wrong)}"
-        )
-    return sorted({int(value) for value in values})
-
-
-def parse_sides(given: Sequence[str], rest: Sequence[str]) -> list[str]:
-    """The two sides of `--compare A B` or `--compare=A,B`; [] without the flag.
-
-    Raises:
-        ReportError: If there are not two, or arguments are left over.
-    """
-    if not given:
-        if rest:
-            raise ReportError(f"unknown argument {rest[0]}; flags begin with --")
-        return []
-    sides = [*given, *rest]
-    if len(sides) != 2:
-        raise ReportError(
-            f"--compare takes two runs or folders of results, not {len(sides)}: "
-            f"{', '.join(sides)}"
-        )
-    return sides
-
-
-def build_blocks(
-    collection: Collection,
-    sides: Sequence[compare.Side] = (),
-    tables: Sequence[int] = content.TABLES,
-    figures: Sequence[int] = content.FIGURES,
-    data_dirs: Sequence[str] = (),
-    num_resamples: int = compare.NUM_RESAMPLES,
-) -> tuple[list[Block], str]:
-    """The report's content, and the comparison as text for a terminal.
-
-    Args:
-        collection: Runs and results.
-        sides: Two, or none.
-        tables: The paper's tables to show.
-        figures: The paper's figures to show.
-        data_dirs: Further prepared folders for figure 2.
-        num_resamples: For the comparison.
-    """
-    blocks, text = content.introduction(collection), ""
-    if sides:
-        first, second = sides
-        found = compare.compare(first, second, num_resamples)
-        blocks += content.comparison(first, second, found)
-        lines = [compare.verdict(d, first.name, second.name) for d in found]
-        lines += compare.remarks(first, second)
-        table = compare.difference_table(found, first.name, second.name)
-        text = "\n".join([render_text(table), "", *lines])
-    blocks += content.paper_tables(collection, tables)
-    blocks += content.figures(collection, figures, data_dirs)
-    blocks += content.runs_and_others(collection)
-    return blocks, text
 
 
 def main(argv: Sequence[str]) -> None:

@@ -18,13 +18,14 @@ from cola_msa.config.schema import Config, ModelConfig, TrainConfig
 from cola_msa.config.strategies import STRATEGIES, get_strategy
 from cola_msa.model.acceleration import JIT_COMPILE, MIXED_PRECISION
 from cola_msa.pairs.augment import AUGMENTATIONS
-from cola_msa.pairs.sampler import BATCHES, PAIR_SPANS, SILENCES
+from cola_msa.pairs.draws import BATCHES, PAIR_SPANS, SILENCES
 from cola_msa.records.prepared import PreparedData
 from cola_msa.reproduction import music
 from cola_msa.runs import kept
-from cola_msa.runs.directory import build_strategy, new_run_dir, resumable_run
+from cola_msa.runs.directory import new_run_dir, resumable_run
 from cola_msa.system.console import run_command
 from cola_msa.system.errors import UsageError
+from cola_msa.training.devices import build_strategy
 from cola_msa.training.trainer import Trainer
 from cola_msa.training.warm_start import read_warm_start
 from cola_msa.values.numbers import define_number, define_seed

@@ -9,7 +9,6 @@ the dataset commands.
 """
 
 import importlib
-import json
 import os
 import pathlib
 import sys
@@ -18,25 +17,17 @@ from typing import Any
 
 from absl import app, flags
 
-from cola_msa.audio import decode
-from cola_msa.config.schema import FrontendConfig
 from cola_msa.system.errors import FileError
-from cola_msa.system.files import sync
 from cola_msa.values.numbers import define_float, define_seed
 from data_prep.datasets.base import (
-    Clip,
-    Dataset,
     DatasetError,
-    Failure,
-    IndexOptions,
-    text,
 )
+from data_prep.pipeline.separate import _failures_path, _separate, _wanted
 from data_prep.remote import addresses, places
 
 # Those that have --separator. NSynth's notes are of one instrument each, and a
 # multitrack folder has its own stems.
 DATASETS = ("mtat", "fma", "gtzan", "jamendo", "folder", "labelled_folder")
-_BATCH_CLIPS = 8
 
 flags.disclaim_key_flags()
 
@@ -86,114 +77,10 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     flags.mark_flags_as_required(required, flag_values=values)
 
 
-def _wanted(dataset: Dataset, dataset_dir: pathlib.Path, values: Any) -> list[Clip]:
-    """The clips of the splits that get stems, each path once."""
-    splits = tuple(values.stem_splits)
-    split_dir = values.split_dir and places.relative(
-        values.split_dir, values.dataset_dir
-    )
-    options = IndexOptions(
-        seed=values.seed,
-        stem_splits=splits,
-        test_share=dataset.test_share,
-        split_dir=split_dir,
-    )
-    found = dataset.index(dataset_dir, options)
-    for remark in found.remarks:
-        print(text(remark))
-    clips = {clip.path: clip for clip in found.clips if clip.split in splits}
-    if not clips:
-        raise DatasetError(f"--stem_splits={','.join(splits)}: no clip is in these")
-    return list(clips.values())
-
-
-def separate_clips(job: Any, clips: Any, separator: Any, on_clip: Any) -> None:
-    """Unit of work: makes the stems of some clips that the cache lacks.
-
-    Failures go to a file of their own, so that they survive a killed run.
-
-    Args:
-        job: runner.Job; its output_dir is the cache.
-        clips: Clips.
-        separator: A separator with a cache.
-        on_clip: Called after every clip with whether it failed, and its seconds.
-    """
-    frontend = job.config.frontend
-    source = job.inputs
-    for clip in clips:
-        try:
-            seconds = 0.0
-            with source.files_of(clip, ()) as root:
-                if not separator.cache.has(root / clip.path):
-                    mixture, stems = separator.separate_file(
-                        root / clip.path, clip.expected_seconds, frontend
-                    )
-                    seconds = mixture.num_samples / frontend.sample_rate_hz
-                    for waveform in (mixture, *stems.values()):
-                        waveform.close()
-        except decode.AudioError as error:
-            source.check_presence(error)
-            failure = Failure(clip.clip_id, text(clip.path), clip.split, str(error))
-            path = _failures_path(job.output_dir, job.config.dataset)
-            with open(path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(failure.__dict__) + "\n")
-            on_clip(True, 0.0)
-            continue
-        on_clip(False, seconds)
-
-
-def _failures_path(cache: pathlib.Path, dataset_name: str) -> pathlib.Path:
-    return cache / f"failures-{dataset_name}.jsonl"
-
-
-def _separate(
-    dataset: Dataset,
-    clips: list[Clip],
-    opened: places.Places,
-    cache: pathlib.Path,
-    values: Any,
-) -> list[dict[str, str]]:
-    """Fills the cache; returns the failures."""
-    from data_prep.pipeline import processes, runner, shards
-    from data_prep.pipeline.progress import Progress
-    from data_prep.stems import cache as cache_lib
-    from data_prep.stems import separator as separator_lib
-
-    name = values.separator
-    sources = separator_lib.separator_sources(name, pathlib.Path(name))
-    if name not in separator_lib.NAMES:
-        name = places.relative(name, values.dataset_dir)
-    config = shards.PrepConfig(
-        dataset=dataset.name,
-        frontend=FrontendConfig(),
-        sources=sources,
-        stems="separator",
-        separator=name,
-        niter=values.niter,
-        separator_dtype=values.separator_dtype,
-        options=IndexOptions(seed=values.seed),
-    )
-    cache.mkdir(parents=True, exist_ok=True)
-    job = runner.Job(
-        config, "", opened.dataset_dir, cache, cache, dataset_url=opened.dataset_url
-    )
-    units = [
-        tuple(clips[k : k + _BATCH_CLIPS]) for k in range(0, len(clips), _BATCH_CLIPS)
-    ]
-    path = _failures_path(cache, dataset.name)
-    with runner.lock(cache), Progress(len(clips)) as progress:
-        cache_lib.StemCache(cache, {}).remove_unfinished()
-        path.write_text("")
-        num_workers = values.num_workers or len(os.sched_getaffinity(0))
-        processes.run_items(job, units, separate_clips, num_workers, progress)
-        sync(cache)
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
 def execute(values: Any) -> int:
     """Separates what the parsed flags ask for; returns the exit code."""
-    from data_prep.pipeline import manifest, runner
-    from data_prep.stems import separator as separator_lib
+    from data_prep.pipeline import jobs, manifest
+    from data_prep.stems import weights
 
     def complain(message: str, code: int) -> int:
         print(f"data_prep.separate: {message}", file=sys.stderr)
@@ -217,9 +104,9 @@ def execute(values: Any) -> int:
             shown = opened.shown
             clips = _wanted(dataset, opened.dataset_dir, values)
             failures = _separate(dataset, clips, opened, cache, values)
-    except (DatasetError, separator_lib.SeparatorError) as error:
+    except (DatasetError, weights.SeparatorError) as error:
         return complain(shown(str(error)), 2)
-    except (runner.PreparationError, manifest.ResumeError) as error:
+    except (jobs.PreparationError, manifest.ResumeError) as error:
         return complain(str(error), 1)
     except (FileError, OSError) as error:
         return complain(f"{shown(str(error))}; finished stems are kept", 1)

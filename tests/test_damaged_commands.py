@@ -19,7 +19,8 @@ from cola_msa.runs import kept
 from data_prep import inspect, verify
 from data_prep.datasets import multitrack
 from data_prep.datasets.base import IndexOptions
-from data_prep.pipeline import runner, shards
+from data_prep.pipeline import plan as plan_lib
+from data_prep.pipeline import runner
 from tests.cola_msa.damages import (
     DAMAGES,
     OF_TRAINING_SHARDS,
@@ -156,7 +157,7 @@ def whole(tmp_path_factory):
     trees.write_stems(root, [f"song{n}" for n in range(10)], 5.0, 16000)
     sources = ("vocals", "drums", "bass", "other")
     options = IndexOptions(sources=sources, validation_share=0.3)
-    config = shards.PrepConfig(
+    config = plan_lib.PrepConfig(
         dataset="multitrack",
         sources=sources,
         stems="folder",

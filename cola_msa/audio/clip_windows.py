@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from cola_msa.audio import decode
+from cola_msa.audio import decode, resample
 from cola_msa.audio.frontend import exact_mel_magnitudes, level_scale
 from cola_msa.config.schema import FrontendConfig
 
@@ -179,7 +179,7 @@ def decode_clip(
     clip = ClipWindows(frontend, folder)
     try:
         with decode.AudioReader(path) as reader:
-            for block in decode.mono_blocks(
+            for block in resample.mono_blocks(
                 reader.blocks(), reader.info.rate_hz, frontend.sample_rate_hz
             ):
                 clip.add(block)

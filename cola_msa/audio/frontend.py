@@ -7,8 +7,8 @@ FFT errs by about 1e-7 of a frame's loudest bin, which in bands near log_floor m
 the log-mel by up to 0.0055 (an MP3; a record's float16 rounds by 0.004), and by other
 amounts where the same clip has another gain or is cut into blocks.
 `exact_log_mel` has its FFT in double precision, and is what every way from a waveform
-to an embedding uses: files, Python, the SavedModel and `cola_msa.audio.frontend_numpy` agree
-on any audio.
+to an embedding uses: files, Python, the SavedModel and `cola_msa.audio.frontend_numpy`
+agree on any audio.
 """
 
 import functools

@@ -5,11 +5,11 @@ For users of the ONNX or TFLite export without TensorFlow; nothing here imports 
     config = read_frontend("encoder/metadata.json")
     windows = clip_windows(waveform, config)    # [W, 98, 64, 1]
 
-Equal to `cola_msa.audio.frontend.exact_log_mel`, which the SavedModel and `cola_msa.embed`
-compute, within 1e-4 on any audio. Records hold `cola_msa.audio.frontend.log_mel`, the
-authors' front end in single precision: equal within 1e-4 too, but for bands about 80 dB
-and more below a frame's loudest, near log_floor, where that one's FFT rounds (there by
-less than 0.01).
+Equal to `cola_msa.audio.frontend.exact_log_mel`, which the SavedModel and
+`cola_msa.embed` compute, within 1e-4 on any audio. Records hold
+`cola_msa.audio.frontend.log_mel`, the authors' front end in single precision: equal
+within 1e-4 too, but for bands about 80 dB and more below a frame's loudest, near
+log_floor, where that one's FFT rounds (there by less than 0.01).
 """
 
 import functools

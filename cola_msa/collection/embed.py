@@ -20,13 +20,12 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from cola_msa.audio import decode
+from cola_msa.audio import errors
 from cola_msa.audio.clip_windows import ClipWindows, decode_clip
 from cola_msa.collection.table.earlier import Earlier
 from cola_msa.collection.table.store import FileRows, Store, cannot_write
 from cola_msa.collection.table.write import (
     Clip,
-    OutputError,
     Table,
     check_output,
     failures_path,
@@ -35,9 +34,9 @@ from cola_msa.collection.table.write import (
     write_table,
 )
 from cola_msa.hub.embedder import BATCH_SIZE, Batcher, hop_to_frames
-from cola_msa.hub.loading import OpenedModel
-from cola_msa.records.reader import progress_bar
+from cola_msa.hub.opened import OpenedModel
 from cola_msa.system import signals
+from cola_msa.system.console import progress_bar
 from cola_msa.values import names
 
 GRANULARITIES = ("clip", "window")
@@ -139,7 +138,7 @@ class _Preparer:
                 self._claimed.add(found.sha256)
             if is_new:
                 found.clip = self._decode_unchanged(found)
-        except decode.AudioError as error:
+        except errors.AudioError as error:
             found.failure = str(error)
         except OSError as error:
             if error.errno in _DISK_ERRORS:  # ours, not the file's
@@ -161,7 +160,7 @@ class _Preparer:
             if not is_same and self._hash(found) != found.sha256:
                 if clip is not None:
                     clip.close()
-                raise decode.UnreadableError(
+                raise errors.UnreadableError(
                     "it changed while it was read; the same command reads it again"
                 )
         return clip
@@ -169,7 +168,7 @@ class _Preparer:
     def _hash(self, found: _Prepared) -> str:
         path = found.path
         if not os.path.isfile(path):  # to open a named pipe waits for its writer
-            raise decode.MissingError(
+            raise errors.MissingError(
                 "not a regular file" if os.path.exists(path) else "it does not exist"
             )
         digest = hashlib.sha256()
@@ -419,6 +418,3 @@ def _write(
 def text(path: str) -> str:
     """A path as UTF-8 can hold it, see `system.names`: names may have any bytes."""
     return names.escape(path)
-
-
-__all__ = ["OutputError", "Summary", "describe", "embed_files", "work_folder"]

@@ -5,10 +5,12 @@ import json
 import os
 import pathlib
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
+from cola_msa.collection import neighbours
 from cola_msa.collection.neighbours import METRICS
 from cola_msa.collection.table.checks import COLUMNS, check_columns, check_texts
 from cola_msa.collection.table.npz import column_of
@@ -18,10 +20,10 @@ from cola_msa.collection.table.read import (
     check_values,
     load_embeddings,
 )
-from cola_msa.runs import arrays as arrays_lib
 from cola_msa.system import folders
 from cola_msa.system.errors import UserError
 from cola_msa.system.files import file_sha256
+from cola_msa.values import arrays as arrays_lib
 from cola_msa.values.names import escape, unescape
 
 FORMAT = "cola_msa search index"
@@ -198,7 +200,7 @@ def open_embedder(index: SearchIndex, model: str) -> Callable[[str], np.ndarray]
         RunError: If there is no such model.
     """
     # Here, not above: these import TensorFlow, which files of the index do not need.
-    from cola_msa.audio import decode
+    from cola_msa.audio import errors
     from cola_msa.audio.clip_windows import decode_clip
     from cola_msa.hub.embedder import hop_to_frames
     from cola_msa.hub.loading import open_model
@@ -218,7 +220,7 @@ def open_embedder(index: SearchIndex, model: str) -> Callable[[str], np.ndarray]
         total, count = np.zeros(opened.dim), 0
         try:
             clip = decode_clip(path, opened.frontend)
-        except decode.AudioError as error:
+        except errors.AudioError as error:
             raise SearchError(f"--file={path}: {error}") from error
         with clip:
             for windows in clip.windows(hop_frames):
@@ -227,3 +229,110 @@ def open_embedder(index: SearchIndex, model: str) -> Callable[[str], np.ndarray]
         return (total / count).astype(np.float32)
 
     return embed
+
+
+def build(embeddings: str | None, output: str | None, metric: str) -> str:
+    """Writes an index; returns what to tell the user.
+
+    Raises:
+        SearchError: If a flag is missing.
+        FileError: If something else than an index is at `output`.
+        EmbeddingFileError: If the embeddings cannot be read.
+    """
+    if not embeddings or not output:
+        raise SearchError("build needs --embeddings=FILE and --output=INDEX.npz")
+    check_output(output)
+    index = build_index(embeddings, metric)
+    index.save(output)
+    return f"{output}: {describe(index)}"
+
+
+def query(
+    index: SearchIndex,
+    files: Sequence[str],
+    num_results: int,
+    backend: str = "auto",
+    model: str | None = None,
+) -> list[dict[str, Any]]:
+    """Finds the nearest clips of each file.
+
+    All files are looked up first: one that is nowhere, or needs a model that does not
+    fit, ends the search before anything else begins.
+
+    Args:
+        index: The index.
+        files: Paths; each is looked up in the index by path, then by content.
+        num_results: Neighbours a file.
+        backend: `auto`, `sklearn` or `faiss`.
+        model: Embeds files that the index lacks; None where there are none.
+
+    Returns:
+        One dict a file: `query`, `in_index`, `metric`, and `results` of `rank`,
+        `path`, `score`.
+
+    Raises:
+        SearchError: If a file is not in the index and there is no fitting model.
+        NeighbourError: If the neighbours cannot be searched.
+    """
+    found = [find_row(index.table, file) for file in files]
+    new = [file for file, row in zip(files, found, strict=True) if row is None]
+    vectors = _embed_new(index, new, model)
+    finder = neighbours.Neighbours(index.table.embeddings, index.metric, backend)
+    answers = []
+    for file, row in zip(files, found, strict=True):
+        if row is None:
+            vector, skip = vectors[file], None
+        else:
+            vector, skip = index.table.embeddings[row], [row]
+        rows, scores = finder.find(vector, num_results, skip)
+        answers.append(
+            {
+                "query": file,
+                "in_index": row is not None,
+                "metric": index.metric,
+                "results": [
+                    {
+                        "rank": rank,
+                        "path": index.table.paths[r],
+                        "score": float(score),
+                    }
+                    for rank, (r, score) in enumerate(
+                        zip(rows[0], scores[0], strict=True), 1
+                    )
+                ],
+            }
+        )
+    return answers
+
+
+def _embed_new(
+    index: SearchIndex, files: Sequence[str], model: str | None
+) -> dict[str, np.ndarray]:
+    """Embeddings by file of what the index lacks; no model is opened for nothing."""
+    for file in files:
+        if not os.path.isfile(file):
+            raise SearchError(f"--file={file} is neither in the index nor a file")
+    if not files:
+        return {}
+    if not model:
+        raise SearchError(
+            f"--file={files[0]} is not in the index; --model=... (the encoder that "
+            "made the index) embeds it"
+        )
+    embed = open_embedder(index, model)
+    return {file: embed(file) for file in files}
+
+
+def render(answers: Sequence[dict[str, Any]]) -> str:
+    """Answers as text tables."""
+    lines = []
+    for answer in answers:
+        kind = "similarity" if answer["metric"] == "cosine" else "distance"
+        known = "" if answer["in_index"] else " (not in the index)"
+        lines += [f"more like {answer['query']}{known}:", f"{'':>4}  {kind:>10}"]
+        lines += [
+            f"{found['rank']:>4}  {found['score']:>10.4f}  {found['path']}"
+            for found in answer["results"]
+        ]
+        lines.append("")
+    return "\n".join(lines).rstrip()

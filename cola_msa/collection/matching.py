@@ -13,14 +13,22 @@ import itertools
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
+import tqdm
+from absl import logging
+from matplotlib.figure import Figure
 
 from cola_msa.audio import decode
 from cola_msa.audio.clip_windows import decode_clip
+from cola_msa.audio.errors import AudioError
 from cola_msa.audio.files import list_audio, same_name
-from cola_msa.hub.loading import OpenedModel
-from cola_msa.system.errors import UserError
+from cola_msa.evaluation.charts import save_figure
+from cola_msa.hub.opened import OpenedModel
+from cola_msa.system.errors import FileError, UserError
+from cola_msa.values.chart_text import plain, wrapped
+from cola_msa.values.reading import read_json
 
 _BATCH = 32  # windows that pass through the network at once
 _BLOCK = 512  # windows of a mixture that are compared at once: 8 minutes
@@ -248,3 +256,287 @@ def centred(scores: np.ndarray) -> np.ndarray:
     """Scores less each stem's mean over mixtures: what it has with any mixture."""
     count = np.isfinite(scores).sum(axis=0)  # 0 of a stem without any sound
     return scores - np.nansum(scores, axis=0) / np.maximum(count, 1)
+
+
+RESULT_NAME, CHART_NAME = "match.json", "match.png"
+
+
+def project_all(
+    model: OpenedModel, paths: Sequence[pathlib.Path], failures: dict[str, str]
+) -> Iterator[Projected]:
+    """Projects files one by one; what cannot be read is left out and gets a reason.
+
+    Args:
+        model: With a matcher.
+        paths: Files.
+        failures: Reasons by path; added to.
+
+    Yields:
+        Each file's windows.
+    """
+    for path in tqdm.tqdm(paths, desc="project", unit="file"):
+        try:
+            yield project_file(model, path)
+        except AudioError as error:
+            failures[str(path)] = str(error)
+
+
+def match(
+    model: OpenedModel,
+    mixture: str,
+    stems: str,
+    mixture_names: Sequence[str] = ("mixture",),
+    stem_names: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Scores every stem against every mixture.
+
+    Args:
+        model: With a matcher.
+        mixture: A file, or a folder: its files named like one of `mixture_names`, or
+            all where there are none.
+        stems: A file or a folder.
+        mixture_names: File names without suffix; such files are no stems.
+        stem_names: File names without suffix to take as stems; all by default.
+
+    Returns:
+        `mixtures`, `stems` (paths), `scores` [mixtures, stems], `windows` [mixtures,
+        stems, W], `is_own`, `own` (ranks of own stems; and `own_centred`, of scores
+        less each stem's mean), `silent` (stems without any sound, which have no
+        score), `failures` (with mixtures without any sound).
+
+    Raises:
+        MatchError: If nothing is left to compare.
+    """
+    try:
+        mixture_paths = find_files(mixture, mixture_names)
+    except MatchError:
+        mixture_paths = find_files(mixture)
+    taken = {path.resolve() for path in mixture_paths}
+    stem_paths = [
+        path
+        for path in find_files(stems, stem_names)
+        if path.resolve() not in taken and path.stem not in mixture_names
+    ]
+    failures: dict[str, str] = {}
+    songs = []
+    for song in project_all(model, mixture_paths, failures):
+        if song.is_silent:
+            failures[str(song.path)] = "a mixture without any sound"
+        else:
+            songs.append(song)
+    if not songs:
+        raise _nothing_left("mixture", failures)
+    # One stem at a time: only the mixtures' projections are held.
+    parts, silent = [], []
+    columns: list[np.ndarray] = []
+    windows: list[list[list[float | None]]] = [[] for _ in songs]
+    for part in project_all(model, stem_paths, failures):
+        parts.append(part.path)
+        if part.is_silent:
+            silent.append(str(part.path))
+        columns.append(np.full(len(songs), np.nan))
+        for row, song in enumerate(songs):
+            values = np.full(len(song.projections), np.nan)
+            if not part.is_silent:
+                try:
+                    found = score_pair(model, song, part)
+                    columns[-1][row], values = found.clip, found.windows
+                except MatchError as error:
+                    logging.warning("%s", error)
+            windows[row].append(
+                [None if np.isnan(v) else round(float(v), 6) for v in values]
+            )
+    if not parts:
+        raise _nothing_left("stem", failures)
+    scores = np.stack(columns, axis=1)
+    if not np.isfinite(scores).any():
+        raise MatchError("every stem is silent as long as the mixtures last")
+    is_own = own_stems([s.path for s in songs], parts)
+    kinds = [path.stem for path in parts]
+    if len(set(kinds)) == len(kinds):  # each stem has a name of its own
+        kinds = [""] * len(kinds)
+    frontend = model.frontend
+    seconds = frontend.window_frames * frontend.hop_samples / frontend.sample_rate_hz
+    result: dict[str, Any] = {
+        "model": model.description,
+        "model_hash": model.key,
+        "window_seconds": seconds,
+        "mixtures": [str(s.path) for s in songs],
+        "stems": [str(path) for path in parts],
+        "scores": [[None if np.isnan(v) else float(v) for v in row] for row in scores],
+        "windows": windows,
+        "is_own": is_own.tolist(),
+        "own": rank_own(scores, is_own, kinds),
+        "silent": silent,
+        "failures": failures,
+    }
+    if len(songs) > 1:
+        result["own_centred"] = rank_own(centred(scores), is_own, kinds)
+    return result
+
+
+def _nothing_left(what: str, failures: dict[str, str]) -> MatchError:
+    reasons = "; ".join(f"{path}: {why}" for path, why in failures.items())
+    return MatchError(f"no {what} is left to compare ({reasons or 'no file'})")
+
+
+def render(result: dict[str, Any], num_results: int) -> str:
+    """A result as text: rankings, and how often own stems come first."""
+    lines = []
+    for row, mixture in enumerate(result["mixtures"]):
+        scores = np.array(result["scores"][row], float)
+        lines += [f"{mixture}:", f"{'':>4}  {'score':>10}"]
+        # What is not a number is sorted to the end.
+        order = np.argsort(-scores, kind="stable")
+        for rank, number in enumerate(order[:num_results], 1):
+            own = "  (its own)" if result["is_own"][row][number] else ""
+            path = result["stems"][number]
+            score = f"{rank:>4}  {scores[number]:>10.4f}"
+            if not np.isfinite(scores[number]):
+                score = f"{'-':>4}  {'silent':>10}"
+            lines.append(f"{score}  {path}{own}")
+    for name, title in (("own", "scores"), ("own_centred", "less each stem's mean")):
+        found = result.get(name, {})
+        if found.get("num_queries"):
+            lines.append(
+                f"own stems, {title}: top-1 {found['top1']:.3f} (chance "
+                f"{found['chance_top1']:.3f}), MRR {found['mrr']:.3f} (chance "
+                f"{found['chance_mrr']:.3f}), {found['num_queries']} queries"
+            )
+    lines += [f"silent, not ranked: {path}" for path in result["silent"]]
+    lines += [f"failed: {path}: {why}" for path, why in result["failures"].items()]
+    return "\n".join(lines)
+
+
+def draw(result: dict[str, Any], path: pathlib.Path) -> None:
+    """Draws a ranking (one mixture) or the matrix (several)."""
+    scores = np.array(result["scores"], float)
+    mixtures, stems = result["mixtures"], result["stems"]
+    if len(mixtures) == 1:
+        order = [
+            n
+            for n in np.argsort(-scores[0], kind="stable")
+            if np.isfinite(scores[0][n])
+        ]
+        windows = np.array(result["windows"][0], float)
+        draw_ranking(
+            path,
+            [_short(stems[n]) for n in order],
+            scores[0][order],
+            windows[order],
+            result["window_seconds"],
+            f"stems for {_short(mixtures[0])}",
+        )
+        return
+    own = result["own"]
+    title = f"{len(mixtures)} mixtures, {len(stems)} stems"
+    if own["num_queries"]:
+        title += (
+            f"; own stem first: {own['top1']:.2f} (chance {own['chance_top1']:.2f})"
+        )
+    draw_matrix(
+        path,
+        [_short(p) for p in mixtures],
+        [_short(p) for p in stems],
+        scores,
+        np.array(result["is_own"], bool),
+        title,
+    )
+
+
+def _short(path: str) -> str:
+    """The last folder and the file's name."""
+    parts = pathlib.PurePath(path).with_suffix("").parts
+    return "/".join(parts[-2:])
+
+
+def _holds_match(folder: pathlib.Path) -> bool:
+    try:
+        found = read_json(folder / RESULT_NAME)
+    except FileError:
+        return False
+    return {"model_hash", "mixtures", "stems", "scores"} <= found.keys()
+
+
+_COLOURS = ("#0067a5", "#d45500", "#00845a", "#b5438b", "#8f6b00")
+_REST = "#9aa0a8"
+_MOST_BARS = 30
+
+
+def draw_ranking(
+    path: str | os.PathLike,
+    names: Sequence[str],
+    clip_scores: np.ndarray,
+    window_scores: np.ndarray,
+    window_seconds: float,
+    title: str,
+) -> None:
+    """Draws the ranked stems of one mixture, and the best ones over time.
+
+    Args:
+        path: The PNG file.
+        names: Of n stems, the best first.
+        clip_scores: float [n].
+        window_scores: float [n, W]; gaps where a stem is silent.
+        window_seconds: From one window to the next.
+        title: The mixture.
+    """
+    shown = min(len(names), _MOST_BARS)
+    labels = [plain(name) for name in names[:shown]]
+    height = 1.6 + 0.26 * shown
+    figure = Figure((9, height + 3.2), layout="constrained")
+    bars, lines = figure.subplots(2, 1, height_ratios=[height, 3])
+    colours = [_COLOURS[k] if k < len(_COLOURS) else _REST for k in range(shown)]
+    place = np.arange(shown)
+    bars.barh(place, clip_scores[:shown], color=colours, height=0.7)
+    bars.set_yticks(place, labels)
+    bars.invert_yaxis()
+    bars.set_xlabel("score over the clip (higher: belongs together)")
+    more = f", the first {shown} of {len(names)} stems" if shown < len(names) else ""
+    bars.set_title(wrapped(f"{title}{more}", 80))
+    seconds = np.arange(window_scores.shape[1]) * window_seconds
+    for k in range(min(shown, len(_COLOURS))):
+        lines.plot(seconds, window_scores[k], ".-", color=colours[k], label=labels[k])
+    lines.set_xlabel("time (s)")
+    lines.set_ylabel("score per window")
+    lines.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    for axes in (bars, lines):
+        axes.spines[["top", "right"]].set_visible(False)
+    save_figure(figure, path)
+
+
+def draw_matrix(
+    path: str | os.PathLike,
+    mixtures: Sequence[str],
+    stems: Sequence[str],
+    scores: np.ndarray,
+    is_own: np.ndarray,
+    title: str,
+) -> None:
+    """Draws scores of stems (columns) against mixtures (rows); own stems are ringed.
+
+    Args:
+        path: The PNG file.
+        mixtures: Names of the rows.
+        stems: Names of the columns.
+        scores: float [mixtures, stems].
+        is_own: bool [mixtures, stems].
+        title: Above the matrix.
+    """
+    size = (3.6 + 0.28 * len(stems), 3.0 + 0.28 * len(mixtures))
+    figure = Figure((min(size[0], 40), min(size[1], 40)), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(scores, cmap="cividis", aspect="auto")
+    own_rows, own_columns = np.nonzero(is_own)
+    axes.scatter(
+        own_columns, own_rows, s=60, facecolors="none", edgecolors="#ff5a36", lw=1.6
+    )
+    columns = [plain(name) for name in stems]
+    axes.set_xticks(np.arange(len(stems)), columns, rotation=90, fontsize=7)
+    rows = [plain(name) for name in mixtures]
+    axes.set_yticks(np.arange(len(mixtures)), rows, fontsize=7)
+    axes.set_xlabel("stem (ring: the mixture's own)")
+    axes.set_ylabel("mixture")
+    axes.set_title(wrapped(title, 60), fontsize=10)
+    figure.colorbar(image, ax=axes, label="score", shrink=0.8)
+    save_figure(figure, path, 110)

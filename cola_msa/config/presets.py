@@ -12,7 +12,8 @@
 | `smoke`   | seconds, with a tiny network: whether everything runs    | hundreds   |
 
 Each of the paper's strategies is a preset too: `default` with that strategy's pairs.
-`cola_msa.config.strategies` has their table; `--strategy=NAME` puts one on another preset.
+`cola_msa.config.strategies` has their table; `--strategy=NAME` puts one on another
+preset.
 
 docs/measurements.md has the measurements behind `default`.
 """

@@ -10,16 +10,26 @@ import dataclasses
 import hashlib
 import os
 import pathlib
+from typing import Any
 
 import numpy as np
 from absl import logging
 
+from cola_msa.evaluation.retrieval import (
+    NUM_CANDIDATES,
+    NUM_ROUNDS,
+    paired_interval,
+    project_draws,
+    rank_projections,
+    retrieval_draws,
+)
 from cola_msa.evaluation.validation import Validator
-from cola_msa.model.contrastive import ContrastiveModel
-from cola_msa.pairs.sampler import PairSampler, parse_source
+from cola_msa.model.contrastive import ContrastiveModel, project_function
+from cola_msa.pairs.draws import parse_source
+from cola_msa.pairs.sampler import PairSampler
 from cola_msa.records.prepared import PreparedData
 from cola_msa.records.schema import DataError
-from cola_msa.runs import kept
+from cola_msa.runs import directory, kept
 
 _BATCH = 32  # pairs a batch of the statistics, at the most
 
@@ -51,7 +61,7 @@ def untrained_model(
     """
     if has_untrained(run_dir):
         return kept.load_model(run_dir, 0, statistics)
-    run, config = kept.load_run(run_dir), kept.load_config(run_dir)
+    run, config = directory.load_run(run_dir), directory.load_config(run_dir)
     logging.info(
         "%s has kept no untrained network: one with fresh weights of seed %d, with "
         "batch-norm statistics of %s",
@@ -93,8 +103,110 @@ def untrained_key(
     if has_untrained(run_dir):
         return kept.encoder_key(run_dir, 0, statistics)
     parts = (
-        kept.load_run(run_dir)["config"],
+        directory.load_run(run_dir)["config"],
         data.fingerprint(("train",)),
         statistics,
     )
     return hashlib.sha256(f"untrained {parts}".encode()).hexdigest()[:16]
+
+
+def compare_with_untrained(
+    run_dir: str | pathlib.Path,
+    data: PreparedData,
+    step: int | str | None = None,
+    split: str = "validation",
+) -> dict[str, Any]:
+    """Retrieval of a run's network and of the network that it started from.
+
+    Args:
+        run_dir: The run.
+        data: Prepared data with stems.
+        step: A kept step, `best`, or None for the last.
+        split: Where the songs come from.
+
+    Returns:
+        `trained` (its own kernel), `untrained` (its own initial kernel) and
+        `untrained_trained_kernel` (initial network, trained kernel): scores with
+        chance; `difference`: trained minus the better of the other two, for `top1`
+        and `mrr`, each with the 95 % interval over songs, and the ratio.
+    """
+    config = directory.load_config(run_dir)
+    sampler = PairSampler(data, config.train, split)
+    trained_model = kept.load_model(run_dir, step, "pairs")
+    untrained_network = untrained_model(run_dir, data, "pairs")
+    draws = retrieval_draws(sampler, NUM_CANDIDATES, NUM_ROUNDS)
+    projected = {
+        name: project_draws(sampler, draws, project_function(model))
+        for name, model in (
+            ("trained", trained_model),
+            ("untrained", untrained_network),
+        )
+    }
+    found = {
+        name: rank_projections(sampler, draws, projected[network], kernel.similarity)
+        for name, network, kernel in (
+            ("trained", "trained", trained_model),
+            ("untrained", "untrained", untrained_network),
+            ("untrained_trained_kernel", "untrained", trained_model),
+        )
+    }
+    results: dict[str, Any] = {name: r.scores() for name, r in found.items()}
+    per_source = {}
+    for number in np.unique(found["trained"].source):
+        name = "mixture" if number < 0 else data.sources[number]
+        per_source[name] = {
+            model: float(r.top1[r.source == number].mean())
+            for model, r in found.items()
+        }
+    results["top1_per_source"] = per_source
+    results["difference"] = {}
+    for measure in ("top1", "mrr"):
+        other = max(
+            ("untrained", "untrained_trained_kernel"),
+            key=lambda name: results[name][measure],
+        )
+        values = {
+            name: r.top1 if measure == "top1" else r.reciprocal
+            for name, r in found.items()
+        }
+        low, high = paired_interval(
+            values["trained"], values[other], found["trained"].songs
+        )
+        results["difference"][measure] = {
+            "against": other,
+            "difference": results["trained"][measure] - results[other][measure],
+            "interval": [low, high],
+            "ratio": results["trained"][measure] / max(results[other][measure], 1e-12),
+        }
+    results["split"] = split
+    results["num_candidates"] = NUM_CANDIDATES
+    return results
+
+
+def render(results: dict[str, Any]) -> str:
+    """The comparison as a text table."""
+    trained = results["trained"]
+    lines = [
+        f"retrieval on {trained['num_songs']} {results['split']} songs, "
+        f"{trained['num_queries']} queries, up to {results['num_candidates']} "
+        "candidates",
+        f"{'network':32s} {'top-1':>7s} {'MRR':>7s}",
+    ]
+    for name, label in (
+        ("trained", "trained"),
+        ("untrained", "untrained, initial kernel"),
+        ("untrained_trained_kernel", "untrained, trained kernel"),
+    ):
+        row = results[name]
+        lines.append(f"{label:32s} {row['top1']:7.3f} {row['mrr']:7.3f}")
+    lines.append(
+        f"{'chance':32s} {trained['chance_top1']:7.3f} {trained['chance_mrr']:7.3f}"
+    )
+    for measure, row in results["difference"].items():
+        low, high = row["interval"]
+        lines.append(
+            f"{measure}: trained minus {row['against'].replace('_', ', ')} = "
+            f"{row['difference']:+.3f} [{low:+.3f}, {high:+.3f}], "
+            f"{row['ratio']:.1f} times"
+        )
+    return "\n".join(lines)

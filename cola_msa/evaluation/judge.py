@@ -6,12 +6,21 @@ clips, `paper` on one random window a segment and epoch, embedded on the fly.
 """
 
 import dataclasses
+import functools
+import hashlib
+import json
 import os
 import pathlib
+import zipfile
+from collections.abc import Callable
 from typing import Any
 
+import keras
 import numpy as np
+from absl import flags, logging
 
+from cola_msa.config.schema import Config, config_hash
+from cola_msa.evaluation.baseline import untrained_key, untrained_model
 from cola_msa.evaluation.probes.features import (
     EmbeddedSplit,
     Encoder,
@@ -19,14 +28,30 @@ from cola_msa.evaluation.probes.features import (
     embed_split,
     join,
 )
-from cola_msa.evaluation.probes.heads import ProbeConfig, monitor_of
-from cola_msa.evaluation.probes.linear import score_clips, train_head
-from cola_msa.evaluation.probes.ridge import RidgeConfig, fit_ridge
-from cola_msa.evaluation.probes.windows import (
+from cola_msa.evaluation.probes.finetune import (
+    DEFAULT_RATES,
+    MODES,
+    LabelledWindows,
+    TuneConfig,
+    TunedModel,
+    save_tuned,
+    tune,
+)
+from cola_msa.evaluation.probes.heads import (
+    PROTOCOLS,
+    ProbeConfig,
+    ProbeError,
+    monitor_of,
+    own_probe,
+)
+from cola_msa.evaluation.probes.linear import (
     CachedWindows,
     SampledWindows,
     TrainingWindows,
+    score_clips,
+    train_head,
 )
+from cola_msa.evaluation.probes.ridge import RidgeConfig, fit_ridge
 from cola_msa.evaluation.results import check_output
 from cola_msa.evaluation.results import has_paper_scale as has_paper_scale
 from cola_msa.evaluation.results import read_results as read_results
@@ -37,12 +62,17 @@ from cola_msa.evaluation.setting import (
     Fitted,
     Setting,
     conclude,
+    prepare,
 )
-from cola_msa.evaluation.setting import prepare as prepare
-from cola_msa.evaluation.tasks import TaskSpec
+from cola_msa.evaluation.tasks import TRAIN_CLIPS, TaskError, TaskSpec
+from cola_msa.model.contrastive import ContrastiveModel
 from cola_msa.records.prepared import PreparedData
-from cola_msa.records.windows import find_segments
-from cola_msa.runs.info import EncoderInfo as EncoderInfo
+from cola_msa.records.windows import find_segments, plan_windows
+from cola_msa.runs import directory, kept
+from cola_msa.runs.info import EncoderInfo
+from cola_msa.system.errors import FileError
+from cola_msa.values.arrays import write_json
+from cola_msa.values.reading import read_json
 
 _UNKNOWN_ENCODER = EncoderInfo()
 _MAX_EPOCHS = 2000  # of heads on a share of the labels, whose epochs are short
@@ -215,3 +245,262 @@ def _describe_head(setting: Setting) -> dict[str, Any]:
         **dataclasses.asdict(_ridge_config(setting)),
         "loss": "squared error with an L2 penalty",
     }
+
+
+def evaluate_tuned(
+    make_model: Callable[[int], ContrastiveModel],
+    key: str,
+    task: TaskSpec | str,
+    data: PreparedData,
+    output_dir: pathlib.Path,
+    config: EvaluationConfig = EvaluationConfig(),
+    *,
+    mode: str,
+    encoder_rate: float,
+    info: EncoderInfo,
+    show_progress: bool = True,
+) -> dict[str, Any]:
+    """Trains encoder and head on the labels and scores them on test clips.
+
+    Training windows are random ones under both protocols; the protocol decides what
+    patience watches.
+
+    Args:
+        make_model: Seed -> the network that training starts from; each call gives
+            weights of its own.
+        key: Stands for the weights that training starts from.
+        task: A TaskSpec or its name.
+        data: The task's prepared data.
+        output_dir: Where results and weights are written.
+        config: Protocol, probe, labels, seeds.
+        mode: `finetuned` or `supervised`.
+        encoder_rate: Adam's rate for the encoder; the head's is the task's.
+        info: What is written beside the scores.
+        show_progress: Whether to show progress bars.
+
+    Returns:
+        What is in `results.json`.
+
+    Raises:
+        TaskError: If the task or the variant does not exist.
+        DataError: If the data does not fit the task.
+        ProbeError: If the options do not go together, or the loss diverges.
+    """
+    if mode not in MODES:
+        raise ProbeError(f"mode must be one of {', '.join(MODES)}, not {mode!r}")
+    setting = prepare(task, data, config)
+    if setting.probe == "ridge" or config.standardize:
+        raise ProbeError(
+            "--probe=ridge and --standardize are for frozen encoders: leave them out, "
+            "or leave out --finetune and --encoder=supervised"
+        )
+    head = ProbeConfig.of_task(setting.task, setting.probe, config.protocol)
+    tuning = TuneConfig(mode, head, encoder_rate)
+    parts = {
+        part: LabelledWindows(
+            plan_windows(data, setting.split_names(part)), setting.labels[part]
+        )
+        for part in ("validation", "test")
+    }
+    check_output(output_dir)
+    identity = _identity(setting, key, tuning)
+    fitted = []
+    for seed in range(config.num_seeds):
+        clips = setting.choose_clips(seed)
+        path = output_dir / f"tuned-seed-{seed}.keras"
+        tuned = _finished(path, identity, setting.is_tags)
+        if tuned is None:
+            # The note must never speak for weights that replace those it was made for.
+            _note(path).unlink(missing_ok=True)
+            tuned = tune(
+                make_model(seed),
+                find_segments(data, setting.split_names("train")).of_clips(clips),
+                setting.labels["train"],
+                parts["validation"],
+                tuning,
+                seed,
+                title=f"tune {seed + 1}/{config.num_seeds}",
+                show_progress=show_progress,
+            )
+            save_tuned(tuned, path)
+            write_json(_note(path), {"identity": identity, "row": tuned.row})
+        scores = tuned.score_clips(parts["test"], data.frontend)
+        fitted.append(Fitted({**tuned.row, "weights": path.name}, scores, clips))
+    results = conclude(
+        setting,
+        output_dir,
+        fitted,
+        {
+            "train": fitted[0].row["train_windows"],
+            **{part: clips.plan.num_windows for part, clips in parts.items()},
+        },
+        encoder={**dataclasses.asdict(info), "key": key},
+        head={**dataclasses.asdict(head), "loss": setting.task.loss},
+        mode=mode,
+        tuning={
+            "encoder_rate": encoder_rate,
+            "train_windows": "one random window a segment, drawn anew each time",
+            "min_updates_per_epoch": tuning.min_updates,
+            "batch_norm": "statistics of the mini-batch in training, re-estimated "
+            f"over {tuning.statistics_batches} mini-batches for inference",
+        },
+    )
+    for seed in range(config.num_seeds):
+        _note(output_dir / f"tuned-seed-{seed}.keras").unlink(missing_ok=True)
+    return results
+
+
+def _identity(setting: Setting, key: str, tuning: TuneConfig) -> str:
+    """Stands for everything that decides a seed's weights."""
+    parts = {
+        "key": key,
+        "task": setting.task.name,
+        "data": setting.data.fingerprint(setting.splits.names),
+        "train_clips": setting.config.train_clips,
+        "label_fraction": setting.config.label_fraction,
+        "tuning": dataclasses.asdict(tuning),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _note(path: pathlib.Path) -> pathlib.Path:
+    """Says, until all seeds are done, which training the weights come from."""
+    return path.with_suffix(".unfinished.json")
+
+
+def _finished(path: pathlib.Path, identity: str, is_tags: bool) -> TunedModel | None:
+    """A seed that a stopped command had finished; None where there is none."""
+    if not (_note(path).exists() and path.exists()):
+        return None
+    try:
+        found, row = read_json(
+            _note(path),
+            advice="it is trained anew",
+            check=lambda note: (note["identity"], dict(note["row"])),
+        )
+        if found != identity:
+            return None
+        model = keras.saving.load_model(path, compile=False)
+    # Keras has no error of its own for files that are damaged.
+    except (FileError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        logging.warning("%s: cannot be used (%s); it is trained anew", path, error)
+        return None
+    logging.info("%s was finished before; going on behind it", path)
+    return TunedModel(model, is_tags, row)
+
+
+def choose_mode(
+    encoder: str, finetune: bool, rate: float | None, statistics: str | None
+) -> str:
+    """Whether the encoder is `frozen`, `finetuned` or `supervised`.
+
+    Raises:
+        TaskError: If the flags contradict one another.
+    """
+    if finetune and encoder != "trained":
+        raise TaskError(
+            f"--finetune starts from a trained encoder, not from --encoder={encoder}; "
+            "--encoder=supervised trains fresh weights"
+        )
+    mode = "supervised" if encoder == "supervised" else "frozen"
+    mode = "finetuned" if finetune else mode
+    if mode == "frozen" and rate is not None:
+        raise TaskError(
+            "--finetune_rate is for --finetune and --encoder=supervised; a frozen "
+            "encoder has no rate"
+        )
+    if mode != "frozen" and statistics is not None:
+        raise TaskError(
+            "--statistics is for frozen encoders; one that is trained with the labels "
+            "gets statistics of their windows"
+        )
+    return mode
+
+
+def output_name(
+    task: TaskSpec,
+    encoder: str,
+    step: int | str | None,
+    mode: str,
+    config: EvaluationConfig,
+    statistics: str | None = None,
+) -> str:
+    """Name of the default output folder under <run_dir>/eval/.
+
+    Args:
+        task: The task; alone it stands for the last weights and all defaults.
+        encoder: `trained`, `untrained` or `supervised`.
+        step: A kept step, `best`, or None for the last.
+        mode: `frozen`, `finetuned` or `supervised`.
+        config: Protocol, probe, labels.
+        statistics: Batch-norm statistics other than the run's.
+    """
+    parts = [task.name]
+    if encoder != "trained":
+        parts.append(encoder)
+    elif step is not None:
+        parts.append(str(step))
+    if mode == "finetuned":
+        parts.append(mode)
+    if statistics:
+        parts.append(statistics)
+    if config.standardize:
+        parts.append("standardized")
+    if config.train_clips != TRAIN_CLIPS[0]:
+        parts.append(config.train_clips)
+    if config.protocol != PROTOCOLS[0]:
+        parts.append(config.protocol)
+    if config.probe not in (None, own_probe(task)):
+        parts.append(str(config.probe))
+    if config.label_fraction != 1.0:
+        parts.append(f"labels{config.label_fraction:g}")
+    return "-".join(parts)
+
+
+def _kept_model(
+    run_dir: pathlib.Path, step: int | str | None, seed: int
+) -> ContrastiveModel:
+    """The run's network as it was kept; the seed decides nothing of it."""
+    del seed
+    return kept.load_model(run_dir, step)
+
+
+def _fresh_model(
+    run_dir: pathlib.Path, data: dict[str, Any], config: Config, seed: int
+) -> ContrastiveModel:
+    """The run's network with fresh weights."""
+    return kept.build_model(run_dir / "config.json", config, data, seed)
+
+
+def _judge_function(
+    run_dir: pathlib.Path,
+    config: Config,
+    step: int | str | None,
+    mode: str,
+    statistics: str,
+    info: EncoderInfo,
+    data: PreparedData,
+) -> Callable[[TaskSpec, PreparedData, pathlib.Path, EvaluationConfig], dict[str, Any]]:
+    """What judges the encoder, (task, data, output_dir, config) -> results."""
+    if mode == "frozen":
+        if info.encoder == "untrained":
+            encoder = untrained_model(run_dir, data, statistics).encoder
+            key = untrained_key(run_dir, data, statistics)
+        else:
+            encoder = kept.load_encoder(run_dir, step, statistics)
+            key = kept.encoder_key(run_dir, step, statistics)
+        return functools.partial(
+            evaluate, encoder, key, cache_dir=run_dir / "embeddings", info=info
+        )
+    rate = flags.FLAGS.finetune_rate or DEFAULT_RATES[mode]
+    info = dataclasses.replace(info, statistics=None)  # estimated anew
+    if mode == "supervised":
+        key = f"fresh-{config_hash(config.model)}"
+        of_data = directory.load_run(run_dir)["data"]
+        make_model = functools.partial(_fresh_model, run_dir, of_data, config)
+    else:
+        key = kept.encoder_key(run_dir, step, statistics)
+        make_model = functools.partial(_kept_model, run_dir, step)
+    return functools.partial(
+        evaluate_tuned, make_model, key, mode=mode, encoder_rate=rate, info=info
+    )

@@ -8,7 +8,7 @@ import numpy as np
 
 from cola_msa.evaluation import charts
 from cola_msa.evaluation.tasks import SCORE_TITLES, TaskError
-from cola_msa.runs.arrays import write_bytes, write_json
+from cola_msa.values.arrays import write_bytes, write_json
 from cola_msa.values.markdown import plain
 from cola_msa.values.reading import read_json
 

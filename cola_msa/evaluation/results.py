@@ -15,8 +15,9 @@ import numpy as np
 
 from cola_msa.evaluation import charts, metrics
 from cola_msa.evaluation.tasks import MULTILABEL, SCORE_TITLES, TaskSpec
-from cola_msa.runs.arrays import RunError, write_json
 from cola_msa.system import files, folders
+from cola_msa.system.errors import RunError
+from cola_msa.values.arrays import write_json
 from cola_msa.values.reading import read_json
 
 RESULTS_NAME = "results.json"

@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from cola_msa.pairs.sampler import COLA, Draw, PairSampler
+from cola_msa.model.contrastive import ContrastiveModel, project_function
+from cola_msa.pairs.draws import COLA, Draw
+from cola_msa.pairs.sampler import PairSampler
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,3 +210,18 @@ def paired_interval(
     means = sums[picked].sum(1) / sizes[picked].sum(1)
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
+
+
+NUM_CANDIDATES = 64
+NUM_ROUNDS = 8
+
+
+def retrieval_of(model: ContrastiveModel, sampler: PairSampler) -> Retrieval:
+    """Retrieval of one model on fixed rounds of the sampler's split.
+
+    Args:
+        model: Network and similarity.
+        sampler: Over the split to draw from.
+    """
+    draws = retrieval_draws(sampler, NUM_CANDIDATES, NUM_ROUNDS)
+    return retrieve(sampler, draws, project_function(model), model.similarity)

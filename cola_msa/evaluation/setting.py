@@ -24,7 +24,7 @@ from cola_msa.evaluation.results import (
 from cola_msa.evaluation.tasks import MULTILABEL, Splits, TaskSpec, get_task
 from cola_msa.records.prepared import PreparedData
 from cola_msa.records.schema import DataError
-from cola_msa.runs.kept import package_versions
+from cola_msa.system.versions import package_versions
 from cola_msa.values.fields import check_fields, within
 
 PARTS = ("train", "validation", "test")

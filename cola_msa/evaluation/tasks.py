@@ -5,6 +5,9 @@
 """
 
 import dataclasses
+import os
+import pathlib
+import runpy
 from collections.abc import Collection
 
 from cola_msa.config.published import TABLE_1
@@ -267,7 +270,7 @@ def get_task(name: str | None) -> TaskSpec:
         TaskError: If there is none of that name; the message lists the tasks.
     """
     if name and name.endswith(".py"):
-        from cola_msa.evaluation.task_files import load_task
+        pass
 
         return load_task(name)
     known = TASKS | OTHER_TASKS
@@ -277,3 +280,57 @@ def get_task(name: str | None) -> TaskSpec:
             f"--task must be one of {', '.join(known)}, or a .py file, {given}"
         )
     return known[name]
+
+
+VARIABLE = "TASK"
+
+
+def load_task(path: str | os.PathLike) -> TaskSpec:
+    """Reads a task from a Python file, and checks it.
+
+    Args:
+        path: The file; it defines `TASK`.
+
+    Raises:
+        TaskError: If there is no such file, it cannot be run, or its task is none.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise TaskError(f"--task={path}: there is no such file")
+    try:
+        found = runpy.run_path(str(path))
+    except Exception as error:  # whatever a user's file raises
+        kind = type(error).__name__
+        raise TaskError(f"--task={path}: cannot be run ({kind}: {error})") from error
+    task = found.get(VARIABLE)
+    if not isinstance(task, TaskSpec):
+        raise TaskError(
+            f"--task={path}: must define {VARIABLE} = TaskSpec(...) of "
+            f"cola_msa.evaluation.tasks, not {type(task).__name__}"
+        )
+    _check(path, task)
+    return task
+
+
+def _check(path: pathlib.Path, task: TaskSpec) -> None:
+    if task.name in TASKS | OTHER_TASKS:
+        raise TaskError(f"--task={path}: there is a task {task.name} already")
+    if not task.name.replace("_", "").isalnum():
+        raise TaskError(
+            f"--task={path}: name {task.name!r} must be letters, digits and _, since "
+            "folders of results are named after it"
+        )
+    known = {MULTILABEL: TAG_SCORES, MULTICLASS: CLASS_SCORES}
+    if task.task_type not in known:
+        raise TaskError(
+            f"--task={path}: task_type must be {MULTILABEL} or {MULTICLASS}, not "
+            f"{task.task_type!r}"
+        )
+    wrong = [name for name in task.scores if name not in known[task.task_type]]
+    if wrong or not task.scores:
+        raise TaskError(
+            f"--task={path}: scores of a {task.task_type} task are "
+            f"{', '.join(known[task.task_type])}, not {', '.join(wrong) or 'none'}"
+        )
+    if not task.learning_rate > 0:
+        raise TaskError(f"--task={path}: learning_rate must be above 0")

@@ -1,5 +1,4 @@
-"""Any holder of an encoder (a run, a pretrained folder, an export, an address) to an
-opened model, and back.
+"""A run, a pretrained folder, an export or an address to an opened model, and back.
 
 Imports every room above but `pairs`.
 """

@@ -1,19 +1,22 @@
 """What an export is compared with before it is called done."""
 
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
 import numpy as np
 
 from cola_msa.audio.frontend import exact_log_mel
 from cola_msa.config.schema import FrontendConfig
-from cola_msa.hub.loading import OpenedModel
-from cola_msa.system.errors import UserError
+from cola_msa.hub.opened import ExportError, OpenedModel
+from cola_msa.hub.portable import run_file
+from cola_msa.hub.saved_model import run_exported
 
 TOLERANCE = 1e-4  # relative difference between export and encoder
 _ROUNDINGS = 10  # a network rounds more often than once
 _HIGHEST_TOLERANCE = 1e-2  # beyond it an export is of no use, rounding or not
-
-
-class ExportError(UserError):
-    """The export does not compute what the encoder computes."""
 
 
 def check_waveforms(frontend: FrontendConfig) -> tuple[np.ndarray, np.ndarray]:
@@ -85,3 +88,122 @@ def reference_windows(waveform: np.ndarray, model: OpenedModel) -> np.ndarray:
     return np.concatenate(
         [model.embed(windows[i : i + 256]) for i in range(0, len(windows), 256)]
     )
+
+
+FILE_TOLERANCES = {".tflite": 1e-3, ".onnx": 1e-4}
+
+
+def check_export(export_dir: pathlib.Path, model: OpenedModel) -> float:
+    """Compares the export, loaded by a process without cola_msa, with the encoder.
+
+    Args:
+        export_dir: The SavedModel.
+        model: What it was made from.
+
+    Returns:
+        Largest relative difference over clips of 0.3, 2.5 and 11 s: of windows, their
+        means, and the scores of one clip's windows against another's.
+
+    Raises:
+        ExportError: If windows or means exceed what `tolerance_of` allows, or scores
+            TOLERANCE.
+    """
+    waveform, lengths = check_waveforms(model.frontend)
+    clips = [waveform[row, :length] for row, length in enumerate(lengths)]
+    stems, mixtures = (reference_mel(clip, model.frontend) for clip in clips[1:])
+    inputs = {"waveform": waveform, "lengths": lengths}
+    inputs |= {"mixture_windows": mixtures, "stem_windows": stems}
+    exported = run_exported(export_dir, inputs)
+    assert model.matcher is not None
+    scores = model.matcher.score(
+        model.matcher.project(mixtures), model.matcher.project(stems)
+    )
+    compared = [(exported["scores"], scores, TOLERANCE)]
+    for row, clip in enumerate(clips):
+        expected = reference_windows(clip, model)
+        got = exported["windows"][row, : len(expected)]
+        if exported["num_windows"][row] != len(expected):
+            raise ExportError(
+                f"the export gives {exported['num_windows'][row]} windows for a clip "
+                f"of {len(clip)} samples instead of {len(expected)}"
+            )
+        tolerance = tolerance_of(reference_mel(clip, model.frontend), model)
+        compared.append((got, expected, tolerance))
+        compared.append((exported["clip"][row], expected.mean(0), tolerance))
+    worst = 0.0
+    for found, expected, tolerance in compared:
+        difference = relative_difference(found, expected)
+        if not difference < tolerance:
+            raise ExportError(
+                f"the export in {export_dir} differs from the encoder by "
+                f"{difference:.2g} (relative), more than {tolerance:.2g}"
+            )
+        worst = max(worst, difference)
+    return worst
+
+
+def check_pretrained(folder: str | os.PathLike, model: OpenedModel) -> float:
+    """Compares a pretrained folder, opened by a fresh process, with its run.
+
+    Raises:
+        ExportError: If it differs by more than TOLERANCE.
+    """
+    waveform, lengths = check_waveforms(model.frontend)
+    mel = reference_mel(waveform[-1, : lengths[-1]], model.frontend)
+    with tempfile.TemporaryDirectory() as check:
+        path = pathlib.Path(check) / "mel.npy"
+        np.save(path, mel)
+        command = [sys.executable, "-c", _PRETRAINED_SCRIPT, str(folder), str(path)]
+        subprocess.run(command, check=True)
+        difference = relative_difference(np.load(path), model.embed(mel))
+    if not difference < TOLERANCE:
+        raise ExportError(
+            f"{folder} differs from its run by {difference:.2g} (relative), more than "
+            f"{TOLERANCE:g}"
+        )
+    return difference
+
+
+_PRETRAINED_SCRIPT = """
+import sys
+import numpy as np
+import cola_msa
+model = cola_msa.from_pretrained(sys.argv[1])
+np.save(sys.argv[2], model.embed(np.load(sys.argv[2])))
+"""
+
+
+def check_file(path: pathlib.Path, model: OpenedModel) -> float:
+    """Compares a TFLite or ONNX file, run by a fresh process, with the encoder.
+
+    Args:
+        path: The file.
+        model: What it was made from.
+
+    Returns:
+        Largest relative difference over the windows of clips of 2.5 and 11 s, and over
+        one window of twice the length. None is padded: on a window of 0.3 s of sound
+        an encoder of 20 updates moved by 7e-5 where its input did by 1e-6, so that
+        the order in which a runtime adds shows there.
+
+    Raises:
+        ExportError: If it exceeds the format's tolerance, or a value is not finite.
+    """
+    waveform, lengths = check_waveforms(model.frontend)
+    batches = [
+        reference_mel(waveform[row, :length], model.frontend)
+        for row, length in enumerate(lengths)
+        if model.frontend.num_frames(int(length)) >= model.frontend.window_frames
+    ]
+    longest = batches[-1]
+    batches.append(np.concatenate([longest[:1], longest[1:2]], axis=1))
+    tolerance = FILE_TOLERANCES[path.suffix]
+    worst = 0.0
+    for windows, got in zip(batches, run_file(path, batches), strict=True):
+        worst = max(worst, relative_difference(got, model.embed(windows)))
+    if not worst < tolerance:
+        raise ExportError(
+            f"{path} differs from the encoder by {worst:.2g} (relative), more than "
+            f"{tolerance:g}"
+        )
+    return worst

@@ -23,13 +23,11 @@ from typing import Any
 
 import tqdm
 
-from cola_msa.caches import CACHE_VARIABLE as CACHE_VARIABLE
-from cola_msa.caches import cache_dir
 from cola_msa.hub.pretrained import FORMAT, LIMITS, is_pretrained
-from cola_msa.runs.arrays import RunError
 from cola_msa.system.archives import read_archive
+from cola_msa.system.errors import RunError
 from cola_msa.system.files import temporary_folder
-from cola_msa.system.folders import replace_folder
+from cola_msa.system.folders import CACHE_VARIABLE, cache_dir, replace_folder
 from cola_msa.system.locks import Lock
 from cola_msa.values.reading import read_json
 

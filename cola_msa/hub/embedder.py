@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from cola_msa.audio import decode
+from cola_msa.audio import resample
 from cola_msa.audio.clip_windows import ClipWindows
 from cola_msa.config.schema import FrontendConfig
-from cola_msa.hub.loading import OpenedModel, open_model
+from cola_msa.hub.loading import open_model
+from cola_msa.hub.opened import OpenedModel
 
 BATCH_SIZE = 64  # windows that pass through the network at once
 _BLOCK_SECONDS = 10.0
@@ -216,4 +217,4 @@ def _mono_blocks(
     blocks = (
         waveform[:, first : first + size] for first in range(0, waveform.shape[1], size)
     )
-    return decode.mono_blocks(blocks, from_hz, to_hz)
+    return resample.mono_blocks(blocks, from_hz, to_hz)

@@ -5,104 +5,28 @@ model.embed(windows)                # float32 [n, 98, 64, 1] -> [n, 1280]
 model.matcher.project(windows)      # -> [n, 512]
 """
 
-import dataclasses
-import functools
 import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 from absl import logging
 
 from cola_msa.config.checks import check_frontend
-from cola_msa.config.schema import FrontendConfig
-from cola_msa.hub import download, exported_files, pretrained
+from cola_msa.hub import download, portable, pretrained
+from cola_msa.hub.opened import OpenedModel
 from cola_msa.model.contrastive import ContrastiveModel
-from cola_msa.model.folding import fold_batch_normalization
 from cola_msa.model.matcher import Matcher, projection_network
 from cola_msa.model.statistics import BatchStatistics
+from cola_msa.runs import directory
 from cola_msa.runs import kept as kept_lib
-from cola_msa.runs.arrays import RunError
+from cola_msa.system.errors import RunError
+from cola_msa.values import arrays as arrays_lib
 from cola_msa.values.reading import read_json
 
-KINDS = ("run", "pretrained", "export")
 _MAX_DIM = 1 << 16
-
-
-@dataclasses.dataclass(frozen=True)
-class OpenedModel:
-    """An encoder and what belongs to it, wherever it came from.
-
-    Attributes:
-        kind: `run`, `pretrained` or `export`.
-        path: The folder.
-        encoder: float32 [n, frames, num_mels, 1] -> [n, dim], in inference mode: a
-            keras.Model (call it with training=False), or for an export a function.
-        dim: Values of an embedding (1280).
-        frontend: Front end of its training data; `frontend.level` is its level rule.
-        key: 16 hexadecimal digits that stand for the encoder's weights: the same for
-            a run, and for the pretrained folder and the export made of it.
-        description: One line for logs and titles.
-        details: What its config.json or metadata.json says: `config`, `data`, `step`,
-            `git_commit`.
-        matcher: Scores mixtures against stems; None for an export that cannot (ONNX,
-            TFLite, a SavedModel without signature `match`).
-        projector: Projection head, keras.Model [n, dim] -> [n, 512]; None for an
-            export.
-        similarity: Layer, (anchors [A, 512], candidates [P, 512]) -> [A, P], without
-            the temperature; None for an export. `similarity.kernel` is W [512, 512],
-            where it is bilinear.
-    """
-
-    kind: str
-    path: pathlib.Path
-    encoder: Callable[..., tf.Tensor]
-    dim: int
-    frontend: FrontendConfig
-    key: str
-    description: str
-    details: dict[str, Any]
-    matcher: Matcher | None
-    projector: keras.Model | None = None
-    similarity: keras.Layer | None = None
-
-    def embed(self, windows: np.ndarray) -> np.ndarray:
-        """Embeds windows in one forward pass.
-
-        Args:
-            windows: float32 [n, frames, num_mels, 1], log-mel; 98 frames are what the
-                encoder was trained with.
-
-        Returns:
-            float32 [n, dim].
-        """
-        return self.graph(tf.convert_to_tensor(windows, tf.float32)).numpy()
-
-    @functools.cached_property
-    def inference(self) -> Callable[..., tf.Tensor]:
-        """`encoder` with folded batch normalization, where it is a keras.Model.
-
-        It keeps the weights that the encoder has when this is asked for first.
-        """
-        if isinstance(self.encoder, keras.Model):
-            return fold_batch_normalization(self.encoder)
-        return self.encoder
-
-    @functools.cached_property
-    def graph(self) -> Callable[[tf.Tensor], tf.Tensor]:
-        """`inference` as a tf.function, for any number of windows and frames."""
-        encoder = self.inference
-        options = {"training": False} if isinstance(encoder, keras.Layer) else {}
-        return tf.function(
-            lambda windows: encoder(windows, **options),
-            input_signature=[
-                tf.TensorSpec([None, None, self.frontend.num_mels, 1], tf.float32)
-            ],
-            autograph=False,
-        )
 
 
 def resolve(
@@ -145,7 +69,7 @@ def find_kind(path: str | os.PathLike) -> str:
     # First: whatever lies beside it, of a pretrained folder no graph is run.
     if pretrained.is_pretrained(path):
         return "pretrained"
-    exported = exported_files.find_file(path)
+    exported = portable.find_file(path)
     if (path / "saved_model.pb").exists() or exported:
         if not (path / "metadata.json").exists():
             what = exported.name if exported else "a SavedModel"
@@ -155,9 +79,9 @@ def find_kind(path: str | os.PathLike) -> str:
             )
         return "export"
     if (path / "config.json").exists():
-        kept_lib.load_run(path)
+        directory.load_run(path)
         return "run"
-    newest = kept_lib.newest_run(path)
+    newest = directory.newest_run(path)
     hint = f"; {newest} is a run" if newest else ""
     raise RunError(
         f"{path}: neither a run, an export nor a pretrained folder: it holds neither "
@@ -300,11 +224,11 @@ def _of_model(
 
 def _open_run(path: pathlib.Path, step: int | str | None) -> OpenedModel:
     model = kept_lib.load_model(path, step)
-    config = kept_lib.load_config(path)
+    config = directory.load_config(path)
     kept = kept_lib.kept_path(path, step)
 
     def read_pairs() -> BatchStatistics:
-        arrays = kept_lib.read_arrays(kept)
+        arrays = arrays_lib.read_arrays(kept)
         return kept_lib.read_statistics(kept, arrays, "pairs", model)
 
     return _of_model(
@@ -315,7 +239,7 @@ def _open_run(path: pathlib.Path, step: int | str | None) -> OpenedModel:
         key=kept_lib.encoder_key(path, step),
         description=f"run {path.resolve().name}, preset {config.preset}, "
         f"source {config.train.source}, {kept.stem}",
-        details=_details(kept_lib.load_run(path), kept_lib.kept_step(kept)),
+        details=_details(directory.load_run(path), kept_lib.kept_step(kept)),
     )
 
 
@@ -370,9 +294,9 @@ def _open_export(path: pathlib.Path) -> OpenedModel:
     key, dim = metadata["encoder_key"], metadata["embedding_dim"]
     encoder: Callable[..., tf.Tensor]
     matcher = None
-    file = exported_files.find_file(path)
+    file = portable.find_file(path)
     if file is not None:
-        encoder = exported_files.FileEncoder(file, dim)
+        encoder = portable.FileEncoder(file, dim)
         encoder.check(file, frontend.window_frames, frontend.num_mels)
     else:
         logging.warning(

@@ -29,12 +29,14 @@ from cola_msa.config.schema import Config, from_dict, to_dict
 from cola_msa.hub.model_card import read_scores, render_card
 from cola_msa.model.contrastive import ContrastiveModel
 from cola_msa.model.statistics import BatchStatistics
+from cola_msa.runs import directory
 from cola_msa.runs import kept as kept_lib
-from cola_msa.runs.arrays import RunError, write_json
 from cola_msa.runs.info import encoder_info
 from cola_msa.system import folders
-from cola_msa.system.errors import FileError
+from cola_msa.system.errors import FileError, RunError
 from cola_msa.system.files import file_sha256, plain_hdf5_errors, temporary_folder
+from cola_msa.values import arrays as arrays_lib
+from cola_msa.values.arrays import write_json
 from cola_msa.values.reading import read_json
 
 FORMAT = "cola_msa pretrained encoder"
@@ -97,8 +99,8 @@ def save_pretrained(
     folders.check_replaceable(output_dir, _never_replaced, "an empty folder")
     model = kept_lib.load_model(run_dir, step)
     kept = kept_lib.kept_path(run_dir, step)
-    arrays = kept_lib.read_arrays(kept)
-    run, config = kept_lib.load_run(run_dir), kept_lib.load_config(run_dir)
+    arrays = arrays_lib.read_arrays(kept)
+    run, config = directory.load_run(run_dir), directory.load_config(run_dir)
     info = encoder_info(run_dir, step, "trained")
     with temporary_folder(output_dir) as temporary:
         with plain_hdf5_errors():

@@ -27,7 +27,7 @@ import tensorflow as tf
 from absl import logging
 
 from cola_msa.audio.frontend import exact_log_mel, level_factor
-from cola_msa.hub.loading import OpenedModel
+from cola_msa.hub.opened import OpenedModel
 
 _NETWORK_WINDOWS = 256  # windows that pass through the network at once
 SIGNATURES = {

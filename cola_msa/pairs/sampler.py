@@ -9,39 +9,22 @@ replica with all their pairs, and each reads its part of it.
 Source: section 3.1 of the paper; DESIGN section 7 for the batch compositions.
 """
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
 from cola_msa.config.schema import TrainConfig
 from cola_msa.pairs import remix
-from cola_msa.pairs import windows as windows_lib
 from cola_msa.pairs.augment import build_augmentation, split_remix
-from cola_msa.pairs.dataset import pair_dataset
 from cola_msa.pairs.draws import (
-    BATCHES,
     COLA,
-    PAIR_SPANS,
-    SILENCES,
     Draw,
     PairDraws,
     PairError,
-    parse_source,
-    silence_value,
 )
-from cola_msa.pairs.windows import STEM_KEYS
+from cola_msa.records.index import Index
 from cola_msa.records.prepared import PreparedData
-
-__all__ = [
-    "BATCHES",
-    "COLA",
-    "PAIR_SPANS",
-    "SILENCES",
-    "Draw",
-    "PairError",
-    "PairSampler",
-    "parse_source",
-    "silence_value",
-]
 
 _AUGMENT_STREAM = 2
 _REMIX_STREAM = 3
@@ -107,9 +90,7 @@ class PairSampler:
             `anchor` and `positive` float16 [B, window_frames, num_mels, 1],
             `is_active` bool [B], `source` int32 [B].
         """
-        return windows_lib.read_pairs(
-            self.data, self.split, self.index, draw, self.silent_value
-        )
+        return read_pairs(self.data, self.split, self.index, draw, self.silent_value)
 
     def batch(
         self,
@@ -126,7 +107,7 @@ class PairSampler:
         draw = self.draw(update, replica, micro_batch)
         batch = self.read(draw)
         if with_stems:
-            batch |= windows_lib.read_stems(self.data, self.split, self.index, draw)
+            batch |= read_stems(self.data, self.split, self.index, draw)
         return batch
 
     def augment(
@@ -207,3 +188,158 @@ class PairSampler:
             num_micro_batches,
             first_replica,
         )
+
+
+STEM_KEYS = ("stems", "stem_is_active")
+
+
+def read_pairs(
+    data: PreparedData,
+    split: str,
+    index: Index,
+    draw: Draw,
+    silent_value: float,
+) -> dict[str, np.ndarray]:
+    """Reads a draw's anchors and positives.
+
+    Args:
+        data: The prepared data.
+        split: The split that the draw is of.
+        index: Its index.
+        draw: B pairs.
+        silent_value: What a silent source's window is filled with.
+
+    Returns:
+        `anchor` and `positive` float16 [B, window_frames, num_mels, 1], `is_active`
+        bool [B], `source` int32 [B].
+    """
+    window_frames, num_mels = data.frontend.window_frames, data.frontend.num_mels
+    shape = (len(draw.rows), window_frames, num_mels)
+    anchor = np.empty(shape, np.float16)
+    positive = np.empty(shape, np.float16)
+    is_active = np.ones(len(draw.rows), bool)
+    frame_bytes = num_mels * 2
+    positive_rows = draw.rows if draw.positive_rows is None else draw.positive_rows
+    for i, row in enumerate(draw.rows):
+        anchor[i] = data.read(
+            split,
+            index.shard[row],
+            index.mixture_offset[row] + draw.anchor_start[i] * frame_bytes,
+            window_frames,
+        )
+        row = positive_rows[i]
+        offset = index.mixture_offset[row]
+        if draw.source[i] != COLA:
+            is_active[i] = index.is_active[row, draw.source[i]]
+            offset = index.stem_offset[row, draw.source[i]]
+        if is_active[i]:
+            positive[i] = data.read(
+                split,
+                index.shard[row],
+                offset + draw.positive_start[i] * frame_bytes,
+                window_frames,
+            )
+        else:
+            positive[i] = silent_value
+    return {
+        "anchor": anchor[..., np.newaxis],
+        "positive": positive[..., np.newaxis],
+        "is_active": is_active,
+        "source": draw.source,
+    }
+
+
+def read_stems(
+    data: PreparedData, split: str, index: Index, draw: Draw
+) -> dict[str, np.ndarray]:
+    """Reads all stems of a draw's anchor windows.
+
+    Args:
+        data: The prepared data.
+        split: The split that the draw is of.
+        index: Its index.
+        draw: B pairs.
+
+    Returns:
+        `stems` float16 [B, sources, window_frames, num_mels], the log-mel floor where
+        a stem is silent or missing; `stem_is_active` bool [B, sources].
+    """
+    window_frames, num_mels = data.frontend.window_frames, data.frontend.num_mels
+    is_active = index.is_active[draw.rows]
+    stems = np.full(
+        (*is_active.shape, window_frames, num_mels),
+        np.log(data.frontend.log_floor),
+        np.float16,
+    )
+    for i, k in np.argwhere(is_active):
+        row = draw.rows[i]
+        stems[i, k] = data.read(
+            split,
+            index.shard[row],
+            index.stem_offset[row, k] + draw.anchor_start[i] * num_mels * 2,
+            window_frames,
+        )
+    return {"stems": stems, "stem_is_active": is_active}
+
+
+def pair_dataset(
+    sampler: "PairSampler",
+    first_update: int,
+    num_updates: int | None,
+    num_replicas: int,
+    num_micro_batches: int,
+    first_replica: int,
+) -> tf.data.Dataset:
+    """Mini-batches in the order of `PairSampler.dataset`, which has the arguments."""
+    num_elements = num_replicas * num_micro_batches
+    start = first_update * num_elements
+    stop = np.iinfo(np.int64).max
+    if num_updates is not None:
+        stop = start + num_updates * num_elements
+
+    def place(number: Any) -> tuple[Any, Any, Any]:
+        """Update, replica and micro-batch of an element."""
+        rest, replica = number // num_replicas, number % num_replicas
+        return (
+            rest // num_micro_batches,
+            first_replica + replica,
+            rest % num_micro_batches,
+        )
+
+    with_stems = sampler.is_remixed
+    types = [tf.float16, tf.float16, tf.bool, tf.int32]
+    types += [tf.float16, tf.bool] if with_stems else []
+
+    def load(number: np.ndarray) -> tuple[np.ndarray, ...]:
+        place_of_batch = place(int(number))
+        return tuple(sampler.batch(*place_of_batch, with_stems=with_stems).values())
+
+    def parse(number: tf.Tensor) -> dict[str, tf.Tensor]:
+        anchor, positive, is_active, source, *stems = tf.numpy_function(
+            load, [number], types
+        )
+        shape = [sampler.batch_size, sampler.window_frames, sampler.num_mels, 1]
+        batch = {
+            "anchor": tf.cast(tf.ensure_shape(anchor, shape), tf.float32),
+            "positive": tf.cast(tf.ensure_shape(positive, shape), tf.float32),
+            "is_active": tf.ensure_shape(is_active, shape[:1]),
+            "source": tf.ensure_shape(source, shape[:1]),
+        }
+        if with_stems:
+            shape = [sampler.batch_size, len(sampler.data.sources), *shape[1:3]]
+            values = tf.cast(tf.ensure_shape(stems[0], shape), tf.float32)
+            is_active = tf.ensure_shape(stems[1], shape[:2])
+            batch |= dict(zip(STEM_KEYS, (values, is_active), strict=True))
+        return sampler.augment(batch, *place(number))
+
+    options = tf.data.Options()
+    # Elements are whole mini-batches already, in the order of the replicas.
+    options.experimental_distribute.auto_shard_policy = (
+        tf.data.experimental.AutoShardPolicy.OFF
+    )
+    return (
+        tf.data.Dataset.range(start, stop)
+        .map(parse, num_parallel_calls=2, deterministic=True)
+        .prefetch(2 * num_elements)
+        .with_options(options)
+    )

@@ -10,7 +10,7 @@ import numpy as np
 from cola_msa.config.schema import FrontendConfig
 from cola_msa.records.index import Index
 from cola_msa.records.schema import DataError
-from cola_msa.runs import arrays
+from cola_msa.values import arrays
 
 _KINDS = {
     "shards": "U",

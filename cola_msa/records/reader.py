@@ -10,12 +10,10 @@ import contextlib
 import itertools
 import os
 import pathlib
-import sys
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import tqdm
 
 from cola_msa.records.schema import DataError
 from cola_msa.records.windows import Windows
@@ -77,21 +75,6 @@ class WindowReader:
         """Closes the shards that are open."""
         while self._open:
             os.close(self._open.popitem()[1])
-
-
-def progress_bar(
-    total: int | None, title: str, unit: str, is_shown: bool = True
-) -> tqdm.tqdm:
-    """A progress bar with rate and remaining time; rare lines in a file."""
-    return tqdm.tqdm(
-        total=total,
-        desc=title,
-        unit=unit,
-        unit_scale=True,
-        disable=not is_shown,
-        mininterval=0.2 if sys.stderr.isatty() else 10,
-        dynamic_ncols=True,
-    )
 
 
 def read_ahead(items: Iterator[Any], depth: int = 1) -> Generator[Any, None, None]:

@@ -20,10 +20,10 @@ from typing import Any
 import tqdm
 from absl import logging
 
-from cola_msa.caches import cache_dir
 from cola_msa.records.schema import DataError
 from cola_msa.system import files, signals
 from cola_msa.system.errors import FileError
+from cola_msa.system.folders import cache_dir
 from cola_msa.values.reading import open_regular, read_json
 
 _SETTLED_NS = 2 * 10**9

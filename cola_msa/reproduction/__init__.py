@@ -1,2 +1,1 @@
-"""Chains of our own commands: the demo, the paper's tables. Never imports training.
-"""
+"""Chains of our own commands: the demo, the paper's tables. Never imports training."""

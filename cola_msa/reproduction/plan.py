@@ -7,7 +7,9 @@ its files whether it is done. Nothing here runs anything.
 import dataclasses
 import pathlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
+from cola_msa.config.presets import get_preset
 from cola_msa.config.schema import Config
 from cola_msa.config.strategies import (
     DEGRADED,
@@ -31,10 +33,71 @@ from cola_msa.reproduction.report.commands import (
 )
 from cola_msa.reproduction.report.figure_data import STEMS_OF, STEPS_OF, TARGETED, TASK
 from cola_msa.reproduction.report.tables import strategies_of
-from cola_msa.reproduction.scales import Scale
+from cola_msa.runs import directory
 from cola_msa.runs import kept as kept_lib
 from cola_msa.system.errors import FileError, UserError
 from cola_msa.values.reading import read_json
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """How large everything is.
+
+    Attributes:
+        name: What `--scale` takes.
+        preset: Of every training; empty: each strategy's own, at the paper's length.
+        train: Fields of TrainConfig that differ from the preset's.
+        music: Share of the built-in music's default size; 0: the user's data.
+        separator: Flags of `data_prep.train_separator` for the degraded stems.
+    """
+
+    name: str
+    preset: str
+    train: tuple[tuple[str, Any], ...] = ()
+    music: float = 0.0
+    separator: tuple[str, ...] = ()
+
+    def config(self, strategy: Strategy, seed: int) -> Config:
+        """What a strategy is trained with."""
+        config = get_preset(self.preset or strategy.name)
+        if self.preset:
+            config = strategy.apply(config)
+        train = dataclasses.replace(config.train, seed=seed, **dict(self.train))
+        return dataclasses.replace(config, train=train)
+
+
+# A separator that has seen two epochs of few, short examples: bad, but not random.
+_SMALL_SEPARATOR = (
+    "--hidden_size=32",
+    "--seq_seconds=3",
+    "--samples_per_track=2",
+    "--report_tracks=2",
+    "--report_seconds=10",
+)
+SCALES: dict[str, Scale] = {
+    "paper": Scale("paper", preset=""),
+    # 200 updates of 32 pairs a strategy.
+    "demo": Scale(
+        "demo",
+        preset="demo",
+        train=(
+            ("steps", 20),
+            ("updates_per_step", 10),
+            ("batch_size", 32),
+            ("keep_steps", (5, 10, 15)),
+        ),
+        music=1.0,
+        separator=_SMALL_SEPARATOR,
+    ),
+    # Whether every part runs: a tiny network on a few clips.
+    "smoke": Scale(
+        "smoke",
+        preset="smoke",
+        music=0.02,
+        separator=(*_SMALL_SEPARATOR, "--hidden_size=8", "--samples_per_track=1"),
+    ),
+}
+
 
 TABLES, FIGURES = (1, 2, 3), (2, 3, 4, 5)
 
@@ -308,10 +371,10 @@ def _eval_step(
 
 def _is_trained(run_dir: pathlib.Path, config: Config) -> bool:
     """Whether a run has ended, with this configuration; else train refuses it."""
-    if not (run_dir / kept_lib.DONE_NAME).exists():
+    if not (run_dir / directory.DONE_NAME).exists():
         return False
     try:
-        return kept_lib.load_config(run_dir) == config
+        return directory.load_config(run_dir) == config
     except UserError:
         return False
 

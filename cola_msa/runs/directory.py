@@ -7,68 +7,16 @@ import pathlib
 import time
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from cola_msa.config.checks import check_config, check_moments
 from cola_msa.config.schema import Config, differing_fields, from_dict, to_dict
 from cola_msa.records.prepared import PreparedData
-from cola_msa.runs import arrays, kept
-from cola_msa.runs.arrays import RunError
-from cola_msa.system import files, folders
-from cola_msa.system.errors import UserError
-from cola_msa.training import workers
-
-
-def has_stalled(validation: list[list[float]], patience_steps: int) -> bool:
-    """Whether the running average of the validation loss has stopped improving.
-
-    Args:
-        validation: [step, loss] of every validation so far, in order.
-        patience_steps: Window of the running average, in steps; 0 never stalls.
-
-    Returns:
-        True if the average over the last window is no better than over the one
-        before it.
-
-    Source: section 5 ("after the running average of the validation loss over 1000
-        steps did not improve").
-    """
-    if not patience_steps or not validation:
-        return False
-    now = validation[-1][0]
-    last = [v for step, v in validation if now - patience_steps < step <= now]
-    before = [
-        v
-        for step, v in validation
-        if now - 2 * patience_steps < step <= now - patience_steps
-    ]
-    is_full = validation[0][0] <= now - 2 * patience_steps + (
-        validation[1][0] - validation[0][0] if len(validation) > 1 else 0
-    )
-    if not before or not is_full:
-        return False
-    return float(np.mean(last)) >= float(np.mean(before))
-
-
-def default_strategy() -> tf.distribute.Strategy:
-    """MirroredStrategy over all GPUs, or over all logical CPUs without a GPU."""
-    for kind in ("GPU", "CPU"):
-        devices = tf.config.list_logical_devices(kind)
-        if devices:
-            return tf.distribute.MirroredStrategy([device.name for device in devices])
-    raise RuntimeError("TensorFlow found no device")
-
-
-def build_strategy(distribution: str) -> tf.distribute.Strategy:
-    """TensorFlow's strategy of `--distribution`; call it before anything else runs.
-
-    Raises:
-        WorkerError: If the workers of `multi_worker` are not named or do not meet.
-    """
-    if distribution == "multi_worker":
-        return workers.multi_worker_strategy()
-    return default_strategy()
+from cola_msa.system import files, folders, versions
+from cola_msa.system.errors import RunError, UserError
+from cola_msa.values import arrays
+from cola_msa.values.reading import read_json
 
 
 def resumable_run(
@@ -78,12 +26,12 @@ def resumable_run(
     found = []
     for path in pathlib.Path(root).glob("*/config.json"):
         try:
-            run = kept.load_run(path.parent)
+            run = load_run(path.parent)
             is_same = from_dict(Config, run["config"]) == config
         except UserError:  # damaged, or another version's: not ours to go on with
             continue
         is_same &= run["data"]["manifest_hash"] == data.manifest_hash
-        if is_same and not (path.parent / kept.DONE_NAME).exists():
+        if is_same and not (path.parent / DONE_NAME).exists():
             found.append(path)
     newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
     return newest.parent if newest else None
@@ -95,9 +43,9 @@ def describe_run(config: Config, data: dict[str, Any], replicas: int) -> dict[st
         "config": to_dict(config),
         "data": data,
         "num_replicas": replicas,
-        "versions": kept.package_versions(),
+        "versions": versions.package_versions(),
         "threads": tf.config.threading.get_intra_op_parallelism_threads(),
-        "git_commit": kept.git_commit(),
+        "git_commit": versions.git_commit(),
     }
 
 
@@ -122,7 +70,7 @@ def check_run_dir(run_dir: str | os.PathLike) -> None:
     """
     folders.check_names(
         run_dir,
-        kept.RUN_NAMES,
+        RUN_NAMES,
         lambda folder: (folder / "config.json").exists(),
         "a run: it has no config.json",
     )
@@ -149,7 +97,7 @@ def claim_run_dir(run_dir: str | os.PathLike, description: dict[str, Any]) -> No
     if not (run_dir / "config.json").exists():
         arrays.write_json(run_dir / "config.json", description)
         return
-    found = kept.load_run(run_dir)
+    found = load_run(run_dir)
     config = from_dict(Config, description["config"])
     fields = differing_fields(from_dict(Config, found["config"]), config)
     if found["data"]["manifest_hash"] != description["data"]["manifest_hash"]:
@@ -180,26 +128,120 @@ def claim_run_dir(run_dir: str | os.PathLike, description: dict[str, Any]) -> No
         )
 
 
-def summarize_updates(
-    rows: list[dict[str, float]], sources: tuple[str, ...]
-) -> dict[str, float]:
-    """Means of the scalars of a step's updates.
+DONE_NAME = "done.json"
 
-    Args:
-        rows: One dictionary an update; `count/<source>` is 1 where the update was
-            of this source, and `loss/<source>` its loss then, else 0.
-        sources: The data's sources.
 
-    Returns:
-        Means; `loss/<source>` over the updates of this source, if there were any.
+def load_run(run_dir: str | os.PathLike) -> dict[str, Any]:
+    """Reads a run's config.json.
+
+    Raises:
+        RunError: If there is none, or it is damaged.
     """
-    sums = {name: sum(row[name] for row in rows) for name in rows[0]}
-    scalars = {
-        name: value / len(rows)
-        for name, value in sums.items()
-        if not name.startswith(("count/", "loss/"))
-    }
-    for name in sources:
-        if sums.get(f"count/{name}"):
-            scalars[f"loss/{name}"] = sums[f"loss/{name}"] / sums[f"count/{name}"]
-    return scalars
+    path = pathlib.Path(run_dir) / "config.json"
+    if not path.exists():
+        raise RunError(
+            f"{path} does not exist: --run_dir must name a training run "
+            "(python -m cola_msa.train writes one)"
+        )
+    return read_json(
+        path,
+        RunError,
+        "name another --run_dir, or put the file back from a copy",
+        check=_checked_run,
+    )
+
+
+def load_config(run_dir: str | os.PathLike) -> Config:
+    """The Config that a run was trained with."""
+    return from_dict(Config, load_run(run_dir)["config"])
+
+
+def own_data_dir(run_dir: str | os.PathLike) -> str:
+    """The prepared data that a run was trained on.
+
+    Raises:
+        RunError: If it has none: its weights were imported.
+    """
+    data_dir = load_run(run_dir)["data"].get("data_dir")
+    if not data_dir:
+        raise RunError(
+            f"{run_dir} holds imported weights and has no data of its own: name some "
+            "by --data_dir"
+        )
+    return data_dir
+
+
+def newest_run(root: str | os.PathLike = "runs") -> pathlib.Path | None:
+    """The run under `root` that was started last; None where there is none."""
+    runs = list(pathlib.Path(root).glob("*/config.json"))
+    return max(runs, key=lambda path: path.stat().st_mtime).parent if runs else None
+
+
+def choose_run(given: str | None) -> pathlib.Path:
+    """The run that a command was given, or the newest one.
+
+    Raises:
+        RunError: If there is none.
+    """
+    run_dir = pathlib.Path(given) if given else newest_run()
+    if run_dir is None:
+        raise RunError(
+            "there is no run under runs/: train one by python -m cola_msa.train, or "
+            "name one by --run_dir"
+        )
+    if not given:
+        logging.info("no --run_dir: the newest run, %s", run_dir)
+    return run_dir
+
+
+def parse_step(given: str | None) -> int | str | None:
+    """Turns `--checkpoint_step` into a kept step.
+
+    Raises:
+        RunError: If it is neither a number nor one of NAMED_STEPS.
+    """
+    if given is None or given in NAMED_STEPS:
+        return given
+    if not given.isdigit():
+        raise RunError(
+            f"--checkpoint_step must be a number, best or init, not {given!r}"
+        )
+    return int(given)
+
+
+NAMED_STEPS = ("best", "init")  # kept/<name>.npz
+
+
+# What training writes, beside config.json.
+RUN_NAMES = ("checkpoints", "kept", "metrics.jsonl", "logs/events.*", DONE_NAME)
+
+
+def _checked_run(run: dict[str, Any]) -> dict[str, Any]:
+    """Raises ValueError, KeyError or TypeError where config.json cannot be meant."""
+    check_config(run["config"])
+    data = run["data"]
+    if not isinstance(data, dict):
+        raise TypeError("data is no object")
+    for name in ("data_dir", "manifest_hash", "dataset"):
+        if not isinstance(data.get(name), str | None):
+            raise TypeError(f"data: {name} is no text")
+    if "\0" in (data.get("data_dir") or ""):
+        raise ValueError("data: data_dir is no path")
+    separator = data.get("separator")
+    if isinstance(separator, dict):
+        separator = separator.get("name")
+    if not isinstance(separator, str | None):
+        raise TypeError("data: separator has no name")
+    if not all(isinstance(source, str) for source in data.get("sources") or ()):
+        raise TypeError("data: sources are not all names")
+    if data.get("log_mel_mean") is not None or data.get("log_mel_std") is not None:
+        check_moments(data)
+    if not 1 <= run.get("num_replicas", 1) < 1 << 20:
+        raise ValueError(f"num_replicas is {run['num_replicas']!r:.40}")
+    for name in ("versions", "init"):
+        if not isinstance(run.get(name, {}), dict):
+            raise TypeError(f"{name} is no object")
+    if not isinstance(run.get("init", {}).get("path"), str | None):
+        raise TypeError("init: path is no text")
+    whole = {**dict.fromkeys(("data_dir", "manifest_hash", "dataset")), **data}
+    return {"num_replicas": 1, "versions": {}, **run, "data": whole}

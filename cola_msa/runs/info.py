@@ -7,7 +7,7 @@ from typing import Any
 
 from cola_msa.records.manifests import read_manifest
 from cola_msa.records.schema import MANIFEST_NAME, DataError
-from cola_msa.runs import kept
+from cola_msa.runs import directory, kept
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +69,8 @@ def encoder_info(
     Raises:
         RunError: If there is no such run or step.
     """
-    run = kept.load_run(run_dir)
-    config = kept.load_config(run_dir)
+    run = directory.load_run(run_dir)
+    config = directory.load_config(run_dir)
     if encoder != "trained":
         age, is_fresh = 0, True  # imported weights have no kept step 0
     else:

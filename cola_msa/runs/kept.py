@@ -22,74 +22,20 @@ import keras
 import numpy as np
 from absl import logging
 
-from cola_msa.config.checks import check_config, check_moments
+from cola_msa.config.checks import check_moments
 from cola_msa.config.schema import Config, from_dict
 from cola_msa.model import replicas
 from cola_msa.model.contrastive import ContrastiveModel
 from cola_msa.model.statistics import BatchStatistics
-from cola_msa.runs.arrays import RunError as RunError
-from cola_msa.runs.arrays import parse_state, read_arrays, write_arrays
-from cola_msa.runs.arrays import write_json as write_json
+from cola_msa.runs.directory import DONE_NAME, NAMED_STEPS, load_config, load_run
+from cola_msa.system.errors import RunError
 from cola_msa.system.versions import git_commit as git_commit
 from cola_msa.system.versions import package_versions as package_versions
+from cola_msa.values.arrays import parse_state, read_arrays, write_arrays
+from cola_msa.values.arrays import write_json as write_json
 from cola_msa.values.reading import damage_as, read_json
 
-DONE_NAME = "done.json"
-# What training writes, beside config.json.
-RUN_NAMES = ("checkpoints", "kept", "metrics.jsonl", "logs/events.*", DONE_NAME)
-NAMED_STEPS = ("best", "init")  # kept/<name>.npz
 _KEPT_NAME = re.compile(r"step-([0-9]{8,12})\.npz")
-
-
-def load_run(run_dir: str | os.PathLike) -> dict[str, Any]:
-    """Reads a run's config.json.
-
-    Raises:
-        RunError: If there is none, or it is damaged.
-    """
-    path = pathlib.Path(run_dir) / "config.json"
-    if not path.exists():
-        raise RunError(
-            f"{path} does not exist: --run_dir must name a training run "
-            "(python -m cola_msa.train writes one)"
-        )
-    return read_json(
-        path,
-        RunError,
-        "name another --run_dir, or put the file back from a copy",
-        check=_checked_run,
-    )
-
-
-def _checked_run(run: dict[str, Any]) -> dict[str, Any]:
-    """Raises ValueError, KeyError or TypeError where config.json cannot be meant."""
-    check_config(run["config"])
-    data = run["data"]
-    if not isinstance(data, dict):
-        raise TypeError("data is no object")
-    for name in ("data_dir", "manifest_hash", "dataset"):
-        if not isinstance(data.get(name), str | None):
-            raise TypeError(f"data: {name} is no text")
-    if "\0" in (data.get("data_dir") or ""):
-        raise ValueError("data: data_dir is no path")
-    separator = data.get("separator")
-    if isinstance(separator, dict):
-        separator = separator.get("name")
-    if not isinstance(separator, str | None):
-        raise TypeError("data: separator has no name")
-    if not all(isinstance(source, str) for source in data.get("sources") or ()):
-        raise TypeError("data: sources are not all names")
-    if data.get("log_mel_mean") is not None or data.get("log_mel_std") is not None:
-        check_moments(data)
-    if not 1 <= run.get("num_replicas", 1) < 1 << 20:
-        raise ValueError(f"num_replicas is {run['num_replicas']!r:.40}")
-    for name in ("versions", "init"):
-        if not isinstance(run.get(name, {}), dict):
-            raise TypeError(f"{name} is no object")
-    if not isinstance(run.get("init", {}).get("path"), str | None):
-        raise TypeError("init: path is no text")
-    whole = {**dict.fromkeys(("data_dir", "manifest_hash", "dataset")), **data}
-    return {"num_replicas": 1, "versions": {}, **run, "data": whole}
 
 
 def read_done(run_dir: str | os.PathLike) -> dict[str, Any]:
@@ -116,64 +62,6 @@ def _checked_done(done: dict[str, Any]) -> dict[str, Any]:
     if type(seconds) not in (int, float) or not 0 <= seconds < 1e12:
         raise ValueError(f"training_seconds is {seconds!r:.40}")
     return done
-
-
-def load_config(run_dir: str | os.PathLike) -> Config:
-    """The Config that a run was trained with."""
-    return from_dict(Config, load_run(run_dir)["config"])
-
-
-def own_data_dir(run_dir: str | os.PathLike) -> str:
-    """The prepared data that a run was trained on.
-
-    Raises:
-        RunError: If it has none: its weights were imported.
-    """
-    data_dir = load_run(run_dir)["data"].get("data_dir")
-    if not data_dir:
-        raise RunError(
-            f"{run_dir} holds imported weights and has no data of its own: name some "
-            "by --data_dir"
-        )
-    return data_dir
-
-
-def newest_run(root: str | os.PathLike = "runs") -> pathlib.Path | None:
-    """The run under `root` that was started last; None where there is none."""
-    runs = list(pathlib.Path(root).glob("*/config.json"))
-    return max(runs, key=lambda path: path.stat().st_mtime).parent if runs else None
-
-
-def choose_run(given: str | None) -> pathlib.Path:
-    """The run that a command was given, or the newest one.
-
-    Raises:
-        RunError: If there is none.
-    """
-    run_dir = pathlib.Path(given) if given else newest_run()
-    if run_dir is None:
-        raise RunError(
-            "there is no run under runs/: train one by python -m cola_msa.train, or "
-            "name one by --run_dir"
-        )
-    if not given:
-        logging.info("no --run_dir: the newest run, %s", run_dir)
-    return run_dir
-
-
-def parse_step(given: str | None) -> int | str | None:
-    """Turns `--checkpoint_step` into a kept step.
-
-    Raises:
-        RunError: If it is neither a number nor one of NAMED_STEPS.
-    """
-    if given is None or given in NAMED_STEPS:
-        return given
-    if not given.isdigit():
-        raise RunError(
-            f"--checkpoint_step must be a number, best or init, not {given!r}"
-        )
-    return int(given)
 
 
 def array_name(prefix: str, number: int, variable: Any) -> str:

@@ -20,11 +20,12 @@ from absl import logging
 
 from cola_msa.model import replicas
 from cola_msa.model.contrastive import ContrastiveModel
-from cola_msa.runs import arrays as arrays_lib
+from cola_msa.runs import directory
 from cola_msa.runs import kept as kept_lib
-from cola_msa.runs.arrays import RunError
 from cola_msa.runs.scalars import plain_errors, read_metrics
 from cola_msa.system import files
+from cola_msa.system.errors import RunError
+from cola_msa.values import arrays as arrays_lib
 
 _CHECKPOINTS = "update-????????.npz"
 # What earlier versions, and libraries that write under a name of their own, leave.
@@ -74,7 +75,7 @@ def exclusive(run_dir: str | os.PathLike) -> Iterator[None]:
 
 def _is_run(run_dir: pathlib.Path) -> bool:
     try:
-        kept_lib.load_run(run_dir)
+        directory.load_run(run_dir)
     except RunError:
         return False
     return True

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import tensorflow as tf
 from absl import logging
 
-from cola_msa.runs.arrays import RunError
+from cola_msa.system.errors import RunError
 from cola_msa.values.reading import read_limited
 
 _MAX_BYTES = 1 << 28

@@ -20,7 +20,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Any
 
-from cola_msa.runs.arrays import RunError
+from cola_msa.system.errors import RunError
 
 MAX_MEMBERS = 1000
 MAX_FOLDERS = 4  # of an archive that hold a known name

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 
+import tqdm
 from absl import logging
 
 from cola_msa.system.errors import UserError
@@ -45,3 +46,18 @@ def run_command(main: Callable[[list[str]], None]) -> Callable[[list[str]], None
             sys.exit(1)
 
     return wrapped
+
+
+def progress_bar(
+    total: int | None, title: str, unit: str, is_shown: bool = True
+) -> tqdm.tqdm:
+    """A progress bar with rate and remaining time; rare lines in a file."""
+    return tqdm.tqdm(
+        total=total,
+        desc=title,
+        unit=unit,
+        unit_scale=True,
+        disable=not is_shown,
+        mininterval=0.2 if sys.stderr.isatty() else 10,
+        dynamic_ncols=True,
+    )

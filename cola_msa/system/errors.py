@@ -23,3 +23,7 @@ class UsageError(UserError):
 
 class FileError(UserError):
     """A file that cannot be written, or must not be replaced."""
+
+
+class RunError(UserError):
+    """A run directory that cannot be used; the message says why and what to do."""

@@ -205,3 +205,12 @@ def _rename(source: pathlib.Path, target: pathlib.Path, flag: int) -> None:
             os.rename(source, target)
             return
         raise OSError(number, os.strerror(number), str(target))
+
+
+CACHE_VARIABLE = "COLA_MSA_CACHE"
+
+
+def cache_dir() -> pathlib.Path:
+    """`COLA_MSA_CACHE`, or `~/.cache/cola_msa`."""
+    given = os.environ.get(CACHE_VARIABLE)
+    return pathlib.Path(given) if given else pathlib.Path.home() / ".cache/cola_msa"

@@ -1,11 +1,17 @@
 """One process at a time: a lock on a file, which ends with the process."""
 
+import contextlib
 import fcntl
 import os
 import pathlib
+import time
+from collections.abc import Iterator
 from typing import IO
 
+from absl import logging
+
 from cola_msa.system.errors import UserError
+from cola_msa.system.processes import ProcessError
 
 
 class LockedError(UserError):
@@ -71,3 +77,62 @@ class Lock:
     def __exit__(self, *_: object) -> None:
         """Releases it."""
         self.release()
+
+
+LOCK_NAME = ".lock"
+
+
+_LOCK_SECONDS = 60.0
+
+
+@contextlib.contextmanager
+def exclusive_folder(
+    folder: pathlib.Path, wait_seconds: float = _LOCK_SECONDS
+) -> Iterator[int]:
+    """Keeps other processes from working in a folder.
+
+    The lock belongs to the descriptor, which children inherit (`run_child`): it is
+    held until the last of them has ended, also where this process is killed.
+
+    Args:
+        folder: The folder.
+        wait_seconds: How long to wait for another process that is ending.
+
+    Yields:
+        The lock's descriptor.
+
+    Raises:
+        ProcessError: If another process still works there.
+    """
+    descriptor = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        _lock(descriptor, folder, wait_seconds)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, folder: pathlib.Path, wait_seconds: float) -> None:
+    end = time.monotonic() + wait_seconds
+    is_first = True
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError as error:
+            if time.monotonic() > end:
+                raise ProcessError(
+                    f"{folder}: another process works there; wait for it or stop it, "
+                    "or name another --output_dir"
+                ) from error
+            if is_first:
+                logging.info("waiting for another process that works in %s", folder)
+            is_first = False
+            time.sleep(0.5)
+        except OSError as error:
+            logging.warning(
+                "%s: no locks on this file system (%s): use it from one process alone",
+                folder,
+                error,
+            )
+            return

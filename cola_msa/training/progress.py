@@ -3,6 +3,7 @@
 import os
 import time
 
+import numpy as np
 from absl import logging
 
 from cola_msa.config.schema import TrainConfig
@@ -77,3 +78,59 @@ def seconds_since_start() -> float:
         fields = file.read().rpartition(")")[2].split()
     started = int(fields[19]) / os.sysconf("SC_CLK_TCK")  # since the system's start
     return time.clock_gettime(time.CLOCK_BOOTTIME) - started
+
+
+def has_stalled(validation: list[list[float]], patience_steps: int) -> bool:
+    """Whether the running average of the validation loss has stopped improving.
+
+    Args:
+        validation: [step, loss] of every validation so far, in order.
+        patience_steps: Window of the running average, in steps; 0 never stalls.
+
+    Returns:
+        True if the average over the last window is no better than over the one
+        before it.
+
+    Source: section 5 ("after the running average of the validation loss over 1000
+        steps did not improve").
+    """
+    if not patience_steps or not validation:
+        return False
+    now = validation[-1][0]
+    last = [v for step, v in validation if now - patience_steps < step <= now]
+    before = [
+        v
+        for step, v in validation
+        if now - 2 * patience_steps < step <= now - patience_steps
+    ]
+    is_full = validation[0][0] <= now - 2 * patience_steps + (
+        validation[1][0] - validation[0][0] if len(validation) > 1 else 0
+    )
+    if not before or not is_full:
+        return False
+    return float(np.mean(last)) >= float(np.mean(before))
+
+
+def summarize_updates(
+    rows: list[dict[str, float]], sources: tuple[str, ...]
+) -> dict[str, float]:
+    """Means of the scalars of a step's updates.
+
+    Args:
+        rows: One dictionary an update; `count/<source>` is 1 where the update was
+            of this source, and `loss/<source>` its loss then, else 0.
+        sources: The data's sources.
+
+    Returns:
+        Means; `loss/<source>` over the updates of this source, if there were any.
+    """
+    sums = {name: sum(row[name] for row in rows) for name in rows[0]}
+    scalars = {
+        name: value / len(rows)
+        for name, value in sums.items()
+        if not name.startswith(("count/", "loss/"))
+    }
+    for name in sources:
+        if sums.get(f"count/{name}"):
+            scalars[f"loss/{name}"] = sums[f"loss/{name}"] / sums[f"count/{name}"]
+    return scalars

@@ -19,17 +19,18 @@ from cola_msa.model.acceleration import choose_acceleration
 from cola_msa.model.contrastive import ContrastiveModel
 from cola_msa.model.optimizers import averaged_weights, build_optimizer
 from cola_msa.model.statistics import BatchStatistics
-from cola_msa.pairs.sampler import PairSampler, silence_value
+from cola_msa.pairs.draws import silence_value
+from cola_msa.pairs.sampler import PairSampler
 from cola_msa.records.prepared import PreparedData
 from cola_msa.runs import directory, kept, resume
 from cola_msa.runs.scalars import ScalarWriter
-from cola_msa.system import files
+from cola_msa.system import errors, files
 from cola_msa.system.errors import FileError, UserError
-from cola_msa.training import warm_start
+from cola_msa.training import devices, progress, warm_start
 from cola_msa.training.progress import Progress
-from cola_msa.training.stops import StopRequestedError, Stops
 from cola_msa.training.updates import Updater, num_parts
-from cola_msa.training.workers import Workers
+from cola_msa.training.workers import StopRequestedError, Stops, Workers
+from cola_msa.values import arrays
 
 
 class TrainingError(UserError):
@@ -67,7 +68,7 @@ class Trainer:
         self.config = config
         self.data = data
         self.run_dir = pathlib.Path(run_dir)
-        self.strategy = strategy or directory.default_strategy()
+        self.strategy = strategy or devices.default_strategy()
         self.num_replicas = self.strategy.num_replicas_in_sync
         self.workers = Workers(self.strategy)
         self._start = warm_start.checked(start, config)
@@ -173,7 +174,7 @@ class Trainer:
             files.make_folder(self.run_dir)
             stack.enter_context(resume.exclusive(self.run_dir))
         except (FileError, OSError) as error:
-            raise directory.RunError(str(error)) from error
+            raise errors.RunError(str(error)) from error
 
     @property
     def update(self) -> int:
@@ -211,11 +212,11 @@ class Trainer:
 
     def _run(self, on_step: Callable[[int, dict[str, float]], None]) -> str:
         # One look at the disk for all: they must go the same way.
-        path = self.run_dir / kept.DONE_NAME
+        path = self.run_dir / directory.DONE_NAME
         found = [path.exists(), self.update]
         is_ended, update = self.workers.share_chiefs(found)
         if (is_ended, update) != tuple(map(float, found)):
-            raise directory.RunError(
+            raise errors.RunError(
                 f"{self.run_dir}: this worker finds update {self.update}, the chief "
                 f"{update:.0f}: it must be one folder that all workers see"
             )
@@ -293,7 +294,7 @@ class Trainer:
                     on_step(step, scalars)
                     continue
                 # Asked here, so that a run that died at its end does not go on.
-                if not state["rows"] and directory.has_stalled(
+                if not state["rows"] and progress.has_stalled(
                     state["validation"], train.patience_steps
                 ):
                     return "stopped early"
@@ -334,8 +335,8 @@ class Trainer:
                 self._keep(step)
         if self.workers.is_chief:
             kept.remove_kept_after(self.run_dir, step)
-            kept.write_json(
-                self.run_dir / kept.DONE_NAME,
+            arrays.write_json(
+                self.run_dir / directory.DONE_NAME,
                 {
                     "outcome": outcome,
                     "step": step,
@@ -396,7 +397,7 @@ class Trainer:
     def _step_scalars(self) -> dict[str, float]:
         rows, seconds = self.state["rows"], max(self.state["step_seconds"], 1e-9)
         return {
-            **directory.summarize_updates(rows, self.data.sources),
+            **progress.summarize_updates(rows, self.data.sources),
             "pairs_per_second": len(rows) * self._progress.pairs_per_update / seconds,
             "learning_rate": float(self.model.optimizer.learning_rate),
         }

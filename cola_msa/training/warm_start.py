@@ -21,7 +21,8 @@ from cola_msa.hub import pretrained
 from cola_msa.model import replicas
 from cola_msa.model.contrastive import ContrastiveModel
 from cola_msa.runs import kept
-from cola_msa.runs.arrays import RunError, read_arrays
+from cola_msa.system.errors import RunError
+from cola_msa.values.arrays import read_arrays
 
 KEPT_NAME = "init"  # kept/init.npz
 

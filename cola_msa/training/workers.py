@@ -6,10 +6,12 @@ each other's state through TensorFlow's collective operations alone, and the run
 directory, which must be the same folder on a file system that all of them see.
 """
 
+import contextlib
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,8 +19,7 @@ import tensorflow as tf
 from absl import logging
 
 from cola_msa.model import replicas
-from cola_msa.runs.arrays import RunError
-from cola_msa.system.errors import UserError
+from cola_msa.system.errors import RunError, UserError
 
 T = TypeVar("T")
 
@@ -224,3 +225,69 @@ class _NoticedLosses:
                 f"another worker is lost ({reason[:300]}). Start the same command on "
                 "all workers again: they go on from the last checkpoint"
             ) from error
+
+
+class StopRequestedError(Exception):
+    """A signal came; what was being computed can be computed again."""
+
+
+class Stops:
+    """Notes signals, and stops where every worker does."""
+
+    def __init__(self, workers: Workers):
+        """Catches nothing yet."""
+        self._workers = workers
+        self._is_asked = False
+
+    @contextlib.contextmanager
+    def caught_signals(self) -> Iterator[None]:
+        """Inside, Ctrl-C and SIGTERM are noted instead of ending the process."""
+
+        def note(number: int, _: Any) -> None:
+            self._is_asked = True
+
+        self._is_asked = False
+        caught = (signal.SIGINT, signal.SIGTERM)
+        previous = {number: signal.signal(number, note) for number in caught}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def stop_if_asked(self) -> None:
+        """For what runs inside `on_chief`, between its parts.
+
+        Raises:
+            StopRequestedError: If a signal has come to this process.
+        """
+        if self._is_asked:
+            raise StopRequestedError
+
+    def stop_together(self) -> None:
+        """Stops all workers if any of them was asked to; every one must call it.
+
+        Raises:
+            StopRequestedError: If a signal has come to one of them.
+        """
+        if self._workers.share([self._is_asked])[0]:
+            raise StopRequestedError
+
+    def on_chief(self, compute: Callable[[], T]) -> T | None:
+        """Computes on the chief alone; a signal that stops it there stops all.
+
+        Returns:
+            The result; None on the others.
+
+        Raises:
+            StopRequestedError: On all workers, if the computation was stopped.
+        """
+        result, is_stopped = None, False
+        if self._workers.is_chief:
+            try:
+                result = compute()
+            except StopRequestedError:
+                is_stopped = True
+        if self._workers.share([is_stopped])[0]:
+            raise StopRequestedError
+        return result

@@ -11,8 +11,8 @@ from concurrent.futures.process import BrokenProcessPool
 
 import tqdm
 
-from cola_msa.audio import decode
-from cola_msa.system import pool_workers
+from cola_msa.audio import decode, errors
+from cola_msa.system import processes
 from cola_msa.system.errors import UserError
 from data_prep.datasets.base import Clip, Dataset, DatasetError, IndexOptions, text
 
@@ -236,10 +236,10 @@ def _scan_parts(
     pool = concurrent.futures.ProcessPoolExecutor(
         min(num_workers, len(parts)),
         mp_context=multiprocessing.get_context("spawn"),
-        initializer=pool_workers.follow_parent,
+        initializer=processes.follow_parent,
     )
     try:
-        with pool_workers.interrupts_wait():
+        with processes.interrupts_wait():
             waiting = [pool.submit(scan_clips, part, dataset_dir) for part in parts]
         for future in waiting:
             yield future.result()
@@ -270,8 +270,8 @@ def _scan_clip(clip: Clip, dataset_dir: pathlib.Path) -> _Scanned:
             if seconds is None:  # nothing says it: a stream, or one from a pipe
                 num_frames = sum(block.shape[1] for block in reader.blocks())
                 seconds = num_frames / info.rate_hz
-    except decode.AudioError as error:
-        kind = "short" if isinstance(error, decode.TruncatedError) else "damaged"
+    except errors.AudioError as error:
+        kind = "short" if isinstance(error, errors.TruncatedError) else "damaged"
         return _Scanned(clip.path, kind, str(error))
     form = f"{info.format}, {info.rate_hz} Hz, {info.num_channels} channel(s)"
     expected = clip.expected_seconds

@@ -16,12 +16,12 @@ import tqdm
 from cola_msa.config.checks import check_frontend
 from cola_msa.records import index as index_lib
 from cola_msa.records import manifests, schema
-from cola_msa.system import pool_workers
+from cola_msa.system import files
+from cola_msa.system import processes as processes_lib
 from cola_msa.system.errors import UserError
 from cola_msa.values.reading import damage_as, read_json
 from data_prep.checks import shard
 from data_prep.checks.shard import Expected, Finding, ShardReport
-from data_prep.pipeline import manifest as manifest_lib
 from data_prep.pipeline import processes
 
 _RERUN = (
@@ -216,7 +216,7 @@ def _check_in_processes(
         initializer=processes.start_worker,
     )
     try:
-        with pool_workers.interrupts_wait():
+        with processes_lib.interrupts_wait():
             waiting = [
                 pool.submit(shard.check_shard, name, digest, expected)
                 for name, digest in shards
@@ -248,10 +248,10 @@ def _check_split(
     index = index_lib.merge_indices(indices, expected.sources)
     wrong = shard.check_index(path, index, _RERUN)
     yield from wrong
-    if not wrong and index_lib.file_sha256(path) != stated["index_sha256"]:
+    if not wrong and files.file_sha256(path) != stated["index_sha256"]:
         problem = "its bytes have changed since it was written (SHA-256)"
         yield Finding(path.name, problem, _RERUN)
-    counted = manifest_lib.summarize(index, expected.sources, expected.frontend)
+    counted = manifests.summarize(index, expected.sources, expected.frontend)
     for name, value in counted.items():
         if stated.get(name) != value:
             yield _differs(f"splits.{split}.{name}", stated.get(name), value)

@@ -13,9 +13,11 @@ import tensorflow as tf
 from cola_msa.config.schema import FrontendConfig
 from cola_msa.records import index as index_lib
 from cola_msa.records import index_checks, schema
+from cola_msa.system import files
 from cola_msa.system.errors import FileError
 from cola_msa.values.reading import read_limited
-from data_prep.pipeline.shards import read_sidecar, sidecar_path
+from data_prep.pipeline.plan import sidecar_path
+from data_prep.pipeline.shards import read_sidecar
 
 REBUILD = "delete it and run the preparation's command again: finished shards are kept"
 # Values are stored as float16, and the reader may round once more.
@@ -151,7 +153,7 @@ def check_shard(name: str, sha256: str | None, expected: Expected) -> ShardRepor
             )
         )
         return report
-    if sha256 is not None and index_lib.file_sha256(path) != sha256:
+    if sha256 is not None and files.file_sha256(path) != sha256:
         report.findings.append(
             Finding(
                 name, "its bytes have changed since it was written (SHA-256)", REBUILD
@@ -171,7 +173,7 @@ def _check_digest(report: ShardReport, index_path: pathlib.Path) -> None:
     already = any(finding.file == index_path.name for finding in report.findings)
     if not digest or already or not index_path.is_file():
         return
-    if index_lib.file_sha256(index_path) != digest:
+    if files.file_sha256(index_path) != digest:
         problem = "its bytes have changed since it was written (SHA-256)"
         report.findings.append(Finding(index_path.name, problem, REBUILD))
 

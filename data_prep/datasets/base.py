@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from cola_msa.audio.decode import Listing
+from cola_msa.audio.files import Listing
 from cola_msa.config.schema import ConfigError
 from cola_msa.system.errors import UserError
 from cola_msa.values import names

@@ -204,8 +204,3 @@ DATASET = Dataset(
     download=DOWNLOAD,
     known_broken=_known_broken(),
 )
-
-if __name__ == "__main__":
-    from data_prep.pipeline import cli
-
-    cli.run(DATASET)

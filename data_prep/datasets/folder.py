@@ -3,7 +3,7 @@
 import os
 import pathlib
 
-from cola_msa.audio.decode import AUDIO_SUFFIXES, list_audio
+from cola_msa.audio.files import AUDIO_SUFFIXES, list_audio
 from data_prep.datasets.base import (
     Clip,
     Dataset,
@@ -81,8 +81,3 @@ DATASET = Dataset(
     licence=LICENCE,
     layout=LAYOUT,
 )
-
-if __name__ == "__main__":
-    from data_prep.pipeline import cli
-
-    cli.run(DATASET)

@@ -162,8 +162,3 @@ DATASET = Dataset(
     homepage=HOMEPAGE,
     download=DOWNLOAD,
 )
-
-if __name__ == "__main__":
-    from data_prep.pipeline import cli
-
-    cli.run(DATASET)

@@ -9,7 +9,7 @@ import os
 import pathlib
 from collections.abc import Mapping
 
-from cola_msa.audio.decode import AUDIO_SUFFIXES
+from cola_msa.audio.files import AUDIO_SUFFIXES
 from cola_msa.values.tables import read_rows
 from data_prep.datasets.base import (
     Clip,
@@ -155,8 +155,3 @@ DATASET = Dataset(
     homepage=HOMEPAGE,
     download=DOWNLOAD,
 )
-
-if __name__ == "__main__":
-    from data_prep.pipeline import cli
-
-    cli.run(DATASET)

@@ -3,7 +3,7 @@
 import os
 import pathlib
 
-from cola_msa.audio.decode import is_folder, list_audio
+from cola_msa.audio.files import is_folder, list_audio
 from data_prep.datasets.base import (
     Clip,
     Dataset,
@@ -118,8 +118,3 @@ DATASET = Dataset(
     layout=LAYOUT,
     test_share=0.2,
 )
-
-if __name__ == "__main__":
-    from data_prep.pipeline import cli
-
-    cli.run(DATASET)

@@ -6,7 +6,7 @@ import os
 import pathlib
 from collections.abc import Collection, Iterable
 
-from cola_msa.audio.decode import AUDIO_SUFFIXES, Listing, list_audio
+from cola_msa.audio.files import AUDIO_SUFFIXES, Listing, list_audio
 from data_prep.datasets.base import Failure, named_failures, relative_listing
 
 

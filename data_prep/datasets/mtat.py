@@ -196,8 +196,3 @@ DATASET = Dataset(
     download=DOWNLOAD,
     known_broken=dict.fromkeys(KNOWN_BROKEN, "an empty file in the published archive"),
 )
-
-if __name__ == "__main__":
-    from data_prep.pipeline import cli
-
-    cli.run(DATASET)

@@ -4,12 +4,8 @@ import contextlib
 import os
 import pathlib
 
-from cola_msa.audio.decode import (
-    STEMS_ADVICE,
-    find_audio,
-    is_stems_file,
-    list_audio,
-)
+from cola_msa.audio.ffmpeg import STEMS_ADVICE, is_stems_file
+from cola_msa.audio.files import find_audio, list_audio
 from cola_msa.system.errors import FileError
 from cola_msa.values.reading import read_json
 from data_prep.datasets.base import (
@@ -136,8 +132,3 @@ DATASET = Dataset(
     layout=LAYOUT,
     metadata=("*meta.json",),
 )
-
-if __name__ == "__main__":
-    from data_prep.pipeline import cli
-
-    cli.run(DATASET)

@@ -16,7 +16,7 @@ import soundfile
 import tqdm
 
 from cola_msa.system.files import temporary_path
-from cola_msa.system.pool_workers import follow_parent, interrupts_wait
+from cola_msa.system.processes import follow_parent, interrupts_wait
 from cola_msa.values.reading import read_json
 from data_prep.demo.config import DemoConfig
 

@@ -16,12 +16,12 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from data_prep.pipeline import processes, runner, shards
+from data_prep.pipeline import jobs, plan, processes, runner, shards
 from data_prep.remote import addresses
 from data_prep.stems import separator
 
 _POLL_SECONDS = 0.5
-_ROOT = pathlib.Path(__file__).resolve().parents[1]
+_ROOT = pathlib.Path(__file__).resolve().parents[2]
 _RUNNER_FLAG = re.compile(r"--runner(=|$)")
 _ERROR_LINE = re.compile(r"^(?:[\w.]+\.)?(\w*(?:Error|Exception)): (.+)$", re.M)
 
@@ -36,13 +36,13 @@ def import_beam() -> Any:
         import apache_beam
         import google_crc32c  # noqa: F401 (TFRecord checksums; slow without it)
     except ImportError as error:
-        raise runner.PreparationError(
+        raise jobs.PreparationError(
             f"--runner=beam needs an extra ({error}): pip install 'cola_msa[beam]'"
         ) from error
     return apache_beam
 
 
-def build(shard: shards.Shard, job: runner.Job) -> str:
+def build(shard: plan.Shard, job: jobs.Job) -> str:
     """The work of a Beam worker: one shard, unless it is finished already.
 
     Args:
@@ -59,14 +59,14 @@ def build(shard: shards.Shard, job: runner.Job) -> str:
 
 
 @functools.lru_cache(maxsize=1)
-def _separator(job: runner.Job) -> separator.Separator | None:
+def _separator(job: jobs.Job) -> separator.Separator | None:
     """Loaded once a worker."""
     return job.load_separator()
 
 
 def run(
-    job: runner.Job,
-    left: Sequence[shards.Shard],
+    job: jobs.Job,
+    left: Sequence[plan.Shard],
     num_workers: int,
     advance: runner.Advance,
     refresh: runner.Refresh = lambda: None,
@@ -120,14 +120,14 @@ def run(
             result.wait_until_finish()
         # Engines raise errors of their own; a worker's is quoted in their text.
         except Exception as error:
-            raise runner.PreparationError(
+            raise jobs.PreparationError(
                 f"the Beam pipeline failed: {_reason(error)}; finished shards are "
                 "kept: run the same command again once that is mended"
             ) from error
     refresh()
     missing = [shard.name for shard in left if not runner.is_finished(shard, job)]
     if missing:
-        raise runner.PreparationError(
+        raise jobs.PreparationError(
             f"the Beam pipeline ended as {result.state}, but {len(missing)} shards are "
             f"not in {job.output_url or job.output_dir}, first {missing[0]}: do its "
             "workers see the same folders?"
@@ -157,8 +157,8 @@ def _importable() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _watch(
-    job: runner.Job,
-    left: Sequence[shards.Shard],
+    job: jobs.Job,
+    left: Sequence[plan.Shard],
     advance: runner.Advance,
     refresh: runner.Refresh,
 ) -> Iterator[None]:
@@ -174,7 +174,7 @@ def _watch(
         for name, shard in list(waiting.items()):
             path = job.output_dir / name
             if path.exists() and runner.is_finished(shard, job):
-                sidecar = shards.read_sidecar(path, runner.PreparationError, "")
+                sidecar = shards.read_sidecar(path, jobs.PreparationError, "")
                 counts[0] += len(shard.clips)
                 counts[1] += len(sidecar["failures"])
                 seconds[0] += sidecar["seconds"]

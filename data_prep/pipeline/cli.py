@@ -188,7 +188,7 @@ def parse_config(dataset: Dataset, values: Any) -> Any:
         SeparatorError: If `--separator` is neither a name nor a folder of weights.
     """
     # Here, not above: these import TensorFlow, and --help need not wait for it.
-    from data_prep.pipeline import shards
+    from data_prep.pipeline import plan
     from data_prep.stems import separator as separator_lib
 
     options = parse_options(dataset, values)
@@ -220,7 +220,7 @@ def parse_config(dataset: Dataset, values: Any) -> Any:
         stems = "separator"
         if separator not in separator_lib.NAMES:
             separator = places.relative(separator, values.dataset_dir)
-    return shards.PrepConfig(
+    return plan.PrepConfig(
         dataset=dataset.name,
         frontend=FrontendConfig(level=values.level),
         sources=sources,
@@ -284,8 +284,8 @@ def _complain(dataset: Dataset, message: str, code: int) -> int:
 
 def execute(dataset: Dataset, values: Any) -> int:
     """Prepares what the parsed flags ask for; returns the exit code, see `run`."""
-    from data_prep.pipeline import manifest, runner
-    from data_prep.stems import separator as separator_lib
+    from data_prep.pipeline import jobs, manifest, runner
+    from data_prep.stems import weights
 
     shown: Callable[[str], str] = str
     try:
@@ -310,9 +310,9 @@ def execute(dataset: Dataset, values: Any) -> int:
                 engine=engine,
                 places=opened,
             )
-    except (DatasetError, separator_lib.SeparatorError) as error:
+    except (DatasetError, weights.SeparatorError) as error:
         return _complain(dataset, shown(str(error)), _USAGE)
-    except (runner.PreparationError, manifest.ResumeError) as error:
+    except (jobs.PreparationError, manifest.ResumeError) as error:
         return _complain(dataset, shown(str(error)), _FAILED)
     except (FileError, OSError) as error:
         return _complain(

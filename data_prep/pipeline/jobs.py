@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 
 from cola_msa.system.errors import UserError
-from data_prep.pipeline import shards
+from data_prep.pipeline import plan
 from data_prep.remote.inputs import Inputs
 from data_prep.stems import separator as separator_lib
 
@@ -27,7 +27,7 @@ class Job:
         output_url: The output's address, or None.
     """
 
-    config: shards.PrepConfig
+    config: plan.PrepConfig
     plan_hash: str
     dataset_dir: pathlib.Path
     output_dir: pathlib.Path

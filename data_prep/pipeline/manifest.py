@@ -10,9 +10,11 @@ from cola_msa.config.schema import config_hash, to_dict
 from cola_msa.records import index as index_lib
 from cola_msa.records import schema
 from cola_msa.records.manifests import summarize as summarize
+from cola_msa.system import files
 from cola_msa.system.errors import UserError
 from data_prep.datasets.base import Dataset, DatasetIndex
-from data_prep.pipeline.shards import Plan, PrepConfig, Shard, read_sidecar
+from data_prep.pipeline.plan import Plan, PrepConfig, Shard
+from data_prep.pipeline.shards import read_sidecar
 
 _PACKAGES = ("tensorflow", "numpy", "soundfile", "soxr")
 _SEPARATOR_PACKAGES = ("torch", "openunmix")
@@ -70,7 +72,7 @@ def write(
         index_path = output_dir / f"index-{split}.npz"
         index.save(index_path)
         splits[split] = summarize(index, config.sources, config.frontend)
-        splits[split]["index_sha256"] = index_lib.file_sha256(index_path)
+        splits[split]["index_sha256"] = files.file_sha256(index_path)
         # None for shards that an older version wrote.
         splits[split]["shard_sha256"] = [
             sidecars[shard.name].get("sha256") for shard in shards

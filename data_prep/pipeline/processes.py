@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from cola_msa.system import pool_workers
+from cola_msa.system import processes
 from data_prep.pipeline import shards
 from data_prep.pipeline.jobs import Job, PreparationError
 from data_prep.pipeline.progress import Progress
@@ -50,7 +50,7 @@ def limit_threads() -> None:
 
 
 # Work on one item: (job, item, separator, on_clip). A function of a module.
-Work = Callable[[Job, Any, "separation.Separator | None", shards.OnClip], None]
+Work = Callable[[Job, Any, "separator_lib.Separator | None", shards.OnClip], None]
 
 
 def run_items(
@@ -111,7 +111,7 @@ def _run_processes(
         initargs=(job, counts, stop),
     )
     try:
-        with pool_workers.interrupts_wait():
+        with processes.interrupts_wait():
             waiting = {pool.submit(_work, work, item) for item in items}
         while waiting:
             done, waiting = concurrent.futures.wait(
@@ -156,7 +156,7 @@ _worker: _Worker | None = None
 
 def start_worker() -> None:
     """Sets up a process of a pool."""
-    pool_workers.follow_parent()
+    processes.follow_parent()
     limit_threads()
 
 

@@ -19,6 +19,7 @@ from cola_msa.system.locks import Lock
 from cola_msa.values.reading import read_json, read_limited
 from data_prep.datasets.base import Dataset, DatasetError, named_failures, text
 from data_prep.pipeline import manifest, shards
+from data_prep.pipeline import plan as plan_lib
 from data_prep.pipeline.jobs import Job, PreparationError
 from data_prep.pipeline.processes import run_items
 from data_prep.pipeline.progress import Progress
@@ -32,12 +33,12 @@ _MAX_INDEX_BYTES = 1 << 30  # of one shard
 # (job, shards to build, workers, advance, refresh): see `beam_runner.run`.
 Advance = Callable[[int, int, float], None]
 Refresh = Callable[[], None]
-Engine = Callable[[Job, list[shards.Shard], int, Advance, Refresh], None]
+Engine = Callable[[Job, list[plan_lib.Shard], int, Advance, Refresh], None]
 
 
 def prepare(
     dataset: Dataset,
-    config: shards.PrepConfig,
+    config: plan_lib.PrepConfig,
     dataset_dir: pathlib.Path,
     output_dir: pathlib.Path,
     num_workers: int = 1,
@@ -80,7 +81,7 @@ def prepare(
         found = dataclasses.replace(found, failures=found.failures + more)
     for remark in found.remarks:
         log(text(remark))
-    plan = shards.make_plan(found.clips, config)
+    plan = plan_lib.make_plan(found.clips, config)
     if not plan.shards:
         raise DatasetError(
             f"{dataset_dir}: none of {len(found.failures)} clips can be used, first: "
@@ -172,13 +173,13 @@ def _check_state(job: Job, num_clips: int) -> None:
     files.write_json(path, content)
 
 
-def _parse_state(state: dict[str, Any]) -> tuple[shards.PrepConfig, str, int]:
+def _parse_state(state: dict[str, Any]) -> tuple[plan_lib.PrepConfig, str, int]:
     """Configuration, the plan's hash and the number of clips of a preparation."""
-    before = from_dict(shards.PrepConfig, state["config"])
+    before = from_dict(plan_lib.PrepConfig, state["config"])
     return before, str(state["plan_hash"]), int(state["num_clips"])
 
 
-def is_finished(shard: shards.Shard, job: Job) -> bool:
+def is_finished(shard: plan_lib.Shard, job: Job) -> bool:
     """Whether shard, index and a sidecar of this very job exist, at full length."""
     path = job.output_dir / shard.name
     index_path = index_lib.index_path(path)
@@ -202,7 +203,7 @@ def is_finished(shard: shards.Shard, job: Job) -> bool:
 
 
 def _finished_manifest(
-    job: Job, plan: shards.Plan, log: Callable[[str], None]
+    job: Job, plan: plan_lib.Plan, log: Callable[[str], None]
 ) -> dict[str, Any] | None:
     """The manifest, where all that it names is finished; None where work is left.
 
@@ -222,7 +223,7 @@ def _finished_manifest(
 
 def build(
     job: Job,
-    shard: shards.Shard,
+    shard: plan_lib.Shard,
     separator: separator_lib.Separator | None,
     on_clip: shards.OnClip,
 ) -> None:
@@ -247,7 +248,7 @@ def build(
             here_path = folder / shard.name
             index, sidecar = (
                 make(here_path).name
-                for make in (index_lib.index_path, shards.sidecar_path)
+                for make in (index_lib.index_path, plan_lib.sidecar_path)
             )
             upload_shard(job.output_url, folder, (shard.name, index, sidecar))
         return

@@ -16,7 +16,7 @@ from data_prep.datasets.base import Clip
 from data_prep.stems.waveforms import Waveform
 
 if TYPE_CHECKING:
-    from data_prep.pipeline.shards import PrepConfig
+    from data_prep.pipeline.plan import PrepConfig
 
 # Segments of which log-mels are made at a time: a minute.
 _GROUP_SEGMENTS = 16

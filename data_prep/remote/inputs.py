@@ -8,8 +8,8 @@ import pathlib
 import tempfile
 from collections.abc import Iterator, Sequence
 
-from cola_msa.audio import decode
-from cola_msa.audio.decode import is_audio_name, same_name
+from cola_msa.audio import errors
+from cola_msa.audio.files import is_audio_name, same_name
 from data_prep.datasets.base import Clip, DatasetError
 from data_prep.remote import addresses
 
@@ -58,8 +58,8 @@ class Inputs:
                 self._check_address(folder, error)
                 reason = f"could not be downloaded: {error}"
                 if error.is_missing:
-                    raise decode.MissingError(reason) from error
-                raise decode.UnreadableError(reason) from error
+                    raise errors.MissingError(reason) from error
+                raise errors.UnreadableError(reason) from error
             root.mkdir(parents=True, exist_ok=True)
             yield root
 
@@ -83,10 +83,10 @@ class Inputs:
         for name in names:
             # Paths come from metadata, and must not lead out of the scratch folder.
             if os.path.normpath(f"{folder.path}/{name}").startswith(".."):
-                raise decode.MissingError(f"{name} lies outside of {folder.url}")
+                raise errors.MissingError(f"{name} lies outside of {folder.url}")
         return names
 
-    def check_presence(self, error: decode.AudioError) -> None:
+    def check_presence(self, error: errors.AudioError) -> None:
         """Tells a lost disk from a lost clip.
 
         Args:

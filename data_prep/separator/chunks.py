@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import soundfile
 
-from cola_msa.audio import decode
+from cola_msa.audio import decode, errors, resample
 from data_prep.separator.tracks import RATE_HZ, SeparatorConfig, Track
 
 NUM_CHANNELS = 2
@@ -28,7 +28,7 @@ def to_stereo(samples: np.ndarray, rate_hz: int) -> np.ndarray:
     """
     if len(samples) == 1:
         samples = np.repeat(samples, NUM_CHANNELS, axis=0)
-    return decode.resample(samples[:NUM_CHANNELS], rate_hz, RATE_HZ)
+    return resample.resample(samples[:NUM_CHANNELS], rate_hz, RATE_HZ)
 
 
 def read_whole(path: pathlib.Path) -> np.ndarray:
@@ -39,7 +39,7 @@ def read_whole(path: pathlib.Path) -> np.ndarray:
     """
     try:
         decoded = decode.decode(path)
-    except decode.AudioError as error:
+    except errors.AudioError as error:
         raise type(error)(f"{path}: {error}") from error
     return to_stereo(decoded.samples, decoded.rate_hz)
 
@@ -68,9 +68,9 @@ def read_chunk(path: pathlib.Path, start: int, num_samples: int) -> np.ndarray:
             count = -(-num_samples * rate_hz // RATE_HZ)
             samples = sound.read(count, dtype="float32", always_2d=True)
     except (OSError, RuntimeError) as error:
-        raise decode.UnreadableError(f"{path}: cannot be read: {error}") from error
+        raise errors.UnreadableError(f"{path}: cannot be read: {error}") from error
     if not np.isfinite(samples).all():
-        raise decode.NonFiniteError(f"{path}: has samples that are not finite")
+        raise errors.NonFiniteError(f"{path}: has samples that are not finite")
     if not len(samples):
         return np.zeros((NUM_CHANNELS, num_samples), np.float32)
     return _fit(to_stereo(np.ascontiguousarray(samples.T), rate_hz), num_samples)

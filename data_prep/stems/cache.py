@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from cola_msa.audio import decode
+from cola_msa.audio import decode, errors
 from cola_msa.system.errors import FileError
 from cola_msa.system.files import remove_abandoned, temporary_folder
 from cola_msa.system.folders import replace_folder
@@ -42,14 +42,14 @@ class StemCache:
     def _entry(self, path: pathlib.Path) -> pathlib.Path:
         # Not what cannot be read at all: a named pipe would wait for its writer.
         if not path.is_file():
-            raise decode.MissingError("the file does not exist, or is no regular file")
+            raise errors.MissingError("the file does not exist, or is no regular file")
         digest = hashlib.sha256()
         digest.update(json.dumps(self._identity, sort_keys=True).encode())
         try:
             with open(path, "rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         except OSError as error:
-            raise decode.UnreadableError(f"cannot be read: {error.strerror}") from error
+            raise errors.UnreadableError(f"cannot be read: {error.strerror}") from error
         key = digest.hexdigest()[:40]
         return self._folder / key[:2] / key
 
@@ -66,7 +66,7 @@ class StemCache:
                 source: _read(entry / f"{source}.flac", exponent)
                 for source, exponent in exponents.items()
             }
-        except (OSError, FileError, decode.AudioError):
+        except (OSError, FileError, errors.AudioError):
             return None
 
     def _exponents(self, content: dict[str, Any]) -> dict[str, int]:

@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from cola_msa.audio import decode
+from cola_msa.audio import decode, errors, resample
 from cola_msa.config.schema import SOURCES, FrontendConfig
-from data_prep.datasets.base import Clip
-from data_prep.stems import cache, waveforms
+from data_prep.stems import cache
 from data_prep.stems import filter as filter_lib
 from data_prep.stems.stream import ChunkedSeparation, Chunking, StemStream
-from data_prep.stems.waveforms import Waveform
+from data_prep.stems.waveforms import Waveform, _read_mono
 from data_prep.stems.weights import (
     SETTINGS_NAME,
     SeparatorError,
@@ -33,101 +32,6 @@ from data_prep.stems.weights import (
 )
 
 NAMES = ("umxhq", "umxl", "random")
-_MAX_LENGTH_DIFFERENCE_SECONDS = 0.1
-
-
-def load_clip(
-    clip: Clip,
-    sources: Sequence[str],
-    frontend: FrontendConfig,
-    dataset_dir: pathlib.Path,
-    stems_dir: str | None = None,
-    separator: "Separator | None" = None,
-) -> tuple[Waveform, dict[str, Waveform]]:
-    """Reads a clip's mixture and its stems.
-
-    Args:
-        clip: The clip.
-        sources: Sources in order.
-        frontend: Its rate is used.
-        dataset_dir: The dataset's root.
-        stems_dir: Folder of stems relative to it: stems lie in
-            `<stems_dir>/<clip's path without suffix>/<source>.<any audio suffix>`.
-        separator: Makes the stems, where they do not lie on disk.
-
-    Returns:
-        The mixture, mono at the front end's rate, and the same of each source that
-        there is, as long as the mixture.
-
-    Raises:
-        AudioError: For the mixture, or for a stem (its message names the stem).
-    """
-    rate_hz = frontend.sample_rate_hz
-    if clip.is_sum:
-        stems = _read_stems(clip.stem_paths, None, rate_hz, dataset_dir)
-        return waveforms.total(stems), stems
-    path = dataset_dir / clip.path
-    is_wanting = bool(clip.wants_stems and sources)
-    if is_wanting and separator is not None:
-        return separator.separate_file(path, clip.expected_seconds, frontend)
-    mixture = _read_mono(path, rate_hz, clip.expected_seconds)
-    if not is_wanting:
-        return mixture, {}
-    paths = clip.stem_paths
-    if stems_dir is not None:
-        folder = pathlib.Path(stems_dir) / os.path.splitext(clip.path)[0]
-        try:
-            paths = tuple(
-                (source, found.relative_to(dataset_dir).as_posix())
-                for source in sources
-                if (found := decode.find_audio(dataset_dir / folder, source))
-            )
-        except PermissionError as error:
-            raise decode.StemError(
-                f"its folder of stems cannot be read: {error.strerror}"
-            ) from error
-        if not paths:
-            raise decode.StemError(
-                f"no stem {', '.join(sources)} in <stems_dir>/"
-                f"{os.path.splitext(clip.path)[0]}"
-            )
-    return mixture, _read_stems(paths, mixture.num_samples, rate_hz, dataset_dir)
-
-
-def _read_mono(
-    path: pathlib.Path, rate_hz: int, expected_seconds: float | None = None
-) -> Waveform:
-    with decode.AudioReader(path, expected_seconds) as reader:
-        blocks = decode.mono_blocks(reader.blocks(), reader.info.rate_hz, rate_hz)
-        waveform = Waveform()
-        for block in blocks:
-            waveform.append(block)
-    return waveform
-
-
-def _read_stems(
-    paths: Sequence[tuple[str, str]],
-    num_samples: int | None,
-    rate_hz: int,
-    dataset_dir: pathlib.Path,
-) -> dict[str, Waveform]:
-    stems = {}
-    for source, path in paths:
-        try:
-            stems[source] = _read_mono(dataset_dir / path, rate_hz)
-        except decode.AudioError as error:
-            raise type(error)(f"stem {source}: {error}") from error
-    if num_samples is None:
-        num_samples = max(stem.num_samples for stem in stems.values())
-    for source, stem in stems.items():
-        difference = (stem.num_samples - num_samples) / rate_hz
-        if abs(difference) > _MAX_LENGTH_DIFFERENCE_SECONDS:
-            raise decode.StemError(
-                f"stem {source} is {abs(difference):.2f} s "
-                f"{'longer' if difference > 0 else 'shorter'} than the mixture"
-            )
-        stem.fit(num_samples)
-    return stems
 
 
 def separator_sources(name: str, folder: pathlib.Path) -> tuple[str, ...]:
@@ -252,7 +156,7 @@ class Separator:
         estimates = self._separate(samples[np.newaxis])[0]
         filter_lib.return_memory()
         if not np.isfinite(estimates.sum()) and not np.isfinite(estimates).all():
-            raise decode.StemError("the separator gave samples that are not finite")
+            raise errors.StemError("the separator gave samples that are not finite")
         return estimates
 
     def start(self, from_hz: int, rate_hz: int) -> StemStream:
@@ -334,7 +238,7 @@ class Separator:
                         self.on_seconds(stems[self.sources[0]].num_samples / rate_hz)
                     yield block
 
-            for samples in decode.mono_blocks(blocks(), reader.info.rate_hz, rate_hz):
+            for samples in resample.mono_blocks(blocks(), reader.info.rate_hz, rate_hz):
                 mixture.append(samples)
         # Before the last chunk, which for most clips is the only one: separating
         # costs far more than the checks that have passed by now.

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from cola_msa.audio.decode import Resampler
+from cola_msa.audio.resample import Resampler
 from cola_msa.config.schema import ConfigError
 from cola_msa.values.fields import check_fields, within
 

@@ -1,10 +1,13 @@
 """Mono waveforms of any length: in memory while short, else in a temporary file."""
 
 import math
+import pathlib
 import tempfile
 from collections.abc import Iterator, Mapping
 
 import numpy as np
+
+from cola_msa.audio import decode, resample
 
 # Two minutes at 16 kHz; a clip of a published dataset stays in memory.
 _MEMORY_BYTES = 16000 * 120 * 4
@@ -136,3 +139,14 @@ def correlation(first: Waveform, second: Waveform) -> float | None:
     if norm <= (1e-12 * xx) * (1e-12 * yy) or norm == 0:
         return None
     return float((xy - x * y) / math.sqrt(norm))
+
+
+def _read_mono(
+    path: pathlib.Path, rate_hz: int, expected_seconds: float | None = None
+) -> Waveform:
+    with decode.AudioReader(path, expected_seconds) as reader:
+        blocks = resample.mono_blocks(reader.blocks(), reader.info.rate_hz, rate_hz)
+        waveform = Waveform()
+        for block in blocks:
+            waveform.append(block)
+    return waveform

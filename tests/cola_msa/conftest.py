@@ -2,10 +2,9 @@
 
 import pytest
 
-from cola_msa import report
 from cola_msa.config.strategies import STRATEGIES
 from cola_msa.evaluation.tasks import TASKS
-from cola_msa.reproduction.report import figure_data, runs
+from cola_msa.reproduction.report import content, figure_data, runs
 from tests.cola_msa.report_runs import (
     write_data,
     write_result,
@@ -62,4 +61,4 @@ def report_collection(report_tree):
 
 @pytest.fixture(scope="session")
 def report_blocks(report_collection):
-    return report.build_blocks(report_collection)[0]
+    return content.build_blocks(report_collection)[0]

@@ -6,6 +6,7 @@ import shutil
 
 from cola_msa.records import index as index_lib
 from cola_msa.records import schema
+from cola_msa.system import files
 
 SHARD = "train-00000-of-00002.tfrecord"
 VALIDATION = "validation-00000-of-00002.tfrecord"
@@ -15,9 +16,9 @@ def seal(folder):
     """Gives a folder of `write_prepared` the checksums that a preparation writes."""
     manifest = json.loads((folder / "manifest.json").read_text())
     for name, split in manifest["splits"].items():
-        split["index_sha256"] = index_lib.file_sha256(folder / f"index-{name}.npz")
+        split["index_sha256"] = files.file_sha256(folder / f"index-{name}.npz")
         split["shard_sha256"] = [
-            index_lib.file_sha256(folder / shard) for shard in split["shards"]
+            files.file_sha256(folder / shard) for shard in split["shards"]
         ]
     schema.write_manifest(folder, manifest)
     return folder

@@ -3,7 +3,6 @@
 import numpy as np
 import tensorflow as tf
 
-from cola_msa import import_weights
 from cola_msa.hub import released
 from cola_msa.model.contrastive import ContrastiveModel
 
@@ -14,7 +13,7 @@ KERNEL = f"_similarity_layer/bilinear_product_weight{SUFFIX}"
 
 def make_variables():
     """Each key of the layout with its variable."""
-    config = import_weights.released_config()
+    config = released.released_config()
     return released.released_variables(ContrastiveModel(config.model, config.frontend))
 
 

@@ -13,9 +13,9 @@ from cola_msa.evaluation import results
 from cola_msa.evaluation.tasks import MULTILABEL, OTHER_TASKS, TASKS
 from cola_msa.records.schema import SCHEMA_VERSION, manifest_hash, write_manifest
 from cola_msa.runs import directory
-from cola_msa.runs.arrays import write_json
+from cola_msa.runs.directory import DONE_NAME
 from cola_msa.runs.info import EncoderInfo
-from cola_msa.runs.kept import DONE_NAME
+from cola_msa.values.arrays import write_json
 
 TAGS = ("fast", "drums", "guitar", "rare", "harp")
 CLASSES = ("rock", "jazz", "folk")

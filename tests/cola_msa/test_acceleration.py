@@ -13,6 +13,7 @@ from cola_msa.model.acceleration import AccelerationError, choose_acceleration
 from cola_msa.model.contrastive import ContrastiveModel
 from cola_msa.model.optimizers import build_optimizer
 from cola_msa.runs import kept
+from cola_msa.system import errors
 from cola_msa.training.trainer import Trainer
 from tests.cola_msa.test_model import make_batch
 from tests.conftest import tiny_config
@@ -96,7 +97,7 @@ def test_a_run_trains_keeps_and_resumes(prepared, tmp_path, fields, finished_run
     ):
         np.testing.assert_array_equal(np.array(a), np.array(b))
     assert again.run() == "finished"  # which lets others into the run directory
-    with pytest.raises(kept.RunError, match="train.mixed_precision|train.jit"):
+    with pytest.raises(errors.RunError, match="train.mixed_precision|train.jit"):
         Trainer(tiny_config(), prepared, run_dir)
 
 

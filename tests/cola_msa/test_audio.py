@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from cola_msa.audio import decode
+from cola_msa.audio import decode, errors, resample
 from cola_msa.config.schema import FrontendConfig
 from tests.data_prep import trees
 
@@ -32,7 +32,7 @@ def test_wav_is_read_exactly_and_mono_is_the_mean(tmp_path: pathlib.Path):
     decoded = decode.decode(trees.write_wav(tmp_path / "a.wav", samples))
     np.testing.assert_array_equal(decoded.samples, samples.T)
     expected = [(a + b) / 2 for a, b in samples]
-    np.testing.assert_allclose(decode.to_mono(decoded, 16000), expected, atol=1e-7)
+    np.testing.assert_allclose(resample.to_mono(decoded, 16000), expected, atol=1e-7)
 
 
 @pytest.mark.parametrize("rate_hz", [8000, 22050, 44100, 96000])
@@ -40,7 +40,7 @@ def test_resampling_keeps_a_tone(tmp_path: pathlib.Path, rate_hz: int):
     time = np.arange(2 * rate_hz) / rate_hz
     samples = np.stack([np.sin(2 * np.pi * 440 * time)] * 2, 1).astype(np.float32)
     path = trees.write_wav(tmp_path / "a.wav", samples, rate_hz)
-    mono = decode.to_mono(decode.decode(path), 16000)
+    mono = resample.to_mono(decode.decode(path), 16000)
     assert len(mono) == 32000
     expected = np.sin(2 * np.pi * 440 * np.arange(32000) / 16000)
     np.testing.assert_allclose(mono[2000:-2000], expected[2000:-2000], atol=2e-3)
@@ -83,21 +83,21 @@ def _write_bad(folder: pathlib.Path, kind: str) -> pathlib.Path:
 @pytest.mark.parametrize(
     ("kind", "error", "reason"),
     [
-        ("missing", decode.MissingError, "does not exist"),
-        ("folder", decode.MissingError, "not a regular file"),
-        ("empty", decode.EmptyError, "0 bytes"),
-        ("text", decode.UnreadableError, "not readable as audio"),
-        ("no_samples", decode.EmptyError, "no samples"),
-        ("cut_wav", decode.TruncatedError, "truncated"),
-        ("cut_mp3", decode.TruncatedError, "truncated"),
-        ("cut_ogg", decode.TruncatedError, "truncated"),
-        ("cut_flac", decode.AudioError, "truncated|damaged"),
-        ("nan", decode.NonFiniteError, "not a number"),
-        ("inf", decode.NonFiniteError, "not a number"),
+        ("missing", errors.MissingError, "does not exist"),
+        ("folder", errors.MissingError, "not a regular file"),
+        ("empty", errors.EmptyError, "0 bytes"),
+        ("text", errors.UnreadableError, "not readable as audio"),
+        ("no_samples", errors.EmptyError, "no samples"),
+        ("cut_wav", errors.TruncatedError, "truncated"),
+        ("cut_mp3", errors.TruncatedError, "truncated"),
+        ("cut_ogg", errors.TruncatedError, "truncated"),
+        ("cut_flac", errors.AudioError, "truncated|damaged"),
+        ("nan", errors.NonFiniteError, "not a number"),
+        ("inf", errors.NonFiniteError, "not a number"),
     ],
 )
 def test_bad_files_have_a_reason_in_one_line(
-    tmp_path: pathlib.Path, kind: str, error: type[decode.AudioError], reason: str
+    tmp_path: pathlib.Path, kind: str, error: type[errors.AudioError], reason: str
 ):
     with pytest.raises(error, match=reason) as caught:
         decode.decode(_write_bad(tmp_path, kind))
@@ -106,7 +106,7 @@ def test_bad_files_have_a_reason_in_one_line(
 
 def test_a_clip_shorter_than_its_metadata_is_truncated(tmp_path: pathlib.Path):
     path = trees.write_wav(tmp_path / "a.wav", trees.chirp(2))
-    with pytest.raises(decode.TruncatedError, match="2.00 s decoded of 29.00 s"):
+    with pytest.raises(errors.TruncatedError, match="2.00 s decoded of 29.00 s"):
         decode.decode(path, expected_seconds=29.0)
 
 
@@ -118,7 +118,7 @@ def test_shortest_clip_is_98_frames(num_samples: int, is_enough: bool):
     if is_enough:
         decode.check_length(samples, FrontendConfig())
     else:
-        with pytest.raises(decode.TooShortError, match="too short"):
+        with pytest.raises(errors.TooShortError, match="too short"):
             decode.check_length(samples, FrontendConfig())
 
 
@@ -130,14 +130,14 @@ RATES = [8000, 11025, 16000, 22050, 44100, 48000, 192000]
 def test_blocks_give_the_bits_of_the_whole(tmp_path, rate_hz, block_frames):
     samples = np.random.default_rng(0).normal(0, 0.1, (rate_hz + 77, 3))
     path = trees.write_wav(tmp_path / "a.wav", samples.astype(np.float32), rate_hz)
-    whole = decode.to_mono(decode.decode(path), 16000)
+    whole = resample.to_mono(decode.decode(path), 16000)
     with decode.AudioReader(path) as reader:
         assert (reader.info.rate_hz, reader.info.num_channels) == (rate_hz, 3)
         assert reader.info.num_frames == rate_hz + 77
         blocks = reader.blocks(block_frames)
-        streamed = list(decode.mono_blocks(blocks, rate_hz, 16000))
+        streamed = list(resample.mono_blocks(blocks, rate_hz, 16000))
     np.testing.assert_array_equal(np.concatenate(streamed), whole)
-    expected = decode.resample(np.mean(samples, 1).astype(np.float32), rate_hz, 16000)
+    expected = resample.resample(np.mean(samples, 1).astype(np.float32), rate_hz, 16000)
     np.testing.assert_allclose(whole, expected, atol=1e-6)
 
 
@@ -162,7 +162,7 @@ def test_flac_is_checked_against_its_md5(tmp_path, subtype):
     data = bytearray(path.read_bytes())
     data[26] ^= 1  # the MD5's first byte
     path.write_bytes(data)
-    with pytest.raises(decode.UnreadableError, match="damaged.*MD5"):
+    with pytest.raises(errors.UnreadableError, match="damaged.*MD5"):
         decode.decode(path)
 
 
@@ -181,7 +181,7 @@ def test_garbage_in_the_middle_is_found(tmp_path, suffix, num_bytes, capfd):
     data[middle : middle + num_bytes] = garbage
     path = tmp_path / f"a.{suffix}"
     path.write_bytes(data)
-    with pytest.raises(decode.UnreadableError, match="damaged"):
+    with pytest.raises(errors.UnreadableError, match="damaged"):
         decode.decode(path)
     assert capfd.readouterr().err == ""  # decoders speak to nobody
 
@@ -192,7 +192,7 @@ def test_cut_files_are_found(tmp_path, suffix, percent):
     data = _whole(tmp_path, suffix)
     path = tmp_path / f"a.{suffix}"
     path.write_bytes(data[: len(data) * percent // 100])
-    with pytest.raises(decode.AudioError, match="truncated|damaged|not readable"):
+    with pytest.raises(errors.AudioError, match="truncated|damaged|not readable"):
         decode.decode(path)
 
 
@@ -208,7 +208,7 @@ def test_a_zero_filled_end_of_an_mp3_is_damage(tmp_path):
     path = tmp_path / "a.mp3"
     data = _whole(tmp_path, "mp3")
     path.write_bytes(data[: len(data) // 2] + bytes(len(data) - len(data) // 2))
-    with pytest.raises(decode.UnreadableError, match="damaged"):
+    with pytest.raises(errors.UnreadableError, match="damaged"):
         decode.decode(path)
 
 
@@ -256,7 +256,7 @@ def test_what_is_no_file_is_refused_at_once(tmp_path, kind, reason):
         path.symlink_to(tmp_path / "nowhere")
     else:
         path.mkdir()
-    with pytest.raises(decode.MissingError, match=reason):
+    with pytest.raises(errors.MissingError, match=reason):
         decode.decode(path)
 
 
@@ -266,8 +266,8 @@ def test_very_short_and_wide_files_are_read(tmp_path, num_samples, channels):
     samples = np.ones((num_samples, channels), np.float32)
     decoded = decode.decode(trees.write_wav(tmp_path / "a.wav", samples, 192000))
     assert decoded.samples.shape == (channels, num_samples)
-    with pytest.raises(decode.TooShortError):
-        decode.check_length(decode.to_mono(decoded, 16000))
+    with pytest.raises(errors.TooShortError):
+        decode.check_length(resample.to_mono(decoded, 16000))
 
 
 @pytest.fixture(scope="module")
@@ -296,7 +296,7 @@ def test_a_cut_m4a_is_found(m4a, tmp_path, percent):
     data = m4a.read_bytes()
     path = tmp_path / "a.m4a"
     path.write_bytes(data[: len(data) * percent // 100])
-    with pytest.raises(decode.AudioError, match="truncated|damaged|not readable"):
+    with pytest.raises(errors.AudioError, match="truncated|damaged|not readable"):
         decode.decode(path)
 
 
@@ -304,7 +304,7 @@ def test_without_ffmpeg_the_reason_names_it(tmp_path, monkeypatch):
     path = tmp_path / "a.m4a"
     path.write_bytes(bytes([0, 0, 0, 28]) + b"ftypM4A " + bytes(1000))
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(decode.UnreadableError, match="install ffmpeg"):
+    with pytest.raises(errors.UnreadableError, match="install ffmpeg"):
         decode.decode(path)
 
 
@@ -314,10 +314,10 @@ def test_without_ffmpeg_the_reason_names_it(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("value", "error"),
     [
-        (np.nan, decode.NonFiniteError),
-        (-np.inf, decode.NonFiniteError),
-        (1e30, decode.UnreadableError),
-        (-3e38, decode.UnreadableError),
+        (np.nan, errors.NonFiniteError),
+        (-np.inf, errors.NonFiniteError),
+        (1e30, errors.UnreadableError),
+        (-3e38, errors.UnreadableError),
         (2.0**31, None),
     ],
 )
@@ -360,7 +360,7 @@ def test_rates_depths_and_channels_are_read_exactly(
     soundfile.write(path, samples, rate_hz, format=container, subtype=subtype)
     decoded = decode.decode(path)
     np.testing.assert_array_equal(decoded.samples, samples.T)
-    assert len(decode.to_mono(decoded, 16000)) == 8000
+    assert len(resample.to_mono(decoded, 16000)) == 8000
 
 
 @pytest.mark.parametrize(
@@ -381,5 +381,5 @@ def test_headers_that_would_fill_memory_are_refused(
     content = bytearray(path.read_bytes())
     content[24:28] = rate_hz.to_bytes(4, "little")
     path.write_bytes(content)
-    with pytest.raises(decode.UnreadableError, match=reason):
+    with pytest.raises(errors.UnreadableError, match=reason):
         decode.decode(path)

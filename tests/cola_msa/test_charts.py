@@ -7,7 +7,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from cola_msa.collection import match_chart
+from cola_msa.collection import matching
 from cola_msa.evaluation import charts
 from cola_msa.reproduction.report import figures
 from cola_msa.reproduction.report.figure_data import Bar, Curve, TagDifference
@@ -36,12 +36,12 @@ def draw_tags(path):
 
 def draw_ranking(path):
     windows = np.ones((COUNT, 5))
-    match_chart.draw_ranking(path, ODD_NAMES, windows[:, 0], windows, 0.98, LONG)
+    matching.draw_ranking(path, ODD_NAMES, windows[:, 0], windows, 0.98, LONG)
 
 
 def draw_matrix(path):
     scores = np.ones((COUNT, COUNT))
-    match_chart.draw_matrix(path, ODD_NAMES, ODD_NAMES, scores, scores > 0, LONG)
+    matching.draw_matrix(path, ODD_NAMES, ODD_NAMES, scores, scores > 0, LONG)
 
 
 def draw_prepared_shares(path):

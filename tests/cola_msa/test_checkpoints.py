@@ -11,10 +11,10 @@ import tensorflow as tf
 from cola_msa.config.schema import ModelConfig
 from cola_msa.model.contrastive import ContrastiveModel
 from cola_msa.model.optimizers import build_optimizer
-from cola_msa.runs import arrays as arrays_lib
 from cola_msa.runs import kept, resume
-from cola_msa.runs.arrays import RunError
 from cola_msa.runs.scalars import read_metrics
+from cola_msa.system.errors import RunError
+from cola_msa.values import arrays as arrays_lib
 from tests.conftest import tiny_config
 
 

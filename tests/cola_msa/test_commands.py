@@ -11,8 +11,8 @@ import pytest
 from cola_msa.config.presets import PRESETS, get_preset
 from cola_msa.config.schema import Config, from_dict, to_dict
 from cola_msa.config.strategies import DEGRADED, NO_STEMS, RANDOM, SEPARATED, STRATEGIES
+from cola_msa.reproduction.plan import SCALES
 from cola_msa.reproduction.report import commands
-from cola_msa.reproduction.scales import SCALES
 from tests.test_commands import ROOT
 from tests.test_packaging import flags_of
 

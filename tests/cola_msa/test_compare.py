@@ -11,8 +11,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from cola_msa import report
-from cola_msa.reproduction.report import compare
+from cola_msa.reproduction.report import compare, results
 from cola_msa.reproduction.report.compare import CompareError, Difference
 from tests.cola_msa.report_runs import draw_scores, write_data, write_result, write_run
 from tests.test_commands import run_module
@@ -162,7 +161,7 @@ def test_a_missing_file_of_scores_says_what_to_do(root, tmp_path):
     copy = shutil.copytree(root / "runs" / "poor" / "eval" / "mtat", tmp_path / "mtat")
     (copy / "clip_scores.npz").unlink()
     first = compare.load_side(root / "runs" / "good")
-    with pytest.raises(compare.ReportError, match="run the evaluation again"):
+    with pytest.raises(results.ReportError, match="run the evaluation again"):
         compare.compare(first, compare.load_side(copy), 100)
 
 
@@ -244,19 +243,19 @@ def test_a_wrong_command_is_one_line(tmp_path, arguments, message):
     ],
 )
 def test_two_sides_are_needed(given, rest, message):
-    with pytest.raises(compare.ReportError, match=message):
-        report.parse_sides(given, rest)
+    with pytest.raises(results.ReportError, match=message):
+        compare.parse_sides(given, rest)
 
 
 @pytest.mark.parametrize("values", [["4"], ["1", "x"], [""]])
 def test_only_the_papers_tables_are_known(values):
-    with pytest.raises(compare.ReportError, match="--tables takes 1, 2, 3, not"):
-        report.parse_numbers("tables", values, (1, 2, 3))
+    with pytest.raises(results.ReportError, match="--tables takes 1, 2, 3, not"):
+        compare.parse_numbers("tables", values, (1, 2, 3))
 
 
 def test_numbers_are_sorted_and_named_once():
-    assert report.parse_numbers("tables", ["3", "1", "3"], (1, 2, 3)) == [1, 3]
-    assert report.parse_numbers("tables", [], (1, 2, 3)) == []
+    assert compare.parse_numbers("tables", ["3", "1", "3"], (1, 2, 3)) == [1, 3]
+    assert compare.parse_numbers("tables", [], (1, 2, 3)) == []
 
 
 def test_tasks_beyond_the_papers_are_compared_too(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import strategies
 
 from cola_msa.audio import decode as decode_lib
+from cola_msa.audio import errors
 from cola_msa.audio.containers import check, findings
 from tests.cola_msa import test_containers
 from tests.data_prep import trees
@@ -83,14 +84,14 @@ def test_what_was_joined_is_read_whole(tmp_path, suffix, tag):
     expected = np.concatenate([decode_lib.decode(path).samples for path in parts], 1)
     content = tag.join(path.read_bytes() for path in parts)
     np.testing.assert_array_equal(decode(tmp_path, suffix, content).samples, expected)
-    with pytest.raises(decode_lib.AudioError, match="truncated|damaged"):
+    with pytest.raises(errors.AudioError, match="truncated|damaged"):
         decode(tmp_path, suffix, content[:-2000])
 
 
 def test_joined_files_that_differ_are_refused(tmp_path):
     content = test_containers.write(tmp_path / "a.wav", 1)
     content += test_containers.write(tmp_path / "b.wav", 1, rate=22050)
-    with pytest.raises(decode_lib.UnreadableError, match="number 2 has 2 .*22050 Hz"):
+    with pytest.raises(errors.UnreadableError, match="number 2 has 2 .*22050 Hz"):
         decode(tmp_path, "wav", content)
 
 
@@ -115,7 +116,7 @@ def test_chained_ogg_of_several_codecs_is_read_whole(tmp_path, encoded):
     for joined in (content + vorbis, vorbis + content):
         assert decode(tmp_path, "ogg", joined).seconds == SECONDS + 1
     with pytest.raises(
-        decode_lib.UnreadableError, match="number 2 has 1 channels at 16000"
+        errors.UnreadableError, match="number 2 has 1 channels at 16000"
     ):
         decode(tmp_path, "ogg", content + encoded("spx"))
 
@@ -127,7 +128,7 @@ def test_without_ffmpeg_a_chain_that_needs_it_says_so(tmp_path, monkeypatch):
     last = b"OggS\0\4" + bytes(21)
     last = last[:22] + check._ogg_checksum(last).to_bytes(4, "little") + last[26:]
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(decode_lib.UnreadableError, match="install ffmpeg"):
+    with pytest.raises(errors.UnreadableError, match="install ffmpeg"):
         decode(tmp_path, "spx", 2 * (page + last))
 
 
@@ -173,7 +174,7 @@ def test_what_follows_a_flac_changes_no_sample(tmp_path, end):
 def test_cut_files_are_found(tmp_path, encoded, suffix, share):
     content = encoded(suffix)
     # Within a frame, not between two, of which nobody knows that more followed.
-    with pytest.raises(decode_lib.AudioError, match="truncated|damaged|not readable"):
+    with pytest.raises(errors.AudioError, match="truncated|damaged|not readable"):
         decode(tmp_path, suffix, content[: len(content) // 2 + 101])
 
 
@@ -184,7 +185,7 @@ def test_cut_files_are_found(tmp_path, encoded, suffix, share):
 def test_a_half_of_zeros_is_damage(tmp_path, encoded, suffix):
     content = encoded(suffix)
     half = len(content) // 2
-    with pytest.raises(decode_lib.AudioError, match="truncated|damaged|not readable"):
+    with pytest.raises(errors.AudioError, match="truncated|damaged|not readable"):
         decode(tmp_path, suffix, content[:half] + bytes(len(content) - half))
 
 
@@ -200,7 +201,7 @@ def test_what_came_from_a_pipe_is_read_whole(tmp_path, encoded, suffix):
     found = subprocess.run(command, capture_output=True, cwd=tmp_path, check=True)
     piped = decode(tmp_path, suffix, found.stdout)
     assert piped.seconds == pytest.approx(expected, abs=0.06)
-    with pytest.raises(decode_lib.AudioError, match="truncated|damaged"):
+    with pytest.raises(errors.AudioError, match="truncated|damaged"):
         decode(tmp_path, suffix, found.stdout[: len(found.stdout) // 2 + 7])
 
 
@@ -274,7 +275,7 @@ def test_any_name_is_a_file(tmp_path, encoded, name):
     content = encoded("m4a")
     half = len(content) // 2
     path.write_bytes(content[:half] + bytes(500) + content[half + 500 :])
-    with pytest.raises(decode_lib.UnreadableError) as caught:
+    with pytest.raises(errors.UnreadableError) as caught:
         decode_lib.decode(path)
     assert "\n" not in str(caught.value)
 
@@ -288,9 +289,7 @@ def test_a_program_that_is_ended_by_a_signal_says_so(tmp_path, monkeypatch, prog
         os.replace(path, tmp_path / "bin" / "ffprobe")
         path.write_text("#!/bin/sh\n")
         path.chmod(0o755)
-    with pytest.raises(
-        decode_lib.UnreadableError, match=f"{program} was ended by SIGSEGV"
-    ):
+    with pytest.raises(errors.UnreadableError, match=f"{program} was ended by SIGSEGV"):
         decode(tmp_path, "tta", b"TTA1" + bytes(100))
 
 
@@ -298,7 +297,7 @@ def test_a_program_that_is_ended_by_a_signal_says_so(tmp_path, monkeypatch, prog
 def test_a_program_that_does_not_start_says_so(tmp_path, monkeypatch, program):
     test_containers._stand_in(tmp_path, monkeypatch, "pass")
     (tmp_path / "bin" / program).write_bytes(b"\x7fELF no program")
-    with pytest.raises(decode_lib.UnreadableError, match=f"{program} does not start"):
+    with pytest.raises(errors.UnreadableError, match=f"{program} does not start"):
         decode(tmp_path, "tta", b"TTA1" + bytes(100))
 
 
@@ -328,6 +327,6 @@ def test_any_bytes_end_in_findings(tmp_path_factory, magic, rest):
     assert found.reason is None or "\n" not in found.reason
     for part in found.parts:
         assert 0 <= part.start <= part.end <= path.stat().st_size
-    with pytest.raises(decode_lib.AudioError):
+    with pytest.raises(errors.AudioError):
         if decode_lib.decode(path).samples.size:  # a few bytes can be sound
-            raise decode_lib.AudioError("")
+            raise errors.AudioError("")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from cola_msa.audio import decode, ffmpeg
+from cola_msa.audio import decode, errors, ffmpeg
 from tests.data_prep import trees
 
 RATE = 44100
@@ -53,7 +53,7 @@ def test_chained_ogg_is_read_to_its_end(tmp_path, subtype, num_parts):
     np.testing.assert_array_equal(np.concatenate(blocks, 1), expected)
     # Its last part is cut.
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(decode.TruncatedError, match="last Ogg page"):
+    with pytest.raises(errors.TruncatedError, match="last Ogg page"):
         decode.decode(path)
 
 
@@ -62,7 +62,7 @@ def test_parts_that_differ_are_refused(tmp_path, rate, channels):
     first = write(tmp_path / "a.ogg")
     second = write(tmp_path / "b.ogg", 1, rate, channels)
     (tmp_path / "c.ogg").write_bytes(first + second)
-    with pytest.raises(decode.UnreadableError, match=f"number 2 has {channels} ch"):
+    with pytest.raises(errors.UnreadableError, match=f"number 2 has {channels} ch"):
         decode.decode(tmp_path / "c.ogg")
 
 
@@ -109,7 +109,7 @@ def test_what_follows_the_last_ogg_page_is_no_damage(tmp_path, kind):
 def test_what_is_no_tag_after_the_last_ogg_page_is_damage(tmp_path, trailer):
     path = tmp_path / "a.ogg"
     path.write_bytes(write(path) + trailer)
-    with pytest.raises(decode.UnreadableError, match="damaged"):
+    with pytest.raises(errors.UnreadableError, match="damaged"):
         decode.decode(path)
 
 
@@ -118,7 +118,7 @@ def test_an_ogg_whose_end_is_zeros_is_damaged(tmp_path):
     data = write(path)
     cut = data.rfind(b"OggS")
     path.write_bytes(data[:cut] + bytes(len(data) - cut))
-    with pytest.raises(decode.UnreadableError, match="damaged"):
+    with pytest.raises(errors.UnreadableError, match="damaged"):
         decode.decode(path)
 
 
@@ -133,10 +133,10 @@ def test_joined_mp3s_are_read_to_their_end(tmp_path, tag):
     alone = [decode.decode(tmp_path / f"{n}.mp3").samples for n in (0, 1)]
     np.testing.assert_array_equal(decode.decode(path).samples, np.concatenate(alone, 1))
     path.write_bytes(parts[0] + tag + parts[1][: len(parts[1]) // 2])
-    with pytest.raises(decode.TruncatedError):
+    with pytest.raises(errors.TruncatedError):
         decode.decode(path)
     path.write_bytes(parts[0][: len(parts[0]) // 2] + tag + parts[1])
-    with pytest.raises(decode.AudioError, match="truncated|damaged"):
+    with pytest.raises(errors.AudioError, match="truncated|damaged"):
         decode.decode(path)
 
 
@@ -166,10 +166,10 @@ def test_an_mp3_is_found_after_something_else(tmp_path, kind):
     path.write_bytes(heads[kind])
     assert decode.decode(path).seconds == pytest.approx(3, abs=0.15)
     path.write_bytes(heads[kind][: len(data) // 2])
-    with pytest.raises(decode.AudioError, match="truncated|damaged|not readable"):
+    with pytest.raises(errors.AudioError, match="truncated|damaged|not readable"):
         if decode.decode(path).seconds < 2:
             # Cut between two frames, and nothing says how many there were.
-            raise decode.TruncatedError("truncated")
+            raise errors.TruncatedError("truncated")
 
 
 # Lengths that nobody knew ------------------------------------------------------------
@@ -202,7 +202,7 @@ def test_a_wav_without_samples_stays_empty(tmp_path, chunks):
     data = path.read_bytes()
     start = data.find(b"data") + 8
     path.write_bytes(data[:start] + chunks)
-    with pytest.raises(decode.EmptyError):
+    with pytest.raises(errors.EmptyError):
         decode.decode(path)
 
 
@@ -213,7 +213,7 @@ def test_a_large_length_is_a_promise(tmp_path, length):
     start = data.find(b"data") + 4
     data[start : start + 4] = struct.pack("<I", length)
     path.write_bytes(data)
-    with pytest.raises(decode.TruncatedError, match=f"promises {length} bytes"):
+    with pytest.raises(errors.TruncatedError, match=f"promises {length} bytes"):
         decode.decode(path)
 
 
@@ -236,7 +236,7 @@ def test_other_cut_files_are_found(tmp_path, suffix):
     path = tmp_path / f"a.{suffix}"
     data = write(path, format=suffix.upper())
     path.write_bytes(data[: len(data) * 9 // 10])
-    with pytest.raises(decode.TruncatedError, match="promises"):
+    with pytest.raises(errors.TruncatedError, match="promises"):
         decode.decode(path)
 
 
@@ -268,7 +268,7 @@ def test_a_flac_from_a_pipe_is_read_to_its_end(tmp_path, has_md5, tag):
         assert sum(b.shape[1] for b in reader.blocks()) == expected.shape[1]
     np.testing.assert_array_equal(decode.decode(path).samples, expected)
     path.write_bytes(tag + data[: len(data) * 2 // 3])
-    with pytest.raises(decode.UnreadableError, match="damaged"):
+    with pytest.raises(errors.UnreadableError, match="damaged"):
         decode.decode(path)
 
 
@@ -319,7 +319,7 @@ def test_the_picture_may_be_longer_and_the_sound_later(tmp_path, wav, name, offs
     assert decode.decode(tmp_path / name).seconds == pytest.approx(3, abs=0.1)
     data = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(data[: len(data) * 9 // 10])
-    with pytest.raises(decode.AudioError, match="truncated|damaged|not readable"):
+    with pytest.raises(errors.AudioError, match="truncated|damaged|not readable"):
         decode.decode(tmp_path / name)
 
 
@@ -339,7 +339,7 @@ def test_cut_files_are_found_by_ffmpeg(tmp_path, wav, suffix, percent):
     run_ffmpeg("-i", wav, path)
     data = path.read_bytes()
     path.write_bytes(data[: len(data) * percent // 100])
-    with pytest.raises(decode.AudioError, match="truncated|damaged"):
+    with pytest.raises(errors.AudioError, match="truncated|damaged"):
         decode.decode(path)
 
 
@@ -357,14 +357,14 @@ def test_cut_files_are_found_by_ffmpeg(tmp_path, wav, suffix, percent):
 def test_a_playlist_in_disguise_opens_nothing(tmp_path, wav, content, suffix):
     path = tmp_path / f"list.{suffix}"
     path.write_text(content.format(wav=wav))
-    with pytest.raises(decode.UnreadableError, match="not readable as audio"):
+    with pytest.raises(errors.UnreadableError, match="not readable as audio"):
         decode.decode(path)
 
 
 @needs_ffmpeg
 def test_a_picture_without_sound_says_so(tmp_path):
     run_ffmpeg("-f", "lavfi", "-i", "testsrc=d=1:s=64x64:r=5", tmp_path / "a.mp4")
-    with pytest.raises(decode.UnreadableError, match="no audio stream"):
+    with pytest.raises(errors.UnreadableError, match="no audio stream"):
         decode.decode(tmp_path / "a.mp4")
 
 
@@ -396,7 +396,7 @@ def test_a_decoder_that_hangs_is_ended(tmp_path, monkeypatch):
     _stand_in(tmp_path, monkeypatch, "time.sleep(600)")
     monkeypatch.setattr(ffmpeg, "_BLOCK_SECONDS", 0.2)
     (tmp_path / "a.tta").write_bytes(b"TTA1" + bytes(100))
-    with pytest.raises(decode.UnreadableError, match="gave nothing"):
+    with pytest.raises(errors.UnreadableError, match="gave nothing"):
         decode.decode(tmp_path / "a.tta")
 
 
@@ -411,7 +411,7 @@ def test_a_decoder_that_hangs_is_ended(tmp_path, monkeypatch):
 def test_what_a_decoder_says_at_its_end_counts(tmp_path, monkeypatch, decoder, reason):
     _stand_in(tmp_path, monkeypatch, decoder)
     (tmp_path / "a.tta").write_bytes(b"TTA1" + bytes(100))
-    with pytest.raises(decode.UnreadableError, match=reason) as caught:
+    with pytest.raises(errors.UnreadableError, match=reason) as caught:
         decode.decode(tmp_path / "a.tta")
     assert "\n" not in str(caught.value)
 
@@ -422,6 +422,6 @@ def test_a_stems_file_says_how_to_split_it(tmp_path, monkeypatch, name):
     path = tmp_path / name
     path.write_bytes(bytes([0, 0, 0, 28]) + b"ftypisom" + bytes(1000))
     with pytest.raises(
-        decode.UnreadableError, match="data_prep.multitrack.*-map 0:a:1"
+        errors.UnreadableError, match="data_prep.multitrack.*-map 0:a:1"
     ):
         decode.decode(path)

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from cola_msa.demo import DemoError, _Command, _side_by_side
+from cola_msa.reproduction.demo import DemoError, _Command, _side_by_side
 
 WRITER = """
 import sys, time

@@ -26,7 +26,9 @@ import cola_msa
 from cola_msa.config.schema import Config, from_dict
 from cola_msa.hub import download, loading, pretrained
 from cola_msa.runs import kept
-from cola_msa.runs.arrays import RunError
+from cola_msa.system import archives as archives_lib
+from cola_msa.system import folders
+from cola_msa.system.errors import RunError
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,7 @@ def archives(folder, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv(download.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(folders.CACHE_VARIABLE, str(tmp_path / "cache"))
     monkeypatch.delenv(download.REGISTRY_VARIABLE, raising=False)
     return tmp_path / "cache"
 
@@ -435,7 +437,7 @@ def test_any_damage_of_an_archive_is_one_message(archives, position, value, cut)
         damaged.write_bytes(content[: len(content) - cut % 3000])
         shutil.rmtree(archives / "out", ignore_errors=True)
         try:
-            found = download.read_archive(
+            found = archives_lib.read_archive(
                 damaged, archives / "out", pretrained.LIMITS, "x"
             )
         except RunError as error:

@@ -6,7 +6,7 @@ import soxr
 
 import cola_msa
 from cola_msa.hub.embedder import Batcher, Embedder
-from cola_msa.runs.arrays import RunError
+from cola_msa.system.errors import RunError
 from tests.cola_msa.test_clip_windows import make_sound, whole_windows
 
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from cola_msa.collection.table.read import EmbeddingFileError, load_embeddings
+from cola_msa.collection.table.checks import EmbeddingFileError
+from cola_msa.collection.table.read import load_embeddings
 from tests.cola_msa import embedding_tables
 
 SUFFIXES = (".parquet", ".npz", ".h5")

@@ -17,17 +17,22 @@ from sklearn.metrics import average_precision_score
 from cola_msa import eval as eval_command
 from cola_msa.config.schema import Config, ModelConfig
 from cola_msa.evaluation import judge, metrics
+from cola_msa.evaluation import results as results_lib
 from cola_msa.evaluation.setting import EvaluationConfig
 from cola_msa.evaluation.tasks import TASKS, TaskError
 from cola_msa.model.contrastive import ContrastiveModel
 from cola_msa.model.statistics import BatchStatistics
 from cola_msa.records.schema import DataError
 from cola_msa.runs import directory, kept
-from cola_msa.runs.arrays import RunError
+from cola_msa.runs import info as info_lib
+from cola_msa.system.errors import RunError
+from cola_msa.values import arrays as arrays_lib
 from tests.cola_msa.test_embeddings import tiny_encoder, write_data
 
 ROOT = pathlib.Path(__file__).parents[2]
-PAPER_INFO = judge.EncoderInfo("trained", "run", "paper", "multi", 10_000, 640_000, 0)
+PAPER_INFO = info_lib.EncoderInfo(
+    "trained", "run", "paper", "multi", 10_000, 640_000, 0
+)
 
 
 def make_clips(prefix, count, is_tags=False, has_tags=True):
@@ -61,7 +66,7 @@ def mtat(tmp_path_factory):
 
 
 def evaluate(task, data, folder, **options):
-    info = options.pop("info", judge.EncoderInfo())
+    info = options.pop("info", info_lib.EncoderInfo())
     config = EvaluationConfig(**{"num_resamples": 50, **options})
     return judge.evaluate(
         tiny_encoder(16),
@@ -78,7 +83,7 @@ def evaluate(task, data, folder, **options):
 
 def test_multiclass_files(fma, tmp_path):
     results = evaluate("fma", fma, tmp_path, num_seeds=2)
-    assert judge.read_results(tmp_path)["scores"] == results["scores"]
+    assert results_lib.read_results(tmp_path)["scores"] == results["scores"]
     assert results["splits"]["test"]["clips"] == 15
     arrays = np.load(tmp_path / "clip_scores.npz")
     assert arrays["scores"].shape == (2, 15, 3)
@@ -118,7 +123,7 @@ def test_multilabel_files(mtat, tmp_path):
         average_precision_score(labels[:, 3], scores[:, 3])
     )
     assert (tmp_path / "per_tag.png").stat().st_size > 5000
-    assert "4 of 5" in judge.render_table(results)
+    assert "4 of 5" in results_lib.render_table(results)
 
 
 def test_unfiltered_uses_the_extra_clips(mtat, tmp_path):
@@ -138,7 +143,7 @@ def test_unfiltered_uses_the_extra_clips(mtat, tmp_path):
         first["scores"], second["scores"][:, :15], rtol=0, atol=1e-6
     )
     assert second["labels"][15:].sum() == 0
-    assert "not the paper's protocol" in judge.render_table(everything)
+    assert "not the paper's protocol" in results_lib.render_table(everything)
 
 
 def test_same_call_same_numbers(fma, tmp_path):
@@ -159,7 +164,7 @@ def test_same_call_same_numbers(fma, tmp_path):
 def test_table_states_the_scale(fma, tmp_path):
     info = dataclasses.replace(PAPER_INFO, updates=64, pairs=8192, preset="demo")
     results = evaluate("fma", fma, tmp_path, info=info)
-    table = judge.render_table(results)
+    table = results_lib.render_table(results)
     for text in (
         "WA",
         "0.520",
@@ -174,7 +179,7 @@ def test_table_states_the_scale(fma, tmp_path):
         name: {"clips": count} for name, count in results["paper_clips"].items()
     }
     results["encoder"]["pairs"] = 81_920_000
-    assert "not the paper's scale" not in judge.render_table(results)
+    assert "not the paper's scale" not in results_lib.render_table(results)
 
 
 def test_unfit_data_is_refused(fma, mtat, tmp_path):
@@ -198,7 +203,7 @@ def run_dir(tmp_path_factory):
     path.mkdir()
     config = Config(preset="demo", model=ModelConfig(backbone="tiny"))
     data = {"log_mel_mean": -3.0, "log_mel_std": 1.0}
-    kept.write_json(path / "config.json", directory.describe_run(config, data, 1))
+    arrays_lib.write_json(path / "config.json", directory.describe_run(config, data, 1))
     for step, seed in ((0, 0), (3, 1)):
         model = ContrastiveModel(config.model, config.frontend, -3.0, 1.0, seed)
         layers = model.batch_norm_layers()
@@ -231,15 +236,15 @@ def test_command(run_dir, fma):
     )
     assert result.returncode == 0, result.stderr
     assert "untrained of run multi-test (preset demo): 0 updates" in result.stdout
-    results = judge.read_results(run_dir / "eval" / "fma-untrained")
+    results = results_lib.read_results(run_dir / "eval" / "fma-untrained")
     assert results["encoder"]["key"] == kept.encoder_key(run_dir, 0)
     assert results["seeds"] == [0, 1]
     assert len(list((run_dir / "embeddings").glob("*.f16"))) == 3
 
 
 def test_encoder_info(run_dir):
-    info = eval_command.encoder_info(run_dir, None, "trained")
-    assert info == judge.EncoderInfo(
+    info = info_lib.encoder_info(run_dir, None, "trained")
+    assert info == info_lib.EncoderInfo(
         encoder="trained",
         run="multi-test",
         preset="demo",
@@ -253,7 +258,7 @@ def test_encoder_info(run_dir):
         batch_size=128,
         statistics="anchors",
     )
-    assert eval_command.encoder_info(run_dir, 0, "untrained").pairs == 0
+    assert info_lib.encoder_info(run_dir, 0, "untrained").pairs == 0
 
 
 def test_unknown_task_is_one_line():
@@ -290,7 +295,7 @@ def test_best_checkpoint_knows_its_step(run_dir, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(run_dir, folder, ignore=shutil.ignore_patterns("eval", "*.f16"))
     shutil.copy(folder / "kept" / "step-00000003.npz", folder / "kept" / "best.npz")
-    assert eval_command.encoder_info(folder, "best", "trained").step == 3
+    assert info_lib.encoder_info(folder, "best", "trained").step == 3
 
 
 def test_importing_the_command_defines_no_flags():
@@ -308,16 +313,16 @@ def test_a_chart_that_cannot_be_drawn_costs_no_result(fma, tmp_path, monkeypatch
     found = []
 
     def fail(*_):
-        found.append(judge.read_results(tmp_path)["scores"])
+        found.append(results_lib.read_results(tmp_path)["scores"])
         raise ValueError("no chart")
 
     monkeypatch.setattr("cola_msa.evaluation.charts.draw_confusion", fail)
     results = evaluate("fma", fma, tmp_path)
     assert found == [results["scores"]]  # they were there before
-    assert results["chart"] is judge.read_results(tmp_path)["chart"] is None
+    assert results["chart"] is results_lib.read_results(tmp_path)["chart"] is None
     monkeypatch.undo()
     assert evaluate("fma", fma, tmp_path)["chart"] == "confusion.png"
-    assert judge.read_results(tmp_path)["chart"] == "confusion.png"
+    assert results_lib.read_results(tmp_path)["chart"] == "confusion.png"
 
 
 def test_classes_may_have_any_name(tmp_path):

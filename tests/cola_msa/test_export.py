@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from cola_msa import export
 from cola_msa.collection.embed import embed_files
+from cola_msa.hub import export as export_lib
 from cola_msa.hub import loading, pretrained
 from cola_msa.hub.embedder import Embedder
 from cola_msa.runs import kept
@@ -22,7 +23,7 @@ RATE = 16000
 @pytest.fixture(scope="module")
 def exported(finished_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("export") / "model"
-    metadata = export.export_encoder(finished_run, folder)
+    metadata = export_lib.export_encoder(finished_run, folder)
     return folder, metadata
 
 
@@ -156,11 +157,11 @@ def test_more_windows_than_pass_at_once_are_matched(exported):
 
 def test_a_pretrained_folder_exports_the_same(finished_run, exported, tmp_path):
     pretrained.save_pretrained(finished_run, tmp_path / "pretrained")
-    metadata = export.export_encoder(tmp_path / "pretrained", tmp_path / "model")
+    metadata = export_lib.export_encoder(tmp_path / "pretrained", tmp_path / "model")
     same = ("encoder_key", "step", "config", "frontend", "signatures")
     assert {k: metadata[k] for k in same} == {k: exported[1][k] for k in same}
     with pytest.raises(export.RunError, match="is an export already"):
-        export.export_encoder(tmp_path / "model", tmp_path / "again")
+        export_lib.export_encoder(tmp_path / "model", tmp_path / "again")
 
 
 def test_metadata_says_what_a_user_must_know(exported, finished_run):
@@ -180,7 +181,7 @@ def test_a_wrong_export_is_not_called_done(finished_run, tmp_path, monkeypatch):
     original = export.reference_windows
     monkeypatch.setattr(export, "reference_windows", other)
     with pytest.raises(export.ExportError, match="differs from the encoder"):
-        export.export_encoder(finished_run, tmp_path / "model")
+        export_lib.export_encoder(finished_run, tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
 
@@ -267,7 +268,7 @@ def no_work(monkeypatch):
     monkeypatch.setattr(kept, "load_model", fail)
 
 
-@pytest.mark.parametrize("file_format", export.FORMATS)
+@pytest.mark.parametrize("file_format", export_lib.FORMATS)
 @pytest.mark.parametrize("name", ["models", "models/", "link", "."])
 def test_a_folder_that_is_not_ours_stays_as_it_is(
     finished_run, tmp_path, monkeypatch, no_work, file_format, name
@@ -282,16 +283,16 @@ def test_a_folder_that_is_not_ours_stays_as_it_is(
     before = tree(tmp_path)
     monkeypatch.chdir(root if name == "." else tmp_path)
     with pytest.raises(FileError, match="nothing there is replaced"):
-        export.export_encoder(finished_run, name, file_format=file_format)
+        export_lib.export_encoder(finished_run, name, file_format=file_format)
     assert tree(tmp_path) == before
 
 
 def test_a_run_is_never_replaced_by_its_export(finished_run, no_work):
     before = tree(finished_run)
     with pytest.raises(FileError, match="nothing there is replaced"):
-        export.export_encoder(finished_run, finished_run)
+        export_lib.export_encoder(finished_run, finished_run)
     with pytest.raises(FileError, match="nothing there is replaced"):
-        export.export_encoder(finished_run, finished_run.parent)
+        export_lib.export_encoder(finished_run, finished_run.parent)
     assert tree(finished_run) == before
 
 
@@ -302,7 +303,7 @@ def test_an_export_with_something_added_is_not_replaced(
     (tmp_path / "model" / "assets" / "mine.txt").write_text("x")
     before = tree(tmp_path)
     with pytest.raises(FileError, match="assets/mine.txt"):
-        export.export_encoder(finished_run, tmp_path / "model")
+        export_lib.export_encoder(finished_run, tmp_path / "model")
     assert tree(tmp_path) == before
 
 
@@ -317,10 +318,10 @@ def test_an_earlier_export_is_replaced_and_a_users_tmp_stays(
         patch.setattr(export, "TOLERANCE", 0.0)
         patch.setattr(export, "tolerance_of", lambda mel, model: 0.0)
         with pytest.raises(export.ExportError, match="differs"):
-            export.export_encoder(finished_run, target)
+            export_lib.export_encoder(finished_run, target)
     assert tree(target) == old, "an export that fails leaves the old one"
     pretrained.save_pretrained(finished_run, tmp_path / "pretrained")
-    export.export_encoder(finished_run, target)
+    export_lib.export_encoder(finished_run, target)
     assert loading.open_model(target).key == loading.open_model(exported[0]).key
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "model",
@@ -336,7 +337,7 @@ def test_a_file_of_an_export_that_was_changed_is_not_removed(
     (tmp_path / "model" / "fingerprint.pb").write_text("mine now")
     before = tree(tmp_path)
     with pytest.raises(FileError, match="fingerprint.pb"):
-        export.export_encoder(finished_run, tmp_path / "model")
+        export_lib.export_encoder(finished_run, tmp_path / "model")
     assert tree(tmp_path) == before
 
 
@@ -345,7 +346,7 @@ def test_a_pretrained_folder_that_fails_its_check_leaves_nothing(
 ):
     monkeypatch.setattr(export, "relative_difference", lambda found, expected: 1.0)
     with pytest.raises(export.ExportError, match="differs"):
-        export.export_encoder(
+        export_lib.export_encoder(
             finished_run, tmp_path / "pretrained", file_format="pretrained"
         )
     assert list(tmp_path.iterdir()) == []

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cola_msa.config.schema import FrontendConfig, to_dict
-from cola_msa.hub import exported_files, loading
-from cola_msa.runs.arrays import RunError
+from cola_msa.hub import loading, portable
+from cola_msa.system.errors import RunError
 
 DIM = 4
 METADATA = {
@@ -74,7 +74,7 @@ def test_a_tflite_file_that_would_write_a_file_is_refused(tmp_path):
         return embed(log_mel)
 
     content = tflite(encode)
-    assert exported_files.find_custom(content) == "FlexWriteFile"
+    assert portable.find_custom(content) == "FlexWriteFile"
     folder = write_metadata(tmp_path / "bad")
     (folder / "encoder.tflite").write_bytes(content)
     with pytest.raises(RunError, match="'FlexWriteFile' is none of TFLite's own"):
@@ -98,7 +98,7 @@ def test_any_tflite_bytes_are_looked_at_without_harm(good_tflite, draw):
         content[place] = draw.draw(st.integers(0, 255))
     content = bytes(content[: draw.draw(st.integers(0, len(content)))])
     try:
-        exported_files.find_custom(content)
+        portable.find_custom(content)
     except ValueError as error:
         assert not isinstance(error, RunError)
 
@@ -136,15 +136,15 @@ PLACES = {
 @pytest.mark.parametrize("name", PLACES)
 def test_values_in_other_files_are_found(name):
     for tensor in (OUTSIDE, FLAG):
-        assert exported_files.has_external_data(PLACES[name](tensor))
+        assert portable.has_external_data(PLACES[name](tensor))
     inside = bytes([14 << 3, 0]) + field(9, b"values")
-    assert not exported_files.has_external_data(PLACES[name](inside))
+    assert not portable.has_external_data(PLACES[name](inside))
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_have_such_values_or_not(content):
     try:
-        assert exported_files.has_external_data(content) in (True, False)
+        assert portable.has_external_data(content) in (True, False)
     except ValueError as error:
         assert "no protocol buffer" in str(error)
 

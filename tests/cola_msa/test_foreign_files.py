@@ -17,24 +17,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cola_msa import curves, demo, export, reproduce
 from cola_msa.config import checks
 from cola_msa.config.schema import Config, to_dict
+from cola_msa.evaluation import curves as curves_lib
 from cola_msa.evaluation import results
 from cola_msa.evaluation.probes import features
 from cola_msa.hub import download, loading, pretrained
+from cola_msa.hub import export as export_lib
 from cola_msa.hub.model_card import read_scores
 from cola_msa.records import verified
+from cola_msa.reproduction import demo as demo_lib
+from cola_msa.reproduction import run
 from cola_msa.reproduction.report import results as results_lib
-from cola_msa.runs import arrays as arrays_lib
+from cola_msa.runs import directory, resume, scalars
 from cola_msa.runs import kept as kept_lib
-from cola_msa.runs import resume, scalars
+from cola_msa.system import errors
 from cola_msa.system.errors import FileError, UserError
 from cola_msa.training import warm_start, workers
+from cola_msa.values import arrays as arrays_lib
 from cola_msa.values.reading import open_regular, read_json
 from data_prep.datasets import multitrack, nsynth
 from data_prep.demo.trees import write as demo_trees
-from data_prep.pipeline import runner, shards
+from data_prep.pipeline import plan, runner, shards
 from data_prep.separator import folder as folder_lib
 from data_prep.separator import report
 from data_prep.stems import weights
@@ -102,13 +106,13 @@ def _open_export(folder):
     (folder / "encoder.onnx").write_bytes(b"")
     with pytest.raises(UserError):  # the file is damaged whatever stands beside it
         loading.open_model(folder)
-    export.listed_files(folder)
-    demo._key_of(folder / "metadata.json")
+    export_lib.listed_files(folder)
+    demo_lib._key_of(folder / "metadata.json")
 
 
 def _open_run(folder):
-    kept_lib.load_config(folder)
-    kept_lib.own_data_dir(folder)
+    directory.load_config(folder)
+    directory.own_data_dir(folder)
 
 
 def _notes(folder):
@@ -132,12 +136,12 @@ def _claim(folder):
     request = types.SimpleNamespace(
         output_dir=folder, scale=types.SimpleNamespace(name="demo")
     )
-    reproduce._claim(request)
+    run._claim(request)
 
 
 def _state(folder):
     job = types.SimpleNamespace(
-        output_dir=folder, config=shards.PrepConfig(), plan_hash="b"
+        output_dir=folder, config=plan.PrepConfig(), plan_hash="b"
     )
     runner._check_state(job, 3)
 
@@ -165,8 +169,8 @@ READERS = {
         "results.json",
         RESULT,
         lambda f: (
-            curves._is_result_of(f / "results.json", "h", "k")
-            or read_json(f / "results.json", check=curves._main_score)
+            curves_lib._is_result_of(f / "results.json", "h", "k")
+            or read_json(f / "results.json", check=curves_lib._main_score)
         ),
     ),
     "scores": (
@@ -189,7 +193,7 @@ READERS = {
     "embeddings": ("x.json", {"version": 1, "dim": 128, "bytes": 256}, _cached),
     "preparation": (
         "preparation.json",
-        {"config": to_dict(shards.PrepConfig()), "plan_hash": "b", "num_clips": 3},
+        {"config": to_dict(plan.PrepConfig()), "plan_hash": "b", "num_clips": 3},
         _state,
     ),
     "sidecar": (
@@ -373,12 +377,12 @@ def test_a_run_that_would_take_gigabytes_is_refused(run_dir, tmp_path, name):
     (tmp_path / "config.json").write_text(json.dumps(content))
     (tmp_path / "kept").symlink_to(run_dir / "kept")
     for opened in (loading.open_model, kept_lib.load_model):
-        with pytest.raises(arrays_lib.RunError, match=r"config\.json: damaged"):
+        with pytest.raises(errors.RunError, match=r"config\.json: damaged"):
             opened(tmp_path)
 
 
 def test_every_choice_of_the_flags_is_taken():
-    from cola_msa.pairs.sampler import SILENCES
+    from cola_msa.pairs.draws import SILENCES
 
     for silence in SILENCES:
         values = to_dict(Config())
@@ -442,7 +446,7 @@ def test_weights_that_are_not_the_networks_are_refused(run_dir, tmp_path, name):
         kept_lib.load_model(copied)
         warm_start.read_warm_start(copied)
         return
-    with pytest.raises(arrays_lib.RunError):
+    with pytest.raises(errors.RunError):
         kept_lib.load_model(copied)
 
 
@@ -456,12 +460,12 @@ def test_a_bomb_is_not_unpacked(run_dir, tmp_path):
             for _ in range(64):
                 member.write(bytes(1 << 20))
     assert path.stat().st_size < 1 << 20
-    with pytest.raises(arrays_lib.RunError, match="larger than the file"):
+    with pytest.raises(errors.RunError, match="larger than the file"):
         arrays_lib.read_arrays(path)
     with zipfile.ZipFile(path, "w") as archive, archive.open("a.npy", "w") as member:
         shape = {**header, "shape": (1 << 40,)}
         np.lib.format.write_array_header_1_0(member, shape)
-    with pytest.raises(arrays_lib.RunError, match="cut off"):
+    with pytest.raises(errors.RunError, match="cut off"):
         arrays_lib.read_arrays(path)
 
 
@@ -477,7 +481,7 @@ def test_any_bytes_of_a_checkpoint_are_read_or_refused(folder, draw):
     path.write_bytes(content[: draw.draw(st.integers(0, len(content)))])
     try:
         arrays_lib.read_arrays(path)
-    except arrays_lib.RunError as error:
+    except errors.RunError as error:
         assert "\n" not in str(error)
 
 
@@ -488,12 +492,12 @@ def test_a_state_of_another_kind_is_refused(tmp_path, state):
     path = tmp_path / "checkpoints" / "update-00000001.npz"
     path.parent.mkdir()
     np.savez(path, state=np.array(state))
-    with pytest.raises(arrays_lib.RunError):
+    with pytest.raises(errors.RunError):
         resume.restore_training(tmp_path, None)
     kept = tmp_path / "kept" / "best.npz"
     kept.parent.mkdir()
     shutil.copy(path, kept)
-    with pytest.raises(arrays_lib.RunError):
+    with pytest.raises(errors.RunError):
         kept_lib.kept_step(kept)
 
 
@@ -520,7 +524,7 @@ def test_names_in_kept_are_no_steps(tmp_path):
     ],
 )
 def test_an_address_that_is_none_is_one_line(url):
-    with pytest.raises(arrays_lib.RunError) as error:
+    with pytest.raises(errors.RunError) as error:
         loading.resolve(url)
     assert "\n" not in str(error.value)
 

@@ -10,12 +10,13 @@ import pytest
 from cola_msa import export
 from cola_msa.audio import frontend, frontend_numpy
 from cola_msa.config.schema import FrontendConfig
-from cola_msa.hub import formats, loading
+from cola_msa.hub import export as export_lib
+from cola_msa.hub import loading, portable
 from cola_msa.system.errors import FileError
 from tests.test_commands import ROOT
 
 RATE = 16000
-FILES = {"tflite": formats.TFLITE_NAME, "onnx": formats.ONNX_NAME}
+FILES = {"tflite": portable.TFLITE_NAME, "onnx": portable.ONNX_NAME}
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,9 @@ def exported(request, finished_run, tmp_path_factory):
     if request.param == "onnx":
         pytest.importorskip("tf2onnx", reason="needs the extra formats")
     folder = tmp_path_factory.mktemp("formats") / request.param
-    metadata = export.export_encoder(finished_run, folder, file_format=request.param)
+    metadata = export_lib.export_encoder(
+        finished_run, folder, file_format=request.param
+    )
     return request.param, folder, metadata
 
 
@@ -50,7 +53,7 @@ def test_a_file_gives_the_encoders_embeddings(exported, opened):
         for shape in ((1, 98, 64, 1), (7, 98, 64, 1), (2, 200, 64, 1))
     ]
     for windows, found in zip(
-        batches, formats.run_file(folder / FILES[name], batches), strict=True
+        batches, portable.run_file(folder / FILES[name], batches), strict=True
     ):
         expected = opened.embed(windows)
         difference = np.linalg.norm(found - expected)
@@ -73,16 +76,18 @@ def test_a_wrong_file_is_not_called_done(finished_run, tmp_path, monkeypatch):
     def other(path, windows):
         return [1.01 * found for found in run_file(path, windows)]
 
-    run_file = formats.run_file
+    run_file = portable.run_file
     monkeypatch.setattr(export, "run_file", other)
     with pytest.raises(export.ExportError, match="differs from the encoder"):
-        export.export_encoder(finished_run, tmp_path / "model", file_format="tflite")
+        export_lib.export_encoder(
+            finished_run, tmp_path / "model", file_format="tflite"
+        )
     assert not (tmp_path / "model").exists()
 
 
 def test_an_unknown_format(finished_run, tmp_path):
     with pytest.raises(export.ExportError, match="--format=pickle: must be one of"):
-        export.export_encoder(finished_run, tmp_path / "a", file_format="pickle")
+        export_lib.export_encoder(finished_run, tmp_path / "a", file_format="pickle")
 
 
 def test_without_the_extra_one_line_names_the_command(
@@ -90,11 +95,11 @@ def test_without_the_extra_one_line_names_the_command(
 ):
     monkeypatch.setitem(sys.modules, "tf2onnx", None)
     with pytest.raises(export.ExportError, match=r"pip install '\.\[formats\]'"):
-        export.export_encoder(finished_run, tmp_path / "a", file_format="onnx")
+        export_lib.export_encoder(finished_run, tmp_path / "a", file_format="onnx")
 
 
 def test_a_pretrained_export_has_a_card(finished_run, opened, tmp_path):
-    content = export.export_encoder(
+    content = export_lib.export_encoder(
         finished_run, tmp_path / "mine", file_format="pretrained", licence="CC0-1.0"
     )
     assert content["relative_difference"] < 1e-4
@@ -104,7 +109,9 @@ def test_a_pretrained_export_has_a_card(finished_run, opened, tmp_path):
     names = {path.name for path in (tmp_path / "mine").iterdir()}
     assert names == {"config.json", "model.weights.h5", "statistics.h5", "README.md"}
     with pytest.raises(FileError, match="nothing there is replaced"):
-        export.export_encoder(finished_run, tmp_path / "mine", file_format="pretrained")
+        export_lib.export_encoder(
+            finished_run, tmp_path / "mine", file_format="pretrained"
+        )
 
 
 # The front end in NumPy --------------------------------------------------------------

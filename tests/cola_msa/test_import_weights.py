@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cola_msa import import_weights
 from cola_msa.hub import loading, released
-from cola_msa.runs import kept
-from cola_msa.runs.arrays import RunError
-from cola_msa.system.errors import FileError
+from cola_msa.runs import directory, kept
+from cola_msa.system.errors import FileError, RunError
 from tests.cola_msa.released_layout import (
     ENCODER,
     KERNEL,
@@ -41,7 +39,7 @@ def checkpoint(tensors, tmp_path_factory):
 @pytest.fixture(scope="module")
 def imported(checkpoint, tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("imported") / "run"
-    found = import_weights.import_weights(checkpoint, run_dir, "vocals")
+    found = released.import_weights(checkpoint, run_dir, "vocals")
     return run_dir, found
 
 
@@ -122,7 +120,7 @@ def test_the_reference_checkpoint_gives_its_numbers(
     folder = shared_reference / "released_layout_checkpoint"
     run_dir = tmp_path_factory.getbasetemp() / "reference-run"
     if not run_dir.exists():
-        import_weights.import_weights(folder, run_dir)
+        released.import_weights(folder, run_dir)
     model = loading.open_model(run_dir)
     with np.load(folder / "expected.npz") as expected:
         windows = expected[f"x{frames}"]
@@ -138,7 +136,7 @@ def test_the_reference_checkpoint_gives_its_numbers(
 
 def test_the_run_has_the_authors_settings(imported):
     run_dir, found = imported
-    config = kept.load_config(run_dir)
+    config = directory.load_config(run_dir)
     assert (config.frontend.level, config.model.input_normalization) == ("l2", "none")
     assert (config.model.temperature, config.model.similarity) == (1.0, "bilinear")
     assert (config.preset, config.train.source) == ("authors", "vocals")
@@ -146,10 +144,10 @@ def test_the_run_has_the_authors_settings(imported):
     assert found["step"] == 3000  # checkpoint-3, in thousands
     assert kept.kept_steps(run_dir) == [3000]
     assert found["encoder_key"] == kept.encoder_key(run_dir)
-    done = json.loads((run_dir / kept.DONE_NAME).read_text())
+    done = json.loads((run_dir / directory.DONE_NAME).read_text())
     assert (done["outcome"], done["pairs"]) == ("imported", 3000 * 64 * 128)
     with pytest.raises(RunError, match="imported weights.*--data_dir"):
-        kept.own_data_dir(run_dir)
+        directory.own_data_dir(run_dir)
 
 
 KEY = f"{ENCODER}5/bias{SUFFIX}"
@@ -187,7 +185,7 @@ def test_what_does_not_fit_is_refused_by_name(tensors, variables, tmp_path, chan
 def test_a_refused_checkpoint_writes_nothing(tensors, tmp_path):
     prefix = write_checkpoint(tmp_path, without(tensors)[0])
     with pytest.raises(RunError, match="missing"):
-        import_weights.import_weights(prefix, tmp_path / "run")
+        released.import_weights(prefix, tmp_path / "run")
     assert not (tmp_path / "run").exists() and not list(tmp_path.glob("run*"))
 
 
@@ -231,11 +229,11 @@ def test_a_checkpoint_that_is_not_there(tmp_path, files, message):
 )
 def test_settings_that_cannot_be(checkpoint, tmp_path, arguments, message):
     with pytest.raises(RunError, match=message):
-        import_weights.import_weights(checkpoint, tmp_path / "run", **arguments)
+        released.import_weights(checkpoint, tmp_path / "run", **arguments)
 
 
 def test_a_folder_that_holds_something_is_left_alone(checkpoint, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(FileError, match="nothing there is replaced; name a new folder"):
-        import_weights.import_weights(checkpoint, tmp_path)
+        released.import_weights(checkpoint, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]

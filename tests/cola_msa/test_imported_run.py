@@ -13,7 +13,7 @@ import soundfile
 
 import cola_msa
 from cola_msa.config.schema import FrontendConfig
-from cola_msa.evaluation import baseline, judge
+from cola_msa.evaluation import baseline, results
 from cola_msa.runs import info as info_lib
 from cola_msa.runs import kept
 from tests.cola_msa.released_layout import (
@@ -90,7 +90,7 @@ def test_eval_judges_the_untrained_network(imported, prepared_dir, tmp_path):
     ran = run_module("cola_msa.eval", *arguments, "--encoder=untrained", cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr[-2000:]
     assert "kept no untrained network: one with fresh weights" in ran.stderr
-    found = judge.read_results(imported / "eval" / "mtat-untrained")
+    found = results.read_results(imported / "eval" / "mtat-untrained")
     assert (found["encoder"]["encoder"], found["encoder"]["step"]) == ("untrained", 0)
 
 

@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 
 import cola_msa
-from cola_msa import export
+from cola_msa.hub import export as export_lib
 from cola_msa.hub import loading, pretrained
+from cola_msa.hub import opened as opened_lib
 from cola_msa.runs import kept
-from cola_msa.runs.arrays import RunError
+from cola_msa.system.errors import RunError
 
 
 @pytest.fixture(scope="module")
 def folders(finished_run, tmp_path_factory):
     root = tmp_path_factory.mktemp("opened")
     pretrained.save_pretrained(finished_run, root / "pretrained", licence="CC0-1.0")
-    export.export_encoder(finished_run, root / "export")
+    export_lib.export_encoder(finished_run, root / "export")
     return {
         "run": finished_run,
         "pretrained": root / "pretrained",
@@ -36,7 +37,7 @@ def windows(frames=98, count=5, seed=0):
     return random.normal(-3, 2, (count, frames, 64, 1)).astype(np.float32)
 
 
-@pytest.mark.parametrize("kind", loading.KINDS)
+@pytest.mark.parametrize("kind", opened_lib.KINDS)
 @pytest.mark.parametrize("frames", [98, 40, 392])
 def test_every_kind_embeds_as_the_run_does(opened, finished_run, kind, frames):
     model = opened[kind]

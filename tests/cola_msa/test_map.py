@@ -13,12 +13,12 @@ import pytest
 from hypothesis import strategies
 
 from cola_msa import map as map_lib
-from cola_msa import search
+from cola_msa.collection import index as index_lib
 from cola_msa.collection import labels as labels_lib
 from cola_msa.collection import layout as layout_lib
 from cola_msa.collection import map as collection_map
 from cola_msa.collection.layout import MapError
-from cola_msa.collection.table.read import EmbeddingFileError
+from cola_msa.collection.table.checks import EmbeddingFileError
 from tests.cola_msa import embedding_tables
 
 
@@ -202,7 +202,7 @@ def test_the_command_says_how_many_labels_found_a_track(page, tmp_path, monkeypa
     )
     labels = tmp_path / "l.csv"
     labels.write_text("path,genre\ntrack 3,Rock\nnowhere,Folk\n")
-    map_lib.write_map(page.parent / "e.npz", tmp_path / "m.html", labels=labels)
+    collection_map.write_map(page.parent / "e.npz", tmp_path / "m.html", labels=labels)
     assert f"--labels={labels}: rows for no track: 1 ('nowhere'; line 3)" in lines
 
 
@@ -251,15 +251,15 @@ def page(tmp_path_factory):
     columns = embedding_tables.sample_columns(20)
     columns["path"][7] = "music/album1/</script><b>&amp; @JS@.ogg"
     path = embedding_tables.write(root / "e.npz", columns)
-    map_lib.write_map(path, root / "map.html", title="Mine <&>")
+    collection_map.write_map(path, root / "map.html", title="Mine <&>")
     return root / "map.html"
 
 
 def test_neighbours_of_the_page_are_those_of_search(page, tmp_path):
     data = page_data(page)
-    search.build(str(page.parent / "e.npz"), str(tmp_path / "i.npz"), "cosine")
-    index = search.load_index(tmp_path / "i.npz")
-    answers = search.query(index, data["paths"], 10)
+    index_lib.build(str(page.parent / "e.npz"), str(tmp_path / "i.npz"), "cosine")
+    index = index_lib.load_index(tmp_path / "i.npz")
+    answers = index_lib.query(index, data["paths"], 10)
     k = data["num_neighbours"]
     for number, answer in enumerate(answers):
         part = slice(number * k, (number + 1) * k)
@@ -291,13 +291,13 @@ def test_the_page_is_whole_and_names_cannot_break_it(page):
 )
 def test_wrong_files_are_refused(page, embeddings, output, error, message):
     with pytest.raises(error, match=message):
-        map_lib.write_map(page.parent / embeddings, page.parent / output)
+        collection_map.write_map(page.parent / embeddings, page.parent / output)
 
 
 def test_one_track_makes_a_map(tmp_path):
     columns = embedding_tables.sample_columns(1)
     path = embedding_tables.write(tmp_path / "e.h5", columns)
-    data = map_lib.write_map(path, tmp_path / "map.html")
+    data = collection_map.write_map(path, tmp_path / "map.html")
     assert data["num_neighbours"] == 0 and len(data["names"]) == 1
 
 
@@ -317,7 +317,7 @@ def test_rows_without_neighbourhoods_make_a_map(tmp_path, projection, kind):
     columns = embedding_tables.sample_columns(len(values))
     columns["embedding"] = values.astype(np.float32)
     path = embedding_tables.write(tmp_path / "e.npz", columns)
-    data = map_lib.write_map(path, tmp_path / "m.html", projection=projection)
+    data = collection_map.write_map(path, tmp_path / "m.html", projection=projection)
     assert len(data["x"]) == len(values)
     assert all(0 <= v <= 65535 for v in data["x"] + data["y"])
     assert data["num_neighbours"] == min(10, len(values) - 1)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from cola_msa import map as map_lib
-from cola_msa import search
+from cola_msa.collection import index as index_lib
+from cola_msa.collection import map as collection_map
 from tests.cola_msa import browser, embedding_tables
 
 NUM_TRACKS = 60
@@ -33,7 +33,7 @@ def folder(tmp_path_factory):
             f"{p},{'cám' if n % 3 else 'loud'}\n" for n, p in enumerate(columns["path"])
         )
     )
-    data = map_lib.write_map(
+    data = collection_map.write_map(
         embeddings, root / "map.html", labels=root / "labels.csv", title="Music"
     )
     return root, data
@@ -170,9 +170,9 @@ def test_a_click_plays_and_lists_the_neighbours_of_search(page, folder, tmp_path
         )
         for button in page.find_elements("css selector", "#near button")
     ]
-    search.build(str(root / "e.npz"), str(tmp_path / "index.npz"), "cosine")
-    index = search.load_index(tmp_path / "index.npz")
-    (answer,) = search.query(index, [data["paths"][track]], 10)
+    index_lib.build(str(root / "e.npz"), str(tmp_path / "index.npz"), "cosine")
+    index = index_lib.load_index(tmp_path / "index.npz")
+    (answer,) = index_lib.query(index, [data["paths"][track]], 10)
     assert shown == [(r["path"], f"{r['score']:.4f}") for r in answer["results"]]
 
 
@@ -337,7 +337,7 @@ def test_a_phone_taps_and_pinches(folder, tmp_path):
 def test_ten_thousand_tracks_move_smoothly(tmp_path):
     columns = embedding_tables.sample_columns(10_000, dim=8)
     path = embedding_tables.write(tmp_path / "e.npz", columns)
-    map_lib.write_map(path, tmp_path / "map.html", projection="pca")
+    collection_map.write_map(path, tmp_path / "map.html", projection="pca")
     with browser.open_browser(tmp_path / "p") as driver:
         driver.get((tmp_path / "map.html").as_uri())
         driver.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})
@@ -368,7 +368,7 @@ def test_a_folder_a_track_opens_at_once_and_the_legend_grows(tmp_path):
     columns = embedding_tables.sample_columns(count, dim=4)
     columns["path"] = [f"music/album {n}/{n}.ogg" for n in range(count)]
     path = embedding_tables.write(tmp_path / "e.npz", columns)
-    map_lib.write_map(
+    collection_map.write_map(
         path, tmp_path / "map.html", projection="pca", num_clusters=0, num_neighbours=0
     )
     with browser.open_browser(tmp_path / "p") as driver:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import soundfile
 
-from cola_msa import match
 from cola_msa.collection import matching
 from cola_msa.collection.matching import MatchError, Projected
 from cola_msa.config.schema import FrontendConfig
@@ -120,14 +119,14 @@ def test_windows_are_projected_as_the_pretext_task_does(model, songs):
 
 def test_several_mixtures_give_the_matrix(model, songs):
     (songs / "b" / "broken.wav").write_bytes(b"no audio")
-    result = match.match(model, str(songs), str(songs))
+    result = matching.match(model, str(songs), str(songs))
     assert [pathlib.Path(p).name for p in result["mixtures"]] == ["mixture.wav"] * 2
     assert len(result["stems"]) == 8
     assert np.array(result["scores"], float).shape == (2, 8)
     assert result["own"]["num_queries"] == 8
     assert result["own"]["chance_top1"] == 0.5
     assert list(result["failures"]) == [str(songs / "b" / "broken.wav")]
-    assert "own stems, scores: top-1" in match.render(result, 3)
+    assert "own stems, scores: top-1" in matching.render(result, 3)
 
 
 def test_the_command_writes_a_table_and_a_picture(songs, finished_run, tmp_path):
@@ -170,7 +169,7 @@ def test_wrong_commands_are_one_line(tmp_path, mixture, stems, message):
 
 def test_a_folder_without_audio_is_named(model, tmp_path):
     with pytest.raises(MatchError, match="no audio file"):
-        match.match(model, str(tmp_path), str(tmp_path))
+        matching.match(model, str(tmp_path), str(tmp_path))
 
 
 def test_blocks_of_windows_give_the_scores_of_the_whole(monkeypatch):
@@ -247,7 +246,7 @@ def test_silent_stems_are_named_and_not_ranked(model, quiet_songs):
     root = quiet_songs
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        result = match.match(model, str(root / "song.wav"), str(root / "stems"))
+        result = matching.match(model, str(root / "song.wav"), str(root / "stems"))
     scores = {
         pathlib.Path(path).stem: score
         for path, score in zip(result["stems"], result["scores"][0], strict=True)
@@ -257,7 +256,7 @@ def test_silent_stems_are_named_and_not_ranked(model, quiet_songs):
     assert {pathlib.Path(path).stem for path in result["silent"]} == silent
     # The level rule takes loudness away: a quiet stem is a stem.
     assert scores["tone_quiet"] == pytest.approx(scores["tone"], rel=1e-3)
-    lines = match.render(result, 10).splitlines()
+    lines = matching.render(result, 10).splitlines()
     ranked = [line.split() for line in lines[2:8]]
     assert [row[0] for row in ranked] == ["1", "2", "3", "-", "-", "-"]
     assert {pathlib.Path(row[2]).stem for row in ranked[3:]} == silent
@@ -276,11 +275,11 @@ def test_a_stem_is_scored_where_it_sounds(model, quiet_songs):
 def test_a_mixture_without_sound_is_a_failure(model, quiet_songs, tmp_path):
     silent = write_sound(tmp_path / "a" / "silent.wav", np.zeros(32_000))
     with pytest.raises(MatchError, match="silent.wav: a mixture without any sound"):
-        match.match(model, str(silent), str(quiet_songs / "stems"))
+        matching.match(model, str(silent), str(quiet_songs / "stems"))
     with pytest.raises(MatchError, match="every stem is silent"):
-        match.match(model, str(quiet_songs / "song.wav"), str(silent))
+        matching.match(model, str(quiet_songs / "song.wav"), str(silent))
     (tmp_path / "a" / "song.wav").symlink_to(quiet_songs / "song.wav")
-    result = match.match(model, str(tmp_path / "a"), str(quiet_songs / "stems"))
+    result = matching.match(model, str(tmp_path / "a"), str(quiet_songs / "stems"))
     assert result["failures"] == {str(silent): "a mixture without any sound"}
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cola_msa.config.schema import SOURCES, TrainConfig
+from cola_msa.pairs import draws as draws_lib
 from cola_msa.pairs import sampler as sampler_lib
 from cola_msa.records import prepared as prepared_lib
 from tests.conftest import write_prepared
@@ -104,7 +105,7 @@ def test_windows_are_what_was_drawn(prepared, mixed):
 def test_cola_takes_both_windows_from_one_segment_of_the_mixture(prepared):
     found = sampler(prepared, source="none")
     batch = found.batch(3)
-    assert batch["is_active"].all() and (batch["source"] == sampler_lib.COLA).all()
+    assert batch["is_active"].all() and (batch["source"] == draws_lib.COLA).all()
     clip = batch["anchor"][:, 0, -1, 0]
     np.testing.assert_array_equal(clip, batch["positive"][:, 0, -1, 0])
     segment = np.floor(batch["anchor"][:, 0, 0, 0].astype(float) + 1e-3)
@@ -168,7 +169,7 @@ def test_pretraining_reads_no_clip_outside_the_filtered_split(prepared, monkeypa
 def test_too_few_segments_names_source_count_and_flag(tmp_path):
     data = prepared_lib.PreparedData(write_prepared(tmp_path / "d", {"train": 2}))
     with pytest.raises(
-        sampler_lib.PairError,
+        draws_lib.PairError,
         match=r"source vocals has \d+ eligible .* --batch_size=64",
     ):
         sampler(data, batch_size=64)
@@ -176,7 +177,7 @@ def test_too_few_segments_names_source_count_and_flag(tmp_path):
 
 def test_unknown_source_lists_those_there_are(prepared):
     with pytest.raises(
-        sampler_lib.PairError, match="no source guitar; it has vocals, drums"
+        draws_lib.PairError, match="no source guitar; it has vocals, drums"
     ):
         sampler(prepared, source="guitar")
 

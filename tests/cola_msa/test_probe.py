@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from cola_msa.evaluation.probes import features, heads, linear
-from cola_msa.evaluation.probes import windows as windows_lib
+from cola_msa.evaluation.probes import features, heads
+from cola_msa.evaluation.probes import linear as windows_lib
 from cola_msa.evaluation.tasks import MULTICLASS, MULTILABEL, get_task
 from cola_msa.records.schema import DataError
 
@@ -48,7 +48,7 @@ def make_config(task_type=MULTICLASS, hidden=(), **fields):
 
 def train(splits, config, seed=0):
     windows = windows_lib.CachedWindows(splits[0])
-    return linear.train_head(windows, splits[1], config, seed, show_progress=False)
+    return windows_lib.train_head(windows, splits[1], config, seed, show_progress=False)
 
 
 def numpy_probabilities(logits, task_type):
@@ -191,9 +191,9 @@ def test_chunks_learn_as_well(splits, monkeypatch):
 
 @pytest.mark.parametrize("task_type", [MULTILABEL, MULTICLASS])
 def test_clip_scores_are_mean_probabilities(splits, task_type, monkeypatch):
-    monkeypatch.setattr(linear, "_EVALUATION_WINDOWS", 10)
+    monkeypatch.setattr(windows_lib, "_EVALUATION_WINDOWS", 10)
     head = train(splits, make_config(task_type, max_epochs=2))
-    scores = linear.score_clips(head, splits[1])
+    scores = windows_lib.score_clips(head, splits[1])
     kernel, bias = head.model.get_weights()
     logits = np.array(splits[1].windows, np.float64) @ kernel + bias
     values = numpy_probabilities(logits, task_type)
@@ -220,7 +220,7 @@ def test_standardized_heads_do_not_see_the_features_scale(tmp_path, splits):
         return dataclasses.replace(split, files=(path,))
 
     once = windows_lib.CachedWindows(splits[0]).once(seed=0)
-    mean, variance = linear.feature_moments(once, DIM)
+    mean, variance = windows_lib.feature_moments(once, DIM)
     values = np.array(splits[0].windows, np.float64)
     np.testing.assert_allclose(mean, values.mean(0), atol=1e-4)
     np.testing.assert_allclose(variance, values.var(0), rtol=1e-3)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cola_msa.evaluation.probes import features
-from cola_msa.evaluation.probes import windows as windows_lib
+from cola_msa.evaluation.probes import linear as windows_lib
 from cola_msa.records import windows
 from cola_msa.records.schema import DataError
 from tests.cola_msa.test_embeddings import DIM, tiny_encoder, write_data

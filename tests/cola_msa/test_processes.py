@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from cola_msa.system import processes
+from cola_msa.system import locks, processes
 from tests.test_commands import ROOT
 
 _CHILD = """
@@ -68,11 +68,11 @@ def test_a_stop_asks_the_child_once_and_waits(parent, tmp_path, number):
 
 def test_a_killed_parent_leaves_no_child_and_no_lock(parent, tmp_path):
     with pytest.raises(processes.ProcessError, match="another process works there"):
-        with processes.exclusive_folder(tmp_path, 0.0):
+        with locks.exclusive_folder(tmp_path, 0.0):
             pass
     parent.kill()
     parent.wait()
     # The lock is the child's too: whoever gets it knows that the child has ended.
-    with processes.exclusive_folder(tmp_path, 30.0):
+    with locks.exclusive_folder(tmp_path, 30.0):
         assert (tmp_path / "signals").read_text() == "SIGTERM 1"
         assert (tmp_path / "ended").exists()

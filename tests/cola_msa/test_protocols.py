@@ -7,15 +7,17 @@ import functools
 import numpy as np
 import pytest
 
-from cola_msa import eval as eval_command
-from cola_msa.evaluation import judge, judge_tuned
+from cola_msa.evaluation import judge
+from cola_msa.evaluation import results as results_lib
 from cola_msa.evaluation.probes.finetune import TuneConfig, load_tuned
 from cola_msa.evaluation.probes.heads import ProbeConfig, ProbeError
 from cola_msa.evaluation.results import deviations, has_paper_scale
 from cola_msa.evaluation.setting import EvaluationConfig
 from cola_msa.evaluation.tasks import TaskError, get_task
 from cola_msa.records.schema import manifest_hash
-from cola_msa.runs import kept
+from cola_msa.runs import directory, kept
+from cola_msa.runs import info as info_lib
+from cola_msa.values import arrays
 from tests.cola_msa.report_runs import write_data
 from tests.cola_msa.test_embeddings import tiny_encoder
 from tests.cola_msa.test_eval import (
@@ -42,7 +44,7 @@ def short_heads():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ProbeConfig, "of_task", short)
         tune_config = functools.partial(TuneConfig, min_updates=3)
-        patch.setattr(judge_tuned, "TuneConfig", tune_config)
+        patch.setattr(judge, "TuneConfig", tune_config)
         yield
 
 
@@ -140,7 +142,7 @@ def test_a_share_of_the_labels(datasets, probe, protocol, tmp_path):
     assert subset["clips_per_seed"] == [6, 6]
     assert [row["train_clips"] for row in results["per_class"]] == [2, 2, 2]
     assert results["heads"][0]["train_windows"] < 24
-    assert "25 % of the labels, 6 of 24 clips" in judge.render_table(results)
+    assert "25 % of the labels, 6 of 24 clips" in results_lib.render_table(results)
     scores = np.load(tmp_path / "clip_scores.npz")["scores"]
     assert not np.array_equal(scores[0], scores[1])  # other clips
     if probe == "linear":
@@ -179,7 +181,7 @@ def test_unknown_probe_and_protocol(datasets, tmp_path):
 
 
 def evaluate_tuned(data, folder, make=make_model, mode="supervised", **options):
-    return judge_tuned.evaluate_tuned(
+    return judge.evaluate_tuned(
         make,
         "key",
         "fma",
@@ -214,7 +216,7 @@ def test_tuned_encoders_give_the_same_numbers_twice(datasets, tuned, tmp_path):
     names = {path.name for path in folder.iterdir()}
     assert {"tuned-seed-0.keras", "tuned-seed-1.keras", "results.json"} <= names
     assert not any("unfinished" in name for name in names)
-    assert "trained with the labels (supervised)" in judge.render_table(first)
+    assert "trained with the labels (supervised)" in results_lib.render_table(first)
 
 
 def test_the_protocol_decides_what_patience_watches(datasets, tmp_path):
@@ -270,7 +272,7 @@ def test_flags_that_contradict_one_another(
     encoder, finetune, rate, statistics, message
 ):
     with pytest.raises(TaskError, match=message):
-        eval_command.choose_mode(encoder, finetune, rate, statistics)
+        judge.choose_mode(encoder, finetune, rate, statistics)
 
 
 @pytest.mark.parametrize(
@@ -292,7 +294,7 @@ def test_flags_that_contradict_one_another(
     ],
 )  # fmt: skip
 def test_output_names(task, encoder, step, mode, options, statistics, expected):
-    name = eval_command.output_name(
+    name = judge.output_name(
         get_task(task), encoder, step, mode, EvaluationConfig(**options), statistics
     )
     assert name == expected
@@ -312,8 +314,8 @@ def test_the_curve_command(run_dir, datasets):  # noqa: F811
     )
     folder = run_dir / "eval"
     assert "| 25 % | 6 |" in stdout and "| 100 % | 24 |" in stdout
-    small = judge.read_results(folder / "fma-ridge-labels0.25")
-    whole = judge.read_results(folder / "fma-ridge")
+    small = results_lib.read_results(folder / "fma-ridge-labels0.25")
+    whole = results_lib.read_results(folder / "fma-ridge")
     assert (small["label_fraction"], whole["label_fraction"]) == (0.25, 1.0)
     curve = folder / "fma-ridge-label_curve"
     assert {path.suffix for path in curve.iterdir()} == {".json", ".md", ".png"}
@@ -334,7 +336,7 @@ def test_the_curve_command(run_dir, datasets):  # noqa: F811
 def test_the_command_trains_the_encoder_too(run_dir, datasets, flag, mode, name):  # noqa: F811
     options = ("--finetune_rate=0.002", "--label_fraction=0.25")  # few clips: fast
     stdout = check_command(run_dir, datasets["fma"], flag, *options)
-    results = judge.read_results(run_dir / "eval" / name)
+    results = results_lib.read_results(run_dir / "eval" / name)
     assert (results["mode"], results["tuning"]["encoder_rate"]) == (mode, 0.002)
     assert f"trained with the labels ({mode})" in stdout
     assert results["encoder"]["statistics"] is None
@@ -350,12 +352,12 @@ def test_encoder_info_names_the_separator(run_dir, tmp_path):  # noqa: F811
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "kept").symlink_to(run_dir / "kept")
-    run = kept.load_run(run_dir)
+    run = directory.load_run(run_dir)
 
     def separator(**data):
         run["data"] = {**run["data"], "data_dir": str(data_dir), **data}
-        kept.write_json(folder / "config.json", run)
-        info = eval_command.encoder_info(folder, 3, "trained")
+        arrays.write_json(folder / "config.json", run)
+        info = info_lib.encoder_info(folder, 3, "trained")
         return info.separator, info.manifest_hash
 
     good = manifest_hash(data_dir)

@@ -15,7 +15,7 @@ from cola_msa.reproduction.report.results import (
     share_of_paper,
     summarize,
 )
-from cola_msa.runs.arrays import write_json
+from cola_msa.values.arrays import write_json
 from tests.cola_msa.report_runs import (
     draw_scores,
     group_of,

@@ -149,7 +149,7 @@ def test_tags_that_the_data_lacks_are_named(report_blocks):
 
 @pytest.mark.parametrize("number", [2, 3, 4, 5])
 def test_a_figure_without_runs_says_so_and_how_to_make_it(number):
-    report_blocks = content.figures(runs.Collection(()), [number], [])
+    report_blocks = content.paper_figures(runs.Collection(()), [number], [])
     assert not any(isinstance(block, Figure) for block in report_blocks)
     assert isinstance(report_blocks[1], page.Text)
     if number != 2:
@@ -158,5 +158,5 @@ def test_a_figure_without_runs_says_so_and_how_to_make_it(number):
 
 def test_equal_results_give_equal_pictures(report_collection, report_blocks):
     first = [block.png for block in report_blocks if isinstance(block, Figure)][1:]
-    again = content.figures(report_collection, [3, 4, 5], [])
+    again = content.paper_figures(report_collection, [3, 4, 5], [])
     assert first == [block.png for block in again if isinstance(block, Figure)]

@@ -6,11 +6,11 @@ import re
 import numpy as np
 import pytest
 
-from cola_msa import report
 from cola_msa.config.published import PUBLISHED
 from cola_msa.config.strategies import STRATEGIES
+from cola_msa.reproduction.report import content as content_lib
 from cola_msa.reproduction.report import figure_data, missing, page, runs, tables
-from cola_msa.runs.arrays import write_json
+from cola_msa.values.arrays import write_json
 from tests.cola_msa.report_runs import (
     draw_scores,
     write_data,
@@ -165,7 +165,9 @@ def test_tasks_beyond_the_papers_have_a_table_of_their_own(tmp_path):
     assert ("folder", "untrained", "WA") in rows
     assert "my labels" in rows["my_task", "MSA", "PR-AUC"][0].note
     assert tables.build_others(found.runs) is None
-    headings = [b.text for b in report.build_blocks(found)[0] if hasattr(b, "text")]
+    headings = [
+        b.text for b in content_lib.build_blocks(found)[0] if hasattr(b, "text")
+    ]
     assert "Tasks beyond the paper's" in headings
 
 

@@ -9,11 +9,11 @@ from absl import flags
 from cola_msa import reproduce
 from cola_msa.config.strategies import STRATEGIES, StrategyError
 from cola_msa.reproduction import music, plan
-from cola_msa.reproduction.plan import ReproduceError, Request, Step
+from cola_msa.reproduction import run as run_lib
+from cola_msa.reproduction.plan import SCALES, ReproduceError, Request, Step
 from cola_msa.reproduction.report.commands import Command
-from cola_msa.reproduction.scales import SCALES
-from cola_msa.runs.arrays import write_json
 from cola_msa.runs.directory import describe_run
+from cola_msa.values.arrays import write_json
 from tests.cola_msa.report_runs import write_data
 from tests.test_commands import run_module
 from tests.test_packaging import flags_of
@@ -351,7 +351,7 @@ def small_plan(tmp_path, monkeypatch):
 def test_what_is_missing_runs_in_order(tmp_path, small_plan, capfd):
     asked = request("demo", (2,), output_dir=tmp_path)
     (tmp_path / "two.zip").touch()
-    reproduce.run_plan(asked)
+    run_lib.run_plan(asked)
     lines = capfd.readouterr().out.splitlines()
     titles = [line.split("] ")[1] for line in lines if line.startswith("[step")]
     assert titles == ["one", "two", "three", "the report"]
@@ -367,17 +367,17 @@ def test_a_failed_step_stops_the_plan(tmp_path, small_plan):
     small_plan[1] = Step("two", command, lambda: False)
     asked = request("demo", (2,), output_dir=tmp_path)
     with pytest.raises(ReproduceError, match="step 2 of 4, two: .* ended with code 1"):
-        reproduce.run_plan(asked)
+        run_lib.run_plan(asked)
     assert (tmp_path / "one.zip").exists() and not (tmp_path / "three.zip").exists()
 
 
 def test_a_step_without_results_is_an_error(tmp_path, small_plan):
     small_plan[0] = Step("one", small_plan[0].command, lambda: False)
     with pytest.raises(ReproduceError, match="its results are not there"):
-        reproduce.run_plan(request("demo", (2,), output_dir=tmp_path))
+        run_lib.run_plan(request("demo", (2,), output_dir=tmp_path))
 
 
 def test_a_folder_belongs_to_one_scale(tmp_path, small_plan):
-    reproduce.run_plan(request("demo", (2,), output_dir=tmp_path))
+    run_lib.run_plan(request("demo", (2,), output_dir=tmp_path))
     with pytest.raises(ReproduceError, match="a reproduction at --scale=demo"):
-        reproduce.run_plan(request("smoke", (2,), output_dir=tmp_path))
+        run_lib.run_plan(request("smoke", (2,), output_dir=tmp_path))

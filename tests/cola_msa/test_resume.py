@@ -12,11 +12,11 @@ import time
 import numpy as np
 import pytest
 
-from cola_msa.runs import arrays as arrays_lib
 from cola_msa.runs import kept as kept_lib
 from cola_msa.runs import resume
 from cola_msa.runs.scalars import read_metrics
 from cola_msa.training.trainer import Trainer
+from cola_msa.values import arrays as arrays_lib
 from tests.cola_msa.test_checkpoints import read_events
 from tests.conftest import tiny_config
 

@@ -7,8 +7,8 @@ import pytest
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
-from cola_msa.evaluation.probes import linear, ridge
-from cola_msa.evaluation.probes import windows as windows_lib
+from cola_msa.evaluation.probes import linear as windows_lib
+from cola_msa.evaluation.probes import ridge
 from cola_msa.evaluation.probes.heads import ACCURACY, LOSS, ProbeError
 from cola_msa.evaluation.tasks import MULTICLASS, MULTILABEL
 from cola_msa.records.schema import DataError
@@ -66,7 +66,7 @@ def test_outputs_are_scikit_learns(splits, task_type, strength):
     np.testing.assert_allclose(found, expected, atol=1e-9)
     error = np.square(expected - window_labels(splits[1])).mean()
     assert head.validation_loss == (pytest.approx(error),)
-    scores = linear.score_clips(head, splits[1])
+    scores = windows_lib.score_clips(head, splits[1])
     first = expected[: splits[1].clip_splits[1]].mean(axis=0)
     np.testing.assert_allclose(scores[0], first, rtol=1e-5)
 

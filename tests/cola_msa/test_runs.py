@@ -5,8 +5,9 @@ import concurrent.futures
 import numpy as np
 import pytest
 
-from cola_msa.runs import arrays, directory
-from cola_msa.runs.arrays import RunError
+from cola_msa.runs import directory
+from cola_msa.system.errors import RunError
+from cola_msa.values import arrays
 from tests.conftest import tiny_config
 
 

@@ -13,9 +13,11 @@ import pytest
 import soundfile
 import tensorflow as tf
 
-from cola_msa import export, import_weights
-from cola_msa.audio import decode, frontend, frontend_numpy
+from cola_msa.audio import decode, frontend, frontend_numpy, resample
 from cola_msa.audio.clip_windows import ClipWindows
+from cola_msa.config import schema
+from cola_msa.hub import export as export_lib
+from cola_msa.hub import released
 from cola_msa.hub.embedder import Embedder
 from tests.cola_msa.released_layout import (
     make_tensors,
@@ -68,7 +70,7 @@ def efficientnet_run(folder):
     """EfficientNetB0 with random weights and batch-norm statistics of their own."""
     tensors = make_tensors(make_variables())
     checkpoint = write_checkpoint(folder, tensors)
-    import_weights.import_weights(checkpoint, folder / "run")
+    released.import_weights(checkpoint, folder / "run")
     return folder / "run"
 
 
@@ -86,12 +88,12 @@ def folders(request, finished_run, tmp_path_factory):
     found = {"run": run_dir}
     for name in ("saved_model", "onnx", "tflite"):
         found[name] = folder / name
-        export.export_encoder(run_dir, found[name], file_format=name)
+        export_lib.export_encoder(run_dir, found[name], file_format=name)
     return found
 
 
 def waveform_of(path) -> np.ndarray:
-    return decode.to_mono(decode.decode(path), RATE)
+    return resample.to_mono(decode.decode(path), RATE)
 
 
 @functools.cache
@@ -190,7 +192,7 @@ def test_every_way_gives_the_same_on_real_music(folders, tmp_path):
 
 def largest_difference(waveform):
     """NumPy's log-mel against TensorFlow's, in double and in single precision."""
-    config = frontend.FrontendConfig()
+    config = schema.FrontendConfig()
     found = frontend_numpy.clip_windows(waveform, config)
     leveled = frontend.normalize_level(waveform, config.level)
     return tuple(
@@ -224,7 +226,7 @@ def test_gain_and_blocks_do_not_show(gain):
     song = make_song(RATE, 1).mean(1).astype(np.float32)
     expected = frontend.exact_log_mel(song).numpy()
     scaled = np.float32(gain) * song
-    with ClipWindows(frontend.FrontendConfig()) as clip:
+    with ClipWindows(schema.FrontendConfig()) as clip:
         for first in range(0, len(song), 7_777):
             clip.add(scaled[first : first + 7_777])
         clip.finish()

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from cola_msa import search
 from cola_msa.collection import index as index_lib
 from cola_msa.collection.index import SearchError, build_index, load_index
 from cola_msa.config.schema import FrontendConfig
-from cola_msa.runs.arrays import RunError
+from cola_msa.system import files
+from cola_msa.system.errors import RunError
 from tests.cola_msa import embedding_tables
 from tests.cola_msa.long_noise import LongNoise, Peak
 from tests.test_commands import run_module
@@ -23,7 +23,7 @@ from tests.test_commands import run_module
 def index(tmp_path):
     columns = embedding_tables.sample_columns()
     path = embedding_tables.write(tmp_path / "e.npz", columns)
-    search.build(str(path), str(tmp_path / "index.npz"), "cosine")
+    index_lib.build(str(path), str(tmp_path / "index.npz"), "cosine")
     return load_index(tmp_path / "index.npz")
 
 
@@ -37,7 +37,7 @@ def test_an_index_is_read_back_whole(index):
 
 
 def test_more_like_a_file_of_the_index(index):
-    (answer,) = search.query(index, ["music/album0/track 4.ogg"], 5, "sklearn")
+    (answer,) = index_lib.query(index, ["music/album0/track 4.ogg"], 5, "sklearn")
     assert answer["in_index"]
     paths = [found["path"] for found in answer["results"]]
     assert len(paths) == 5 and "music/album0/track 4.ogg" not in paths
@@ -72,7 +72,7 @@ def test_files_are_found_by_place_and_by_content(index, tmp_path, monkeypatch):
     moved = tmp_path / "moved.ogg"
     moved.write_bytes(b"sound")
     assert index_lib.find_row(table, str(moved)) is None
-    digest = index_lib.file_sha256(moved)
+    digest = files.file_sha256(moved)
     hashes = (*table.sha256[:5], digest, *table.sha256[6:])
     object.__setattr__(table, "sha256", hashes)
     assert index_lib.find_row(table, str(moved)) == 5
@@ -97,9 +97,9 @@ def test_a_new_file_needs_the_model(index, tmp_path):
     path = tmp_path / "new.wav"
     soundfile.write(path, np.zeros(16000), 16000)
     with pytest.raises(SearchError, match="--model"):
-        search.query(index, [str(path)], 3)
+        index_lib.query(index, [str(path)], 3)
     with pytest.raises(SearchError, match="neither in the index nor a file"):
-        search.query(index, ["nowhere.wav"], 3)
+        index_lib.query(index, ["nowhere.wav"], 3)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def embedded(finished_run, tmp_path_factory):
         rows.append(embedder(clip.samples, clip.rate_hz))
     columns = {
         "path": [str(root / f"{n}.wav") for n in range(3)],
-        "sha256": [index_lib.file_sha256(root / f"{n}.wav") for n in range(3)],
+        "sha256": [files.file_sha256(root / f"{n}.wav") for n in range(3)],
         "start": np.zeros(3),
         "seconds": np.full(3, 3.0),
         "embedding": np.stack(rows),
@@ -138,7 +138,7 @@ def test_a_new_file_is_embedded_as_the_collection_was(embedded, finished_run):
     copy = pathlib.Path(root / "copy.wav")
     samples, rate = soundfile.read(root / "1.wav", dtype="float32")
     soundfile.write(copy, samples, rate, subtype="FLOAT")  # the same sound, other bytes
-    (answer,) = search.query(index, [str(copy)], 3, model=str(finished_run))
+    (answer,) = index_lib.query(index, [str(copy)], 3, model=str(finished_run))
     assert not answer["in_index"]
     assert answer["results"][0]["path"].endswith("1.wav")
     assert answer["results"][0]["score"] == pytest.approx(1.0, abs=1e-5)
@@ -149,10 +149,10 @@ def test_another_encoder_is_refused(embedded, finished_run):
     index = build_index(path, "cosine")
     index.table.metadata["model_hash"] = "f" * 16
     with pytest.raises(SearchError, match="not the encoder that made the index"):
-        search.query(index, [str(root / "3.wav")], 3, model=str(finished_run))
+        index_lib.query(index, [str(root / "3.wav")], 3, model=str(finished_run))
     del index.table.metadata["model_hash"]
     with pytest.raises(SearchError, match="does not say which encoder"):
-        search.query(index, [str(root / "3.wav")], 3, model=str(finished_run))
+        index_lib.query(index, [str(root / "3.wav")], 3, model=str(finished_run))
 
 
 def test_the_command(tmp_path):
@@ -200,15 +200,15 @@ def test_files_are_looked_up_before_anything_is_built(index, tmp_path, monkeypat
     monkeypatch.setattr("cola_msa.collection.neighbours.Neighbours", Forbidden)
     known = index.table.paths[0]
     with pytest.raises(SearchError, match="nowhere.wav is neither"):
-        search.query(index, [known, "nowhere.wav"], 3, model="no/such/model")
+        index_lib.query(index, [known, "nowhere.wav"], 3, model="no/such/model")
     with pytest.raises(SearchError, match="neither in the index nor a file"):
-        search.query(index, [str(tmp_path)], 3)
+        index_lib.query(index, [str(tmp_path)], 3)
     file = tmp_path / "new.wav"
     soundfile.write(file, np.zeros(16000), 16000)
     with pytest.raises(SearchError, match="--model"):
-        search.query(index, [known, str(file)], 3)
+        index_lib.query(index, [known, str(file)], 3)
     with pytest.raises(RunError, match="does not exist"):
-        search.query(index, [known, str(file)], 3, model="no/such/model")
+        index_lib.query(index, [known, str(file)], 3, model="no/such/model")
 
 
 @pytest.mark.parametrize("hop_seconds", [None, 0.25])

@@ -8,6 +8,7 @@ from cola_msa.config import strategies
 from cola_msa.config.presets import PRESETS, get_preset
 from cola_msa.config.published import PUBLISHED
 from cola_msa.config.schema import TrainConfig
+from cola_msa.pairs import draws as draws_lib
 from cola_msa.pairs import sampler as sampler_lib
 
 
@@ -82,7 +83,7 @@ def test_source_targeted_models_see_one_source(prepared, name):
 def test_cola_takes_both_windows_from_one_segment_of_the_mixture(prepared):
     _, found = batches_of(prepared, "cola", 4)
     for batch in found:
-        assert batch["is_active"].all() and set(batch["source"]) == {sampler_lib.COLA}
+        assert batch["is_active"].all() and set(batch["source"]) == {draws_lib.COLA}
         anchor, positive = positions(batch["anchor"]), positions(batch["positive"])
         np.testing.assert_array_equal(anchor[0], positive[0])
         np.testing.assert_array_equal(anchor[1], positive[1])

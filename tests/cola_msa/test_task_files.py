@@ -5,7 +5,8 @@ import pathlib
 
 import pytest
 
-from cola_msa.evaluation.judge import evaluate, render_table
+from cola_msa.evaluation.judge import evaluate
+from cola_msa.evaluation.results import render_table
 from cola_msa.evaluation.setting import EvaluationConfig
 from cola_msa.evaluation.tasks import OTHER_TASKS, TaskError, get_task
 from cola_msa.records.prepared import PreparedData

@@ -18,8 +18,9 @@ from cola_msa.model.optimizers import build_optimizer
 from cola_msa.pairs.sampler import PairSampler
 from cola_msa.records.prepared import PreparedData
 from cola_msa.runs import kept as kept_lib
-from cola_msa.runs.directory import has_stalled
 from cola_msa.runs.scalars import read_metrics
+from cola_msa.system import errors
+from cola_msa.training.progress import has_stalled
 from cola_msa.training.trainer import Trainer, TrainingError
 from tests.conftest import tiny_config
 
@@ -125,12 +126,12 @@ def test_untrained_and_trained_encoders_differ(finished_run):
 
 
 def test_a_missing_step_lists_those_there_are(finished_run):
-    with pytest.raises(kept_lib.RunError, match="no kept checkpoint of step 3; .*4"):
+    with pytest.raises(errors.RunError, match="no kept checkpoint of step 3; .*4"):
         kept_lib.load_encoder(finished_run, 3)
 
 
 def test_another_configuration_is_refused_by_field(finished_run, prepared):
-    with pytest.raises(kept_lib.RunError, match=r"train.learning_rate: 0.001 != 0.5"):
+    with pytest.raises(errors.RunError, match=r"train.learning_rate: 0.001 != 0.5"):
         Trainer(tiny_config(learning_rate=0.5), prepared, finished_run)
 
 

@@ -12,11 +12,12 @@ import pytest
 from cola_msa.config.strategies import strategy_of
 from cola_msa.hub import pretrained
 from cola_msa.model.contrastive import ContrastiveModel
-from cola_msa.runs import kept
-from cola_msa.runs.arrays import RunError, read_arrays
+from cola_msa.runs import directory, kept
 from cola_msa.runs.info import encoder_info
+from cola_msa.system.errors import RunError
 from cola_msa.training import warm_start
 from cola_msa.training.trainer import Trainer
+from cola_msa.values.arrays import read_arrays
 from tests.cola_msa.test_resume import (
     TINY,
     assert_equal_runs,
@@ -90,7 +91,7 @@ def test_step_0_is_a_network_with_fresh_weights(warm_run, prepared):
 
 
 def test_the_run_says_where_it_came_from(warm_run, finished_run):
-    run = kept.load_run(warm_run)
+    run = directory.load_run(warm_run)
     last = kept.kept_path(finished_run)
     assert run["init"]["path"] == str(last.resolve())
     assert run["init"]["fingerprint"] == run["config"]["train"]["init_from"] != ""
@@ -98,7 +99,7 @@ def test_the_run_says_where_it_came_from(warm_run, finished_run):
     assert info.init_from == str(last.resolve())
     assert encoder_info(warm_run, "init", "trained").step == 0
     assert encoder_info(warm_run, 0, "untrained").init_from is None
-    train = kept.load_config(warm_run).train
+    train = directory.load_config(warm_run).train
     assert strategy_of(train) is None
     assert strategy_of(dataclasses.replace(train, init_from="")) is not None
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from cola_msa.runs import kept
+from cola_msa.runs import directory
 from tests.cola_msa import embedding_tables, report_runs
 from tests.cola_msa.forked import KILLED, Forks
 from tests.cola_msa.test_resume import assert_equal_runs
@@ -283,7 +283,7 @@ def test_trainings_at_once_with_different_configurations(world, tmp_path):
     ]
     (told,) = [one_error(log) for code, log in found if code]
     assert "another process trains there" in told or "another configuration" in told
-    assert kept.load_config(run_dir).train.seed == winner
+    assert directory.load_config(run_dir).train.seed == winner
     alone = tmp_path / "alone"
     commands[winner - 1] = [
         a.replace(str(run_dir), str(alone)) for a in commands[winner - 1]

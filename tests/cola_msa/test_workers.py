@@ -13,8 +13,9 @@ import time
 import numpy as np
 import pytest
 
-from cola_msa.runs import arrays, directory
+from cola_msa.training import devices
 from cola_msa.training.workers import WorkerError, parse_tf_config
+from cola_msa.values import arrays
 from tests.cola_msa.test_resume import (
     TIMEOUT_SECONDS,
     TINY,
@@ -258,4 +259,4 @@ def test_a_wrong_tf_config_is_explained(monkeypatch, text, message):
     if text is not None:
         monkeypatch.setenv("TF_CONFIG", text)
     with pytest.raises(WorkerError, match=message):
-        directory.build_strategy("multi_worker")
+        devices.build_strategy("multi_worker")

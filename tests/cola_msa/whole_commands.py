@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from cola_msa.export import listed_files
-from cola_msa.runs import arrays as arrays_lib
+from cola_msa.hub.export import listed_files
 from cola_msa.runs import kept
+from cola_msa.values import arrays as arrays_lib
 from tests.cola_msa.forked import Forks
 from tests.cola_msa.test_resume import assert_equal_runs
 

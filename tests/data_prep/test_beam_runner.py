@@ -11,13 +11,14 @@ import pytest
 from data_prep.datasets import folder
 from data_prep.datasets.base import IndexOptions
 from data_prep.pipeline import beam as beam_lib
-from data_prep.pipeline import runner, shards
-from data_prep.stems import separator
+from data_prep.pipeline import jobs, runner
+from data_prep.pipeline import plan as plan_lib
+from data_prep.stems import clip, separator
 from tests.data_prep import trees
 from tests.data_prep.test_runner import digests
 
 ROOT = pathlib.Path(__file__).parents[2]
-CONFIG = shards.PrepConfig(
+CONFIG = plan_lib.PrepConfig(
     dataset="folder", clips_per_shard=2, options=IndexOptions(split_by="clip")
 )
 IN_MEMORY = "--direct_running_mode=in_memory"
@@ -28,7 +29,7 @@ def beam():
     """The package; without the extra tests are skipped, but in CI they fail."""
     try:
         return beam_lib.import_beam()
-    except runner.PreparationError as error:
+    except jobs.PreparationError as error:
         if os.environ.get("CI") == "true":
             pytest.fail(f"CI needs the extra: {error}")
         pytest.skip(str(error))
@@ -93,8 +94,8 @@ def test_finished_shards_are_skipped_whichever_built_them(raw, local, tmp_path):
 
 def test_progress_counts_clips_and_failures(raw, tmp_path):
     found = folder.index(raw, CONFIG.options)
-    plan = shards.make_plan(found.clips, CONFIG)
-    job = runner.Job(CONFIG, plan.hash, raw, tmp_path)
+    plan = plan_lib.make_plan(found.clips, CONFIG)
+    job = jobs.Job(CONFIG, plan.hash, raw, tmp_path)
     seen: list[tuple[int, int, float]] = []
     beam_lib.run(
         job, plan.shards, 1, lambda *counts: seen.append(counts), beam_args=IN_MEMORY
@@ -103,7 +104,7 @@ def test_progress_counts_clips_and_failures(raw, tmp_path):
 
 
 def test_an_error_in_a_worker_is_one_line(raw, tmp_path, monkeypatch):
-    load = separator.load_clip
+    load = clip.load_clip
     seen = []
 
     def fail(*arguments, **keywords):
@@ -113,7 +114,7 @@ def test_an_error_in_a_worker_is_one_line(raw, tmp_path, monkeypatch):
         return load(*arguments, **keywords)
 
     monkeypatch.setattr(separator, "load_clip", fail)
-    with pytest.raises(runner.PreparationError) as error:
+    with pytest.raises(jobs.PreparationError) as error:
         prepare(raw, tmp_path, 1, IN_MEMORY)
     message = str(error.value)
     assert "the Beam pipeline failed: [Errno 28] No space left on device" in message
@@ -127,7 +128,7 @@ def test_an_error_in_a_worker_is_one_line(raw, tmp_path, monkeypatch):
 
 def test_workers_that_write_elsewhere_are_noticed(raw, tmp_path, monkeypatch):
     monkeypatch.setattr(beam_lib, "build", _build_nothing)
-    with pytest.raises(runner.PreparationError, match="do its workers see the same"):
+    with pytest.raises(jobs.PreparationError, match="do its workers see the same"):
         prepare(raw, tmp_path, 1, IN_MEMORY)
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from cola_msa.config.schema import ConfigError, FrontendConfig, from_dict, to_dict
 from data_prep.datasets.base import IndexOptions
 from data_prep.demo.config import DemoConfig
-from data_prep.pipeline.shards import PrepConfig
+from data_prep.pipeline.plan import PrepConfig
 from data_prep.separator.report import EvaluationConfig
 from data_prep.separator.tracks import SeparatorConfig
 from data_prep.stems.stream import Chunking

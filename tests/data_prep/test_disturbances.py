@@ -16,6 +16,7 @@ import pytest
 
 from data_prep.datasets import folder
 from data_prep.datasets.base import IndexOptions
+from data_prep.pipeline import plan as plan_lib
 from data_prep.pipeline import shards
 from data_prep.stems import waveforms
 from tests.data_prep import trees
@@ -34,8 +35,8 @@ def _write(root: pathlib.Path) -> list[str]:
         trees.write_wav(root / f"music/{k}.wav", trees.chirp(4, seed=k))
         trees.write_wav(root / f"stems/music/{k}/bass.wav", trees.chirp(4, seed=k))
     options = IndexOptions(split_by="clip", validation_share=0, stems_dir="stems")
-    config = shards.PrepConfig(dataset="folder", clips_per_shard=1, options=options)
-    plan = shards.make_plan(folder.index(root, options).clips, config)
+    config = plan_lib.PrepConfig(dataset="folder", clips_per_shard=1, options=options)
+    plan = plan_lib.make_plan(folder.index(root, options).clips, config)
     return [clip.path for shard in plan.shards for clip in shard.clips]
 
 

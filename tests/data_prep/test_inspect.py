@@ -18,10 +18,10 @@ from data_prep import inspect
 from data_prep.checks import pictures
 from data_prep.datasets import folder, multitrack
 from data_prep.datasets.base import IndexOptions
-from data_prep.pipeline import runner, shards
+from data_prep.pipeline import plan, runner
 from tests.data_prep import trees
 
-CONFIG = shards.PrepConfig(
+CONFIG = plan.PrepConfig(
     dataset="multitrack",
     sources=SOURCES,
     stems="folder",
@@ -130,7 +130,7 @@ def test_a_clip_that_failed_says_why(prepared, tmp_path, capsys):
 def test_data_without_stems(tmp_path, capsys):
     root = trees.write_folder(tmp_path / "$raw$")
     output = tmp_path / "out"
-    config = shards.PrepConfig(dataset="folder")
+    config = plan.PrepConfig(dataset="folder")
     runner.prepare(folder.DATASET, config, root, output, show_progress=False)
     assert run(output, tmp_path / "x.png") == 1
     assert "this data has no stems" in capsys.readouterr().err

@@ -6,10 +6,10 @@ import shutil
 
 import pytest
 
-from cola_msa.audio import decode
+from cola_msa.audio import errors
 from cola_msa.config.schema import FrontendConfig
 from data_prep.datasets import base
-from data_prep.stems import separator
+from data_prep.stems import clip as clip_lib
 from tests.cola_msa import test_audio_files
 from tests.data_prep import test_datasets, trees
 
@@ -138,7 +138,7 @@ def test_stems_beside_the_mixtures_have_any_case(tmp_path, names, expected):
         trees.write_wav(tmp_path / "stems" / "a" / name, trees.chirp(2))
     clip = base.Clip("a", "a.wav", "train", "a", wants_stems=True)
     sources = ("vocals", "drums")
-    stems = separator.load_clip(
+    stems = clip_lib.load_clip(
         clip, sources, FrontendConfig(), tmp_path, stems_dir="stems"
     )[1]
     assert sorted(stems) == expected
@@ -156,7 +156,7 @@ def test_a_folder_of_stems_without_permission_fails_its_clip(tmp_path, monkeypat
 
     monkeypatch.setattr(os, "listdir", refuse)
     clip = base.Clip("a", "a.wav", "train", "a", wants_stems=True)
-    with pytest.raises(decode.StemError, match="cannot be read: Permission denied"):
-        separator.load_clip(
+    with pytest.raises(errors.StemError, match="cannot be read: Permission denied"):
+        clip_lib.load_clip(
             clip, ("vocals",), FrontendConfig(), tmp_path, stems_dir="stems"
         )

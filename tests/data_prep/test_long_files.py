@@ -10,11 +10,12 @@ import soundfile
 from absl import flags
 
 from cola_msa.audio import decode
+from cola_msa.config import schema
 from cola_msa.config.schema import FrontendConfig
 from data_prep import separate
 from data_prep.datasets import folder, mtat
 from data_prep.datasets.base import Clip, IndexOptions
-from data_prep.pipeline import processes, runner, segments, shards
+from data_prep.pipeline import plan, processes, runner, segments
 from data_prep.pipeline.progress import Progress
 from data_prep.stems import separator as separator_lib
 from data_prep.stems.stream import ChunkedSeparation, Chunking
@@ -93,7 +94,7 @@ def test_a_waveform_in_a_file_is_one_in_memory(monkeypatch):
 
 def test_groups_of_segments_give_what_one_group_gives(monkeypatch):
     clip = Clip("id", "path", "train", "song")
-    config = shards.PrepConfig(sources=("bass",))
+    config = plan.PrepConfig(sources=("bass",))
     found = []
     for size in (64, 2):
         monkeypatch.setattr(segments, "_GROUP_SEGMENTS", size)
@@ -107,7 +108,7 @@ def test_groups_of_segments_give_what_one_group_gives(monkeypatch):
 
 
 def _prepare(root, output, weights_dir, stems_cache=None):
-    config = shards.PrepConfig(
+    config = plan.PrepConfig(
         dataset="mtat",
         frontend=FrontendConfig(),
         sources=("vocals", "drums", "bass", "other"),
@@ -169,9 +170,9 @@ def test_failures_of_separation_are_counted(openunmix, weights_dir, tmp_path, ca
 
 
 def test_chunking_is_part_of_the_configuration():
-    config = shards.PrepConfig()
+    config = plan.PrepConfig()
     other = dataclasses.replace(config, chunking=Chunking(chunk_windows=4))
-    assert shards.config_hash(config) != shards.config_hash(other)
+    assert schema.config_hash(config) != schema.config_hash(other)
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
@@ -192,7 +193,7 @@ def test_the_bar_moves_within_a_long_file(
 
     monkeypatch.setattr(Progress, "advance", record)
     monkeypatch.setattr(processes, "_POLL_SECONDS", 0.01)
-    config = shards.PrepConfig(
+    config = plan.PrepConfig(
         dataset="folder",
         sources=("vocals", "drums", "bass", "other"),
         stems="separator",

@@ -17,12 +17,13 @@ from cola_msa.audio import decode
 from cola_msa.records import index as index_lib
 from data_prep.datasets import folder
 from data_prep.datasets.base import DatasetError, IndexOptions
-from data_prep.pipeline import manifest, runner, shards
-from data_prep.stems import separator
+from data_prep.pipeline import jobs, manifest, runner
+from data_prep.pipeline import plan as plan_lib
+from data_prep.stems import clip, separator
 from tests.data_prep import trees
 
 ROOT = pathlib.Path(__file__).parents[2]
-CONFIG = shards.PrepConfig(
+CONFIG = plan_lib.PrepConfig(
     dataset="folder", clips_per_shard=5, options=IndexOptions(split_by="clip")
 )
 
@@ -129,7 +130,7 @@ def test_a_finished_output_is_reused(many_clips, undisturbed, monkeypatch):
 def test_a_damaged_manifest_is_written_anew(tmp_path, content):
     trees.write_folder(tmp_path / "raw")
     output = tmp_path / "out"
-    config = shards.PrepConfig(dataset="folder")
+    config = plan_lib.PrepConfig(dataset="folder")
     _prepare(tmp_path / "raw", output, config)
     path, before = output / "manifest.json", digests(output)
     if isinstance(content, bytes):
@@ -165,14 +166,14 @@ def test_a_damaged_state_is_one_line(tmp_path, content):
     trees.write_folder(tmp_path / "raw")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "preparation.json").write_bytes(content)
-    with pytest.raises(runner.PreparationError, match=r"preparation\.json: damaged"):
-        _prepare(tmp_path / "raw", tmp_path / "out", shards.PrepConfig("folder"))
+    with pytest.raises(jobs.PreparationError, match=r"preparation\.json: damaged"):
+        _prepare(tmp_path / "raw", tmp_path / "out", plan_lib.PrepConfig("folder"))
 
 
 def test_a_changed_index_of_a_shard_is_built_again(tmp_path):
     trees.write_folder(tmp_path / "raw")
     output = tmp_path / "out"
-    config = shards.PrepConfig(dataset="folder")
+    config = plan_lib.PrepConfig(dataset="folder")
     _prepare(tmp_path / "raw", output, config)
     before = digests(output)
     path = next(output.glob("*.idx.npz"))
@@ -215,7 +216,7 @@ def test_a_damaged_sidecar_or_missing_index_is_built_again(tmp_path: pathlib.Pat
 )
 def test_another_configuration_is_refused(many_clips, undisturbed, change, message):
     before = digests(undisturbed)
-    with pytest.raises(runner.PreparationError, match="another configuration") as error:
+    with pytest.raises(jobs.PreparationError, match="another configuration") as error:
         _prepare(many_clips, undisturbed, dataclasses.replace(CONFIG, **change))
     assert message in str(error.value)
     assert digests(undisturbed) == before
@@ -225,7 +226,7 @@ def test_a_changed_dataset_is_refused(tmp_path: pathlib.Path):
     root = trees.write_folder(tmp_path / "raw")
     _prepare(root, tmp_path / "out")
     trees.write_wav(root / "x" / "new.wav", trees.chirp(2))
-    with pytest.raises(runner.PreparationError, match="4 clips then, 5 now"):
+    with pytest.raises(jobs.PreparationError, match="4 clips then, 5 now"):
         _prepare(root, tmp_path / "out")
 
 
@@ -233,7 +234,7 @@ def test_shards_of_unknown_origin_are_refused(tmp_path: pathlib.Path):
     root = trees.write_folder(tmp_path / "raw")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "train-00000-of-00001.tfrecord").write_bytes(b"")
-    with pytest.raises(runner.PreparationError, match="unknown origin"):
+    with pytest.raises(jobs.PreparationError, match="unknown origin"):
         _prepare(root, tmp_path / "out")
 
 
@@ -242,13 +243,13 @@ def test_a_second_run_at_a_time_is_refused(tmp_path: pathlib.Path):
     (tmp_path / "out").mkdir()
     with open(tmp_path / "out" / ".lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(runner.PreparationError, match="another preparation"):
+        with pytest.raises(jobs.PreparationError, match="another preparation"):
             _prepare(root, tmp_path / "out")
 
 
 def test_ctrl_c_leaves_no_half_written_shard(tmp_path, monkeypatch):
     root = trees.write_folder(tmp_path / "raw")
-    load = separator.load_clip
+    load = clip.load_clip
     seen = []
 
     def interrupt(*arguments, **keywords):
@@ -280,7 +281,7 @@ def test_manifest_is_plain_json_without_machine_paths(undisturbed, many_clips):
 
 def test_a_vanished_dataset_stops_the_run(tmp_path, monkeypatch):
     root = trees.write_folder(tmp_path / "raw")
-    load = separator.load_clip
+    load = clip.load_clip
 
     def vanish(*arguments, **keywords):
         if root.exists():
@@ -298,7 +299,7 @@ def test_shards_of_different_weights_are_not_joined(tmp_path: pathlib.Path):
     output = tmp_path / "out"
     _prepare(root, output)
     config = dataclasses.replace(CONFIG, sources=("bass",), stems="separator")
-    plan = shards.make_plan(folder.index(root, config.options).clips, config)
+    plan = plan_lib.make_plan(folder.index(root, config.options).clips, config)
     for number, path in enumerate(sorted(output.glob("*-of-*.json"))):
         sidecar = json.loads(path.read_text()) | {"weights_sha256": str(number)}
         sidecar["stem_correlation"] = {"bass": [0.5, 1]}

@@ -10,12 +10,12 @@ import sys
 import numpy as np
 import pytest
 
-from cola_msa.audio import decode
+from cola_msa.audio import decode, resample
 from cola_msa.records import prepared as prepared_lib
-from data_prep.datasets import mtat
-from data_prep.pipeline import cli, segments
+from data_prep.datasets import base, mtat
+from data_prep.pipeline import segments
 from data_prep.stems import separator as separator_lib
-from data_prep.stems import waveforms
+from data_prep.stems import waveforms, weights
 from data_prep.stems.waveforms import Waveform
 from tests.data_prep import trees
 from tests.data_prep.test_datasets import execute
@@ -40,7 +40,7 @@ def test_random_masks_give_stems_that_sum_to_the_mixture(random_separator, chann
     decoded = decode.Audio(samples, 16000)
     stems = random_separator.separate(decoded, 16000)
     assert tuple(stems) == SOURCES
-    mixture = decode.to_mono(decoded, 16000)
+    mixture = resample.to_mono(decoded, 16000)
     assert all(stem.dtype == np.float32 for stem in stems.values())
     assert all(abs(len(stem) - len(mixture)) <= 1 for stem in stems.values())
     total = np.sum([stem[:31000] for stem in stems.values()], 0)
@@ -107,9 +107,7 @@ def test_damaged_weights_are_named(
         torch.save(state | {"payload": _Payload()}, named)
     else:
         named.write_text('{"sample_rate": 44100.0}')
-    with pytest.raises(
-        separator_lib.SeparatorError, match=re.escape(str(named))
-    ) as error:
+    with pytest.raises(weights.SeparatorError, match=re.escape(str(named))) as error:
         _load(path)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "payload_ran").exists()
@@ -129,7 +127,7 @@ def test_a_folder_that_misses_a_target_names_the_file(
         file.unlink()
     named = path / ("bass.pth" if lost == "bass.pth" else "bass.json")
     message = f"{re.escape(str(named))} is missing"
-    with pytest.raises(separator_lib.SeparatorError, match=message):
+    with pytest.raises(weights.SeparatorError, match=message):
         separator_lib.separator_sources("weights", path)
 
 
@@ -182,9 +180,7 @@ def test_downloaded_weights_are_loaded_with_weights_only(
         networks = loaded[0].target_models.values()
         assert all(network.output_scale.equal(scale) for network in networks)
     else:
-        with pytest.raises(
-            separator_lib.SeparatorError, match="weights of umxhq"
-        ) as error:
+        with pytest.raises(weights.SeparatorError, match="weights of umxhq") as error:
             separator_lib.Separator("umxhq", tmp_path, 1, 0)
         assert "\n" not in str(error.value)
     assert not (tmp_path / "payload_ran").exists()
@@ -196,7 +192,7 @@ def test_a_missing_extra_names_the_command(monkeypatch, module):
     if module == "openunmix":
         pytest.importorskip("torch")
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(separator_lib.SeparatorError) as error:
+    with pytest.raises(weights.SeparatorError) as error:
         separator_lib.Separator("random", pathlib.Path("random"), 1, 0)
     assert "pip install 'cola_msa[separation]'" in str(error.value)
 
@@ -241,7 +237,7 @@ def test_random_masks_are_recorded_and_reproducible(openunmix, tmp_path, capsys)
     separator = separator_lib.Separator("random", tmp_path, 1, seed=3)
     assert described[0]["weights_sha256"] == separator.weights_sha256
     decoded = decode.decode(next((root / "c").glob("*.mp3")))
-    mixture = decode.to_mono(decoded, 16000)
+    mixture = resample.to_mono(decoded, 16000)
     expected = {}
     for source, stem in separator.separate(decoded, 16000).items():
         stem = np.pad(stem, (0, 9))[: len(mixture)]
@@ -258,10 +254,10 @@ def test_random_masks_are_recorded_and_reproducible(openunmix, tmp_path, capsys)
 def _compare_with_direct_separation(weights_dir, root, data) -> None:
     separator = _load(weights_dir)
     index = data.index("validation")
-    found = mtat.index(root, cli.IndexOptions()).clips
+    found = mtat.index(root, base.IndexOptions()).clips
     clip = next(c for c in found if c.split == "validation")
     decoded = decode.decode(root / clip.path)
-    num_samples = len(decode.to_mono(decoded, 16000))
+    num_samples = len(resample.to_mono(decoded, 16000))
     for k, stem in enumerate(separator.separate(decoded, 16000).values()):
         stem = Waveform(np.pad(stem, (0, 9))[:num_samples]).quantize().read()
         mel = segments.stored_log_mel(stem, data.frontend)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from cola_msa.audio import decode
+from cola_msa.audio import errors
 from cola_msa.config.schema import SOURCES
 from data_prep.datasets.base import DatasetError, IndexOptions
 from data_prep.separator import chunks
@@ -146,7 +146,7 @@ def test_a_damaged_file_is_named(tmp_path, content, read):
         path.write_text("no audio")
     else:
         trees.write_wav(path, np.full(4000, np.nan, np.float32), RATE_HZ)
-    with pytest.raises(decode.AudioError, match="bass.wav"):
+    with pytest.raises(errors.AudioError, match="bass.wav"):
         read(path)
 
 

@@ -5,10 +5,11 @@ import pathlib
 import numpy as np
 import pytest
 
-from cola_msa.audio import decode
+from cola_msa.audio import errors
 from cola_msa.config.schema import FrontendConfig, config_hash
 from cola_msa.records import index as index_lib
 from data_prep.datasets.base import Clip, IndexOptions
+from data_prep.pipeline import plan as plan_lib
 from data_prep.pipeline import segments, shards
 from data_prep.remote import inputs
 from data_prep.stems.waveforms import Waveform
@@ -73,7 +74,7 @@ def test_gate_equals_a_plain_loop(seed: int):
     # Levels that change in the middle of segments, on both sides of the threshold.
     for start in range(0, len(stem), 20000):
         stem[start : start + 20000] *= random.choice([0, 0.005, 0.0125, 0.03])
-    config = shards.PrepConfig()
+    config = plan_lib.PrepConfig()
     num_frames = config.frontend.num_frames(len(stem))
     for first, count, _ in segments.segment_bounds(num_frames, 392):
         total = 0.0
@@ -93,7 +94,7 @@ def test_records_of_one_clip():
         "other": trees.chirp(10, seed=2, level=0.2),
     }
     clip = Clip("id", "path", "train", "song", (1, 3))
-    config = shards.PrepConfig(sources=SOURCES)
+    config = plan_lib.PrepConfig(sources=SOURCES)
     waves = {source: Waveform(stem) for source, stem in stems.items()}
     found = list(segments.clip_segments(clip, Waveform(mixture), waves, config))
     assert [s.is_tail for s in found] == [False, False, True]
@@ -117,10 +118,10 @@ def test_records_of_one_clip():
 
 def test_short_clip_is_one_segment_and_a_shorter_one_fails():
     clip = Clip("id", "path", "train", "song")
-    config = shards.PrepConfig()
+    config = plan_lib.PrepConfig()
     found = list(segments.clip_segments(clip, Waveform(trees.chirp(2)), {}, config))
     assert [(len(s.mixture), s.is_tail) for s in found] == [(198, False)]
-    with pytest.raises(decode.TooShortError):
+    with pytest.raises(errors.TooShortError):
         segments.clip_segments(clip, Waveform(trees.chirp(0.2)), {}, config)
 
 
@@ -133,8 +134,8 @@ def _clips(num_clips: int, split: str = "train") -> list[Clip]:
 
 def test_plan_mixes_folders_and_does_not_depend_on_order():
     clips = _clips(100)
-    config = shards.PrepConfig(clips_per_shard=20)
-    plan = shards.make_plan(clips, config)
+    config = plan_lib.PrepConfig(clips_per_shard=20)
+    plan = plan_lib.make_plan(clips, config)
     assert [s.name for s in plan.shards] == [
         f"train-{k:05d}-of-00005.tfrecord" for k in range(5)
     ]
@@ -142,14 +143,14 @@ def test_plan_mixes_folders_and_does_not_depend_on_order():
         c.clip_id for c in clips
     ]
     assert all(len({c.group for c in s.clips}) >= 5 for s in plan.shards)
-    assert shards.make_plan(clips[::-1], config).hash == plan.hash
+    assert plan_lib.make_plan(clips[::-1], config).hash == plan.hash
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_ordered_metadata_gives_no_ordered_shards(seed: int):
     options = IndexOptions(seed=seed)
-    config = shards.PrepConfig(clips_per_shard=25, options=options)
-    plan = shards.make_plan(_clips(200), config)
+    config = plan_lib.PrepConfig(clips_per_shard=25, options=options)
+    plan = plan_lib.make_plan(_clips(200), config)
     # Of 20 folders of ten clips each, in the order of the metadata.
     number_of = {clip.clip_id: k for k, clip in enumerate(_clips(200))}
     order = [number_of[c.clip_id] for shard in plan.shards for c in shard.clips]
@@ -164,13 +165,13 @@ def test_ordered_metadata_gives_no_ordered_shards(seed: int):
     ("num_clips", "expected"), [(1, 1), (20, 3), (64, 8), (320, 8), (2000, 32)]
 )
 def test_default_number_of_shards(num_clips: int, expected: int):
-    plan = shards.make_plan(_clips(num_clips), shards.PrepConfig())
+    plan = plan_lib.make_plan(_clips(num_clips), plan_lib.PrepConfig())
     assert len(plan.shards) == expected
 
 
 def test_two_clips_with_one_id():
     twins = [Clip("a", "y.wav", "train", ""), Clip("a", "x.wav", "test", "")]
-    plan = shards.make_plan(twins, shards.PrepConfig())
+    plan = plan_lib.make_plan(twins, plan_lib.PrepConfig())
     assert [c.path for s in plan.shards for c in s.clips] == ["x.wav"]
     assert [(f.path, f.reason) for f in plan.failures] == [
         ("y.wav", "its clip id is also x.wav's")
@@ -184,8 +185,8 @@ def test_a_shard_reads_back_with_its_sidecar(tmp_path: pathlib.Path):
         trees.write_wav(tmp_path / f"{k}.wav", waveform)
         clips.append(Clip(str(k), f"{k}.wav", "train", "g", (k,)))
     clips.append(Clip("gone", "gone.wav", "train", "g"))
-    config = shards.PrepConfig(clips_per_shard=9)
-    plan = shards.make_plan(clips, config)
+    config = plan_lib.PrepConfig(clips_per_shard=9)
+    plan = plan_lib.make_plan(clips, config)
     sidecar = shards.build_shard(
         plan.shards[0], plan.hash, config, inputs.Inputs(tmp_path), tmp_path
     )

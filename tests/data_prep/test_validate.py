@@ -10,7 +10,7 @@ import soundfile
 from absl import flags
 
 from data_prep import validate
-from data_prep.datasets import fma, mtat, nsynth
+from data_prep.datasets import base, fma, mtat, nsynth
 from data_prep.datasets.base import DatasetError
 from tests.data_prep import trees
 
@@ -228,7 +228,7 @@ def test_the_published_metadata_with_other_counts_is_refused(tmp_path, monkeypat
     assert check("mtat", root) == 0
     with pytest.raises(DatasetError, match="counts differ"):
         monkeypatch.setattr(mtat, "_REAL_COUNTS", {"train": 3})
-        mtat.index(root, mtat.IndexOptions())
+        mtat.index(root, base.IndexOptions())
 
 
 @pytest.mark.parametrize("name", NAMES)

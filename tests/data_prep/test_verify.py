@@ -16,11 +16,12 @@ from data_prep import verify
 from data_prep.checks import prepared, shard
 from data_prep.datasets import multitrack
 from data_prep.datasets.base import IndexOptions
+from data_prep.pipeline import plan as plan_lib
 from data_prep.pipeline import runner, segments, shards
 from data_prep.remote import inputs
 from tests.data_prep import trees
 
-CONFIG = shards.PrepConfig(
+CONFIG = plan_lib.PrepConfig(
     dataset="multitrack",
     sources=SOURCES,
     stems="folder",
@@ -168,8 +169,8 @@ def test_a_shard_of_another_configuration(data_dir, tmp_path):
     raw = tmp_path / "raw"
     trees.write_stems(raw, tuple(f"song{k}" for k in range(6)), 5.0, 16000)
     found = multitrack.index(raw, CONFIG.options)
-    other = shards.PrepConfig(**{**vars(CONFIG), "silence_threshold": 0.5})
-    plan = shards.make_plan(found.clips, other)
+    other = plan_lib.PrepConfig(**{**vars(CONFIG), "silence_threshold": 0.5})
+    plan = plan_lib.make_plan(found.clips, other)
     shards.build_shard(plan.shards[0], plan.hash, other, inputs.Inputs(raw), data_dir)
     name = plan.shards[0].name
     assert "made with another configuration" in problems(data_dir)[name]
@@ -234,7 +235,7 @@ def test_class_totals(tmp_path):
     root = trees.write_nsynth(tmp_path / "raw")
     from data_prep.datasets import nsynth
 
-    config = shards.PrepConfig(dataset="nsynth")
+    config = plan_lib.PrepConfig(dataset="nsynth")
     output = tmp_path / "out"
     runner.prepare(nsynth.DATASET, config, root, output, show_progress=False)
     assert problems(output) == {}
@@ -260,7 +261,7 @@ def rewrite(data_dir: pathlib.Path, change) -> str:
     segments = change(segments)
     digests: dict[str, str] = {}
     index_lib.write_shard(path, segments, SOURCES, frontend_hash, digests.update)
-    edit(shards.sidecar_path(path), lambda content: content.update(digests))
+    edit(plan_lib.sidecar_path(path), lambda content: content.update(digests))
 
     def change_manifest(content):
         content["splits"]["train"]["shard_sha256"][0] = digests["sha256"]

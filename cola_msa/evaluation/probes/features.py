@@ -23,10 +23,11 @@ from absl import logging
 
 from cola_msa.model.folding import fold_batch_normalization
 from cola_msa.records.prepared import PreparedData
-from cola_msa.records.reader import fixed_bounds, open_windows, progress_bar
+from cola_msa.records.reader import fixed_bounds, open_windows
 from cola_msa.records.schema import DataError
 from cola_msa.records.windows import plan_windows
 from cola_msa.system import files
+from cola_msa.system.console import progress_bar
 from cola_msa.system.errors import FileError
 from cola_msa.values.reading import open_regular, read_json
 

@@ -36,13 +36,9 @@ from cola_msa.evaluation.probes.heads import (
 from cola_msa.evaluation.tasks import MULTILABEL
 from cola_msa.model.contrastive import ContrastiveModel
 from cola_msa.model.statistics import StatisticsEstimator
-from cola_msa.records.reader import (
-    even_bounds,
-    fixed_bounds,
-    open_windows,
-    progress_bar,
-)
+from cola_msa.records.reader import even_bounds, fixed_bounds, open_windows
 from cola_msa.records.windows import Draw, Segments, WindowPlan
+from cola_msa.system.console import progress_bar
 from cola_msa.system.files import temporary_folder, written_path
 from cola_msa.values.fields import check_fields, within
 

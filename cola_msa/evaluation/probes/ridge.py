@@ -16,10 +16,10 @@ from absl import logging
 
 from cola_msa.evaluation.probes.features import EmbeddedSplit
 from cola_msa.evaluation.probes.heads import LOSS, ProbeError
-from cola_msa.evaluation.probes.windows import CachedWindows, TrainingWindows
+from cola_msa.evaluation.probes.linear import CachedWindows, TrainingWindows
 from cola_msa.evaluation.tasks import MULTILABEL
-from cola_msa.records.reader import progress_bar
 from cola_msa.records.schema import DataError
+from cola_msa.system.console import progress_bar
 
 # Penalties as multiples of the number of windows: what scikit-learn calls alpha is
 # strength x windows.

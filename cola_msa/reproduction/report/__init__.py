@@ -1,2 +1,1 @@
-"""Runs and results to tables, figures and a page, and to the commands missing.
-"""
+"""Runs and results to tables, figures and a page, and to the commands missing."""

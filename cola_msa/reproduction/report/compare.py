@@ -300,3 +300,36 @@ def difference_table(
     resamples = differences[0].num_resamples if differences else 0
     caption = f"Paired bootstrap over the test clips, {resamples:,} resamples"
     return Table(caption, header, rows)
+
+
+def parse_numbers(name: str, values: Sequence[str], known: Sequence[int]) -> list[int]:
+    """Turns a list flag into numbers.
+
+    Raises:
+        ReportError: If one of them is not known.
+    """
+    wrong = [value for value in values if value not in map(str, known)]
+    if wrong:
+        raise ReportError(
+            f"--{name} takes {', '.join(map(str, known))}, not {', '.join(wrong)}"
+        )
+    return sorted({int(value) for value in values})
+
+
+def parse_sides(given: Sequence[str], rest: Sequence[str]) -> list[str]:
+    """The two sides of `--compare A B` or `--compare=A,B`; [] without the flag.
+
+    Raises:
+        ReportError: If there are not two, or arguments are left over.
+    """
+    if not given:
+        if rest:
+            raise ReportError(f"unknown argument {rest[0]}; flags begin with --")
+        return []
+    sides = [*given, *rest]
+    if len(sides) != 2:
+        raise ReportError(
+            f"--compare takes two runs or folders of results, not {len(sides)}: "
+            f"{', '.join(sides)}"
+        )
+    return sides

@@ -8,7 +8,7 @@ from cola_msa.config.published import PAPER_PAIRS
 from cola_msa.config.schema import SOURCES
 from cola_msa.config.strategies import STRATEGIES
 from cola_msa.evaluation.tasks import PAPER_CLIPS, SCORE_TITLES
-from cola_msa.reproduction.report import compare, figure_data, tables
+from cola_msa.reproduction.report import compare, figure_data, results, tables
 from cola_msa.reproduction.report import figures as figures_lib
 from cola_msa.reproduction.report import missing as missing_lib
 from cola_msa.reproduction.report.commands import join_text
@@ -23,6 +23,7 @@ from cola_msa.reproduction.report.page import (
     Heading,
     Table,
     Text,
+    render_text,
 )
 from cola_msa.reproduction.report.runs import Collection
 
@@ -46,7 +47,7 @@ def introduction(collection: Collection) -> list[Block]:
                 f"The paper trains on {PAPER_PAIRS:,} pairs of MagnaTagATune's "
                 f"{PAPER_CLIPS['mtat'][0]:,} training clips. The longest run "
                 f"here saw {largest:,} pairs, "
-                f"{tables.share_of_paper(largest)}.",
+                f"{results.share_of_paper(largest)}.",
                 "Below a score stand its 95 % bootstrap interval over the test clips, "
                 "the number of test clips, and the spread: over runs with different "
                 "seeds where there are several (the score is then their mean), else "
@@ -309,7 +310,7 @@ def runs_and_others(collection: Collection) -> list[Block]:
     return blocks
 
 
-def figures(
+def paper_figures(
     collection: Collection, numbers: Sequence[int], data_dirs: Sequence[str]
 ) -> list[Block]:
     """The paper's figures that are asked for."""
@@ -321,3 +322,36 @@ def figures(
         else:
             blocks += makers[number](collection)
     return blocks
+
+
+def build_blocks(
+    collection: Collection,
+    sides: Sequence[compare.Side] = (),
+    tables: Sequence[int] = TABLES,
+    figures: Sequence[int] = FIGURES,
+    data_dirs: Sequence[str] = (),
+    num_resamples: int = compare.NUM_RESAMPLES,
+) -> tuple[list[Block], str]:
+    """The report's content, and the comparison as text for a terminal.
+
+    Args:
+        collection: Runs and results.
+        sides: Two, or none.
+        tables: The paper's tables to show.
+        figures: The paper's figures to show.
+        data_dirs: Further prepared folders for figure 2.
+        num_resamples: For the comparison.
+    """
+    blocks, text = introduction(collection), ""
+    if sides:
+        first, second = sides
+        found = compare.compare(first, second, num_resamples)
+        blocks += comparison(first, second, found)
+        lines = [compare.verdict(d, first.name, second.name) for d in found]
+        lines += compare.remarks(first, second)
+        table = compare.difference_table(found, first.name, second.name)
+        text = "\n".join([render_text(table), "", *lines])
+    blocks += paper_tables(collection, tables)
+    blocks += paper_figures(collection, figures, data_dirs)
+    blocks += runs_and_others(collection)
+    return blocks, text

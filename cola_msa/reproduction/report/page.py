@@ -8,8 +8,8 @@ import pathlib
 import re
 from collections.abc import Sequence
 
-from cola_msa.runs.arrays import write_bytes
 from cola_msa.system import folders
+from cola_msa.values.arrays import write_bytes
 from cola_msa.values.markdown import plain
 
 PAGE_NAME, TEXT_NAME = "report.html", "report.md"

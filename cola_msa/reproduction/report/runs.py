@@ -26,7 +26,7 @@ from cola_msa.reproduction.report.results import (
     read_result,
     summarize,
 )
-from cola_msa.runs import kept
+from cola_msa.runs import directory, kept
 from cola_msa.system.errors import UserError
 
 # Fields of TrainConfig that do not change what is learned, and those of a strategy.
@@ -296,8 +296,8 @@ def collect(run_dirs: Iterable[pathlib.Path]) -> Collection:
 
 
 def _read_run(run_dir: pathlib.Path, problems: list[str]) -> Run:
-    description = kept.load_run(run_dir)
-    done_path = run_dir / kept.DONE_NAME
+    description = directory.load_run(run_dir)
+    done_path = run_dir / directory.DONE_NAME
     return Run(
         run_dir=run_dir,
         config=from_dict(Config, description["config"]),

@@ -6,7 +6,7 @@ from cola_msa.config.published import PAPER_PAIRS, PAPER_UPDATES
 from cola_msa.config.published import PUBLISHED as PUBLISHED_TABLES
 from cola_msa.config.strategies import STRATEGIES, Strategy
 from cola_msa.evaluation.tasks import PAPER_CLIPS, SCORE_TITLES, TASKS
-from cola_msa.reproduction.report import missing
+from cola_msa.reproduction.report import commands, missing
 from cola_msa.reproduction.report.page import MEASURED, MISSING, PUBLISHED, Cell, Table
 from cola_msa.reproduction.report.results import (
     Result,
@@ -202,7 +202,7 @@ def _first_cell(result: Result | None, name: str) -> Cell:
 
 def missing_of(
     number: int, collection: Collection
-) -> list[tuple[str, list[missing.Command]]]:
+) -> list[tuple[str, list[commands.Command]]]:
     """What a table lacks: titles, and the commands that make it."""
     wanted = [s for s in strategies_of(number).values() if s is not None]
     found = missing.find(collection, wanted, tuple(TASKS))

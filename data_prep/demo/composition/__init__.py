@@ -1,2 +1,1 @@
-"""A seed to notes of a song.
-"""
+"""A seed to notes of a song."""

@@ -1,2 +1,1 @@
-"""Notes to sound.
-"""
+"""Notes to sound."""

@@ -1,2 +1,1 @@
-"""Songs to files in the data sets' layouts.
-"""
+"""Songs to files in the data sets' layouts."""

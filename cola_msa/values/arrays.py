@@ -17,7 +17,7 @@ from typing import IO, Any
 import numpy as np
 
 from cola_msa.system import files
-from cola_msa.system.errors import UserError
+from cola_msa.system.errors import RunError
 from cola_msa.values.reading import open_regular
 
 STATE = "state"  # name of the array that holds JSON
@@ -40,10 +40,6 @@ _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
-
-
-class RunError(UserError):
-    """A run directory that cannot be used; the message says why and what to do."""
 
 
 def write_bytes(path: str | os.PathLike, content: bytes) -> None:

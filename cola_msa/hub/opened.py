@@ -1,0 +1,95 @@
+"""An encoder that was opened, whatever held it."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from cola_msa.config.schema import FrontendConfig
+from cola_msa.model.folding import fold_batch_normalization
+from cola_msa.model.matcher import Matcher
+from cola_msa.system.errors import UserError
+
+KINDS = ("run", "pretrained", "export")
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenedModel:
+    """An encoder and what belongs to it, wherever it came from.
+
+    Attributes:
+        kind: `run`, `pretrained` or `export`.
+        path: The folder.
+        encoder: float32 [n, frames, num_mels, 1] -> [n, dim], in inference mode: a
+            keras.Model (call it with training=False), or for an export a function.
+        dim: Values of an embedding (1280).
+        frontend: Front end of its training data; `frontend.level` is its level rule.
+        key: 16 hexadecimal digits that stand for the encoder's weights: the same for
+            a run, and for the pretrained folder and the export made of it.
+        description: One line for logs and titles.
+        details: What its config.json or metadata.json says: `config`, `data`, `step`,
+            `git_commit`.
+        matcher: Scores mixtures against stems; None for an export that cannot (ONNX,
+            TFLite, a SavedModel without signature `match`).
+        projector: Projection head, keras.Model [n, dim] -> [n, 512]; None for an
+            export.
+        similarity: Layer, (anchors [A, 512], candidates [P, 512]) -> [A, P], without
+            the temperature; None for an export. `similarity.kernel` is W [512, 512],
+            where it is bilinear.
+    """
+
+    kind: str
+    path: pathlib.Path
+    encoder: Callable[..., tf.Tensor]
+    dim: int
+    frontend: FrontendConfig
+    key: str
+    description: str
+    details: dict[str, Any]
+    matcher: Matcher | None
+    projector: keras.Model | None = None
+    similarity: keras.Layer | None = None
+
+    def embed(self, windows: np.ndarray) -> np.ndarray:
+        """Embeds windows in one forward pass.
+
+        Args:
+            windows: float32 [n, frames, num_mels, 1], log-mel; 98 frames are what the
+                encoder was trained with.
+
+        Returns:
+            float32 [n, dim].
+        """
+        return self.graph(tf.convert_to_tensor(windows, tf.float32)).numpy()
+
+    @functools.cached_property
+    def inference(self) -> Callable[..., tf.Tensor]:
+        """`encoder` with folded batch normalization, where it is a keras.Model.
+
+        It keeps the weights that the encoder has when this is asked for first.
+        """
+        if isinstance(self.encoder, keras.Model):
+            return fold_batch_normalization(self.encoder)
+        return self.encoder
+
+    @functools.cached_property
+    def graph(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        """`inference` as a tf.function, for any number of windows and frames."""
+        encoder = self.inference
+        options = {"training": False} if isinstance(encoder, keras.Layer) else {}
+        return tf.function(
+            lambda windows: encoder(windows, **options),
+            input_signature=[
+                tf.TensorSpec([None, None, self.frontend.num_mels, 1], tf.float32)
+            ],
+            autograph=False,
+        )
+
+
+class ExportError(UserError):
+    """The export does not compute what the encoder computes."""

@@ -1,0 +1,310 @@
+"""The whole job on the built-in music, as a chain of the commands that users type."""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+from absl import logging
+
+from cola_msa.reproduction import music
+from cola_msa.runs import kept
+from cola_msa.system.errors import FileError, UserError
+from cola_msa.values.reading import read_json
+
+TASKS = ("mtat", "nsynth", "fma")
+TABLE_NAME = "table.txt"
+_SCORES = {"mtat": ("roc_auc", "pr_auc"), "nsynth": ("accuracy",), "fma": ("accuracy",)}
+_LABELS = {"roc_auc": "ROC-AUC", "pr_auc": "PR-AUC", "accuracy": "WA"}
+
+
+class DemoError(UserError):
+    """A command of the demo failed."""
+
+
+def run_demo(
+    output_dir: pathlib.Path,
+    preset: str = "demo",
+    seed: int = 0,
+    scale: float = 1.0,
+) -> str:
+    """Runs everything that is missing.
+
+    Args:
+        output_dir: Music, records, the run, its results and the export go here.
+        preset: What to train.
+        seed: Seed of the run.
+        scale: Share of the default number of songs, tracks and notes.
+
+    Returns:
+        The final table.
+
+    Raises:
+        DemoError: If one of the commands failed.
+    """
+    started = time.monotonic()
+    run_dir = output_dir / "run"
+    export_dir = output_dir / "export"
+    data = {
+        task: music.ensure(task, output_dir / "data", scale) for task in music.TASKS
+    }
+    _side_by_side(
+        _Command(
+            "cola_msa.train",
+            (
+                "--source=multi",
+                f"--preset={preset}",
+                f"--seed={seed}",
+                f"--data_dir={data['mtat']}",
+                f"--run_dir={run_dir}",
+            ),
+        )
+    )
+    for task in TASKS:
+        _side_by_side(
+            *(
+                _Command(
+                    "cola_msa.eval",
+                    (
+                        f"--task={task}",
+                        f"--encoder={encoder}",
+                        f"--run_dir={run_dir}",
+                        f"--data_dir={data[task]}",
+                    ),
+                    done=_results_path(run_dir, name),
+                )
+                for encoder, name in (
+                    ("trained", task),
+                    ("untrained", f"{task}-untrained"),
+                )
+            )
+        )
+    metadata = export_dir / "metadata.json"
+    key = kept.encoder_key(run_dir)
+    is_exported = metadata.exists() and _key_of(metadata) == key
+    _side_by_side(
+        _Command(
+            "cola_msa.retrieve",
+            (f"--run_dir={run_dir}", f"--data_dir={data['mtat']}"),
+            done=_results_path(run_dir, "retrieval"),
+        ),
+        _Command(
+            "cola_msa.export",
+            (f"--run_dir={run_dir}", f"--output_dir={export_dir}"),
+            done=metadata if is_exported else None,
+        ),
+    )
+    reloaded = _reload(export_dir, output_dir / "data" / "music" / "mtat")
+    seconds = time.monotonic() - started
+    return final_table(run_dir, export_dir, reloaded, seconds)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Command:
+    """`python -m module arguments`.
+
+    Attributes:
+        module: What runs.
+        arguments: Its flags.
+        done: A file that tells, where it exists, that it ran before.
+    """
+
+    module: str
+    arguments: tuple[str, ...]
+    done: pathlib.Path | None = None
+
+    def __str__(self) -> str:
+        return shlex.join(["python", "-m", self.module, *self.arguments])
+
+    def start(self, output: Any = None) -> subprocess.Popen:
+        """Starts it; all of its output goes to `output`, or where ours goes."""
+        error = None if output is None else subprocess.STDOUT
+        return subprocess.Popen(
+            [sys.executable, "-m", self.module, *self.arguments],
+            stdout=output,
+            stderr=error,
+        )
+
+
+def _side_by_side(*commands: _Command) -> None:
+    """Runs commands side by side: each starts up on one core.
+
+    The first one's output, with its progress bar, is seen as it comes; that of the
+    others when they have ended.
+
+    Raises:
+        DemoError: If one failed, when all have ended.
+    """
+    started: list[tuple[_Command, subprocess.Popen, Any]] = []
+    failed = None
+    with contextlib.ExitStack() as stack:
+        for command in commands:
+            if command.done is not None and command.done.exists():
+                print(f"\n$ {command}\n  (done before: {command.done})", flush=True)
+                continue
+            output = None
+            if started:
+                output = stack.enter_context(tempfile.TemporaryFile())
+            else:
+                print(f"\n$ {command}", flush=True)
+            process = command.start(output)
+            stack.callback(_end, process)
+            started.append((command, process, output))
+        for command, process, output in started:
+            code = process.wait()
+            if output is not None:
+                output.seek(0)
+                text = output.read().decode(errors="replace")
+                # Of a progress bar what it showed last.
+                lines = [line.rsplit("\r", 1)[-1] for line in text.split("\n")]
+                print("\n".join(["", f"$ {command}", *lines]), flush=True)
+            failed = failed or (command if code else None)
+    if failed:
+        raise DemoError(
+            f"`{failed}` failed; its message stands above. Started again, the demo "
+            "goes on from there"
+        )
+
+
+def _end(process: subprocess.Popen) -> None:
+    """Ends a process that still runs, as after Ctrl-C."""
+    if process.poll() is None:
+        process.terminate()
+    process.wait()
+
+
+# A process in which cola_msa cannot be imported: TensorFlow, soundfile and the folder.
+_RELOAD_SCRIPT = """
+import json, sys
+sys.modules["cola_msa"] = None
+import numpy as np
+import soundfile
+import tensorflow as tf
+folder, path = sys.argv[1:]
+waveform, rate = soundfile.read(path, dtype="float32", always_2d=True)
+assert rate == json.load(open(folder + "/metadata.json"))["sample_rate_hz"]
+waveform = waveform.mean(axis=1)[np.newaxis]
+embed = tf.saved_model.load(folder).signatures["embed_waveform"]
+found = embed(waveform=tf.constant(waveform),
+              lengths=tf.constant([waveform.shape[1]], tf.int32))
+print(json.dumps({"windows": found["windows"].shape.as_list(),
+                  "clip": found["clip"].shape.as_list(),
+                  "norm": float(tf.norm(found["clip"])),
+                  "is_finite": bool(np.isfinite(found["windows"]).all())}))
+"""
+
+
+def _reload(export_dir: pathlib.Path, music_dir: pathlib.Path) -> str:
+    """Embeds one clip with the SavedModel, in a process without cola_msa."""
+    path = min(music_dir.glob("?/*.mp3"))
+    print(f"\n$ python: tf.saved_model.load({str(export_dir)!r}) on {path}", flush=True)
+    result = subprocess.run(
+        [sys.executable, "-I", "-c", _RELOAD_SCRIPT, str(export_dir), str(path)],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    if result.returncode:
+        raise DemoError(f"the export does not load:\n{result.stderr}")
+    found = json.loads(result.stdout.splitlines()[-1])
+    if not found["is_finite"] or not found["norm"] > 0:
+        raise DemoError(f"the export gives no usable embedding of {path}: {found}")
+    return (
+        f"{path.name}: windows {found['windows']}, clip {found['clip']}, "
+        f"norm {found['norm']:.2f}"
+    )
+
+
+def final_table(
+    run_dir: pathlib.Path, export_dir: pathlib.Path, reloaded: str, seconds: float
+) -> str:
+    """Everything that the demo measured, trained beside untrained and chance.
+
+    Args:
+        run_dir: The run, with its results.
+        export_dir: The SavedModel.
+        reloaded: What the reloaded export gave.
+        seconds: Wall time of this invocation.
+
+    Returns:
+        The table and the paths, as text.
+    """
+    done = kept.read_done(run_dir)
+    rows = [("", "trained", "95 % interval", "untrained", "chance")]
+    retrieval = _results(run_dir, "retrieval")
+    for measure, label in (("top1", "top-1"), ("mrr", "MRR")):
+        difference = retrieval["difference"][measure]
+        low, high = difference["interval"]
+        rows.append(
+            (
+                f"retrieval, {label}",
+                f"{retrieval['trained'][measure]:.3f}",
+                f"difference {low:+.3f} to {high:+.3f}",
+                f"{retrieval[difference['against']][measure]:.3f}",
+                f"{retrieval['trained'][f'chance_{measure}']:.3f}",
+            )
+        )
+    for task in TASKS:
+        trained = _results(run_dir, task)
+        untrained = _results(run_dir, f"{task}-untrained")
+        for score in _SCORES[task]:
+            row = trained["scores"][score]
+            rows.append(
+                (
+                    f"{task}, {_LABELS[score]}",
+                    f"{row['value']:.3f}",
+                    f"{row['low']:.3f} to {row['high']:.3f}",
+                    f"{untrained['scores'][score]['value']:.3f}",
+                    f"{row['chance']:.3f}",
+                )
+            )
+    widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    ]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(
+        [
+            f"Built-in music, {done['updates']} updates, {done['pairs']:,} pairs "
+            f"({done['training_seconds'] / 60:.1f} min of training); the paper's run "
+            "has 81,920,000 pairs of real music.",
+            f"Retrieval: {retrieval['trained']['num_queries']:,} queries from "
+            f"{retrieval['trained']['num_songs']} validation songs, up to "
+            f"{retrieval['num_candidates']} candidates; untrained is the better of its "
+            "initial kernel and the trained one's.",
+            "",
+            *(line.rstrip() for line in lines),
+            "",
+            f"run        {run_dir}",
+            f"results    {run_dir / 'eval'} (tables, charts, results.json)",
+            f"SavedModel {export_dir}",
+            f"           reloaded: {reloaded}",
+            f"time       {seconds / 60:.1f} min for what was not there yet",
+        ]
+    )
+
+
+def _key_of(metadata: pathlib.Path) -> str | None:
+    """Which encoder an export is; None where its metadata is damaged."""
+    try:
+        return read_json(metadata).get("encoder_key")
+    except FileError as error:
+        logging.warning("%s", error)
+        return None
+
+
+def _results_path(run_dir: pathlib.Path, name: str) -> pathlib.Path:
+    return run_dir / "eval" / name / "results.json"
+
+
+def _results(run_dir: pathlib.Path, name: str) -> dict[str, Any]:
+    return read_json(
+        _results_path(run_dir, name), DemoError, "delete it and run the demo again"
+    )

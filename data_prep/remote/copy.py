@@ -1,0 +1,73 @@
+"""Copies a folder from an address to the local disk."""
+
+import glob
+import os
+import pathlib
+
+from cola_msa.system import files, folders
+from cola_msa.system.errors import FileError
+from cola_msa.values.reading import read_json
+from data_prep.datasets.base import DatasetError
+from data_prep.remote import addresses
+
+# Its presence says that all else is there.
+_LAST = "manifest.json"
+
+
+def copy_tree(url: str, output_dir: pathlib.Path, show_progress: bool = True) -> int:
+    """Copies all files below an address that are not there yet.
+
+    Args:
+        url: The address.
+        output_dir: Where to.
+        show_progress: Whether to draw a progress bar.
+
+    Returns:
+        Number of files copied.
+
+    Raises:
+        DatasetError: If there is nothing at the address.
+        FileError: If a file cannot be written, or one of another size is there that
+            is no part of prepared data; nothing is copied then.
+        OSError: If a file cannot be read.
+    """
+    from tqdm import tqdm
+
+    folder = addresses.open_folder(url)
+    if not folder.is_there():
+        raise DatasetError(f"{folder.url} does not exist, or is empty")
+    entries = {n: e for n, e in folder.walk().items() if not e.is_folder}
+    left = []
+    for name, entry in entries.items():
+        path = output_dir / name
+        if not path.is_file() or path.stat().st_size != entry.size or name == _LAST:
+            left.append(name)
+    differing = [name for name in left if _differs(output_dir / name, entries[name])]
+    folders.check_names(
+        output_dir, [glob.escape(n) for n in differing], _is_prepared, "prepared data"
+    )
+    left.sort(key=lambda name: (name == _LAST, name))
+    num_bytes = sum(entries[name].size for name in left)
+    with tqdm(
+        total=num_bytes, unit="B", unit_scale=True, disable=not show_progress
+    ) as bar:
+        for name in left:
+            with files.written_path(output_dir / name) as temporary:
+                folder.download(name, temporary)
+            bar.update(entries[name].size)
+    return len(left)
+
+
+def _differs(path: pathlib.Path, entry: addresses.Entry) -> bool:
+    return os.path.lexists(path) and not (
+        path.is_file() and path.stat().st_size == entry.size
+    )
+
+
+def _is_prepared(folder: pathlib.Path) -> bool:
+    """Whether names like those of a prepared folder are this folder's own."""
+    try:
+        found = read_json(folder / _LAST)
+    except FileError:
+        return False
+    return {"schema_version", "splits"} <= found.keys()
