@@ -5,7 +5,7 @@ import pytest
 from cola_msa.config.strategies import STRATEGIES
 from cola_msa.evaluation.tasks import TASKS
 from cola_msa.reproduction.report import content, figure_data, runs
-from tests.cola_msa.report_runs import (
+from tests.helpers.report_runs import (
     write_data,
     write_result,
     write_run,

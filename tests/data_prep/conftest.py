@@ -14,7 +14,7 @@ from cola_msa.config.schema import SOURCES
 from data_prep import train_separator
 from data_prep.remote import addresses
 from data_prep.stems import weights
-from tests.data_prep import trees
+from tests.helpers import trees
 
 TINY_SEPARATOR = (
     "--hidden_size=16",

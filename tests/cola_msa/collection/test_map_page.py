@@ -1,0 +1,388 @@
+"""The map's page in headless Chromium, opened from the disk."""
+
+import pathlib
+import time
+
+import numpy as np
+import pytest
+import soundfile
+
+from cola_msa.collection import index as index_lib
+from cola_msa.collection import map as collection_map
+from tests.helpers import browser, embedding_tables
+
+NUM_TRACKS = 60
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A page, its embeddings, and files to play; track 3 is no audio."""
+    root = tmp_path_factory.mktemp("page")
+    columns = embedding_tables.sample_columns(NUM_TRACKS)
+    columns["path"] = [str(root / path) for path in columns["path"]]
+    for number in (0, 1, 2):
+        path = pathlib.Path(columns["path"][number])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tone = 0.2 * np.sin(2 * np.pi * 440 * np.arange(32000) / 16000)
+        soundfile.write(path, tone, 16000, format="OGG")
+    pathlib.Path(columns["path"][3]).write_bytes(b"no audio")
+    embeddings = embedding_tables.write(root / "e.npz", columns)
+    (root / "labels.csv").write_text(
+        "path,Mood\n"
+        + "".join(
+            f"{p},{'cám' if n % 3 else 'loud'}\n" for n, p in enumerate(columns["path"])
+        )
+    )
+    data = collection_map.write_map(
+        embeddings, root / "map.html", labels=root / "labels.csv", title="Music"
+    )
+    return root, data
+
+
+@pytest.fixture(scope="module")
+def driver(folder, tmp_path_factory):
+    with browser.open_browser(tmp_path_factory.mktemp("profile")) as found:
+        yield found
+
+
+@pytest.fixture
+def page(driver, folder):
+    """The page, opened anew; afterwards: no error, and nothing but its files read."""
+    root, _ = folder
+    driver.get((root / "map.html").as_uri())
+    yield driver
+    errors = browser.console_errors(driver)
+    assert [e for e in errors if "ERR_FILE_NOT_FOUND" not in e] == []
+    outside = [
+        url
+        for url in browser.requested_urls(driver)
+        if not url.startswith(root.as_uri())
+    ]
+    assert outside == []
+
+
+def state(driver) -> dict:
+    return driver.execute_script("return colaMap.state()")
+
+
+def at(driver, track: int) -> tuple[float, float]:
+    return driver.execute_script(f"return colaMap.positionOf({track})")
+
+
+def mouse(driver, kind: str, x: float, y: float, **more) -> None:
+    event = {"type": kind, "x": x, "y": y, **more}
+    driver.execute_cdp_cmd("Input.dispatchMouseEvent", event)
+
+
+def click(driver, x: float, y: float) -> None:
+    mouse(driver, "mouseMoved", x, y)
+    for kind in ("mousePressed", "mouseReleased"):
+        mouse(driver, kind, x, y, button="left", clickCount=1)
+
+
+def press(driver, key: str, code: str | None = None, **more) -> None:
+    for kind in ("keyDown", "keyUp"):
+        event = {"type": kind, "key": key, "code": code or key, **more}
+        if len(key) == 1 and kind == "keyDown":
+            event["text"] = key
+        driver.execute_cdp_cmd("Input.dispatchKeyEvent", event)
+
+
+def wait_for(driver, script: str):
+    """Waits until a script returns something that is true."""
+    for _ in range(200):
+        if value := driver.execute_script(f"return {script}"):
+            return value
+        time.sleep(0.05)
+    raise AssertionError(f"not within 10 s: {script}")
+
+
+def free_of(driver, count: int) -> int:
+    """The one of so many tracks that has nothing else close to it."""
+    places = np.array([at(driver, n) for n in range(count)])
+    distance = np.linalg.norm(places[:, None] - places[None], axis=2)
+    np.fill_diagonal(distance, np.inf)
+    return int(distance.min(axis=1).argmax())
+
+
+def test_every_point_is_drawn_in_its_groups_colour(page, folder):
+    _, data = folder
+    wanted, pixels = page.execute_script(
+        """
+        const canvas = document.getElementById('points');
+        const box = canvas.getBoundingClientRect();
+        const copy = document.createElement('canvas');
+        copy.width = canvas.width;
+        copy.height = canvas.height;
+        const context = copy.getContext('2d', { willReadFrequently: true });
+        const style = getComputedStyle(document.documentElement);
+        const wanted = [0, 1].map(n => style.getPropertyValue('--c' + n).trim());
+        const read = (_, n) => {
+          const [x, y] = colaMap.positionOf(n);
+          const left = x - box.left, top = y - box.top;
+          return Array.from(context.getImageData(left, top, 1, 1).data);
+        };
+        const all = () => {
+          context.drawImage(canvas, 0, 0);
+          return [wanted, Array.from({length: colaMap.numTracks}, read)];
+        };
+        const frame = requestAnimationFrame;
+        return new Promise(done => frame(() => frame(() => done(all()))));
+        """
+    )
+    assert all(pixel[3] > 200 for pixel in pixels)  # something at each track
+    colours = [tuple(int(c[i : i + 2], 16) for i in (1, 3, 5)) for c in wanted]
+    of = data["schemes"][0]["of"]
+    places = np.array([at(page, n) for n in range(NUM_TRACKS)])
+    num_checked = 0
+    for n, pixel in enumerate(pixels):
+        above = np.linalg.norm(places[n + 1 :] - places[n], axis=1)
+        if len(above) and above.min() < 18:
+            continue  # a later point may cover it
+        num_checked += 1
+        # Points are a little transparent.
+        off = max(abs(a - b) for a, b in zip(pixel[:3], colours[of[n]], strict=True))
+        assert off < 24, n
+    assert num_checked >= 15
+
+
+def test_hover_shows_the_name(page, folder):
+    _, data = folder
+    track = free_of(page, NUM_TRACKS)
+    mouse(page, "mouseMoved", *at(page, track))
+    wait_for(page, f"colaMap.state().hovered === {track}")
+    tip = page.find_element("id", "tip")
+    assert tip.is_displayed() and data["names"][track] in tip.text
+    mouse(page, "mouseMoved", 5, 5)
+    wait_for(page, "document.getElementById('tip').hidden")
+
+
+def test_a_click_plays_and_lists_the_neighbours_of_search(page, folder, tmp_path):
+    root, data = folder
+    track = free_of(page, NUM_TRACKS)
+    click(page, *at(page, track))
+    wait_for(page, f"colaMap.state().selected === {track}")
+    assert page.find_element("id", "track").text == data["names"][track]
+    shown = [
+        (
+            button.get_attribute("title"),
+            button.find_element("class name", "score").text,
+        )
+        for button in page.find_elements("css selector", "#near button")
+    ]
+    index_lib.build(str(root / "e.npz"), str(tmp_path / "index.npz"), "cosine")
+    index = index_lib.load_index(tmp_path / "index.npz")
+    (answer,) = index_lib.query(index, [data["paths"][track]], 10)
+    assert shown == [(r["path"], f"{r['score']:.4f}") for r in answer["results"]]
+
+
+def test_playing_and_what_cannot_be_played(page):
+    page.execute_script("colaMap.select(1)")
+    wait_for(page, "document.getElementById('audio').currentTime > 0")
+    assert page.find_element("id", "problem").is_displayed() is False
+    for track in (3, 8):  # no audio; no such file
+        page.execute_script(f"colaMap.select({track})")
+        wait_for(page, "!document.getElementById('problem').hidden")
+        assert "cannot play" in page.find_element("id", "problem").text
+        assert page.find_element("id", "link").get_attribute("href").endswith(".ogg")
+
+
+def test_a_neighbour_leads_on(page, folder):
+    _, data = folder
+    page.execute_script("colaMap.select(0)")
+    first = data["neighbours"][0]
+    page.find_elements("css selector", "#near button")[0].click()
+    assert state(page)["selected"] == first
+
+
+def test_search_finds_dims_and_opens(page, folder):
+    _, data = folder
+    press(page, "/", "Slash")
+    field = page.find_element("id", "search")
+    assert page.switch_to.active_element == field
+    field.send_keys("album1 TRACK 1")
+    words = ("album1", "track", "1")
+    wanted = [n for n, p in enumerate(data["paths"]) if all(w in p for w in words)]
+    assert state(page)["matches"] == len(wanted)
+    options = page.find_elements("css selector", "#found [role=option]")
+    assert [int(o.get_attribute("data-track")) for o in options] == wanted
+    press(page, "ArrowDown")
+    press(page, "ArrowDown")
+    active = field.get_attribute("aria-activedescendant")
+    assert active == options[1].get_attribute("id")
+    press(page, "Enter", windowsVirtualKeyCode=13)
+    assert state(page)["selected"] == wanted[1]
+    field.clear()
+    field.send_keys("cam")  # accents do not matter
+    assert state(page)["matches"] == sum(n % 3 > 0 for n in range(NUM_TRACKS))
+    field.clear()
+    field.send_keys("nothing like it")
+    wait_for(
+        page, "document.getElementById('found').innerText.includes('No track found')"
+    )
+    press(page, "Escape", windowsVirtualKeyCode=27)
+    assert state(page)["matches"] is None
+
+
+def test_the_keyboard_alone_reaches_everything(page):
+    page.execute_script("document.getElementById('marks').focus()")
+    press(page, "ArrowRight")
+    first = state(page)["current"]
+    x, y = at(page, first)
+    press(page, "ArrowRight")
+    second = state(page)["current"]
+    assert second != first and at(page, second)[0] > x
+    said = page.find_element("id", "said").get_attribute("textContent")
+    assert said
+    press(page, "Enter", windowsVirtualKeyCode=13)
+    assert state(page)["selected"] == second
+    page.execute_script("document.getElementById('marks').focus()")
+    press(page, "+", "Equal")
+    assert state(page)["zoom"] == pytest.approx(1.5)
+    press(page, "0", "Digit0")
+    assert state(page)["zoom"] == pytest.approx(1)
+    press(page, "Escape", windowsVirtualKeyCode=27)
+    assert state(page)["selected"] == -1
+    reached = set()
+    page.execute_script("document.activeElement.blur(); window.scrollTo(0, 0)")
+    for _ in range(16):
+        press(page, "Tab", windowsVirtualKeyCode=9)
+        outline, name = page.execute_script(
+            "const e = document.activeElement;"
+            "return [getComputedStyle(e).outlineStyle, e.id || e.tagName]"
+        )
+        reached.add(name)
+        assert name == "BODY" or outline != "none", name
+    ids = {"search", "scheme", "theme", "help-open", "marks", "zoom-in", "reset"}
+    assert ids <= reached
+
+
+def test_the_legend_hides_and_shows_groups(page, folder):
+    _, data = folder
+    buttons = page.find_elements("css selector", "#groups button")
+    scheme = data["schemes"][0]
+    assert [b.find_element("class name", "name").text for b in buttons] == list(
+        scheme["groups"]
+    )
+    counts = [int(b.find_element("class name", "count").text) for b in buttons]
+    assert counts == [scheme["of"].count(g) for g in range(len(counts))]
+    buttons[0].click()
+    assert state(page)["hiddenGroups"] == [0]
+    assert buttons[0].get_attribute("aria-pressed") == "false"
+    page.find_element("id", "show-all").click()
+    assert state(page)["hiddenGroups"] == []
+
+
+def test_wheel_zooms_at_the_pointer_and_drag_moves(page):
+    x, y = at(page, 5)
+    mouse(page, "mouseWheel", x, y, deltaX=0, deltaY=-120)
+    wait_for(page, "colaMap.state().zoom > 1.2")
+    assert at(page, 5) == pytest.approx([x, y], abs=0.5)
+    mouse(page, "mousePressed", 400, 400, button="left", clickCount=1)
+    mouse(page, "mouseMoved", 430, 420, button="left", buttons=1)
+    mouse(page, "mouseMoved", 460, 440, button="left", buttons=1)
+    mouse(page, "mouseReleased", 460, 440, button="left", clickCount=1)
+    assert at(page, 5) == pytest.approx([x + 60, y + 40], abs=1)
+
+
+def test_themes(page):
+    def background() -> str:
+        return page.execute_script(
+            "return getComputedStyle(document.body).backgroundColor"
+        )
+
+    light = background()
+    scheme = {"name": "prefers-color-scheme", "value": "dark"}
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+    wait_for(page, "document.documentElement.dataset.theme === 'dark'")
+    dark = background()
+    assert dark != light
+    page.find_element("id", "theme").click()  # auto -> light, whatever the system
+    assert background() == light
+    page.find_element("id", "theme").click()
+    assert background() == dark
+    page.find_element("id", "theme").click()
+    scheme["value"] = "light"
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+    wait_for(page, "document.documentElement.dataset.theme === 'light'")
+
+
+def test_a_phone_taps_and_pinches(folder, tmp_path):
+    root, data = folder
+    with browser.open_browser(tmp_path / "p", (390, 844), phone=True) as phone:
+        phone.get((root / "map.html").as_uri())
+        width = "document.documentElement.scrollWidth"
+        assert phone.execute_script(f"return {width} <= window.innerWidth")
+
+        def touch(kind: str, *points: tuple[float, float]) -> None:
+            touches = [{"x": x, "y": y, "id": n} for n, (x, y) in enumerate(points)]
+            event = {"type": kind, "touchPoints": touches}
+            phone.execute_cdp_cmd("Input.dispatchTouchEvent", event)
+
+        touch("touchStart", (150, 400), (250, 400))
+        touch("touchMove", (100, 400), (300, 400))
+        touch("touchEnd")
+        assert state(phone)["zoom"] == pytest.approx(2, rel=0.05)
+        phone.find_element("id", "reset").click()
+        track = free_of(phone, NUM_TRACKS)
+        touch("touchStart", tuple(at(phone, track)))
+        touch("touchEnd")
+        wait_for(phone, f"colaMap.state().selected === {track}")
+        panel = phone.find_element("id", "panel").rect
+        assert panel["width"] == 390 and panel["y"] > 400
+        assert browser.console_errors(phone) == []
+
+
+@pytest.mark.slow
+def test_ten_thousand_tracks_move_smoothly(tmp_path):
+    columns = embedding_tables.sample_columns(10_000, dim=8)
+    path = embedding_tables.write(tmp_path / "e.npz", columns)
+    collection_map.write_map(path, tmp_path / "map.html", projection="pca")
+    with browser.open_browser(tmp_path / "p") as driver:
+        driver.get((tmp_path / "map.html").as_uri())
+        driver.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})
+
+        def busy_seconds() -> float:
+            metrics = driver.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
+            return next(m["value"] for m in metrics if m["name"] == "TaskDuration")
+
+        before = busy_seconds()
+        driver.execute_async_script(
+            """
+            const done = arguments[0]; let n = 0;
+            const step = () => {
+              if (n++ === 60) return done();
+              colaMap.moveBy(6 * Math.sin(n / 5), 4 * Math.cos(n / 5));
+              requestAnimationFrame(step);
+            };
+            requestAnimationFrame(step);
+            """
+        )
+        # CPU time of the page's thread; a frame has 16.7 ms at 60 a second.
+        assert (busy_seconds() - before) / 60 < 0.0167
+
+
+def test_a_folder_a_track_opens_at_once_and_the_legend_grows(tmp_path):
+    """A button a group was 48 s of layout for 20,000 folders."""
+    count = 20_000
+    columns = embedding_tables.sample_columns(count, dim=4)
+    columns["path"] = [f"music/album {n}/{n}.ogg" for n in range(count)]
+    path = embedding_tables.write(tmp_path / "e.npz", columns)
+    collection_map.write_map(
+        path, tmp_path / "map.html", projection="pca", num_clusters=0, num_neighbours=0
+    )
+    with browser.open_browser(tmp_path / "p") as driver:
+        started = time.monotonic()
+        driver.get((tmp_path / "map.html").as_uri())
+        driver.execute_async_script(
+            "const done = arguments[0];"
+            "requestAnimationFrame(() => requestAnimationFrame(() => done()))"
+        )
+        assert time.monotonic() - started < 10.0
+        count_buttons = "return document.querySelectorAll('#groups button').length"
+        assert driver.execute_script(count_buttons) == 200
+        more = driver.find_element("id", "more-groups")
+        assert more.text == "200 more of 19,800"
+        more.click()
+        assert driver.execute_script(count_buttons) == 400
+        assert browser.console_errors(driver) == []

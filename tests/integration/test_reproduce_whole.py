@@ -1,0 +1,52 @@
+"""A whole reproduction on a few clips, killed in the middle."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.cola_msa.system.test_processes import wait_for
+from tests.integration.test_commands import ROOT, run_module
+
+
+@pytest.mark.slow
+def test_a_killed_reproduction_goes_on_to_the_report(tmp_path):
+    arguments = ["--table=2", "--figure=2", "--tasks=mtat", "--scale=smoke"]
+    arguments += ["--head_seeds=2", "--output_dir=out"]
+    command = [sys.executable, "-m", "cola_msa.reproduce", *arguments]
+    out = tmp_path / "out"
+    log = open(tmp_path / "log", "w")
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    first = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdout=log,
+        stderr=log,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    # In the middle of the second training: some of its updates are done.
+    metrics = out / "runs" / "ablation1" / "metrics.jsonl"
+    wait_for(lambda: metrics.exists() and metrics.stat().st_size, 600)
+    first.kill()
+    first.wait()
+    log.close()
+    judged = out / "runs" / "msa" / "eval" / "mtat" / "results.json"
+    before = judged.stat().st_mtime_ns
+
+    found = run_module("cola_msa.reproduce", *arguments, cwd=tmp_path)
+    assert found.returncode == 0, found.stderr[-3000:]
+    assert "all 12 steps done" in found.stdout
+    assert judged.stat().st_mtime_ns == before
+    for name in ("msa", "ablation1", "ablation2", "ablation3"):
+        done = json.loads((out / "runs" / name / "done.json").read_text())
+        assert (done["outcome"], done["updates"]) == ("finished", 20)
+    text = (out / "report" / "report.md").read_text()
+    assert "0.000098 % of the paper's" in text
+    assert (out / "report" / "figure2.png").stat().st_size > 5000
+    assert "no run" not in text
+
+    again = run_module("cola_msa.reproduce", *arguments, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert again.stdout.count("$ python") == 1  # the report alone
