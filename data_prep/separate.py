@@ -135,7 +135,4 @@ def _main(arguments: list[str]) -> int:
 if __name__ == "__main__":
     define_flags()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # Workers unpickle the function by the module's own name.
-    from data_prep import separate
-
-    app.run(separate._main)
+    app.run(_main)

@@ -24,7 +24,7 @@ class ConfigError(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class FrontendConfig:
-    """Waveform to log-mel windows. Source: COLA section 3; DESIGN of this project.
+    """Waveform to log-mel windows. Source: COLA section 3; docs/architecture.md.
 
     Attributes:
         sample_rate_hz: Rate of every waveform that enters the front end.

@@ -54,7 +54,7 @@ class Splits:
 
 @dataclasses.dataclass(frozen=True)
 class TaskSpec:
-    """One downstream task. Source: the paper, section 4; DESIGN section 8.
+    """One downstream task. Source: the paper, section 4; docs/architecture.md.
 
     Attributes:
         name: What `--task` takes; for a task in a file, the name of its results.

@@ -121,7 +121,7 @@ def draw_mws(
     Raises:
         AugmentError: If the window is too small for the masks.
 
-    Source: the paper, section 4 (COLA + MWS), with DESIGN section 7 for the ranges;
+    Source: the paper, section 4 (COLA + MWS), with docs/architecture.md for the ranges;
         differs: each view has masks of its own.
     """
     if num_frames <= _MAX_TIME_WIDTH + _LAST_TIME_START or num_mels <= _MAX_SHIFT:

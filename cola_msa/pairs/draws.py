@@ -1,6 +1,6 @@
 """What a mini-batch of pairs is made of, before anything is read.
 
-Source: section 3.1 of the paper; DESIGN section 7 for the batch compositions.
+Source: section 3.1 of the paper; docs/architecture.md for the batch compositions.
 """
 
 import dataclasses

@@ -6,7 +6,7 @@ windows are read from memory-mapped shards. So a resumed run sees what an uninte
 one would. With `global_negatives` the replicas share one draw, the same as that of one
 replica with all their pairs, and each reads its part of it.
 
-Source: section 3.1 of the paper; DESIGN section 7 for the batch compositions.
+Source: section 3.1 of the paper; docs/architecture.md for the batch compositions.
 """
 
 from typing import Any

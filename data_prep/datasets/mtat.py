@@ -104,7 +104,7 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
         DatasetError: If the annotations are missing or not MagnaTagATune's, or if the
             real metadata does not give the published counts.
 
-    Source: DESIGN section 8.
+    Source: docs/architecture.md.
     """
     header, rows = _read_table(require(dataset_dir / _ANNOTATIONS, LAYOUT))
     tags = header[1:-1]

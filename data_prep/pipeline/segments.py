@@ -102,7 +102,7 @@ def is_source_active(
     Returns:
         Whether the mean absolute value reaches the threshold.
 
-    Source: DESIGN section 5; differs: the authors gate over windows that drift.
+    Source: docs/architecture.md; differs: the authors gate over windows that drift.
     """
     hop = config.frontend.hop_samples
     first, last = first_frame * hop, (first_frame + num_frames) * hop

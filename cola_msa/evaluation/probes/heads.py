@@ -32,7 +32,7 @@ def own_probe(task: TaskSpec) -> str:
 def monitor_of(protocol: str) -> str:
     """What patience watches, and by what a ridge is chosen.
 
-    Source: DESIGN section 8 (the authors' code watches the accuracy).
+    Source: docs/architecture.md (the authors' code watches the accuracy).
 
     Raises:
         ProbeError: If there is no such protocol.
@@ -46,7 +46,7 @@ def monitor_of(protocol: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class ProbeConfig:
-    """How a head is trained. Source: the paper, section 5; DESIGN section 8.
+    """How a head is trained. Source: the paper, section 5; docs/architecture.md.
 
     Attributes:
         task_type: `multilabel` or `multiclass`.
