@@ -7,16 +7,8 @@ something is bounded, so that none takes memory without end.
 from typing import Any, TypeGuard
 
 from cola_msa.config.schema import Config, ConfigError, FrontendConfig, from_dict
+from cola_msa.values.fields import check_choices
 
-_CHOICES = {
-    "level": ("rms", "l2"),
-    "backbone": ("efficientnetb0", "tiny"),
-    "input_normalization": ("dataset", "none"),
-    "similarity": ("bilinear", "cosine"),
-    "kernel_init": ("identity", "normal"),
-    "silence": ("zeros", "floor", "mean", "learned"),
-    "statistics_inputs": ("anchors", "pairs"),
-}
 # Products: log-mels of a window (the default has 6,272), and samples of its audio.
 _MAX_WINDOW_VALUES = 1 << 17
 _MAX_WINDOW_SAMPLES = 1 << 22
@@ -36,7 +28,7 @@ def check_config(values: Any) -> Config:
     """
     config: Config = from_dict(Config, values)
     for part in (config.model, config.train):
-        _check_choices(part)
+        check_choices(part, ConfigError)
     _check_frontend(config.frontend)
     num_mels = config.frontend.num_mels
     if config.model.backbone == "efficientnetb0" and num_mels < _LEAST_MELS:
@@ -73,20 +65,10 @@ def _is_finite(value: Any) -> TypeGuard[float]:
 
 
 def _check_frontend(frontend: FrontendConfig) -> None:
-    _check_choices(frontend)
+    check_choices(frontend, ConfigError)
     if frontend.window_frames * frontend.num_mels > _MAX_WINDOW_VALUES:
         raise ConfigError(f"frontend: above {_MAX_WINDOW_VALUES:,} values a window")
     # Of the STFT's frames, too, which overlap.
     step = max(frontend.hop_samples, frontend.fft_size)
     if frontend.window_frames * step > _MAX_WINDOW_SAMPLES:
         raise ConfigError(f"frontend: above {_MAX_WINDOW_SAMPLES:,} samples a window")
-
-
-def _check_choices(part: Any) -> None:
-    for name, choices in _CHOICES.items():
-        value = getattr(part, name, choices[0])
-        if value not in choices:
-            raise ConfigError(
-                f"{type(part).__name__}: {name} is {value!r:.40}; it must be one of "
-                f"{', '.join(choices)}"
-            )

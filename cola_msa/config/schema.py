@@ -11,9 +11,24 @@ import json
 from typing import Any
 
 from cola_msa.system.errors import UserError
-from cola_msa.values.fields import check_fields, within
+from cola_msa.values.fields import check_fields, setting, within
 from cola_msa.values.numbers import MAX_SEED
 
+AUGMENTATIONS = (
+    "none",
+    "mws",
+    "gain",
+    "transpose",
+    "remix",
+    "specaugment",
+    "cutout",
+)
+BATCHES = ("mixed", "active", "uniform", "active_any")
+PAIR_SPANS = ("segment", "clip")
+SILENCES = ("zeros", "floor", "mean", "learned")
+STATISTICS = ("anchors", "pairs")  # what batch-norm statistics come from
+JIT_COMPILE = ("auto", "on", "off")
+MIXED_PRECISION = ("auto", "none", "bfloat16", "float16")
 SOURCES = ("vocals", "drums", "bass", "other")
 MAX_STEP = 999_999_999
 
@@ -52,7 +67,7 @@ class FrontendConfig:
     log_ceiling: float = within(1e8, 1e-30)
     window_frames: int = within(98, 1, 1 << 14)
     segment_frames: int = within(392, 1, 1 << 16)
-    level: str = "rms"
+    level: str = setting("rms", "", choices=("rms", "l2"))
 
     def __post_init__(self) -> None:
         """Refuses what cannot be meant, by ConfigError."""
@@ -98,17 +113,33 @@ class ModelConfig:
             projection; such positives do not pass through the network).
     """
 
-    backbone: str = "efficientnetb0"
+    backbone: str = setting(
+        "efficientnetb0",
+        "Network; tiny is for tests.",
+        choices=("efficientnetb0", "tiny"),
+    )
     projection_dim: int = within(512, 1, 1 << 12)
-    drop_connect_rate: float = within(0.2, 0.0, 0.99)
+    drop_connect_rate: float = setting(0.2, "Stochastic depth.", 0.0, 0.99)
     fused_batch_norm: bool = True
-    sync_batch_norm: bool = False
-    input_normalization: str = "dataset"
-    similarity: str = "bilinear"
-    temperature: float = within(0.2, 1e-4, 1e4)
-    kernel_init: str = "identity"
-    kernel_scale: float = within(0.01, 0.0, 1e6)
-    silence: str = "zeros"
+    sync_batch_norm: bool = setting(
+        False, "Batch statistics over all replicas (slower)."
+    )
+    input_normalization: str = setting(
+        "dataset", "Of the log-mels.", choices=("dataset", "none")
+    )
+    similarity: str = setting(
+        "bilinear", "Similarity of projections.", choices=("bilinear", "cosine")
+    )
+    temperature: float = setting(0.2, "Divides similarities.", 1e-4, 1e4)
+    kernel_init: str = setting(
+        "identity", "The kernel's initial value.", choices=("identity", "normal")
+    )
+    kernel_scale: float = setting(
+        0.01, "Factor of the identity, or the normal's deviation.", 0.0, 1e6
+    )
+    silence: str = setting(
+        "zeros", "Positive window of a silent source.", choices=SILENCES
+    )
 
     def __post_init__(self) -> None:
         """Refuses what cannot be meant, by ConfigError."""
@@ -167,36 +198,75 @@ class TrainConfig:
             `float16` (with loss scaling), or `auto`.
     """
 
-    source: str = "multi"
-    batches: str = "mixed"
-    augment: str = "none"
-    pair_span: str = "segment"
-    batch_size: int = within(128, 2)
-    global_negatives: bool = False
-    accumulate: int = within(1, 1)
-    micro_batch: int = within(0, 0)
-    steps: int = within(10000, 1)
-    updates_per_step: int = within(64, 1)
-    learning_rate: float = within(1e-3, 1e-12, 10.0)
-    warmup_updates: int = within(0, 0)
-    halve_at_step: int = within(5000, 0)
-    kernel_rate: float = within(1.0, 0.0, 1e6)
-    average_decay: float = within(0.0, 0.0, 0.99999)
-    validate_every_steps: int = within(10, 0)
-    patience_steps: int = within(1000, 0)
-    statistics_batches: int = within(32, 1)
-    statistics_inputs: str = "anchors"
-    checkpoint_every_steps: int = within(10, 1)
-    max_to_keep: int = within(3, 1)
-    keep_steps: tuple[int, ...] = within(
-        (100, 300, *range(1000, 10001, 1000)), 0, MAX_STEP
+    source: str = setting("multi", "multi, one source, a,b or none (COLA).")
+    batches: str = setting("mixed", "Composition of batches.", choices=BATCHES)
+    augment: str = setting(
+        "none",
+        f"Of both windows of a pair: {', '.join(AUGMENTATIONS)}, or several as a+b.",
     )
-    seed: int = within(0, 0, MAX_SEED)
+    pair_span: str = setting(
+        "segment", "Whether a pair shares its segment or its clip.", choices=PAIR_SPANS
+    )
+    batch_size: int = setting(128, "Pairs a mini-batch and replica.", 2)
+    global_negatives: bool = setting(
+        False, "Contrast over the batches of all replicas."
+    )
+    accumulate: int = setting(1, "Mini-batches an update, each contrasted alone.", 1)
+    micro_batch: int = setting(
+        0,
+        "Pairs that go through the network at a time, by cached gradients; 0: all.",
+        0,
+    )
+    steps: int = setting(10000, "Length in steps.", 1)
+    updates_per_step: int = setting(64, "Updates a step.", 1)
+    learning_rate: float = setting(1e-3, "Adam's rate.", 1e-12, 10.0)
+    warmup_updates: int = setting(0, "Updates of linear warm-up.", 0)
+    halve_at_step: int = setting(
+        5000, "Step from which the rate is halved; 0: never.", 0
+    )
+    kernel_rate: float = setting(
+        1.0, "The similarity kernel's rate, as a multiple.", 0.0, 1e6
+    )
+    average_decay: float = setting(
+        0.0,
+        "Decay of the weights' running average, which is validated and kept; 0: none.",
+        0.0,
+        0.99999,
+    )
+    validate_every_steps: int = setting(10, "Distance of validations; 0: none.", 0)
+    patience_steps: int = setting(
+        1000, "Window of early stopping, in steps; 0: none.", 0
+    )
+    statistics_batches: int = setting(
+        32, "Batches that batch-norm statistics are re-estimated from.", 1
+    )
+    statistics_inputs: str = setting(
+        "anchors",
+        "What the encoder's statistics come from: mixtures or whole batches.",
+        choices=STATISTICS,
+    )
+    checkpoint_every_steps: int = setting(10, "Distance of checkpoints.", 1)
+    max_to_keep: int = setting(3, "Checkpoints to resume from that stay.", 1)
+    keep_steps: tuple[int, ...] = setting(
+        (100, 300, *range(1000, 10001, 1000)),
+        "Steps whose encoder is kept for ever.",
+        0,
+        MAX_STEP,
+    )
+    seed: int = setting(0, "Seed.", 0, MAX_SEED)
     init_from: str = ""
-    distribution: str = "mirrored"
-    deterministic: bool = False
-    jit_compile: str = "auto"
-    mixed_precision: str = "auto"
+    distribution: str = setting(
+        "mirrored",
+        "All devices of this machine, or of the machines in TF_CONFIG.",
+        choices=("mirrored", "multi_worker"),
+    )
+    deterministic: bool = setting(False, "Deterministic operations (slower).")
+    jit_compile: str = setting(
+        "auto", "XLA; auto: off, as it loses on CPUs.", choices=JIT_COMPILE
+    )
+    mixed_precision: str = setting(
+        "auto", "What the encoder computes in; auto: float32.", choices=MIXED_PRECISION
+    )
 
     def __post_init__(self) -> None:
         """Refuses what cannot be meant, by ConfigError."""

@@ -25,7 +25,7 @@ import h5py
 import numpy as np
 
 from cola_msa.config import checks
-from cola_msa.config.schema import Config, from_dict, to_dict
+from cola_msa.config.schema import STATISTICS, Config, from_dict, to_dict
 from cola_msa.hub.model_card import read_scores, render_card
 from cola_msa.model.contrastive import ContrastiveModel
 from cola_msa.model.statistics import BatchStatistics
@@ -44,7 +44,6 @@ FORMAT_VERSION = 1
 WEIGHTS_NAME = "model.weights.h5"
 STATISTICS_NAME = "statistics.h5"
 CARD_NAME = "README.md"
-STATISTICS = ("anchors", "pairs")
 _FILES = (WEIGHTS_NAME, STATISTICS_NAME)
 # The only files that are taken from an archive or an address, and their most bytes.
 LIMITS = {

@@ -10,9 +10,6 @@ import tensorflow as tf
 from cola_msa.config.schema import TrainConfig
 from cola_msa.system.errors import UserError
 
-JIT_COMPILE = ("auto", "on", "off")
-MIXED_PRECISION = ("auto", "none", "bfloat16", "float16")
-
 
 class AccelerationError(UserError):
     """Flags that do not go together."""

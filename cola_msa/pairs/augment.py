@@ -23,18 +23,10 @@ from unittest import mock
 import numpy as np
 import tensorflow as tf
 
+from cola_msa.config.schema import AUGMENTATIONS
 from cola_msa.system.errors import UserError
 
 REMIX = "remix"  # of whole batches with their stems: `remix`
-AUGMENTATIONS = (
-    "none",
-    "mws",
-    "gain",
-    "transpose",
-    REMIX,
-    "specaugment",
-    "cutout",
-)
 Augment = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 _MASK_PROBABILITY = 0.5  # of time masks, and of frequency masks

@@ -7,14 +7,11 @@ import dataclasses
 
 import numpy as np
 
-from cola_msa.config.schema import TrainConfig
+from cola_msa.config.schema import BATCHES, PAIR_SPANS, SILENCES, TrainConfig
 from cola_msa.records.prepared import PreparedData
 from cola_msa.system.errors import UserError
 
 COLA = -1  # `source` of a pair whose positive is a window of the mixture
-BATCHES = ("mixed", "active", "uniform", "active_any")
-SILENCES = ("zeros", "floor", "mean", "learned")
-PAIR_SPANS = ("segment", "clip")
 _TRAIN_STREAM = 0
 _VALIDATION_STREAM = 1
 

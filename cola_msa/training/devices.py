@@ -23,3 +23,20 @@ def build_strategy(distribution: str) -> tf.distribute.Strategy:
     if distribution == "multi_worker":
         return workers.multi_worker_strategy()
     return default_strategy()
+
+
+def set_up_cpu(num_devices: int = 1, num_threads: int = 0) -> None:
+    """Divides the CPU, before TensorFlow does anything else.
+
+    Args:
+        num_devices: Logical CPUs, which replicas may have one each.
+        num_threads: Threads of one operation; 0 lets TensorFlow choose.
+    """
+    if num_devices > 1:
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(
+            cpu, [tf.config.LogicalDeviceConfiguration()] * num_devices
+        )
+    if num_threads:
+        tf.config.threading.set_intra_op_parallelism_threads(num_threads)
+        tf.config.threading.set_inter_op_parallelism_threads(num_threads)

@@ -438,3 +438,39 @@ class Trainer:
     def validate(self, statistics: BatchStatistics) -> dict[str, float]:
         """Scores the validation split in inference mode; see `Validator`."""
         return self._validator.validate(statistics, self._stops.stop_if_asked)
+
+
+def start_trainer(
+    config: Config,
+    data: PreparedData,
+    run_dir: pathlib.Path | None,
+    strategy: tf.distribute.Strategy,
+    start: warm_start.WarmStart | None = None,
+    root: str | os.PathLike = "runs",
+) -> Trainer:
+    """A trainer in the directory that is named, or in a new one under `root`.
+
+    Args:
+        config: What to train.
+        data: The prepared data.
+        run_dir: Where; None for `<root>/<strategy or source>-<time>`, which is taken
+            away again where training cannot begin.
+        strategy: Its devices.
+        start: What its weights start from.
+        root: Folder of runs.
+
+    Raises:
+        UserError: As `Trainer`.
+    """
+    if run_dir is not None:
+        logging.info("run directory: %s", run_dir)
+        return Trainer(config, data, run_dir, strategy, start)
+    name = config.strategy or config.train.source.replace(",", "-")
+    run_dir = directory.new_run_dir(root, name)
+    logging.info("run directory: %s", run_dir)
+    try:
+        return Trainer(config, data, run_dir, strategy, start)
+    except BaseException:
+        with contextlib.suppress(OSError):  # it holds a run already
+            run_dir.rmdir()
+        raise

@@ -8,7 +8,7 @@
             check_fields(self)
 
 Whoever builds such a configuration, by flags, from JSON or in Python, has one that can
-be meant, or an error that names the field. Flags take their bounds from here.
+be meant, or an error that names the field. Flags are made from the same fields.
 """
 
 import dataclasses
@@ -42,11 +42,40 @@ def within(default: Any, least: float | None = None, most: float | None = None) 
     return dataclasses.field(default=default, metadata={"bounds": (least, most)})
 
 
-def flag_bounds(cls: type, name: str) -> dict[str, Any]:
-    """A field's bounds as `lower_bound` and `upper_bound` of a flag."""
-    fields = {field.name: field for field in dataclasses.fields(cls)}
-    least, most = fields[name].metadata["bounds"]
-    return {"lower_bound": least, "upper_bound": most}
+def setting(
+    default: Any,
+    help: str,
+    least: float | None = None,
+    most: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """A dataclass's field that commands have a flag for, see `values.field_flags`.
+
+    Args:
+        default: Its default.
+        help: The flag's line; empty where no command has one.
+        least: The least value that a number, or each of several, takes.
+        most: The largest.
+        choices: The texts that it takes; any where there are none.
+    """
+    metadata = {"help": help, "bounds": (least, most), "choices": choices}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def check_choices(config: Any, error: type[UserError] = UserError) -> None:
+    """Refuses texts that are none of their field's choices.
+
+    Raises:
+        UserError: Or `error`; the message names the field and the choices.
+    """
+    for field in dataclasses.fields(config):
+        choices = field.metadata.get("choices")
+        value = getattr(config, field.name)
+        if choices and value not in choices:
+            raise error(
+                f"{type(config).__name__}: {field.name} is {_text(value)}; it must be "
+                f"one of {', '.join(choices)}"
+            )
 
 
 def check_fields(config: Any, error: type[UserError] = UserError) -> None:

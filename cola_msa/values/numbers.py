@@ -4,12 +4,9 @@ absl compares with bounds, and every comparison with NaN is false.
 """
 
 import math
-import typing
 from typing import Any
 
 from absl import flags
-
-from cola_msa.values.fields import flag_bounds
 
 # A flag belongs to the command that asks for it here, whose --help shows it.
 flags.disclaim_key_flags()
@@ -60,26 +57,6 @@ def define_float(
         flags.ArgumentSerializer(),
         **options,
     )
-
-
-def define_number(
-    config: type, name: str, help: str, **options: Any
-) -> flags.FlagHolder:
-    """Defines a flag for a number of a configuration, unset where it is not given.
-
-    Args:
-        config: The configuration's class.
-        name: The flag, and the field: it takes what the field takes.
-        help: One line.
-        **options: As absl's `DEFINE_integer`.
-
-    Returns:
-        The flag's holder.
-    """
-    bounds = flag_bounds(config, name)
-    is_whole = typing.get_type_hints(config)[name] is int
-    define: Any = flags.DEFINE_integer if is_whole else define_float
-    return define(name, None, help, **bounds, **options)
 
 
 def define_seed(default: int | None, help: str, **options: Any) -> flags.FlagHolder:

@@ -382,7 +382,7 @@ def test_a_run_that_would_take_gigabytes_is_refused(run_dir, tmp_path, name):
 
 
 def test_every_choice_of_the_flags_is_taken():
-    from cola_msa.pairs.draws import SILENCES
+    from cola_msa.config.schema import SILENCES
 
     for silence in SILENCES:
         values = to_dict(Config())

@@ -15,9 +15,9 @@ from cola_msa.config.presets import PRESETS
 from cola_msa.config.schema import Config
 from cola_msa.config.strategies import DEGRADED, NO_STEMS, RANDOM, STRATEGIES
 from cola_msa.evaluation.tasks import TASKS
+from cola_msa.values.field_flags import flag_fields
 
 # Fields of ModelConfig that `cola_msa.train` has no flag for.
-_WITHOUT_FLAG = ("projection_dim", "fused_batch_norm")
 # Where the documents' examples keep datasets and what was prepared from them.
 RAW, PREPARED = "raw", "prepared"
 
@@ -71,11 +71,9 @@ def config_flags(config: Config) -> tuple[str, ...]:
         base = STRATEGIES[config.strategy].apply(base)
     for part in ("train", "model"):
         mine, theirs = getattr(config, part), getattr(base, part)
-        for field in dataclasses.fields(mine):
+        for field in flag_fields(type(mine)):
             value = getattr(mine, field.name)
-            if value != getattr(theirs, field.name) and (
-                field.name not in _WITHOUT_FLAG
-            ):
+            if value != getattr(theirs, field.name):
                 flags.append(_flag(field.name, value))
     return tuple(flags)
 

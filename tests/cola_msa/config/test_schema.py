@@ -2,12 +2,14 @@ import dataclasses
 import json
 
 import pytest
+from absl import flags
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cola_msa.config import schema as config_lib
 from cola_msa.config.presets import PRESETS, get_preset
 from cola_msa.system.errors import UserError
+from cola_msa.values.field_flags import define_fields, flag_fields
 
 
 @pytest.mark.parametrize("name", list(PRESETS))
@@ -95,15 +97,14 @@ def test_what_cannot_be_meant_is_refused_when_it_is_made(cls, fields):
 
 def test_flags_and_fields_have_the_same_bounds():
     """Through the flags' own parsers, whatever the flags are made from."""
-    from cola_msa import train
-
-    flags = train._TRAIN_FLAGS | train._MODEL_FLAGS
+    values = flags.FlagValues()
     checked = 0
     for cls in (config_lib.TrainConfig, config_lib.ModelConfig):
-        for field in dataclasses.fields(cls):
-            if field.name not in flags or field.name == "keep_steps":
+        define_fields(cls, values)
+        for field in flag_fields(cls):
+            if field.name == "keep_steps":
                 continue
-            parser = flags[field.name]._flagvalues[field.name].parser
+            parser = values[field.name].parser
             for bound, step in (("lower_bound", -1), ("upper_bound", 1)):
                 limit = getattr(parser, bound, None)
                 if limit is None:

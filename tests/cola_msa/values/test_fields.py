@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cola_msa.system.errors import UserError
-from cola_msa.values.fields import check_fields, flag_bounds, within
+from cola_msa.values.fields import check_fields, within
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,11 +80,6 @@ def test_numbers_become_pythons_and_lists_tuples():
     ]
     # A whole number stands for itself: hashes of configurations stay.
     assert type(Fields(1).rate) is int
-
-
-def test_flags_take_what_fields_take():
-    assert flag_bounds(Fields, "rate") == {"lower_bound": 1e-12, "upper_bound": 10.0}
-    assert flag_bounds(Fields, "count") == {"lower_bound": 1, "upper_bound": None}
 
 
 def test_deep_nesting_is_refused_too():

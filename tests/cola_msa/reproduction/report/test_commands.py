@@ -20,6 +20,7 @@ _PARSE = """
 import dataclasses, json, sys
 from absl import flags
 from cola_msa import train
+train.define_flags()
 found = []
 for arguments in json.load(sys.stdin):
     for name in flags.FLAGS:
