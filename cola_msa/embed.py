@@ -17,14 +17,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from absl import app, flags
 
-from cola_msa.collection.embed import GRANULARITIES, Summary, embed_files
+from cola_msa.collection.embed import GRANULARITIES, describe_summary, embed_files
 from cola_msa.collection.inputs import InputError, list_inputs
 from cola_msa.collection.table.store import StoreError
 from cola_msa.collection.table.write import (
     SUFFIXES,
     OutputError,
     check_output,
-    failures_path,
 )
 from cola_msa.hub.embedder import BATCH_SIZE, hop_to_frames
 from cola_msa.hub.loading import open_model
@@ -37,7 +36,6 @@ from cola_msa.values.names import escape
 from cola_msa.values.numbers import define_float
 
 _FAILED, _USAGE = 1, 2
-_LISTED = 5
 
 
 def _define_flags() -> None:
@@ -114,7 +112,8 @@ def main(argv: list[str]) -> None:
         )
     except (OutputError, StoreError) as error:
         _stop(str(error), _FAILED)
-    _report(summary, output, model)
+    for line in describe_summary(summary, output, model.dim):
+        print(line)
     num_failed = len(summary.failures)
     if not summary.num_rows:
         _stop(f"none of {summary.num_files} files could be embedded", _FAILED)
@@ -138,30 +137,6 @@ def _open(given: str | None, step: str | None) -> OpenedModel:
         print(f"no --model: the newest run, {newest}")
         path = str(newest)
     return open_model(path, directory.parse_step(step))
-
-
-def _report(summary: Summary, output: pathlib.Path, model: OpenedModel) -> None:
-    if summary.num_embedded:
-        speed = summary.audio_seconds / summary.wall_seconds
-        print(
-            f"embedded {summary.num_embedded} files, "
-            f"{summary.audio_seconds / 60:.1f} min of audio in "
-            f"{summary.wall_seconds:.1f} s: {speed:.0f} times real time"
-        )
-    if summary.num_earlier:
-        print(f"skipped {summary.num_earlier} files whose content was embedded before")
-    for path, reason in list(summary.failures.items())[:_LISTED]:
-        print(f"failed: {path}: {reason}")
-    if summary.failures:
-        listed = failures_path(output)
-        print(f"{len(summary.failures)} files failed; {listed} names each")
-    if summary.previous:
-        print(
-            f"{output} held files that --input does not name; it is kept as "
-            f"{summary.previous}"
-        )
-    if summary.num_rows:
-        print(f"{output}: {summary.num_rows} rows of {model.dim} values")
 
 
 def _stop(message: str, code: int) -> NoReturn:

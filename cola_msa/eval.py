@@ -6,35 +6,29 @@ clip_scores.npz, a chart); options other than the default add parts to that name
 Embeddings are kept in <run_dir>/embeddings/.
 """
 
-import dataclasses
-import pathlib
 from collections.abc import Sequence
 
-import keras
-import tensorflow as tf
-from absl import app, flags, logging
+from absl import app, flags
 
 from cola_msa.evaluation.judge import (
-    _judge_function,
+    Judgement,
     choose_mode,
-    output_name,
+    choose_step,
+    judge_run,
 )
-from cola_msa.evaluation.label_fractions import parse_fractions, write_curve
+from cola_msa.evaluation.label_fractions import parse_fractions
 from cola_msa.evaluation.probes.finetune import DEFAULT_RATES
 from cola_msa.evaluation.probes.heads import PROBES, PROTOCOLS
-from cola_msa.evaluation.results import render_table, scale_lines
 from cola_msa.evaluation.setting import EvaluationConfig
 from cola_msa.evaluation.tasks import (
     OTHER_TASKS,
     TASKS,
     TRAIN_CLIPS,
     TaskError,
-    TaskSpec,
     get_task,
 )
-from cola_msa.records.prepared import PreparedData
+from cola_msa.reproduction.music import music_of
 from cola_msa.runs import directory
-from cola_msa.runs.info import encoder_info
 from cola_msa.system import signals
 from cola_msa.system.console import run_command
 from cola_msa.values.numbers import define_float
@@ -108,29 +102,6 @@ def define_flags() -> None:
     )
 
 
-def _choose_data(given: str | None, task: TaskSpec) -> pathlib.Path:
-    if given:
-        return pathlib.Path(given)
-    from cola_msa.reproduction import music
-
-    if task.dataset not in music.TASKS:
-        raise TaskError(
-            f"--task={task.name} needs --data_dir: the built-in music has no such "
-            f"data (python -m data_prep.{task.dataset} prepares it)"
-        )
-    return music.ensure(task.dataset)
-
-
-def _choose_step(given: str | None, encoder: str) -> int | str | None:
-    if encoder != "trained":
-        if given:
-            raise TaskError(
-                f"--encoder={encoder} is step 0; leave out --checkpoint_step"
-            )
-        return 0
-    return directory.parse_step(given)
-
-
 def main(argv: Sequence[str]) -> None:
     """Runs the command.
 
@@ -150,51 +121,26 @@ def main(argv: Sequence[str]) -> None:
     mode = choose_mode(
         options.encoder, options.finetune, options.finetune_rate, options.statistics
     )
-    step = _choose_step(options.checkpoint_step, options.encoder)
-    run_dir = directory.choose_run(options.run_dir)
-    config = directory.load_config(run_dir)
-    statistics = options.statistics or config.train.statistics_inputs
-    info = encoder_info(run_dir, step, options.encoder, statistics)
-    data_dir = _choose_data(options.data_dir, task)
-    logging.info("Judging step %s of %s on %s", info.step, run_dir, data_dir)
-    data = PreparedData(data_dir, config.frontend)
-    splits = task.choose_splits(options.train_clips)
-    absent = task.check_data(data, splits)
-    for split in splits.names:  # before anything is computed
-        if split not in absent:
-            data.index(split)
-    # Heads draw from seeds of their own; this makes operations on a GPU repeatable.
-    keras.utils.set_random_seed(0)
-    tf.config.experimental.enable_op_determinism()
-    judge = _judge_function(run_dir, config, step, mode, statistics, info, data)
-    common = EvaluationConfig(
-        protocol=options.protocol,
-        probe=options.probe,
-        train_clips=options.train_clips,
-        num_seeds=options.seeds,
-        standardize=options.standardize,
+    asked = Judgement(
+        task=task,
+        encoder=options.encoder,
+        step=choose_step(options.checkpoint_step, options.encoder),
+        mode=mode,
+        statistics=options.statistics,
+        encoder_rate=options.finetune_rate,
+        fractions=tuple(fractions),
+        config=EvaluationConfig(
+            protocol=options.protocol,
+            probe=options.probe,
+            train_clips=options.train_clips,
+            num_seeds=options.seeds,
+            standardize=options.standardize,
+        ),
     )
-    other = statistics if statistics != config.train.statistics_inputs else None
-    whole_name = output_name(task, options.encoder, step, mode, common, other)
-    found = []
-    for fraction in fractions:
-        part = dataclasses.replace(common, label_fraction=fraction)
-        name = output_name(task, options.encoder, step, mode, part, other)
-        output_dir = run_dir / "eval" / name
-        if options.output_dir:
-            output_dir = pathlib.Path(options.output_dir)
-            if len(fractions) > 1:
-                output_dir /= f"labels{fraction:g}"
-        found.append(judge(task, data, output_dir, part))
-        print(render_table(found[-1]))
-        files = ["results.json", "per_class.csv", found[-1]["chart"]]
-        print(f"  files: {output_dir}/{', '.join(filter(None, files))}")
-    if len(fractions) > 1:
-        curve_dir = run_dir / "eval" / f"{whole_name}-label_curve"
-        curve_dir = pathlib.Path(options.output_dir or curve_dir)
-        note = "; ".join(scale_lines(found[-1])[:2])
-        print(f"\n{write_curve(curve_dir, found, note)}")
-        print(f"  files: {curve_dir}/label_curve.png, label_curve.md, label_curve.json")
+    run_dir = directory.choose_run(options.run_dir)
+    data_dir = options.data_dir or music_of(task.name, task.dataset)
+    for text in judge_run(run_dir, data_dir, asked, options.output_dir):
+        print(text)
 
 
 if __name__ == "__main__":

@@ -11,213 +11,63 @@ where a stopped one was; a larger --epochs goes on where a finished one ended.
 """
 
 import pathlib
+from typing import Any
 
 from absl import app, flags
 
 from cola_msa.config.schema import SOURCES
 from cola_msa.system.console import run_command
+from cola_msa.values.field_flags import define_fields, given_fields
 from cola_msa.values.numbers import define_float, define_seed
-from data_prep.datasets import multitrack
-from data_prep.datasets.base import DatasetError
+from data_prep.datasets.base import DatasetError, IndexOptions
+from data_prep.datasets.multitrack import DATASET
 from data_prep.pipeline import cli
-from data_prep.separator.tracks import AUGMENTATIONS, SeparatorConfig
+from data_prep.separator.tracks import SeparatorConfig, check_config
 
-_DEFAULTS = SeparatorConfig()
+_OPTIONS: IndexOptions = SeparatorConfig().options
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
-    """Defines the command's flags."""
+    """Defines the command's flags; those of the network come from its fields."""
+    add: dict[str, Any] = {"flag_values": values}
     flags.DEFINE_string(
         "dataset_dir",
         None,
         "One folder a track with its stems (layout of data_prep.multitrack), or "
         "MUSDB18-HQ with its folders train and test.",
-        flag_values=values,
+        **add,
     )
     flags.DEFINE_string(
-        "output_dir", None, "Folder of weights, for --separator.", flag_values=values
+        "output_dir", None, "Folder of weights, for --separator.", **add
     )
-    flags.DEFINE_integer(
-        "epochs",
-        1000,
-        "Most epochs; 2 for the paper's degraded separator.",
-        lower_bound=1,
-        flag_values=values,
-    )
-    flags.DEFINE_list(
-        "targets", [], "Sources to train; all without it.", flag_values=values
-    )
-    flags.DEFINE_list(
-        "sources",
-        list(SOURCES),
-        "Sources that make up the mixture.",
-        flag_values=values,
-    )
+    text = "Most epochs; 2 for the paper's degraded separator."
+    flags.DEFINE_integer("epochs", 1000, text, lower_bound=1, **add)
+    flags.DEFINE_list("targets", [], "Sources to train; all without it.", **add)
+    text = "Sources that make up the mixture."
+    flags.DEFINE_list("sources", list(SOURCES), text, **add)
     flags.DEFINE_list(
         "stem_names",
         [],
         "source=file pairs, where the file (without suffix) is not named like the "
         "source; mixture=file too.",
-        flag_values=values,
+        **add,
     )
-    _define_model_flags(values)
-    _define_training_flags(values)
-    _define_run_flags(values)
+    define_fields(SeparatorConfig, values, with_defaults=True)
+    text = "Share of songs for validation, where the dataset has no such split."
+    define_float("validation_share", _OPTIONS.validation_share, text, **add)
+    text = "Share of songs for the report, where the dataset has no such split."
+    define_float("test_share", _OPTIONS.test_share, text, **add)
+    define_seed(0, "Seed of splits, weights and examples.", **add)
+    flags.DEFINE_integer("threads", 1, "torch's threads.", lower_bound=1, **add)
+    text = "torch's device to train on: cpu, cuda."
+    flags.DEFINE_string("device", "cpu", text, **add)
+    text = "Wiener iterations in the report's separation."
+    flags.DEFINE_integer("niter", 1, text, lower_bound=0, **add)
+    text = "Most held-out tracks that the report separates; 0 for all."
+    flags.DEFINE_integer("report_tracks", 0, text, lower_bound=0, **add)
+    text = "The report separates the middle of a track, up to this length."
+    define_float("report_seconds", 30.0, text, lower_bound=1.0, **add)
     flags.mark_flags_as_required(["dataset_dir", "output_dir"], flag_values=values)
-
-
-def _define_model_flags(values: flags.FlagValues) -> None:
-    flags.DEFINE_integer(
-        "hidden_size",
-        _DEFAULTS.hidden_size,
-        "Width of the network, even.",
-        lower_bound=2,
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
-        "nfft",
-        _DEFAULTS.fft_size,
-        "STFT window and FFT length, in samples.",
-        lower_bound=16,
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
-        "nhop",
-        _DEFAULTS.hop_samples,
-        "STFT hop, in samples.",
-        lower_bound=1,
-        flag_values=values,
-    )
-    define_float(
-        "bandwidth_hz",
-        _DEFAULTS.bandwidth_hz,
-        "The network reads no higher frequencies.",
-        lower_bound=1,
-        flag_values=values,
-    )
-
-
-def _define_training_flags(values: flags.FlagValues) -> None:
-    define_float(
-        "seq_seconds",
-        _DEFAULTS.seq_seconds,
-        "Length of a training example.",
-        lower_bound=0.01,
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
-        "samples_per_track",
-        _DEFAULTS.samples_per_track,
-        "Examples an epoch for each training track.",
-        lower_bound=1,
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
-        "batch_size",
-        _DEFAULTS.batch_size,
-        "Examples an update.",
-        lower_bound=1,
-        flag_values=values,
-    )
-    define_float(
-        "learning_rate",
-        _DEFAULTS.learning_rate,
-        "Adam's rate.",
-        lower_bound=1e-12,
-        upper_bound=10.0,
-        flag_values=values,
-    )
-    define_float(
-        "weight_decay",
-        _DEFAULTS.weight_decay,
-        "L2 penalty.",
-        lower_bound=0.0,
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
-        "patience",
-        _DEFAULTS.patience,
-        "Epochs without a better validation loss before training stops.",
-        lower_bound=1,
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
-        "lr_decay_patience",
-        _DEFAULTS.lr_decay_patience,
-        "Such epochs before the rate is lowered.",
-        lower_bound=0,
-        flag_values=values,
-    )
-    define_float(
-        "lr_decay_gamma",
-        _DEFAULTS.lr_decay_gamma,
-        "Factor that lowers the rate.",
-        lower_bound=0.0,
-        upper_bound=1.0,
-        flag_values=values,
-    )
-    flags.DEFINE_list(
-        "source_augmentations",
-        list(AUGMENTATIONS),
-        "Augmentations of single sources: gain, channelswap; empty for none.",
-        flag_values=values,
-    )
-    flags.DEFINE_bool(
-        "random_track_mix",
-        _DEFAULTS.random_track_mix,
-        "Mix an example's sources from different tracks and times.",
-        flag_values=values,
-    )
-
-
-def _define_run_flags(values: flags.FlagValues) -> None:
-    define_float(
-        "validation_share",
-        _DEFAULTS.options.validation_share,
-        "Share of songs for validation, where the dataset has no such split.",
-        flag_values=values,
-    )
-    define_float(
-        "test_share",
-        _DEFAULTS.options.test_share,
-        "Share of songs for the report, where the dataset has no such split.",
-        flag_values=values,
-    )
-    define_seed(0, "Seed of splits, weights and examples.", flag_values=values)
-    flags.DEFINE_integer(
-        "threads", 1, "torch's threads.", lower_bound=1, flag_values=values
-    )
-    flags.DEFINE_string(
-        "device", "cpu", "torch's device to train on: cpu, cuda.", flag_values=values
-    )
-    define_float(
-        "cache_gb",
-        _DEFAULTS.cache_gb,
-        "Most memory for decoded stems; others are read chunk by chunk.",
-        lower_bound=0,
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
-        "niter",
-        1,
-        "Wiener iterations in the report's separation.",
-        lower_bound=0,
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
-        "report_tracks",
-        0,
-        "Most held-out tracks that the report separates; 0 for all.",
-        lower_bound=0,
-        flag_values=values,
-    )
-    define_float(
-        "report_seconds",
-        30.0,
-        "The report separates the middle of a track, up to this length.",
-        lower_bound=1.0,
-        flag_values=values,
-    )
 
 
 def parse_config(values: flags.FlagValues) -> tuple[SeparatorConfig, tuple[str, ...]]:
@@ -226,7 +76,7 @@ def parse_config(values: flags.FlagValues) -> tuple[SeparatorConfig, tuple[str, 
     Raises:
         DatasetError: If a flag's value makes no sense.
     """
-    options = cli.parse_options(multitrack.DATASET, values)
+    options = cli.parse_options(DATASET, values)
     targets = tuple(values.targets) or options.sources
     unknown = sorted(set(targets) - set(options.sources))
     if unknown:
@@ -234,38 +84,8 @@ def parse_config(values: flags.FlagValues) -> tuple[SeparatorConfig, tuple[str, 
             f"--targets: {', '.join(unknown)} is not one of --sources="
             f"{','.join(options.sources)}"
         )
-    config = SeparatorConfig(
-        options=options,
-        hidden_size=values.hidden_size,
-        fft_size=values.nfft,
-        hop_samples=values.nhop,
-        bandwidth_hz=values.bandwidth_hz,
-        seq_seconds=values.seq_seconds,
-        samples_per_track=values.samples_per_track,
-        batch_size=values.batch_size,
-        learning_rate=values.learning_rate,
-        weight_decay=values.weight_decay,
-        patience=values.patience,
-        lr_decay_patience=values.lr_decay_patience,
-        lr_decay_gamma=values.lr_decay_gamma,
-        source_augmentations=tuple(values.source_augmentations),
-        random_track_mix=values.random_track_mix,
-        cache_gb=values.cache_gb,
-    )
-    if not set(config.source_augmentations) <= set(AUGMENTATIONS):
-        raise DatasetError(
-            f"--source_augmentations={','.join(config.source_augmentations)}: only "
-            f"{', '.join(AUGMENTATIONS)} are known"
-        )
-    if config.hidden_size % 2:
-        raise DatasetError(f"--hidden_size={config.hidden_size} must be even")
-    if config.hop_samples > config.fft_size:
-        raise DatasetError("--nhop must not be larger than --nfft")
-    if config.seq_samples < config.fft_size:
-        raise DatasetError(
-            f"--seq_seconds={config.seq_seconds} is shorter than one STFT window of "
-            f"--nfft={config.fft_size} samples"
-        )
+    config = SeparatorConfig(options=options, **given_fields(SeparatorConfig, values))
+    check_config(config)
     return config, targets
 
 

@@ -7,9 +7,7 @@ broken in the published archive, 1 something is wrong, 2 wrong usage or not this
 (the message says where to get it), 130 interrupted.
 """
 
-import dataclasses
 import importlib
-import json
 import os
 import pathlib
 import sys
@@ -76,7 +74,7 @@ def execute(values: Any) -> int:
         return _complain(f"--split_dir is not for --dataset={dataset.name}", _USAGE)
     try:
         if values.output:
-            _check_output(pathlib.Path(values.output))
+            download.check_output(pathlib.Path(values.output))
         report = download.validate(
             dataset,
             pathlib.Path(values.dataset_dir),
@@ -85,8 +83,7 @@ def execute(values: Any) -> int:
             split_dir=values.split_dir,
         )
         if values.output:
-            problems = [dataclasses.asdict(problem) for problem in report.problems]
-            _write(pathlib.Path(values.output), problems)
+            download.write_problems(pathlib.Path(values.output), report)
     except FileError as error:
         return _complain(str(error), _WRONG)
     except DatasetError as error:
@@ -107,40 +104,6 @@ def execute(values: Any) -> int:
         )
     print(f"{values.dataset_dir}: all is well")
     return 0
-
-
-def _check_output(path: pathlib.Path) -> None:
-    """Refuses to write over anything but an earlier list of problems."""
-    from cola_msa.system.errors import FileError
-    from cola_msa.system.folders import check_file
-    from cola_msa.values.reading import read_json
-
-    def is_list(file: pathlib.Path) -> bool:
-        try:
-            found = read_json(file, kind=list)
-        except FileError:
-            return False
-        return all(
-            isinstance(problem, dict) and {"path", "kind", "reason"} <= problem.keys()
-            for problem in found
-        )
-
-    if not _is_stream(path):
-        check_file(path, is_list, "a list of problems")
-
-
-def _write(path: pathlib.Path, problems: list[dict[str, Any]]) -> None:
-    from cola_msa.system.files import write_json
-
-    if _is_stream(path):
-        path.write_text(json.dumps(problems, indent=1) + "\n", encoding="utf-8")
-    else:
-        write_json(path, problems)
-
-
-def _is_stream(path: pathlib.Path) -> bool:
-    """Whether it is a pipe or a device, such as /dev/stdout."""
-    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def _complain(message: str, code: int) -> int:

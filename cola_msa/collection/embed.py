@@ -40,6 +40,7 @@ from cola_msa.system.console import progress_bar
 from cola_msa.values import names
 
 GRANULARITIES = ("clip", "window")
+_LISTED = 5  # failures that a summary names
 _HASH_BYTES = 1 << 20
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
@@ -418,3 +419,34 @@ def _write(
 def text(path: str) -> str:
     """A path as UTF-8 can hold it, see `system.names`: names may have any bytes."""
     return names.escape(path)
+
+
+def describe_summary(summary: Summary, output: pathlib.Path, dim: int) -> Iterator[str]:
+    """What became of the files, as lines for a terminal.
+
+    Args:
+        summary: From `embed_files`.
+        output: The table.
+        dim: Values of an embedding.
+    """
+    if summary.num_embedded:
+        speed = summary.audio_seconds / summary.wall_seconds
+        yield (
+            f"embedded {summary.num_embedded} files, "
+            f"{summary.audio_seconds / 60:.1f} min of audio in "
+            f"{summary.wall_seconds:.1f} s: {speed:.0f} times real time"
+        )
+    if summary.num_earlier:
+        yield f"skipped {summary.num_earlier} files whose content was embedded before"
+    for path, reason in list(summary.failures.items())[:_LISTED]:
+        yield f"failed: {path}: {reason}"
+    if summary.failures:
+        listed = failures_path(output)
+        yield f"{len(summary.failures)} files failed; {listed} names each"
+    if summary.previous:
+        yield (
+            f"{output} held files that --input does not name; it is kept as "
+            f"{summary.previous}"
+        )
+    if summary.num_rows:
+        yield f"{output}: {summary.num_rows} rows of {dim} values"

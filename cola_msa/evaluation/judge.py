@@ -12,15 +12,17 @@ import json
 import os
 import pathlib
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import numpy as np
-from absl import flags, logging
+import tensorflow as tf
+from absl import logging
 
 from cola_msa.config.schema import Config, config_hash
 from cola_msa.evaluation.baseline import untrained_key, untrained_model
+from cola_msa.evaluation.label_fractions import write_curve
 from cola_msa.evaluation.probes.features import (
     EmbeddedSplit,
     Encoder,
@@ -52,10 +54,7 @@ from cola_msa.evaluation.probes.linear import (
     train_head,
 )
 from cola_msa.evaluation.probes.ridge import RidgeConfig, fit_ridge
-from cola_msa.evaluation.results import check_output
-from cola_msa.evaluation.results import has_paper_scale as has_paper_scale
-from cola_msa.evaluation.results import read_results as read_results
-from cola_msa.evaluation.results import render_table as render_table
+from cola_msa.evaluation.results import check_output, render_table, scale_lines
 from cola_msa.evaluation.setting import (
     PARTS,
     EvaluationConfig,
@@ -69,7 +68,7 @@ from cola_msa.model.contrastive import ContrastiveModel
 from cola_msa.records.prepared import PreparedData
 from cola_msa.records.windows import find_segments, plan_windows
 from cola_msa.runs import directory, kept
-from cola_msa.runs.info import EncoderInfo
+from cola_msa.runs.info import EncoderInfo, encoder_info
 from cola_msa.system.errors import FileError
 from cola_msa.values.arrays import write_json
 from cola_msa.values.reading import read_json
@@ -417,6 +416,21 @@ def choose_mode(
     return mode
 
 
+def choose_step(given: str | None, encoder: str) -> int | str | None:
+    """The step that `--checkpoint_step` means; 0 where the encoder is not trained.
+
+    Raises:
+        TaskError: If it contradicts the encoder.
+    """
+    if encoder != "trained":
+        if given:
+            raise TaskError(
+                f"--encoder={encoder} is step 0; leave out --checkpoint_step"
+            )
+        return 0
+    return directory.parse_step(given)
+
+
 def output_name(
     task: TaskSpec,
     encoder: str,
@@ -472,16 +486,102 @@ def _fresh_model(
     return kept.build_model(run_dir / "config.json", config, data, seed)
 
 
+@dataclasses.dataclass(frozen=True)
+class Judgement:
+    """What is asked of a run.
+
+    Attributes:
+        task: The task.
+        encoder: `trained`, `untrained` or `supervised`.
+        step: A kept step, `best`, `init`, or None for the last.
+        mode: From `choose_mode`.
+        statistics: Batch-norm statistics; None for the run's own.
+        encoder_rate: Adam's rate of an encoder that is trained; None for the mode's.
+        fractions: Shares of the training clips whose labels are used.
+        config: How heads are trained, but for the share.
+    """
+
+    task: TaskSpec
+    encoder: str = "trained"
+    step: int | str | None = None
+    mode: str = "frozen"
+    statistics: str | None = None
+    encoder_rate: float | None = None
+    fractions: tuple[float, ...] = (1.0,)
+    config: EvaluationConfig = EvaluationConfig()
+
+
+def judge_run(
+    run_dir: pathlib.Path,
+    data_dir: str | os.PathLike,
+    asked: Judgement,
+    output_dir: str | os.PathLike | None = None,
+) -> Iterator[str]:
+    """Judges a run's encoder, and writes results as they are there.
+
+    Args:
+        run_dir: The run.
+        data_dir: The task's prepared data.
+        asked: Task, encoder, mode, shares of labels.
+        output_dir: Where results go; default <run_dir>/eval/<name of what is asked>.
+
+    Yields:
+        For people: each share's table and files, then their curve where there are
+        several.
+
+    Raises:
+        ProbeError: If probe and mode do not go together.
+        RunError: If there is no such run or step.
+        DataError: If the data does not fit.
+    """
+    task, common = asked.task, asked.config
+    config = directory.load_config(run_dir)
+    own = config.train.statistics_inputs
+    statistics = asked.statistics or own
+    info = encoder_info(run_dir, asked.step, asked.encoder, statistics)
+    logging.info("Judging step %s of %s on %s", info.step, run_dir, data_dir)
+    data = PreparedData(data_dir, config.frontend)
+    splits = task.choose_splits(common.train_clips)
+    absent = task.check_data(data, splits)
+    for split in splits.names:  # before anything is computed
+        if split not in absent:
+            data.index(split)
+    # Heads draw from seeds of their own; this makes operations on a GPU repeatable.
+    keras.utils.set_random_seed(0)
+    tf.config.experimental.enable_op_determinism()
+    judge = _judge_function(run_dir, config, asked, statistics, info, data)
+    other = statistics if statistics != own else None
+    parts = (task, asked.encoder, asked.step, asked.mode)
+    found = []
+    for fraction in asked.fractions:
+        part = dataclasses.replace(common, label_fraction=fraction)
+        folder = run_dir / "eval" / output_name(*parts, part, other)
+        if output_dir:
+            folder = pathlib.Path(output_dir)
+            if len(asked.fractions) > 1:
+                folder /= f"labels{fraction:g}"
+        found.append(judge(task, data, folder, part))
+        files = ["results.json", "per_class.csv", found[-1]["chart"]]
+        listed = f"  files: {folder}/{', '.join(filter(None, files))}"
+        yield f"{render_table(found[-1])}\n{listed}"
+    if len(found) > 1:
+        name = output_name(*parts, common, other)
+        folder = pathlib.Path(output_dir or run_dir / "eval" / f"{name}-label_curve")
+        curve = write_curve(folder, found, "; ".join(scale_lines(found[-1])[:2]))
+        files_of_curve = "label_curve.png, label_curve.md, label_curve.json"
+        yield f"\n{curve}\n  files: {folder}/{files_of_curve}"
+
+
 def _judge_function(
     run_dir: pathlib.Path,
     config: Config,
-    step: int | str | None,
-    mode: str,
+    asked: Judgement,
     statistics: str,
     info: EncoderInfo,
     data: PreparedData,
 ) -> Callable[[TaskSpec, PreparedData, pathlib.Path, EvaluationConfig], dict[str, Any]]:
     """What judges the encoder, (task, data, output_dir, config) -> results."""
+    step, mode = asked.step, asked.mode
     if mode == "frozen":
         if info.encoder == "untrained":
             encoder = untrained_model(run_dir, data, statistics).encoder
@@ -492,7 +592,7 @@ def _judge_function(
         return functools.partial(
             evaluate, encoder, key, cache_dir=run_dir / "embeddings", info=info
         )
-    rate = flags.FLAGS.finetune_rate or DEFAULT_RATES[mode]
+    rate = asked.encoder_rate or DEFAULT_RATES[mode]
     info = dataclasses.replace(info, statistics=None)  # estimated anew
     if mode == "supervised":
         key = f"fresh-{config_hash(config.model)}"

@@ -47,6 +47,25 @@ def ensure(task: str, root: pathlib.Path = ROOT, scale: float = 1.0) -> pathlib.
     return prepared
 
 
+def music_of(task: str, dataset: str) -> pathlib.Path:
+    """The built-in music that a task is judged on, made if it is missing.
+
+    Args:
+        task: The task's name, for the message.
+        dataset: The dataset that it reads.
+
+    Raises:
+        DemoDataError: If the built-in music has none for it, or generation or
+            preparation failed.
+    """
+    if dataset not in TASKS:
+        raise DemoDataError(
+            f"--task={task} needs --data_dir: the built-in music has no such data "
+            f"(python -m data_prep.{dataset} prepares it)"
+        )
+    return ensure(dataset)
+
+
 def _run(module: str, *arguments: str) -> None:
     command = [sys.executable, "-m", module, *arguments]
     logging.info("%s", " ".join(["python", *command[1:]]))

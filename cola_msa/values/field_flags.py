@@ -18,6 +18,11 @@ def flag_fields(cls: type) -> tuple[dataclasses.Field, ...]:
     return tuple(f for f in dataclasses.fields(cls) if f.metadata.get("help"))
 
 
+def flag_name(field: dataclasses.Field) -> str:
+    """The name of a field's flag."""
+    return field.metadata["flag"] or field.name
+
+
 def define_fields(
     cls: type,
     values: flags.FlagValues = flags.FLAGS,
@@ -36,7 +41,7 @@ def define_fields(
         hint, choices = hints[field.name], field.metadata["choices"]
         least, most = field.metadata["bounds"]
         default: Any = field.default if with_defaults else None
-        line: tuple[str, Any, str] = (field.name, default, field.metadata["help"])
+        line: tuple[str, Any, str] = (flag_name(field), default, field.metadata["help"])
         if hint is bool:
             flags.DEFINE_bool(*line, flag_values=values)
         elif hint is int:
@@ -61,13 +66,13 @@ def given_fields(cls: type, values: flags.FlagValues = flags.FLAGS) -> dict[str,
     hints = typing.get_type_hints(cls)
     given = {}
     for field in flag_fields(cls):
-        value = getattr(values, field.name)
+        value = getattr(values, flag_name(field))
         if value is None:
             continue
         if typing.get_origin(hints[field.name]) is tuple:
             value = tuple(item.strip() for item in value)
             if typing.get_args(hints[field.name])[0] is int:
-                value = _whole_numbers(field.name, value)
+                value = _whole_numbers(flag_name(field), value)
         given[field.name] = value
     return given
 

@@ -48,6 +48,7 @@ def setting(
     least: float | None = None,
     most: float | None = None,
     choices: tuple[str, ...] = (),
+    flag: str = "",
 ) -> Any:
     """A dataclass's field that commands have a flag for, see `values.field_flags`.
 
@@ -57,8 +58,9 @@ def setting(
         least: The least value that a number, or each of several, takes.
         most: The largest.
         choices: The texts that it takes; any where there are none.
+        flag: The flag's name, where it is not the field's.
     """
-    metadata = {"help": help, "bounds": (least, most), "choices": choices}
+    metadata = {"help": help, "bounds": (least, most), "choices": choices, "flag": flag}
     return dataclasses.field(default=default, metadata=metadata)
 
 

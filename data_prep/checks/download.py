@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import json
 import multiprocessing
 import os
 import pathlib
@@ -13,7 +14,10 @@ import tqdm
 
 from cola_msa.audio import decode, errors
 from cola_msa.system import processes
-from cola_msa.system.errors import UserError
+from cola_msa.system.errors import FileError, UserError
+from cola_msa.system.files import write_json
+from cola_msa.system.folders import check_file
+from cola_msa.values.reading import read_json
 from data_prep.datasets.base import Clip, Dataset, DatasetError, IndexOptions, text
 
 # No codec of these datasets needs less: 8 kbit/s is MP3's lowest rate.
@@ -316,3 +320,34 @@ def describe(report: Report, log: Callable[[str], None], num_shown: int = 5) -> 
             log(f"{kind}: {problem.path}: {problem.reason}")
         if count > num_shown:
             log(f"{kind}: {count - num_shown} more")
+
+
+def check_output(path: pathlib.Path) -> None:
+    """Refuses to write over anything but an earlier list of problems."""
+
+    def is_list(file: pathlib.Path) -> bool:
+        try:
+            found = read_json(file, kind=list)
+        except FileError:
+            return False
+        return all(
+            isinstance(problem, dict) and {"path", "kind", "reason"} <= problem.keys()
+            for problem in found
+        )
+
+    if not _is_stream(path):
+        check_file(path, is_list, "a list of problems")
+
+
+def write_problems(path: pathlib.Path, report: Report) -> None:
+    """Writes all problems as a JSON list."""
+    problems = [dataclasses.asdict(problem) for problem in report.problems]
+    if _is_stream(path):
+        path.write_text(json.dumps(problems, indent=1) + "\n", encoding="utf-8")
+    else:
+        write_json(path, problems)
+
+
+def _is_stream(path: pathlib.Path) -> bool:
+    """Whether it is a pipe or a device, such as /dev/stdout."""
+    return path.exists() and not path.is_file() and not path.is_dir()

@@ -1,10 +1,6 @@
 """The built-in music: songs composed and synthesised from a seed.
 
-`write_demo` writes them as the real datasets are laid out on disk, so that the same
-commands read both. Needs NumPy, SciPy and soundfile; no network and no recordings.
+`trees.write.write_demo` writes them as the real datasets are laid out on disk, so that
+the same commands read both. Needs NumPy, SciPy and soundfile; no network and no
+recordings. Imports nothing of `data_prep` but its own.
 """
-
-from data_prep.demo.config import DemoConfig
-from data_prep.demo.trees.write import write_demo
-
-__all__ = ["DemoConfig", "write_demo"]

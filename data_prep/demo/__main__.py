@@ -11,7 +11,8 @@ from absl import app, flags
 
 from cola_msa.system.errors import UserError
 from cola_msa.values.numbers import define_float, define_seed
-from data_prep.demo import DemoConfig, write_demo
+from data_prep.demo.config import DemoConfig
+from data_prep.demo.trees.write import write_demo
 
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder to write.", required=True)
 _SEED = define_seed(0, "Everything follows from it.")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import soundfile
 
 from cola_msa.config.schema import SOURCES, ConfigError
-from cola_msa.values.fields import check_fields, within
+from cola_msa.values.fields import check_fields, setting
 from data_prep.datasets import multitrack
 from data_prep.datasets.base import (
     Clip,
@@ -73,21 +73,36 @@ class SeparatorConfig:
     """
 
     options: IndexOptions = IndexOptions(sources=SOURCES, test_share=0.15)
-    hidden_size: int = within(512, 2, 1 << 14)
-    fft_size: int = within(4096, 16, 1 << 16)
-    hop_samples: int = within(1024, 1, 1 << 16)
-    bandwidth_hz: float = within(16000.0, 1.0)
-    seq_seconds: float = within(6.0, 0.01)
-    samples_per_track: int = within(64, 1)
-    batch_size: int = within(16, 1)
-    learning_rate: float = within(1e-3, 1e-12, 10.0)
-    weight_decay: float = within(1e-5, 0.0)
-    patience: int = within(140, 1)
-    lr_decay_patience: int = within(80, 0)
-    lr_decay_gamma: float = within(0.3, 0.0, 1.0)
-    source_augmentations: tuple[str, ...] = AUGMENTATIONS
-    random_track_mix: bool = True
-    cache_gb: float = within(1.0, 0.0)
+    hidden_size: int = setting(512, "Width of the network, even.", 2, 1 << 14)
+    fft_size: int = setting(
+        4096, "STFT window and FFT length, in samples.", 16, 1 << 16, flag="nfft"
+    )
+    hop_samples: int = setting(1024, "STFT hop, in samples.", 1, 1 << 16, flag="nhop")
+    bandwidth_hz: float = setting(
+        16000.0, "The network reads no higher frequencies.", 1.0
+    )
+    seq_seconds: float = setting(6.0, "Length of a training example.", 0.01)
+    samples_per_track: int = setting(
+        64, "Examples an epoch for each training track.", 1
+    )
+    batch_size: int = setting(16, "Examples an update.", 1)
+    learning_rate: float = setting(1e-3, "Adam's rate.", 1e-12, 10.0)
+    weight_decay: float = setting(1e-5, "L2 penalty.", 0.0)
+    patience: int = setting(
+        140, "Epochs without a better validation loss before training stops.", 1
+    )
+    lr_decay_patience: int = setting(80, "Such epochs before the rate is lowered.", 0)
+    lr_decay_gamma: float = setting(0.3, "Factor that lowers the rate.", 0.0, 1.0)
+    source_augmentations: tuple[str, ...] = setting(
+        AUGMENTATIONS,
+        "Augmentations of single sources: gain, channelswap; empty for none.",
+    )
+    random_track_mix: bool = setting(
+        True, "Mix an example's sources from different tracks and times."
+    )
+    cache_gb: float = setting(
+        1.0, "Most memory for decoded stems; others are read chunk by chunk.", 0.0
+    )
 
     def __post_init__(self) -> None:
         """Refuses what cannot be meant, by ConfigError."""
@@ -97,6 +112,28 @@ class SeparatorConfig:
     def seq_samples(self) -> int:
         """Length of a training example, in samples at RATE_HZ."""
         return round(self.seq_seconds * RATE_HZ)
+
+
+def check_config(config: SeparatorConfig) -> None:
+    """Refuses settings that contradict one another.
+
+    Raises:
+        DatasetError: If so; the message names the flag of train_separator.
+    """
+    if not set(config.source_augmentations) <= set(AUGMENTATIONS):
+        raise DatasetError(
+            f"--source_augmentations={','.join(config.source_augmentations)}: only "
+            f"{', '.join(AUGMENTATIONS)} are known"
+        )
+    if config.hidden_size % 2:
+        raise DatasetError(f"--hidden_size={config.hidden_size} must be even")
+    if config.hop_samples > config.fft_size:
+        raise DatasetError("--nhop must not be larger than --nfft")
+    if config.seq_samples < config.fft_size:
+        raise DatasetError(
+            f"--seq_seconds={config.seq_seconds} is shorter than one STFT window of "
+            f"--nfft={config.fft_size} samples"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

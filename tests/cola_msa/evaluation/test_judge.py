@@ -14,7 +14,6 @@ import pytest
 from absl import flags
 from sklearn.metrics import average_precision_score
 
-from cola_msa import eval as eval_command
 from cola_msa.config.schema import Config, ModelConfig
 from cola_msa.evaluation import judge, metrics
 from cola_msa.evaluation import results as results_lib
@@ -282,13 +281,13 @@ def test_unknown_task_is_one_line():
     ],
 )
 def test_choice_of_step(given, encoder, expected):
-    assert eval_command._choose_step(given, encoder) == expected
+    assert judge.choose_step(given, encoder) == expected
 
 
 @pytest.mark.parametrize(("given", "encoder"), [("3", "untrained"), ("x", "trained")])
 def test_impossible_step(given, encoder):
     with pytest.raises((TaskError, RunError), match="--checkpoint_step"):
-        eval_command._choose_step(given, encoder)
+        judge.choose_step(given, encoder)
 
 
 def test_best_checkpoint_knows_its_step(run_dir, tmp_path):

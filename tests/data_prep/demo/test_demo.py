@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from data_prep.demo import DemoConfig, jobs, render, write_demo
+from data_prep.demo import jobs, render
 from data_prep.demo.composition import compose, styles
-from data_prep.demo.config import SAMPLE_RATE_HZ, SPLIT_FOLDERS, SPLITS
+from data_prep.demo.config import SAMPLE_RATE_HZ, SPLIT_FOLDERS, SPLITS, DemoConfig
 from data_prep.demo.trees import fma, nsynth, write
 from data_prep.demo.trees import mtat as mtat_lib
+from data_prep.demo.trees.write import write_demo
 
 TINY = DemoConfig(
     seed=3,
