@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from hypothesis import strategies
 
-from cola_msa import map as map_lib
 from cola_msa.collection import index as index_lib
 from cola_msa.collection import labels as labels_lib
 from cola_msa.collection import layout as layout_lib
@@ -198,7 +197,7 @@ def test_labels_are_read_as_csv_and_rows_may_be_short_or_repeat(tmp_path):
 def test_the_command_says_how_many_labels_found_a_track(page, tmp_path, monkeypatch):
     lines = []
     monkeypatch.setattr(
-        map_lib.logging, "info", lambda form, *a: lines.append(form % a)
+        collection_map.logging, "info", lambda form, *a: lines.append(form % a)
     )
     labels = tmp_path / "l.csv"
     labels.write_text("path,genre\ntrack 3,Rock\nnowhere,Folk\n")

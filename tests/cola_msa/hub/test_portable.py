@@ -12,6 +12,7 @@ from cola_msa.audio import frontend, frontend_numpy
 from cola_msa.config.schema import FrontendConfig
 from cola_msa.hub import export as export_lib
 from cola_msa.hub import loading, portable
+from cola_msa.hub.opened import ExportError
 from cola_msa.system.errors import FileError
 from tests.integration.test_commands import ROOT
 
@@ -78,7 +79,7 @@ def test_a_wrong_file_is_not_called_done(finished_run, tmp_path, monkeypatch):
 
     run_file = portable.run_file
     monkeypatch.setattr(export, "run_file", other)
-    with pytest.raises(export.ExportError, match="differs from the encoder"):
+    with pytest.raises(ExportError, match="differs from the encoder"):
         export_lib.export_encoder(
             finished_run, tmp_path / "model", file_format="tflite"
         )
@@ -86,7 +87,7 @@ def test_a_wrong_file_is_not_called_done(finished_run, tmp_path, monkeypatch):
 
 
 def test_an_unknown_format(finished_run, tmp_path):
-    with pytest.raises(export.ExportError, match="--format=pickle: must be one of"):
+    with pytest.raises(ExportError, match="--format=pickle: must be one of"):
         export_lib.export_encoder(finished_run, tmp_path / "a", file_format="pickle")
 
 
@@ -94,7 +95,7 @@ def test_without_the_extra_one_line_names_the_command(
     finished_run, tmp_path, monkeypatch
 ):
     monkeypatch.setitem(sys.modules, "tf2onnx", None)
-    with pytest.raises(export.ExportError, match=r"pip install '\.\[formats\]'"):
+    with pytest.raises(ExportError, match=r"pip install '\.\[formats\]'"):
         export_lib.export_encoder(finished_run, tmp_path / "a", file_format="onnx")
 
 

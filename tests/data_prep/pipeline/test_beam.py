@@ -13,7 +13,7 @@ from data_prep.datasets.base import IndexOptions
 from data_prep.pipeline import beam as beam_lib
 from data_prep.pipeline import jobs, runner
 from data_prep.pipeline import plan as plan_lib
-from data_prep.stems import clip, separator
+from data_prep.stems import clip
 from tests.data_prep.pipeline.test_runner import digests
 from tests.helpers import trees
 
@@ -113,7 +113,7 @@ def test_an_error_in_a_worker_is_one_line(raw, tmp_path, monkeypatch):
             raise OSError(28, "No space left on device", "shard")
         return load(*arguments, **keywords)
 
-    monkeypatch.setattr(separator, "load_clip", fail)
+    monkeypatch.setattr(clip, "load_clip", fail)
     with pytest.raises(jobs.PreparationError) as error:
         prepare(raw, tmp_path, 1, IN_MEMORY)
     message = str(error.value)
@@ -122,7 +122,7 @@ def test_an_error_in_a_worker_is_one_line(raw, tmp_path, monkeypatch):
     # Shards have two clips at most, and Beam shuffles them.
     assert len(list(tmp_path.glob("*.tfrecord"))) in (1, 2)
     assert not list(tmp_path.glob("*.tmp"))
-    monkeypatch.setattr(separator, "load_clip", load)
+    monkeypatch.setattr(clip, "load_clip", load)
     prepare(raw, tmp_path, 1, IN_MEMORY)
 
 

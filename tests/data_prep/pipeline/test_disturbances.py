@@ -17,8 +17,7 @@ import pytest
 from data_prep.datasets import folder
 from data_prep.datasets.base import IndexOptions
 from data_prep.pipeline import plan as plan_lib
-from data_prep.pipeline import shards
-from data_prep.stems import waveforms
+from data_prep.stems import clip, waveforms
 from tests.data_prep.datasets.test_datasets import execute
 from tests.data_prep.pipeline.test_runner import digests
 from tests.helpers import trees
@@ -153,7 +152,7 @@ def test_an_input_folder_vanishes(tmp_path, monkeypatch, capsys, what):
     _write(root)
     away = tmp_path / "away"
     lost = root / "stems" if what == "stems" else root
-    load = shards.separation.load_clip
+    load = clip.load_clip
 
     def vanish(*arguments, **keywords):
         if len(list(output.glob("*.tfrecord"))) == 2 and not away.exists():
@@ -163,7 +162,7 @@ def test_an_input_folder_vanishes(tmp_path, monkeypatch, capsys, what):
         return load(*arguments, **keywords)
 
     with monkeypatch.context() as patch:
-        patch.setattr(shards.separation, "load_clip", vanish)
+        patch.setattr(clip, "load_clip", vanish)
         assert _prepare(root, output) == 1
     line = _one_line(capsys.readouterr().err)
     assert ("is empty now" if what == "unmounted" else "has vanished") in line

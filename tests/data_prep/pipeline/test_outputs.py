@@ -9,7 +9,7 @@ import pytest
 
 from cola_msa.system import files
 from cola_msa.system.errors import FileError
-from data_prep import copy, validate
+from data_prep import copy
 from data_prep.demo.trees import write as demo_trees
 from data_prep.separator import folder
 from data_prep.stems.cache import StemCache
@@ -68,8 +68,8 @@ def test_a_list_of_problems_is_written_over_another_one_alone(tmp_path, capsys):
 def test_a_list_of_problems_goes_to_a_pipe(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
-    validate._check_output(tmp_path / "pipe")
-    validate._write(tmp_path / "pipe", [])
+    download.check_output(tmp_path / "pipe")
+    download.write_problems(tmp_path / "pipe", download.Report((), 0, ()))
     assert os.read(reader, 100) == b"[]\n"
     os.close(reader)
 

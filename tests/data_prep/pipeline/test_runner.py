@@ -19,7 +19,7 @@ from data_prep.datasets import folder
 from data_prep.datasets.base import DatasetError, IndexOptions
 from data_prep.pipeline import jobs, manifest, runner
 from data_prep.pipeline import plan as plan_lib
-from data_prep.stems import clip, separator
+from data_prep.stems import clip
 from tests.helpers import trees
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -258,7 +258,7 @@ def test_ctrl_c_leaves_no_half_written_shard(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return load(*arguments, **keywords)
 
-    monkeypatch.setattr(separator, "load_clip", interrupt)
+    monkeypatch.setattr(clip, "load_clip", interrupt)
     output = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
         _prepare(root, output)
@@ -288,7 +288,7 @@ def test_a_vanished_dataset_stops_the_run(tmp_path, monkeypatch):
             root.rename(tmp_path / "elsewhere")
         return load(*arguments, **keywords)
 
-    monkeypatch.setattr(separator, "load_clip", vanish)
+    monkeypatch.setattr(clip, "load_clip", vanish)
     with pytest.raises(FileNotFoundError, match="has vanished"):
         _prepare(root, tmp_path / "out")
     assert not list((tmp_path / "out").glob("*.tfrecord"))

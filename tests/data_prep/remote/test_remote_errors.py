@@ -11,6 +11,7 @@ import pytest
 from absl import flags
 from fsspec.implementations.memory import MemoryFileSystem
 
+from cola_msa.audio.errors import MissingError
 from data_prep import copy
 from data_prep.checks import prepared
 from data_prep.datasets.base import DatasetError, IndexOptions
@@ -223,7 +224,7 @@ def test_metadata_that_would_leave_the_scratch_folder(bucket, tmp_path):
     )
     clip = dataclasses.replace(found.clips[0], path="../../../../etc/x.wav")
     source = inputs.Inputs(tmp_path, url="memory://raw")
-    with pytest.raises(inputs.audio.MissingError, match="outside of memory://raw"):
+    with pytest.raises(MissingError, match="outside of memory://raw"):
         with source.files_of(clip, ()):
             pass
 

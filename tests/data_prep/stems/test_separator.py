@@ -172,7 +172,7 @@ def test_downloaded_weights_are_loaded_with_weights_only(
     if is_safe:
         loaded = []
         monkeypatch.setattr(
-            separator_lib.separator_filter,
+            separator_lib.filter_lib,
             "MonoSeparator",
             lambda model, dtype: loaded.append(model),
         )
