@@ -83,7 +83,7 @@ def execute(values: Any) -> int:
             split_dir=values.split_dir,
         )
         if values.output:
-            download.write_problems(pathlib.Path(values.output), report)
+            download.write_problems(pathlib.Path(values.output), report.problems)
     except FileError as error:
         return _complain(str(error), _WRONG)
     except DatasetError as error:

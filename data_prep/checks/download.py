@@ -339,9 +339,9 @@ def check_output(path: pathlib.Path) -> None:
         check_file(path, is_list, "a list of problems")
 
 
-def write_problems(path: pathlib.Path, report: Report) -> None:
+def write_problems(path: pathlib.Path, found: Sequence[Problem]) -> None:
     """Writes all problems as a JSON list."""
-    problems = [dataclasses.asdict(problem) for problem in report.problems]
+    problems = [dataclasses.asdict(problem) for problem in found]
     if _is_stream(path):
         path.write_text(json.dumps(problems, indent=1) + "\n", encoding="utf-8")
     else:

@@ -7,11 +7,10 @@ import sys
 import numpy as np
 import pytest
 
-from cola_msa import export
 from cola_msa.audio import frontend, frontend_numpy
 from cola_msa.config.schema import FrontendConfig
+from cola_msa.hub import check, loading, portable
 from cola_msa.hub import export as export_lib
-from cola_msa.hub import loading, portable
 from cola_msa.hub.opened import ExportError
 from cola_msa.system.errors import FileError
 from tests.integration.test_commands import ROOT
@@ -78,7 +77,7 @@ def test_a_wrong_file_is_not_called_done(finished_run, tmp_path, monkeypatch):
         return [1.01 * found for found in run_file(path, windows)]
 
     run_file = portable.run_file
-    monkeypatch.setattr(export, "run_file", other)
+    monkeypatch.setattr(check, "run_file", other)
     with pytest.raises(ExportError, match="differs from the encoder"):
         export_lib.export_encoder(
             finished_run, tmp_path / "model", file_format="tflite"

@@ -10,6 +10,7 @@ import pytest
 from cola_msa.system import files
 from cola_msa.system.errors import FileError
 from data_prep import copy
+from data_prep.checks import download
 from data_prep.demo.trees import write as demo_trees
 from data_prep.separator import folder
 from data_prep.stems.cache import StemCache
@@ -69,7 +70,7 @@ def test_a_list_of_problems_goes_to_a_pipe(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
     download.check_output(tmp_path / "pipe")
-    download.write_problems(tmp_path / "pipe", download.Report((), 0, ()))
+    download.write_problems(tmp_path / "pipe", [])
     assert os.read(reader, 100) == b"[]\n"
     os.close(reader)
 
