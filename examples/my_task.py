@@ -4,13 +4,13 @@ It reads what `python -m data_prep.labelled_folder` prepared, and judges by a cl
 with a hidden layer, where the built-in task `folder` has none. Copy it and change it.
 """
 
-from cola_msa.evaluation.tasks import MULTICLASS, Splits, TaskSpec
+from cola_msa import Splits, TaskSpec
 
 TASK = TaskSpec(
     name="my_task",
     title="my own labels",
     dataset="labelled_folder",  # the module of data_prep that prepared the data
-    task_type=MULTICLASS,  # one class a clip; MULTILABEL: any number of tags
+    task_type="multiclass",  # one class a clip; "multilabel": any number of tags
     hidden_units=(256,),
     learning_rate=3e-4,
     scores=("accuracy", "balanced_accuracy"),

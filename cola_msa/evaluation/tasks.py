@@ -301,12 +301,17 @@ def load_task(path: str | os.PathLike) -> TaskSpec:
         found = runpy.run_path(str(path))
     except Exception as error:  # whatever a user's file raises
         kind = type(error).__name__
-        raise TaskError(f"--task={path}: cannot be run ({kind}: {error})") from error
+        advice = ""
+        if isinstance(error, ModuleNotFoundError) and "'cola_msa." in str(error):
+            advice = "; public names such as TaskSpec are imported from cola_msa itself"
+        raise TaskError(
+            f"--task={path}: cannot be run ({kind}: {error}){advice}"
+        ) from error
     task = found.get(VARIABLE)
     if not isinstance(task, TaskSpec):
         raise TaskError(
             f"--task={path}: must define {VARIABLE} = TaskSpec(...) of "
-            f"cola_msa.evaluation.tasks, not {type(task).__name__}"
+            f"cola_msa, not {type(task).__name__}"
         )
     _check(path, task)
     return task

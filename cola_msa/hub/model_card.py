@@ -14,8 +14,7 @@ from cola_msa.values.reading import read_json
 
 _USE = """\
 ```python
-from cola_msa import load_encoder, log_mel, normalize_level
-from cola_msa.audio.frontend import split_windows
+from cola_msa import load_encoder, log_mel, normalize_level, split_windows
 
 encoder = load_encoder({folder})  # [n, 98, 64, 1] -> [n, {dim}]
 mel = log_mel(normalize_level(waveform, level="{level}"))  # 16 kHz, mono

@@ -100,8 +100,8 @@ def test_the_wheel_holds_the_packages_and_nothing_else(wheel):
     modules = {name for name in names if ".dist-info/" not in name}
     expected = {name_of(path) for path in SOURCES}
     expected |= {f"{name}/py.typed" for name in PACKAGES}
-    expected.add("cola_msa/registry.json")
-    page = ROOT / "cola_msa" / "map_page"
+    expected.add("cola_msa/hub/registry.json")
+    page = ROOT / "cola_msa" / "collection" / "map_page"
     assert modules == expected | {name_of(path) for path in page.iterdir()}
     assert "data_prep/demo/__main__.py" in modules
     assert any(name.endswith("LICENSE") for name in names)

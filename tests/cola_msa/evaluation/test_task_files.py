@@ -45,7 +45,7 @@ def test_other_tasks_have_no_published_scores(name):
 def test_files_that_are_no_task_are_refused(tmp_path, text, message):
     path = tmp_path / "task.py"
     path.write_text(
-        "from cola_msa.evaluation.tasks import TaskSpec\n"
+        "from cola_msa import TaskSpec\n"
         "def SPEC(name, **changed):\n"
         "    fields = dict(name=name, title='t', dataset='d', task_type='multiclass',\n"
         "                  hidden_units=(), learning_rate=1e-3, scores=('accuracy',))\n"
@@ -105,3 +105,12 @@ def test_a_task_without_data_says_so(finished_run, tmp_path):
     found = run_module("cola_msa.eval", *arguments, cwd=tmp_path)
     assert found.returncode == 1
     assert "--task=gtzan needs --data_dir" in found.stderr
+
+
+def test_a_file_that_imports_from_where_names_were_once_is_told_where_they_are(
+    tmp_path,
+):
+    path = tmp_path / "old.py"
+    path.write_text("from cola_msa.tasks import TaskSpec\n")
+    with pytest.raises(TaskError, match="imported from cola_msa itself"):
+        get_task(str(path))
