@@ -43,6 +43,7 @@ setup(
         "cola_msa.hub": ["registry.json"],
         "data_prep": ["py.typed"],
     },
+    entry_points={"console_scripts": ["cola-msa = cola_msa.__main__:main"]},
     install_requires=[
         "tensorflow>=2.21,<2.22",
         "keras>=3.15,<4",
