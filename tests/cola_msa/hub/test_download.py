@@ -448,7 +448,7 @@ def test_any_damage_of_an_archive_is_one_message(archives, position, value, cut)
 
 FETCH = """
 import sys
-from cola_msa import loading
+from cola_msa.hub import loading
 print(loading.resolve(sys.argv[1]))
 """
 

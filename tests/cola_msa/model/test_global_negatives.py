@@ -83,10 +83,10 @@ import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(
     cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from cola_msa import losses
+from cola_msa.model import losses
 from cola_msa.config.schema import TrainConfig
 from cola_msa.training.updates import Updater
-from tests.cola_msa import test_global_negatives as cases
+from tests.cola_msa.model import test_global_negatives as cases
 
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 found = {}

@@ -64,7 +64,7 @@ def test_ctrl_c_ends_both(tmp_path):
         "time.sleep(600)\n"
     )
     script = (
-        "from cola_msa.demo import _Command, _side_by_side\n"
+        "from cola_msa.reproduction.demo import _Command, _side_by_side\n"
         "_side_by_side(*(_Command('sleeper', (n,)) for n in ('a.pid', 'b.pid')))\n"
     )
     process = subprocess.Popen(

@@ -335,7 +335,8 @@ import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(
     cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from cola_msa import checkpoints, replicas, resume
+from cola_msa.model import replicas
+from cola_msa.runs import kept as kept_lib, resume
 from cola_msa.records.prepared import PreparedData
 from cola_msa.training.trainer import Trainer
 from tests.conftest import tiny_config
@@ -370,7 +371,7 @@ trainer._save()
 assert_equal(copies(trainer), trained)
 
 # Kept are the means, and a fresh process' model takes every replica's own.
-with np.load(checkpoints.kept_path(run_dir, 1)) as kept:
+with np.load(kept_lib.kept_path(run_dir, 1)) as kept:
     for number, (path, (a, b)) in enumerate(trained[:len(trainer.model.variables)]):
         (name,) = [n for n in kept if n.startswith(f"model/{number:04d}/")]
         expected = (a + b) / 2 if path in differing else a

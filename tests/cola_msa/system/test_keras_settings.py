@@ -99,7 +99,7 @@ def test_python_gets_an_error_where_keras_is_needed_alone(settings, tmp_path):
         "import sys, cola_msa.config.schema, cola_msa.audio.frontend_numpy\n"
         "assert not {'keras', 'tensorflow'} & set(sys.modules)\n"
         "try:\n"
-        "    from cola_msa import losses\n"
+        "    from cola_msa.model import losses\n"
         "except ValueError as error:\n"
         "    print(type(error).__name__, error)\n"
     )

@@ -10,10 +10,10 @@ from cola_msa.system import memory
 _CODE = """
 import resource, sys
 import numpy as np
-from cola_msa import allocator
+from cola_msa.system import memory
 
 if sys.argv[1] == "kept":
-    assert allocator.keep_freed_memory() and allocator.keep_freed_memory()
+    assert memory.keep_freed_memory() and memory.keep_freed_memory()
 
 def work():
     blocks = [np.ones(megabytes << 17) for megabytes in (8, 48, 100)]

@@ -29,9 +29,9 @@ time.sleep(0.5)
 """
 _PARENT = """
 import pathlib, sys
-from cola_msa import processes
+from cola_msa.system import locks, processes, signals
 folder = pathlib.Path(sys.argv[1])
-with processes.exclusive_folder(folder, 5) as lock, processes.stop_on_signals():
+with locks.exclusive_folder(folder, 5) as lock, signals.stop_on_signals():
     processes.run_child([sys.executable, sys.argv[2], str(folder)], lock)
 """
 

@@ -16,7 +16,7 @@ from tests.cola_msa.evaluation.test_judge import (
 
 _SCRIPT = """
 import os, signal, sys
-from cola_msa import interrupts
+from cola_msa.system import signals
 from cola_msa.records.reader import read_ahead
 
 class Finalizer:
@@ -24,7 +24,7 @@ class Finalizer:
         os.kill(os.getpid(), int(sys.argv[1]))
         sum(range(1000))  # the handler runs in here, and its exception is dropped
 
-interrupts.install()
+signals.install()
 count = 0
 try:
     for number in read_ahead(iter(range(10))):

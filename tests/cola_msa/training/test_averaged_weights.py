@@ -21,7 +21,7 @@ import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(
     cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from cola_msa import replicas
+from cola_msa.model import replicas
 from cola_msa.config.schema import TrainConfig
 from cola_msa.model.optimizers import averaged_weights, build_optimizer
 from tests.cola_msa.model.test_contrastive import make_batch, make_model

@@ -33,7 +33,7 @@ import keras
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(
     cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from cola_msa import replicas
+from cola_msa.model import replicas
 from cola_msa.config.schema import ModelConfig
 from cola_msa.model.contrastive import ContrastiveModel
 from tests.cola_msa.model.test_contrastive import make_batch

@@ -29,7 +29,8 @@ WORKER = """
 import os, sys
 import numpy as np
 from absl import app
-from cola_msa import resume, train
+from cola_msa import train
+from cola_msa.runs import resume
 from cola_msa.system.console import run_command
 from cola_msa.training.trainer import Trainer
 
@@ -43,6 +44,7 @@ def run_and_dump(self, *arguments):
     return outcome
 
 Trainer.run = run_and_dump
+train.define_flags()
 app.run(run_command(train.main))
 """
 

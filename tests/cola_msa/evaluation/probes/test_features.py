@@ -280,9 +280,10 @@ def test_read_ahead_keeps_order_and_errors():
 _MEMORY_SCRIPT = """
 import resource, sys
 from tests.cola_msa.evaluation.probes.test_features import tiny_encoder
-from cola_msa import embeddings, prepared as prepared_lib
+from cola_msa.evaluation.probes import features
+from cola_msa.records import prepared as prepared_lib
 data = prepared_lib.PreparedData(sys.argv[1])
-embed = lambda split: embeddings.embed_split(
+embed = lambda split: features.embed_split(
     tiny_encoder(64), data, split, sys.argv[2], "key", show_progress=False)
 embed("validation")
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
