@@ -30,6 +30,7 @@ from cola_msa.audio.containers.findings import (
     skip_tags,
 )
 
+_RIFF = (b"RIFF", b"RIFX", b"RF64")
 _W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
 _REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _HEAD_BYTES = 1 << 14
@@ -147,9 +148,24 @@ def _is_chunks(file: BinaryIO, position: int, size: int, order: str) -> bool:
     return size <= position <= size + 1
 
 
+def _has_chunk(
+    file: BinaryIO, position: int, size: int, order: str, wanted: bytes
+) -> bool:
+    """Whether a chunk of a name is among those that follow `position`."""
+    while position + 8 <= size:
+        file.seek(position)
+        name, length = struct.unpack(f"{order}4sI", file.read(8))
+        if name == wanted:
+            return True
+        if name in _RIFF or not all(32 <= byte < 127 for byte in name):
+            return False  # another file, or what is no chunk
+        position += 8 + length + length % 2
+    return False
+
+
 def _examine_wav(file: BinaryIO, size: int) -> Findings:
     magic = file.read(4)
-    if magic not in (b"RIFF", b"RIFX", b"RF64"):
+    if magic not in _RIFF:
         return Findings()
     order = ">" if magic == b"RIFX" else "<"
     position, wide_at = 12, 0
@@ -171,9 +187,11 @@ def _examine_wav(file: BinaryIO, size: int) -> Findings:
     if not is_unknown(length, bits):
         if length > available:
             return cut_audio(length, available)
+        end = start + length + length % 2
+        if _has_chunk(file, end, size, order, b"data"):  # the decoder reads the last
+            return Findings("damaged: it has two chunks of samples, not one")
         file.seek(4)
         whole = 8 + int.from_bytes(file.read(4), "big" if order == ">" else "little")
-        end = start + length + length % 2
         return Findings(end=max(end, whole) if whole <= size else end)
     # libsndfile takes 0 for what it says, and refuses the largest of 64 bits.
     if bits == 32 and length:
@@ -263,6 +281,7 @@ def _ogg_checksum(page: bytes) -> int:
 def _examine_ogg(file: BinaryIO, size: int) -> Findings:
     position, has_ended, is_first_of_link = 0, False, True
     links: list[int] = []
+    pages: dict[bytes, tuple[int, bool]] = {}  # of a stream: its last, if with sound
     while position < size:
         file.seek(position)
         head = file.read(27)
@@ -295,6 +314,14 @@ def _examine_ogg(file: BinaryIO, size: int) -> Findings:
         if is_begin and (not links or not is_first_of_link):
             links.append(position)
         is_first_of_link = is_begin
+        stream, number = head[14:18], int.from_bytes(head[18:22], "little")
+        last, is_sound = pages.get(stream, (number, False))
+        # A recorded broadcast begins somewhere: a gap after its headers is none.
+        if is_sound and not is_begin and number != (last + 1) % (1 << 32):
+            return Findings(
+                f"damaged: Ogg page {number} at byte {position} follows page {last}"
+            )
+        pages[stream] = (number, head[6:14] not in (bytes(8), b"\xff" * 8))
         has_ended = bool(head[5] & 4)
         position += num_bytes
     if len(links) < 2:

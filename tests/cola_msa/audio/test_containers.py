@@ -57,6 +57,31 @@ def test_chained_ogg_is_read_to_its_end(tmp_path, subtype, num_parts):
         decode.decode(path)
 
 
+def ogg_pages(content: bytes) -> list[bytes]:
+    starts = [i for i in range(len(content)) if content.startswith(b"OggS", i)]
+    ends = [*starts[1:], len(content)]
+    return [content[start:end] for start, end in zip(starts, ends, strict=True)]
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_an_ogg_that_lacks_a_page_is_damaged(tmp_path, subtype):
+    path = tmp_path / "a.ogg"
+    content = write(path, 6, rate=48000, format="OGG", subtype=subtype)
+    pages = ogg_pages(content)
+    assert len(pages) > 5
+    path.write_bytes(b"".join(pages[:3] + pages[4:]))
+    with pytest.raises(errors.AudioError, match="Ogg page 4 .* follows page 2"):
+        decode.decode(path)
+
+
+def test_an_ogg_of_a_broadcast_begins_somewhere(tmp_path):
+    path = tmp_path / "a.ogg"
+    pages = ogg_pages(write(path, 6, rate=48000, format="OGG", subtype="VORBIS"))
+    path.write_bytes(b"".join(pages[:2] + pages[3:]))
+    seconds = decode.decode(path).samples.shape[1] / 48000
+    assert 3 < seconds < 6
+
+
 @pytest.mark.parametrize(("rate", "channels"), [(RATE, 1), (48000, 2)])
 def test_parts_that_differ_are_refused(tmp_path, rate, channels):
     first = write(tmp_path / "a.ogg")
@@ -203,6 +228,18 @@ def test_a_wav_without_samples_stays_empty(tmp_path, chunks):
     start = data.find(b"data") + 8
     path.write_bytes(data[:start] + chunks)
     with pytest.raises(errors.EmptyError):
+        decode.decode(path)
+
+
+@pytest.mark.parametrize("between", [b"", b"LIST" + struct.pack("<I", 4) + b"INFO"])
+def test_a_wav_with_two_chunks_of_samples_is_damaged(tmp_path, between):
+    path = tmp_path / "a.wav"
+    content = write(path)
+    path.write_bytes(content + between)
+    assert decode.decode(path).samples.shape == (2, 3 * RATE)
+    # libsndfile reads the last one alone.
+    path.write_bytes(content + between + b"data" + struct.pack("<I", 400) + bytes(400))
+    with pytest.raises(errors.AudioError, match="two chunks of samples"):
         decode.decode(path)
 
 
