@@ -1,5 +1,6 @@
 """What all commands share: memory that is kept, one clear line for a user's error."""
 
+import errno
 import sys
 from collections.abc import Callable
 
@@ -9,6 +10,9 @@ from absl import logging
 from cola_msa.system.errors import UserError
 from cola_msa.system.files import DISK_ERRORS
 from cola_msa.system.memory import keep_freed_memory
+
+# Of a path that no file can have, which a flag or a list named.
+_PATH_ERRORS = (errno.ENAMETOOLONG, errno.ELOOP)
 
 
 def run_command(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
@@ -39,6 +43,9 @@ def run_command(main: Callable[[list[str]], None]) -> Callable[[list[str]], None
             print(f"error: {error}", file=sys.stderr)
             sys.exit(1)
         except OSError as error:
+            if error.errno in _PATH_ERRORS:
+                print(f"error: {error}", file=sys.stderr)
+                sys.exit(1)
             if error.errno not in DISK_ERRORS:
                 raise
             told = f"{error}; once that is mended the same command goes on"
