@@ -23,7 +23,13 @@ from typing import Any
 
 import tqdm
 
-from cola_msa.hub.pretrained import FORMAT, LIMITS, is_pretrained
+from cola_msa.hub.pretrained import (
+    FORMAT,
+    LIMITS,
+    check_files,
+    is_pretrained,
+    read_config,
+)
 from cola_msa.system.archives import read_archive
 from cola_msa.system.errors import RunError
 from cola_msa.system.files import temporary_folder
@@ -147,10 +153,20 @@ def _fetch_to(url: str, sha256: str | None, target: pathlib.Path) -> None:
         holding = [path for path in unpacked if is_pretrained(path)]
         if len(holding) != 1:
             raise RunError(f"{url}: holds no pretrained folder ({FORMAT!r})")
+        _check_whole(holding[0], url)
         for path in holding[0].iterdir():
             (folder / path.name).write_bytes(path.read_bytes())
         # What lies there is no pretrained folder: damaged, or of another kind.
         replace_folder(folder, target, lambda _: LIMITS, "a damaged download")
+
+
+def _check_whole(folder: pathlib.Path, url: str) -> None:
+    """Refuses a damaged folder before the cache keeps it and no more asks the URL."""
+    try:
+        check_files(folder, read_config(folder)["files"])
+    except RunError as error:
+        reason = str(error).replace(f"{folder}{os.sep}", "")
+        raise RunError(f"{url}: {reason}") from error
 
 
 def _download(url: str, path: pathlib.Path) -> str:

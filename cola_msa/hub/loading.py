@@ -264,6 +264,7 @@ class _Signature:
         self._loaded = loaded  # holds the variables
         self._function = loaded.signatures[name]
         self._argument, self._output = argument, output
+        self.shape = self._function.structured_outputs[output].shape
 
     def __call__(self, windows: tf.Tensor) -> tf.Tensor:
         windows = tf.convert_to_tensor(windows, tf.float32)
@@ -307,12 +308,18 @@ def _open_export(path: pathlib.Path) -> OpenedModel:
         # Of a damaged one TensorFlow raises its own, protobuf's or Python's errors.
         try:
             loaded = tf.saved_model.load(str(path))
-            encoder = _Signature(loaded, "embed_log_mel", "log_mel", "embedding")
+            signature = _Signature(loaded, "embed_log_mel", "log_mel", "embedding")
         except Exception as error:
             reason = " ".join(str(error).split())[:300]
             raise RunError(
                 f"{path}: damaged SavedModel ({reason}); export again"
             ) from error
+        if not signature.shape.is_compatible_with([None, dim]):
+            raise RunError(
+                f"{path}: gives {signature.shape} for windows, not (None, {dim}); "
+                "export again"
+            )
+        encoder = signature
         matcher = _export_matcher(loaded, frontend.num_mels)
     return OpenedModel(
         kind="export",

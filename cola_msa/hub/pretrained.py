@@ -182,6 +182,11 @@ def _checked(content: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"statistics {content['statistics']!r:.40}")
     if type(content["step"]) is not int:
         raise TypeError("step is no whole number")
+    if not 0 <= content["step"] < 1 << 63:
+        raise ValueError(f"step {content['step']!r:.40}")
+    sources = content["data"].get("sources", [])
+    if not isinstance(sources, list) or not all(isinstance(s, str) for s in sources):
+        raise TypeError(f"data: sources is {sources!r:.40}")
     checks.check_moments(content["data"])
     for name in _FILES:
         if not isinstance(content["files"][name], str):

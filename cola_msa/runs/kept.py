@@ -218,8 +218,10 @@ def kept_path(
     Raises:
         RunError: If there is none.
     """
-    load_run(run_dir)
+    run = load_run(run_dir)
     steps = kept_steps(run_dir)
+    if not steps and "format" in run:
+        raise RunError(f"{run_dir}: a pretrained folder, where this needs a run")
     if not steps:
         raise RunError(f"{run_dir}: the run has kept no checkpoint yet")
     if step in NAMED_STEPS:

@@ -239,6 +239,28 @@ def test_archives_that_are_refused(tmp_path, archives, cache, make, message):
     assert [name for name in after if name != "cache"] == before
 
 
+@pytest.mark.parametrize("name", [pretrained.WEIGHTS_NAME, pretrained.STATISTICS_NAME])
+@pytest.mark.parametrize("is_missing", [True, False])
+def test_a_mended_archive_takes_the_damaged_ones_place(
+    folder, tmp_path, cache, name, is_missing
+):
+    damaged = shutil.copytree(folder, tmp_path / "damaged")
+    if is_missing:
+        (damaged / name).unlink()
+    else:
+        (damaged / name).write_bytes(b"x" * 100)
+    archive = tmp_path / "a.tar"
+    for source in (damaged, folder):
+        with tarfile.open(archive, "w") as tar:
+            tar.add(source, "a")
+        if source == damaged:
+            with pytest.raises(RunError, match=f"a.tar: {name}"):
+                loading.resolve(archive.as_uri())
+            assert nothing_cached(cache)
+    found = loading.resolve(archive.as_uri())
+    assert sha256_of(found / name) == sha256_of(folder / name)
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -251,7 +273,7 @@ def test_archives_that_are_refused(tmp_path, archives, cache, make, message):
 )
 def test_a_damaged_registry(tmp_path, text):
     (tmp_path / "r.json").write_text(text)
-    with pytest.raises(RunError, match=r"r.json: no registry.*it must be JSON"):
+    with pytest.raises(RunError, match=r"r.json: damaged .*registry of .* is JSON"):
         download.read_registry(tmp_path / "r.json")
 
 
@@ -589,3 +611,27 @@ def test_no_configuration_is_a_traceback(tmp_path, text):
         pretrained.read_config(tmp_path)
     with pytest.raises(RunError):
         loading.open_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value"),
+    [
+        ("", "step", -1),
+        ("", "step", 10**30),
+        ("data", "sources", 5),
+        ("data", "sources", ["vocals", 5]),
+    ],
+)
+def test_values_that_other_commands_read_are_checked(
+    folder, tmp_path, part, key, value
+):
+    content = json.loads((folder / "config.json").read_text())
+    (content[part] if part else content)[key] = value
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(RunError, match=f"config.json: damaged .*{key}"):
+        pretrained.read_config(tmp_path)
+
+
+def test_a_pretrained_folder_is_no_run_without_checkpoints(folder):
+    with pytest.raises(RunError, match="a pretrained folder, where this needs a run"):
+        kept.kept_path(folder)

@@ -249,3 +249,12 @@ def test_a_cut_saved_model_is_one_line(saved_model, tmp_path, name, share):
     with pytest.raises(RunError) as error:
         loading.open_model(folder)
     assert "\n" not in str(error.value) and "damaged SavedModel" in str(error.value)
+
+
+def test_a_saved_model_of_another_dimension_is_refused(saved_model, tmp_path):
+    folder = shutil.copytree(saved_model, tmp_path / "model")
+    metadata = json.loads((folder / "metadata.json").read_text())
+    metadata["embedding_dim"] += 1
+    (folder / "metadata.json").write_text(json.dumps(metadata))
+    with pytest.raises(RunError, match=r"gives \(None, .*export again"):
+        loading.open_model(folder)
