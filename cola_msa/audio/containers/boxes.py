@@ -142,10 +142,13 @@ def _examine_avi_chunks(file: BinaryIO, position: int, end: int) -> Findings:
 
 def examine_caf(file: BinaryIO, size: int) -> Findings:
     """Core Audio: chunks; the last one's length may be open."""
-    position = 8
+    position, has_data = 8, False
     while position + 12 <= size:
         file.seek(position)
         name, length = struct.unpack(">4sq", file.read(12))
+        if has_data and name == b"data":  # the decoder reads the last alone
+            return Findings("damaged: it has two chunks of samples, not one")
+        has_data |= name == b"data"
         is_tag = name.startswith(b"TAG")  # of ID3, which chunks' names do not
         if name == b"caff" or is_tag or not all(32 <= byte < 127 for byte in name):
             break

@@ -95,10 +95,10 @@ def examine(file: BinaryIO, size: int, name: str) -> Findings:
     position, size = 0, content_end(file, size)
     while position < size:
         file.seek(position)
-        head = file.read(_HEAD_BYTES)
+        head = file.read(_HEAD_BYTES).ljust(_HEAD_BYTES, b"\0")
         if position and name == "WAVPACK" and _begins_wavpack(head):
             break
-        num_bytes = size_of(head.ljust(_HEAD_BYTES, b"\0"))
+        num_bytes = size_of(head)
         if num_bytes < 8:
             break
         if position + num_bytes > size:

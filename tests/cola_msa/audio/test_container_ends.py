@@ -318,6 +318,7 @@ MAGICS += [b"\0\1\0\0\xf8\x72\x6f\xba", b"\xff\xfb\x90\0", b"\xff\xfd\x90\0", b"
         )
     ),
 )
+@hypothesis.example(b"wvpk\x20\0\0\0", [bytes(6), *[bytes(8)] * 3, b"wvpk", bytes(18)])
 @hypothesis.settings(max_examples=300, deadline=None)
 def test_any_bytes_end_in_findings(tmp_path_factory, magic, rest):
     path = tmp_path_factory.getbasetemp() / "any"

@@ -243,6 +243,17 @@ def test_a_wav_with_two_chunks_of_samples_is_damaged(tmp_path, between):
         decode.decode(path)
 
 
+def test_a_caf_with_two_chunks_of_samples_is_damaged(tmp_path):
+    path = tmp_path / "a.caf"
+    content = write(path)
+    free = b"free" + struct.pack(">q", 4) + bytes(4)
+    path.write_bytes(content + free)
+    assert decode.decode(path).samples.shape == (2, 3 * RATE)
+    path.write_bytes(content + b"data" + struct.pack(">q", 404) + bytes(404))
+    with pytest.raises(errors.AudioError, match="two chunks of samples"):
+        decode.decode(path)
+
+
 @pytest.mark.parametrize("length", [0x10000000, 0x60000000, 0xA0000000])
 def test_a_large_length_is_a_promise(tmp_path, length):
     path = tmp_path / "a.wav"
