@@ -314,7 +314,10 @@ def load_model(
     model = build_model(
         pathlib.Path(run_dir) / "config.json", config, run["data"], config.train.seed
     )
-    values = fitting_values("model", model.variables, arrays)
+    try:
+        values = fitting_values("model", model.variables, arrays)
+    except RunError as error:
+        raise RunError(f"{path}: {error}") from error
     for variable, value in zip(model.variables, values, strict=True):
         variable.assign(value)
     model_normalization(model).finalize_state()

@@ -257,3 +257,13 @@ def test_rows_and_events_after_the_checkpoint_go(finished_run, tmp_path):
     lines = (run_dir / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == rows[:2]
     assert [step for step, _ in read_events(run_dir)] == [1, 2]
+
+
+def test_a_checkpoint_that_does_not_fit_is_named(finished_run, tmp_path):
+    run = pathlib.Path(shutil.copytree(finished_run, tmp_path / "run"))
+    path = kept.kept_path(run)
+    arrays = arrays_lib.read_arrays(path)
+    name = next(n for n in sorted(arrays) if "kernel" in n)
+    np.savez(path, **{**arrays, name: arrays[name][None]})
+    with pytest.raises(RunError, match=f"{path.name}: {name}: shape"):
+        kept.load_model(run)
