@@ -162,6 +162,8 @@ def parse_options(dataset: Dataset, values: Any) -> IndexOptions:
         pairs = [tuple(pair.split("=", 1)) for pair in given["stem_names"]]
         if any(len(pair) != 2 or not all(pair) for pair in pairs):
             raise DatasetError("--stem_names must be source=file,source=file")
+        if len({source for source, _ in pairs}) != len(pairs):
+            raise DatasetError("--stem_names: name each source once")
         given["stem_names"] = tuple(sorted(pairs))
     sources = given.get("sources", ())
     if "sources" in given and (not all(sources) or len(set(sources)) != len(sources)):
