@@ -15,6 +15,7 @@ from cola_msa.reproduction.demo import TABLE_NAME, run_demo
 from cola_msa.system import files, folders
 from cola_msa.system.console import run_command
 from cola_msa.values.numbers import define_float, define_seed
+from cola_msa.values.paths import define_path
 
 
 def main(argv: list[str]) -> None:
@@ -35,7 +36,7 @@ def main(argv: list[str]) -> None:
 
 
 def _define_flags() -> None:
-    flags.DEFINE_string("output_dir", "demo_output", "Where everything goes.")
+    define_path("output_dir", "demo_output", "Where everything goes.")
     flags.DEFINE_enum("preset", "demo", list(PRESETS), "Preset to train.")
     define_seed(0, "Seed of the run.")
     define_float(

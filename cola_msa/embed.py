@@ -34,6 +34,7 @@ from cola_msa.system.console import run_command
 from cola_msa.system.errors import RunError
 from cola_msa.values.names import escape
 from cola_msa.values.numbers import define_float
+from cola_msa.values.paths import define_path
 
 _FAILED, _USAGE = 1, 2
 
@@ -45,7 +46,7 @@ def _define_flags() -> None:
         "A run, an export or a pretrained folder; default the newest run in runs/. A "
         "SavedModel can read and write files: name only one that you trust.",
     )
-    flags.DEFINE_string(
+    define_path(
         "input",
         None,
         "An audio file, a folder of them, or a list (.txt, .m3u, .pls, .csv).",

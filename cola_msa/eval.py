@@ -32,6 +32,7 @@ from cola_msa.runs import directory
 from cola_msa.system import signals
 from cola_msa.system.console import run_command
 from cola_msa.values.numbers import define_float
+from cola_msa.values.paths import define_path
 
 
 def define_flags() -> None:
@@ -42,9 +43,7 @@ def define_flags() -> None:
     )
     flags.DEFINE_string("run_dir", None, "A training run; default: the newest.")
     flags.DEFINE_string("data_dir", None, "Prepared data; default: built-in music.")
-    flags.DEFINE_string(
-        "output_dir", None, "Where results go; default: <run_dir>/eval/<task>."
-    )
+    define_path("output_dir", None, "Where results go; default: <run_dir>/eval/<task>.")
     flags.DEFINE_enum(
         "encoder",
         "trained",

@@ -14,13 +14,14 @@ from absl import app, flags
 from cola_msa.hub.export import FORMATS, export_encoder
 from cola_msa.runs import directory
 from cola_msa.system.console import run_command
+from cola_msa.values.paths import define_path
 
 
 def _define_flags() -> None:
     flags.DEFINE_string(
         "run_dir", None, "A run or a pretrained folder; default the newest in runs/."
     )
-    flags.DEFINE_string("output_dir", None, "Folder of the export.", required=True)
+    define_path("output_dir", None, "Folder of the export.", required=True)
     flags.DEFINE_string("format", "saved_model", f"One of {', '.join(FORMATS)}.")
     flags.DEFINE_string(
         "licence", "not stated", "Licence of the weights, for a pretrained folder."

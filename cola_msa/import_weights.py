@@ -13,6 +13,7 @@ from cola_msa.hub.released import (
     import_weights,
 )
 from cola_msa.system.console import run_command
+from cola_msa.values.paths import define_path
 
 
 def _define_flags() -> None:
@@ -22,7 +23,7 @@ def _define_flags() -> None:
         "Prefix of a TensorFlow checkpoint in the authors' layout, or its folder.",
         required=True,
     )
-    flags.DEFINE_string("output_dir", None, "The run directory.", required=True)
+    define_path("output_dir", None, "The run directory.", required=True)
     flags.DEFINE_string(
         "source", "multi", f"What it was trained with: multi, {', '.join(SOURCES)}."
     )

@@ -27,6 +27,7 @@ from cola_msa.runs.directory import parse_step
 from cola_msa.system import folders
 from cola_msa.system.console import run_command
 from cola_msa.values import arrays
+from cola_msa.values.paths import define_path
 
 
 def define_flags() -> None:
@@ -40,8 +41,8 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "checkpoint_step", None, "Of a run: a kept step (0: untrained), or best."
     )
-    flags.DEFINE_string("mixture", None, "A song, or a folder of songs.")
-    flags.DEFINE_string("stems", None, "A stem, or a folder of stems, at any depth.")
+    define_path("mixture", None, "A song, or a folder of songs.")
+    define_path("stems", None, "A stem, or a folder of stems, at any depth.")
     flags.DEFINE_list(
         "mixture_names",
         ["mixture"],
@@ -51,7 +52,7 @@ def define_flags() -> None:
         "stem_names", [], "Names (without suffix) of stems to compare; default: all."
     )
     flags.DEFINE_integer("num_results", 10, "Stems to print for each mixture.")
-    flags.DEFINE_string("output_dir", "match", "Where match.json and match.png go.")
+    define_path("output_dir", "match", "Where match.json and match.png go.")
 
 
 def main(argv: Sequence[str]) -> None:

@@ -22,6 +22,7 @@ from cola_msa.reproduction.report.page import (
 from cola_msa.reproduction.report.results import ReportError
 from cola_msa.reproduction.report.runs import Collection, collect, find_runs
 from cola_msa.system.console import run_command
+from cola_msa.values.paths import define_path
 
 
 def define_flags() -> None:
@@ -29,7 +30,7 @@ def define_flags() -> None:
     flags.DEFINE_list(
         "runs", [], "Runs, folders of runs, or patterns; default: all under runs/."
     )
-    flags.DEFINE_string("output_dir", "report", "Where the report goes.")
+    define_path("output_dir", "report", "Where the report goes.")
     flags.DEFINE_list(
         "tables", list(map(str, content.TABLES)), "The paper's tables to show."
     )

@@ -25,6 +25,7 @@ from cola_msa.reproduction.plan import SCALES, ReproduceError, Request
 from cola_msa.reproduction.report.compare import parse_numbers
 from cola_msa.reproduction.run import dry_run, run_plan
 from cola_msa.system.console import run_command
+from cola_msa.values.paths import define_path
 
 _DATA = ("mtat", "mtat_random", "mtat_degraded", "nsynth", "fma")
 
@@ -46,7 +47,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
         "music, minutes a strategy) or smoke (whether everything runs).",
         **add,
     )
-    flags.DEFINE_string("output_dir", "reproduction", "Runs and report go here.", **add)
+    define_path("output_dir", "reproduction", "Runs and report go here.", **add)
     flags.DEFINE_list(
         "tasks", list(TASKS), "What the tables' rows are judged on.", **add
     )

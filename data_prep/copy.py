@@ -16,6 +16,7 @@ from typing import Any
 from absl import app, flags
 
 from cola_msa.system.errors import FileError
+from cola_msa.values.paths import define_path
 from data_prep.datasets.base import DatasetError
 from data_prep.remote import addresses
 from data_prep.remote.copy import copy_tree
@@ -29,7 +30,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the command's flags."""
     add: dict[str, Any] = {"flag_values": values}
     flags.DEFINE_string("data_dir", None, "Address, e.g. gs://bucket/folder.", **add)
-    flags.DEFINE_string("output_dir", None, "Local folder.", **add)
+    define_path("output_dir", None, "Local folder.", **add)
     flags.mark_flags_as_required(["data_dir", "output_dir"], flag_values=values)
 
 

@@ -19,10 +19,16 @@ from absl import app, flags
 
 from cola_msa.system.errors import FileError
 from cola_msa.values.numbers import define_float, define_seed
+from cola_msa.values.paths import define_path
 from data_prep.datasets.base import (
     DatasetError,
 )
-from data_prep.pipeline.separate import _failures_path, _separate, _wanted
+from data_prep.pipeline.separate import (
+    _failures_path,
+    _separate,
+    _wanted,
+    check_stems_cache,
+)
 from data_prep.remote import addresses, places
 
 # Those that have --separator. NSynth's notes are of one instrument each, and a
@@ -36,8 +42,8 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the command's flags."""
     add: dict[str, Any] = {"flag_values": values}
     flags.DEFINE_enum("dataset", None, DATASETS, "The dataset module.", **add)
-    flags.DEFINE_string("dataset_dir", None, "The dataset's root.", **add)
-    flags.DEFINE_string("stems_cache", None, "Where stems are kept.", **add)
+    define_path("dataset_dir", None, "The dataset's root.", **add)
+    define_path("stems_cache", None, "Where stems are kept.", **add)
     flags.DEFINE_string(
         "separator",
         None,
@@ -102,6 +108,7 @@ def execute(values: Any) -> int:
             values.dataset_dir, None, dataset.metadata, values.split_dir
         ) as opened:
             shown = opened.shown
+            check_stems_cache(dataset, values.dataset_dir, values.stems_cache)
             clips = _wanted(dataset, opened.dataset_dir, values)
             failures = _separate(dataset, clips, opened, cache, values)
     except (DatasetError, weights.SeparatorError) as error:

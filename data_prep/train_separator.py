@@ -19,6 +19,7 @@ from cola_msa.config.schema import SOURCES
 from cola_msa.system.console import run_command
 from cola_msa.values.field_flags import define_fields, given_fields
 from cola_msa.values.numbers import define_float, define_seed
+from cola_msa.values.paths import define_path
 from data_prep.datasets.base import DatasetError, IndexOptions
 from data_prep.datasets.multitrack import DATASET
 from data_prep.pipeline import cli
@@ -30,16 +31,14 @@ _OPTIONS: IndexOptions = SeparatorConfig().options
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the command's flags; those of the network come from its fields."""
     add: dict[str, Any] = {"flag_values": values}
-    flags.DEFINE_string(
+    define_path(
         "dataset_dir",
         None,
         "One folder a track with its stems (layout of data_prep.multitrack), or "
         "MUSDB18-HQ with its folders train and test.",
         **add,
     )
-    flags.DEFINE_string(
-        "output_dir", None, "Folder of weights, for --separator.", **add
-    )
+    define_path("output_dir", None, "Folder of weights, for --separator.", **add)
     text = "Most epochs; 2 for the paper's degraded separator."
     flags.DEFINE_integer("epochs", 1000, text, lower_bound=1, **add)
     flags.DEFINE_list("targets", [], "Sources to train; all without it.", **add)

@@ -16,6 +16,8 @@ from typing import Any
 
 from absl import app, flags
 
+from cola_msa.values.paths import define_path
+
 _WRONG, _USAGE, _INTERRUPTED = 1, 2, 130
 _DATASETS = ("mtat", "nsynth", "fma", "gtzan", "jamendo", "labelled_folder")
 
@@ -26,7 +28,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the command's flags."""
     add: dict[str, Any] = {"flag_values": values}
     flags.DEFINE_enum("dataset", None, _DATASETS, "Which dataset.", **add)
-    flags.DEFINE_string("dataset_dir", None, "Where it was unpacked.", **add)
+    define_path("dataset_dir", None, "Where it was unpacked.", **add)
     flags.DEFINE_string(
         "split_dir",
         None,

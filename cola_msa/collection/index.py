@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import unicodedata
+import zipfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,13 +13,19 @@ import numpy as np
 
 from cola_msa.collection import neighbours
 from cola_msa.collection.neighbours import METRICS
-from cola_msa.collection.table.checks import COLUMNS, check_columns, check_texts
+from cola_msa.collection.table.checks import (
+    COLUMNS,
+    EmbeddingFileError,
+    check_columns,
+    check_texts,
+)
 from cola_msa.collection.table.npz import column_of
 from cola_msa.collection.table.read import (
     Embeddings,
     check_metadata,
     check_values,
     load_embeddings,
+    open_reader,
 )
 from cola_msa.system import folders
 from cola_msa.system.errors import UserError
@@ -128,11 +135,28 @@ def load_index(path: pathlib.Path) -> SearchIndex:
         )
         check_values(path, table)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
+        if _is_embeddings(path):
+            raise SearchError(
+                f"{path}: holds embeddings, and no index yet; python -m "
+                "cola_msa.search build makes one of them"
+            ) from error
         raise SearchError(
             f"{path}: not an index of python -m cola_msa.search build "
             f"({str(error).removeprefix(f'{path}: ')}); build it again"
         ) from error
     return SearchIndex(table, state["metric"])
+
+
+def _is_embeddings(path: pathlib.Path) -> bool:
+    """Whether it is a file of embeddings, and not an index with a damaged state."""
+    try:
+        open_reader(path).close()
+        if not zipfile.is_zipfile(path):
+            return True
+        with zipfile.ZipFile(path) as archive:
+            return f"{arrays_lib.STATE}.npy" not in archive.namelist()
+    except (EmbeddingFileError, OSError, zipfile.BadZipFile):
+        return False
 
 
 def describe(index: SearchIndex) -> str:

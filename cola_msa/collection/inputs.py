@@ -12,14 +12,14 @@ from collections.abc import Iterator
 from cola_msa.audio.files import AUDIO_SUFFIXES, is_audio_name, list_audio
 from cola_msa.system.errors import UserError
 from cola_msa.values.names import unescape
-from cola_msa.values.tables import TableError, name_lines, read_rows
+from cola_msa.values.tables import PATH_COLUMNS, TableError, name_lines, read_rows
 
 LIST_SUFFIXES = (".txt", ".m3u", ".m3u8", ".pls", ".csv")
-_PATH_COLUMNS = ("path", "file", "filename", "file_path", "filepath")
 _DIRECTIVE = re.compile(r"#EXT(M3U$|INF:|-X-|[A-Z]+[:=])|#PLAYLIST:", re.IGNORECASE)
 _PLS_FILE = re.compile(r"File\d+=(.*)", re.IGNORECASE | re.DOTALL)
 _OWN_HEADER = ["path", "reason"]  # of what could not be embedded: names are escaped
 _BOM = "\ufeff"
+_QUOTED = re.compile("\".+\"|'.+'", re.DOTALL)
 _BYTE = re.compile("[\udc80-\udcff]")  # that is not UTF-8
 
 
@@ -106,6 +106,11 @@ def _read_text(path: pathlib.Path) -> str:
     is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     if is_wide and (b"\0" in content or len(content) < 4):
         return content.decode("utf-16")
+    if content.count(0) * 4 > len(content):
+        raise TableError(
+            f"{path}: every other byte is zero, as in UTF-16 without its mark; save "
+            "the list as UTF-8"
+        )
     return content.decode("utf-8", "surrogateescape")
 
 
@@ -150,12 +155,12 @@ def _lines(content: str, path: pathlib.Path) -> Iterator[str]:
 
 
 def _csv_entries(path: pathlib.Path) -> tuple[list[str], tuple[str, ...]]:
-    rows = list(read_rows(path, known=_PATH_COLUMNS, errors="surrogateescape"))
+    rows = list(read_rows(path, known=PATH_COLUMNS, errors="surrogateescape"))
     if rows and rows[0].cells == _OWN_HEADER:
         own = [unescape(row.cells[0]) for row in rows[1:] if row.cells[0]]
         return [_exact(name, path.parent) or name for name in own], ()
     header = [name.strip().lower() for name in rows[0].cells] if rows else []
-    columns = [name for name in _PATH_COLUMNS if name in header]
+    columns = [name for name in PATH_COLUMNS if name in header]
     column = header.index(columns[0]) if columns else 0
     long = []
     if columns:
@@ -236,6 +241,8 @@ def _spellings(entry: str) -> Iterator[str]:
         spellings.append(raw.decode("latin-1"))
     spellings += [name.replace("\\", "/") for name in spellings if "\\" in name]
     spellings += [_unquoted(name) for name in spellings if "%" in name]
+    # File managers that copy a path put quotes around it.
+    spellings += [name[1:-1] for name in spellings if _QUOTED.fullmatch(name)]
     forms = [
         unicodedata.normalize(form, name)
         for name in spellings

@@ -8,10 +8,16 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 
 from cola_msa.collection.layout import MapError
-from cola_msa.values.tables import Row, TableError, name_lines, read_table
+from cola_msa.values.tables import (
+    PATH_COLUMNS,
+    Row,
+    TableError,
+    name_lines,
+    read_table,
+)
 
 NO_LABEL = "no label"
-_PATH, _NAME = "path", "name"
+_NAME = "name"
 _SHOWN = 3
 
 
@@ -65,8 +71,8 @@ def read_labels(path: str | os.PathLike, paths: Sequence[str]) -> Labels:
 
     A row is for the track of that path, of the path's end (`000/000002.mp3`), or of
     that file name with or without suffix, as far as only one track has it; where none
-    is written with the same characters, composed and decomposed ones count as equal.
-    Of two rows for one track the later counts.
+    is written with the same characters, composed and decomposed ones count as equal,
+    and backslashes are slashes. Of two rows for one track the later counts.
 
     Args:
         path: The CSV file, with a header; comma, semicolon or tab between columns.
@@ -79,17 +85,21 @@ def read_labels(path: str | os.PathLike, paths: Sequence[str]) -> Labels:
         MapError: If the file cannot be read as a table, or no row is for any track.
     """
     try:
-        table = read_table(path, known=(_PATH,), allows_short=True)
+        table = read_table(path, known=PATH_COLUMNS, allows_short=True)
     except TableError as error:
         raise MapError(f"--labels={error}") from error
-    if _PATH not in table.columns or len(table.columns) < 2:
+    place = _path_column(table.columns)
+    if place is None or len(table.columns) < 2:
         raise MapError(
             f"--labels={path}: its header must have a column `path` and a column of "
             f"labels, not {', '.join(table.columns)}"
         )
-    place = table.columns.index(_PATH)
     track_of = _TrackNames(paths)
-    columns = {name: [""] * len(paths) for name in table.columns if name != _PATH}
+    columns = {
+        name: [""] * len(paths)
+        for number, name in enumerate(table.columns)
+        if name and number != place
+    }
     rows_of: dict[int, int] = {}
     missed: dict[str, list[Row]] = {"no track": [], "more than one track": []}
     repeated = []
@@ -137,12 +147,26 @@ def read_labels(path: str | os.PathLike, paths: Sequence[str]) -> Labels:
             "rows that count instead of an earlier one for the same track: "
             f"{len(repeated):,} ({name_lines(repeated)})"
         )
+    if "" in table.columns:
+        remarks.append(
+            f"left out: column {table.columns.index('') + 1}, which has no name"
+        )
     if table.short:
         remarks.append(
             f"rows that are shorter than the header: {len(table.short):,}; what they "
             f"lack is empty ({name_lines(table.short)})"
         )
     return Labels(tuple(schemes), tuple(names), tuple(remarks))
+
+
+def _path_column(columns: Sequence[str]) -> int | None:
+    """The column of paths, by the first of its names that is there."""
+    lower = [name.lower() for name in columns]
+    for name in PATH_COLUMNS:
+        for header in (columns, lower):
+            if name in header:
+                return header.index(name)
+    return None
 
 
 def _some(names: Sequence[str]) -> str:
@@ -160,7 +184,18 @@ class _TrackNames:
         self._composed: Mapping[str, tuple[int, ...]] | None = None
 
     def find(self, name: str) -> tuple[int, ...]:
-        """The track; none where there is none, two where there are several."""
+        """The track; none where there is none, two where there are several.
+
+        A name as it is written goes before what it may mean: one without the blanks
+        around it, and with slashes for backslashes.
+        """
+        plain = name.strip()
+        for spelling in (name, plain, plain.replace("\\", "/")):
+            if found := self._find(spelling):
+                return found
+        return ()
+
+    def _find(self, name: str) -> tuple[int, ...]:
         key = pathlib.PurePath(name).as_posix()
         if key in self._exact:
             return self._exact[key]

@@ -9,6 +9,7 @@ is 0.
 
 import hashlib
 import importlib.util
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -122,6 +123,8 @@ class Neighbours:
 
     def _build(self) -> Any:
         if self.backend == "faiss":
+            # Which of its builds it loads is no news to a user.
+            logging.getLogger("faiss.loader").setLevel(logging.WARNING)
             import faiss
 
             dim = self._rows.shape[1]

@@ -62,7 +62,7 @@ def parse_source(source: str, available: tuple[str, ...]) -> tuple[int, ...]:
         Numbers into `available`; () for COLA.
 
     Raises:
-        PairError: If a name is not among the data's sources.
+        PairError: If a name is not among the data's sources, or stands there twice.
     """
     if source == "none":
         return ()
@@ -80,6 +80,8 @@ def parse_source(source: str, available: tuple[str, ...]) -> tuple[int, ...]:
             f"--source={source}: the data has no source {', '.join(unknown) or 'named'}"
             f"; it has {', '.join(available) or 'none'} (or say multi, or none)"
         )
+    if len(set(names)) != len(names):
+        raise PairError(f"--source={source}: name each source once")
     return tuple(available.index(name) for name in names)
 
 

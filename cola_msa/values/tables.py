@@ -18,6 +18,8 @@ from typing import NamedTuple
 from cola_msa.system.errors import UserError
 
 DELIMITERS = ",;\t"
+# What users call the column of paths, in lower case; the first that is there counts.
+PATH_COLUMNS = ("path", "file", "filename", "file_path", "filepath")
 MAX_CHARACTERS = 1 << 24  # of a line and of a cell
 _SHOWN_LINES = 5
 

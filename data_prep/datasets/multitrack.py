@@ -43,7 +43,7 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
 
     Raises:
         DatasetError: If no folder holds any of the sources, or a name in `stem_names`
-            is not a source.
+            is not a source, or two of them have one file.
     """
     names = {s: s for s in (_MIXTURE, *options.sources)} | dict(options.stem_names)
     unknown = sorted(set(names) - {_MIXTURE, *options.sources})
@@ -52,6 +52,13 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
             f"--stem_names: {', '.join(unknown)} is neither mixture nor one of the "
             f"sources {', '.join(options.sources)}"
         )
+    role_of: dict[str, str] = {}
+    for role, name in names.items():
+        if (other := role_of.setdefault(name, role)) != role:
+            raise DatasetError(
+                f"--stem_names: {other} and {role} are both the file {name}; each "
+                "needs its own"
+            )
     found: list[tuple[str, str, str | None, tuple[tuple[str, str], ...]]] = []
     listing = relative_listing(list_audio(dataset_dir), dataset_dir)
     failures = [

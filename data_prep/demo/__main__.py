@@ -11,10 +11,11 @@ from absl import app, flags
 
 from cola_msa.system.errors import UserError
 from cola_msa.values.numbers import define_float, define_seed
+from cola_msa.values.paths import define_path
 from data_prep.demo.config import DemoConfig
 from data_prep.demo.trees.write import write_demo
 
-_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder to write.", required=True)
+_OUTPUT_DIR = define_path("output_dir", None, "Folder to write.", required=True)
 _SEED = define_seed(0, "Everything follows from it.")
 _NUM_WORKERS = flags.DEFINE_integer(
     "num_workers", 0, "Processes; 0 for one a core.", lower_bound=0

@@ -12,7 +12,9 @@ from absl import app, flags
 from cola_msa.config.schema import SOURCES, FrontendConfig
 from cola_msa.system.errors import FileError
 from cola_msa.values.numbers import define_float, define_seed
+from cola_msa.values.paths import define_path
 from data_prep.datasets.base import Dataset, DatasetError, IndexOptions
+from data_prep.pipeline.separate import check_stems_cache
 from data_prep.remote import addresses, places
 
 _USAGE, _FAILED, _INTERRUPTED = 2, 1, 130
@@ -29,8 +31,8 @@ def define_flags(dataset: Dataset, values: flags.FlagValues = flags.FLAGS) -> No
         values: Where to define them.
     """
     add: dict[str, Any] = {"flag_values": values}
-    flags.DEFINE_string("dataset_dir", None, f"Root: {dataset.layout}", **add)
-    flags.DEFINE_string("output_dir", None, "Where the prepared data goes.", **add)
+    define_path("dataset_dir", None, f"Root: {dataset.layout}", **add)
+    define_path("output_dir", None, "Where the prepared data goes.", **add)
     flags.DEFINE_enum(
         "level", "rms", ["rms", "l2"], "Level rule; l2 is the authors'.", **add
     )
@@ -160,6 +162,8 @@ def parse_options(dataset: Dataset, values: Any) -> IndexOptions:
         pairs = [tuple(pair.split("=", 1)) for pair in given["stem_names"]]
         if any(len(pair) != 2 or not all(pair) for pair in pairs):
             raise DatasetError("--stem_names must be source=file,source=file")
+        if len({source for source, _ in pairs}) != len(pairs):
+            raise DatasetError("--stem_names: name each source once")
         given["stem_names"] = tuple(sorted(pairs))
     sources = given.get("sources", ())
     if "sources" in given and (not all(sources) or len(set(sources)) != len(sources)):
@@ -297,6 +301,8 @@ def execute(dataset: Dataset, values: Any) -> int:
             getattr(values, "split_dir", None),
         ) as opened:
             shown = opened.shown
+            if stems_cache is not None:
+                check_stems_cache(dataset, values.dataset_dir, values.stems_cache)
             config = parse_config(dataset, values)
             if dataset.stems == "optional" and not config.sources:
                 print("no --stems_dir and no --separator: mixtures only")

@@ -16,7 +16,7 @@ from data_prep.datasets.base import (
     IndexOptions,
     text,
 )
-from data_prep.remote import places
+from data_prep.remote import addresses, places
 
 _BATCH_CLIPS = 8
 
@@ -40,6 +40,31 @@ def _wanted(dataset: Dataset, dataset_dir: pathlib.Path, values: Any) -> list[Cl
     if not clips:
         raise DatasetError(f"--stem_splits={','.join(splits)}: no clip is in these")
     return list(clips.values())
+
+
+def check_stems_cache(dataset: Dataset, dataset_dir: str, cache: str) -> None:
+    """Refuses a cache within a dataset whose clips are all audio that lies there.
+
+    Its stems would be clips of the next run, and have stems in turn.
+
+    Args:
+        dataset: The dataset module.
+        dataset_dir: Folder or address.
+        cache: Folder of the cache, which need not exist.
+
+    Raises:
+        DatasetError: If the dataset has no metadata that names its clips, and the
+            cache is its folder or lies within.
+    """
+    if dataset.metadata or addresses.is_address(dataset_dir):
+        return
+    root = pathlib.Path(os.path.realpath(dataset_dir))
+    if pathlib.Path(os.path.realpath(cache)).is_relative_to(root):
+        raise DatasetError(
+            f"--stems_cache={cache} lies within --dataset_dir={dataset_dir}, all of "
+            "whose audio is clips: its stems would be taken for some; name a folder "
+            "elsewhere"
+        )
 
 
 def separate_clips(job: Any, clips: Any, separator: Any, on_clip: Any) -> None:

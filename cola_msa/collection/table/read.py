@@ -120,8 +120,8 @@ def load_embeddings(path: str | os.PathLike, per_clip: bool = True) -> Embedding
         Embeddings.
 
     Raises:
-        EmbeddingFileError: As `open_reader`; if it holds no row, or has values that
-            are not finite.
+        EmbeddingFileError: As `open_reader`; if it holds no row, has values that
+            are not finite, or clips are wanted and two contents have one path.
     """
     reader = open_reader(path)
     try:
@@ -141,7 +141,26 @@ def load_embeddings(path: str | os.PathLike, per_clip: bool = True) -> Embedding
         metadata,
     )
     check_values(path, found)
-    return found.per_clip() if per_clip else found
+    if not per_clip:
+        return found
+    _check_contents(path, found)
+    return found.per_clip()
+
+
+def _check_contents(path: str | os.PathLike, table: Embeddings) -> None:
+    """Refuses two files under one path: their mean is neither's embedding."""
+    contents: dict[str, str] = {}
+    mixed = [
+        name
+        for name, digest in zip(table.paths, table.sha256, strict=True)
+        if contents.setdefault(name, digest) != digest
+    ]
+    if mixed:
+        raise EmbeddingFileError(
+            f"{path}: rows of {mixed[0]} have different sha256 ({len(mixed)} such "
+            "rows): two files of one name; give tracks of different folders paths of "
+            "their own"
+        )
 
 
 def _parse_metadata(

@@ -260,3 +260,11 @@ def test_a_hop_that_is_none_is_named(index, monkeypatch, hop_seconds):
     index.table.metadata["hop_seconds"] = hop_seconds
     with pytest.raises(SearchError, match="the index says that windows are"):
         index_lib.open_embedder(index, "model")
+
+
+@pytest.mark.parametrize("suffix", ["npz", "h5"])
+def test_embeddings_in_place_of_an_index_are_called_so(tmp_path, suffix):
+    path = tmp_path / f"songs.{suffix}"
+    embedding_tables.write(path, embedding_tables.sample_columns())
+    with pytest.raises(SearchError, match="holds embeddings, and no index yet"):
+        load_index(path)

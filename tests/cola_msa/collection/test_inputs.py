@@ -290,3 +290,18 @@ def test_files_that_failed_are_an_input_even_if_gone(tmp_path):
     paths = [" gone.wav", "caf\udce9.wav", "/x/two\nlines.wav"]
     write_failures(failures_path(output), {escape(path): "why" for path in paths})
     assert find_inputs(failures_path(output)) == paths
+
+
+@pytest.mark.parametrize("quote", ['"', "'"])
+def test_quotes_around_a_name_are_no_part_of_it(music, quote):
+    content = f"{quote}a.wav{quote}\n{quote}gone.wav{quote}\n".encode()
+    assert named(music, "list.txt", content) == ["a.wav", f"{quote}gone.wav{quote}"]
+    (music / f"{quote}a.wav{quote}").touch()  # unless a file has them
+    assert named(music, "list.txt", content)[0] == f"{quote}a.wav{quote}"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_a_list_in_utf_16_without_its_mark_is_refused(music, encoding):
+    (music / "list.m3u").write_bytes("#EXTM3U\r\na.wav\r\n".encode(encoding))
+    with pytest.raises(InputError, match="UTF-16 without its mark; save"):
+        list_inputs(music / "list.m3u")

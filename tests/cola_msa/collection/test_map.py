@@ -208,7 +208,7 @@ def test_the_command_says_how_many_labels_found_a_track(page, tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("file;genre\na;b\n", "a column `path`"),
+        ("song;genre\na;b\n", "a column `path`"),
         ("path,genre\nx.ogg,Rock\n", "none of its 1 rows names a track"),
         ("", "labels.csv: it is empty"),
         ("path,a,b,a\nm/a/1.ogg,x,y,z\n", "columns 2 and 4 are both called 'a'"),
@@ -330,3 +330,40 @@ def test_rows_without_neighbourhoods_make_a_map(tmp_path, projection, kind):
 )
 def test_directions_are_counted(rows, count):
     assert layout_lib.count_different(np.array(rows, float)) == count
+
+
+@pytest.mark.parametrize("header", ["Path", "PATH", "file", "Filename"])
+def test_the_column_of_paths_is_found_as_in_a_list(tmp_path, header):
+    table = tmp_path / "labels.csv"
+    table.write_text(f"genre,{header}\nrock,a.wav\njazz,b.wav\n")
+    labels = labels_lib.read_labels(table, ["music/a.wav", "music/b.wav"])
+    (scheme,) = labels.schemes
+    assert scheme.name == "genre"
+    assert [scheme.groups[group] for group in scheme.of] == ["rock", "jazz"]
+
+
+def test_a_column_called_path_goes_before_others(tmp_path):
+    table = tmp_path / "labels.csv"
+    table.write_text("file,Path,path\nx,y,a.wav\n")
+    labels = labels_lib.read_labels(table, ["music/a.wav"])
+    assert [scheme.name for scheme in labels.schemes] == ["file", "Path"]
+
+
+def test_a_column_without_a_name_is_left_out_and_named(tmp_path):
+    table = tmp_path / "labels.csv"
+    table.write_text(",path,genre\n0,a.wav,rock\n1,b.wav,jazz\n")  # as pandas writes
+    labels = labels_lib.read_labels(table, ["a.wav", "b.wav"])
+    assert [scheme.name for scheme in labels.schemes] == ["genre"]
+    assert "left out: column 1, which has no name" in labels.remarks
+
+
+@pytest.mark.parametrize(
+    ("given", "track"),
+    [("music\\b.wav", 1), ("  b.wav ", 1), (" music\\b.wav ", 1), ("odd\\a.wav", 2)],
+)
+def test_labels_find_tracks_despite_blanks_and_backslashes(tmp_path, given, track):
+    table = tmp_path / "labels.csv"
+    table.write_text(f"path,genre\n{given},rock\n")
+    paths = ["music/a.wav", "music/b.wav", "odd\\a.wav"]
+    (scheme,) = labels_lib.read_labels(table, paths).schemes
+    assert scheme.groups[scheme.of[track]] == "rock"

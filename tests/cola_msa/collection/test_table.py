@@ -89,3 +89,17 @@ def test_pickles_are_never_opened(tmp_path):
     path = embedding_tables.write(tmp_path / "e.npz", columns)
     with pytest.raises(EmbeddingFileError, match="not readable as .npz"):
         load_embeddings(path)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".npz", ".h5"])
+def test_two_contents_under_one_path_are_no_clip(tmp_path, suffix):
+    path = tmp_path / f"songs{suffix}"
+    columns = embedding_tables.sample_columns(num_clips=6)
+    columns["path"] = ["a.wav", "b.wav", "a.wav", "c.wav", "d.wav", "e.wav"]
+    embedding_tables.write(path, columns)
+    with pytest.raises(EmbeddingFileError, match=r"rows of a\.wav have different"):
+        load_embeddings(path)
+    assert len(load_embeddings(path, per_clip=False).paths) == 6
+    columns["sha256"][2] = columns["sha256"][0]
+    embedding_tables.write(path, columns)
+    assert len(load_embeddings(path).paths) == 5

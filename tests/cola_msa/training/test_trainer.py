@@ -320,6 +320,7 @@ def test_the_command_is_stopped_by_ctrl_c_and_goes_on(prepared_dir, tmp_path):
     ("arguments", "message"),
     [
         (["--source=guitar"], "the data has no source guitar"),
+        (["--source=vocals,vocals"], "name each source once"),
         (["--batch_size=500"], "--batch_size=500"),
         (["--preset=huge"], "preset"),
         (["--data_dir=nowhere"], "does not exist"),

@@ -96,6 +96,9 @@ def test_missing_label_rows_of_the_probe_sets(tmp_path: pathlib.Path):
         ("mtat", ["--separator=umxhp"], "is neither umxhq, umxl, random nor a folder"),
         ("mtat", ["--stems_dir=nowhere"], "--stems_dir=nowhere is not a folder"),
         ("multitrack", ["--stem_names=vocals"], "must be source=file"),
+        ("multitrack", ["--stem_names=bass=a,bass=b"], "name each source once"),
+        ("multitrack", ["--stem_names=bass=mixture"], "mixture and bass are both"),
+        ("multitrack", ["--stem_names=bass=drums"], "drums and bass are both"),
         ("multitrack", ["--sources=a,a"], "must be distinct"),
     ],
 )

@@ -116,6 +116,29 @@ def test_a_dataset_at_an_address(openunmix, weights_dir, bucket, tmp_path, capsy
     assert "name a local one" in one_line(capsys.readouterr().err)
 
 
+@pytest.mark.parametrize("name", ["folder", "labelled_folder"])
+@pytest.mark.parametrize("place", ["raw", "raw/stems", "link/stems"])
+def test_a_cache_among_the_clips_is_refused(
+    openunmix, weights_dir, tmp_path, capsys, name, place
+):
+    root = write_tree(name, tmp_path / "raw")
+    (tmp_path / "link").symlink_to("raw")
+    before = sorted(root.rglob("*"))
+    cache = tmp_path / place
+    assert run(name, root, cache, weights_dir) == 2
+    assert "name a folder elsewhere" in one_line(capsys.readouterr().err)
+    more = (f"--separator={weights_dir}", f"--stems_cache={cache}")
+    assert execute(name, root, tmp_path / "out", *more) == 2
+    assert "name a folder elsewhere" in one_line(capsys.readouterr().err)
+    assert sorted(root.rglob("*")) == before
+
+
+@pytest.mark.parametrize("flag", ["dataset_dir", "stems_cache"])
+def test_an_empty_name_is_not_the_current_folder(weights_dir, flag):
+    with pytest.raises(flags.IllegalFlagValueError, match="names nothing"):
+        run("folder", "raw", "cache", weights_dir, f"--{flag}=")
+
+
 def test_stems_within_a_labelled_folder_are_no_class(tmp_path):
     root = trees.write_labelled_folder(tmp_path / "raw")
     for path in sorted(root.rglob("*.wav")):
