@@ -94,7 +94,9 @@ def execute(values: Any) -> int:
 
     shown: Callable[[str], str] = str
     try:
-        dataset = importlib.import_module(f"data_prep.{values.dataset}").DATASET
+        dataset = importlib.import_module(
+            f"data_prep.datasets.{values.dataset}"
+        ).DATASET
         for name in ("separator", "stems_cache"):
             if addresses.is_address(getattr(values, name)):
                 raise DatasetError(

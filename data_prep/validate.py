@@ -62,7 +62,7 @@ def execute(values: Any) -> int:
     if addresses.is_address(values.dataset_dir):
         return _complain(addresses.why_local("dataset_dir", values.dataset_dir), _USAGE)
 
-    dataset = importlib.import_module(f"data_prep.{values.dataset}").DATASET
+    dataset = importlib.import_module(f"data_prep.datasets.{values.dataset}").DATASET
     for title, text in (
         ("get it from", dataset.homepage),
         ("download", dataset.download),

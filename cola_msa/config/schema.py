@@ -11,8 +11,7 @@ import json
 from typing import Any
 
 from cola_msa.system.errors import UserError
-from cola_msa.values.fields import check_fields, setting, within
-from cola_msa.values.numbers import MAX_SEED
+from cola_msa.values.fields import MAX_SEED, check_fields, setting, within
 
 AUGMENTATIONS = (
     "none",

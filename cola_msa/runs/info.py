@@ -106,7 +106,7 @@ def _separator(data: dict[str, Any]) -> str | None:
     """
     found = data.get("separator")
     if found is None:
-        folder = pathlib.Path(data.get("data_dir", ""))
+        folder = pathlib.Path(data.get("data_dir") or "")
         # It may be gone, or another's by now: then nothing is known.
         with contextlib.suppress(DataError):
             manifest, found_hash = read_manifest(folder / MANIFEST_NAME)

@@ -49,7 +49,7 @@ def define_fields(
         elif hint is float:
             define_float(*line, least, most, flag_values=values)
         elif typing.get_origin(hint) is tuple:
-            listed = None if default is None else list(default)
+            listed = None if default is None else [str(item) for item in default]
             flags.DEFINE_list(line[0], listed, line[2], flag_values=values)
         elif choices:
             flags.DEFINE_enum(line[0], default, choices, line[2], flag_values=values)

@@ -20,6 +20,9 @@ from typing import Any
 
 from cola_msa.system.errors import UserError
 
+MAX_SEED = 2**32 - 1  # what NumPy's and TensorFlow's generators take alike
+
+
 # Of any number: what float32 and int64 hold. NaN is not below, and infinity is above.
 _LARGEST, _LARGEST_WHOLE = 1e38, 1 << 62
 _MAX_DEPTH = 3  # of tuples within tuples; deeper ones are nobody's

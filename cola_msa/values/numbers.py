@@ -8,10 +8,10 @@ from typing import Any
 
 from absl import flags
 
+from cola_msa.values.fields import MAX_SEED
+
 # A flag belongs to the command that asks for it here, whose --help shows it.
 flags.disclaim_key_flags()
-
-MAX_SEED = 2**32 - 1  # what NumPy's and TensorFlow's generators take alike
 
 
 class _FiniteParser(flags.FloatParser):

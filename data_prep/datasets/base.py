@@ -10,8 +10,7 @@ from cola_msa.audio.files import Listing
 from cola_msa.config.schema import ConfigError
 from cola_msa.system.errors import UserError
 from cola_msa.values import names
-from cola_msa.values.fields import check_fields, within
-from cola_msa.values.numbers import MAX_SEED
+from cola_msa.values.fields import MAX_SEED, check_fields, within
 
 SPLITS = ("train", "validation", "test")
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from cola_msa.config.schema import ConfigError
-from cola_msa.values.fields import check_fields, within
-from cola_msa.values.numbers import MAX_SEED
+from cola_msa.values.fields import MAX_SEED, check_fields, within
 
 # Raised whenever the same options give other audio or other files.
 FORMAT_VERSION = 1

@@ -9,7 +9,7 @@ from typing import Any
 
 from absl import app, flags
 
-from cola_msa.config.schema import SOURCES, FrontendConfig
+from cola_msa.config.schema import SOURCES, ConfigError, FrontendConfig
 from cola_msa.system.errors import FileError
 from cola_msa.values.numbers import define_float, define_seed
 from cola_msa.values.paths import define_path
@@ -316,7 +316,7 @@ def execute(dataset: Dataset, values: Any) -> int:
                 engine=engine,
                 places=opened,
             )
-    except (DatasetError, weights.SeparatorError) as error:
+    except (ConfigError, DatasetError, weights.SeparatorError) as error:
         return _complain(dataset, shown(str(error)), _USAGE)
     except (jobs.PreparationError, manifest.ResumeError) as error:
         return _complain(dataset, shown(str(error)), _FAILED)

@@ -309,7 +309,7 @@ def test_a_best_encoder_of_lost_updates_does_not_stay(prepared, tmp_path):
 
 def test_death_after_early_stopping_does_not_train_on(prepared, tmp_path, monkeypatch):
     config = tiny_config(
-        steps=30, validate_every_steps=1, patience_steps=2, learning_rate=0.0
+        steps=30, validate_every_steps=1, patience_steps=2, learning_rate=1e-12
     )
     run_dir = tmp_path / "run"
     trainer = Trainer(config, prepared, run_dir)

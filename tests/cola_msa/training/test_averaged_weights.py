@@ -160,7 +160,7 @@ def test_the_untrained_network_is_kept_as_it_is(prepared, tmp_path):
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0])
 def test_a_decay_that_is_none_is_refused(decay):
-    with pytest.raises(ValueError, match="--average_decay"):
+    with pytest.raises(ValueError, match="average_decay is"):
         build_optimizer(TrainConfig(average_decay=decay))
 
 

@@ -254,7 +254,7 @@ def test_a_good_tree_of_another_task_passes(name, num_clips, splits, tmp_path, c
     assert check(name, root) == 0
     printed = capsys.readouterr().out
     assert f"files: {num_clips} of {num_clips} ({splits}" in printed
-    module = importlib.import_module(f"data_prep.{name}")
+    module = importlib.import_module(f"data_prep.datasets.{name}")
     for text in (module.LICENCE, module.CITATION, module.LAYOUT):
         assert text in printed
     has_source = name != "labelled_folder"

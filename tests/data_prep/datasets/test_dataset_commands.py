@@ -92,7 +92,7 @@ def test_missing_label_rows_of_the_probe_sets(tmp_path: pathlib.Path):
         ("nsynth", [], "examples.json does not exist; expected layout"),
         ("fma", [], "tracks.csv does not exist; expected layout"),
         ("folder", [], "no audio file"),
-        ("folder", ["--validation_share=1.5"], "must not be negative"),
+        ("folder", ["--validation_share=1.5"], "validation_share is 1.5; it must be"),
         ("mtat", ["--separator=umxhp"], "is neither umxhq, umxl, random nor a folder"),
         ("mtat", ["--stems_dir=nowhere"], "--stems_dir=nowhere is not a folder"),
         ("multitrack", ["--stem_names=vocals"], "must be source=file"),

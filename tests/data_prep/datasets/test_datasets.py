@@ -28,7 +28,7 @@ def write_tree(name: str, root: pathlib.Path) -> pathlib.Path:
 
 
 def dataset_of(name: str) -> base_lib.Dataset:
-    return importlib.import_module(f"data_prep.{name}").DATASET
+    return importlib.import_module(f"data_prep.datasets.{name}").DATASET
 
 
 def parse(name: str, *arguments: str) -> flags.FlagValues:
@@ -399,7 +399,7 @@ def corrupt(path: pathlib.Path, find: str, put: str | bytes) -> None:
 )
 def test_damaged_tables_are_refused_by_line(tmp_path, name, table, find, put, message):
     root = getattr(trees, f"write_{name}")(tmp_path)
-    module = importlib.import_module(f"data_prep.{name}")
+    module = importlib.import_module(f"data_prep.datasets.{name}")
     corrupt(root / table, find, put)
     with pytest.raises(DatasetError, match=message) as caught:
         module.index(root, IndexOptions())
