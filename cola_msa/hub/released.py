@@ -138,9 +138,9 @@ def read_released(
     problems += [f"left over: {key}" for key in sorted(weights - set(variables))]
     dtypes = reader.get_variable_to_dtype_map()
     problems += [
-        f"{key}: type {dtypes[key].name} instead of float32"
+        f"{key}: type {dtypes[key].name} instead of numbers"
         for key in variables
-        if key in weights and dtypes[key] != tf.float32
+        if key in weights and not (dtypes[key].is_floating or dtypes[key].is_integer)
     ]
     problems += [
         f"{key}: shape {list(shapes[key])} instead of {list(variable.shape)}"
