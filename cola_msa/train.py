@@ -23,6 +23,7 @@ from cola_msa.reproduction import music
 from cola_msa.runs import kept
 from cola_msa.runs.directory import resumable_run
 from cola_msa.system.console import run_command
+from cola_msa.system.errors import UsageError
 from cola_msa.training.devices import build_strategy, set_up_cpu
 from cola_msa.training.trainer import start_trainer
 from cola_msa.training.warm_start import read_warm_start
@@ -83,11 +84,11 @@ def config_from_flags(values: flags.FlagValues = flags.FLAGS) -> Config:
     config = get_preset(preset)
     if values.strategy:
         config = get_strategy(values.strategy).apply(config)
-    return dataclasses.replace(
-        config,
-        model=dataclasses.replace(config.model, **given_fields(ModelConfig, values)),
-        train=dataclasses.replace(config.train, **given_fields(TrainConfig, values)),
-    )
+    train = dataclasses.replace(config.train, **given_fields(TrainConfig, values))
+    if train.batch_size < 2:
+        raise UsageError("--batch_size=1: a pair alone has nothing to be told from")
+    model = dataclasses.replace(config.model, **given_fields(ModelConfig, values))
+    return dataclasses.replace(config, model=model, train=train)
 
 
 def main(argv: list[str]) -> None:

@@ -206,7 +206,7 @@ class TrainConfig:
     pair_span: str = setting(
         "segment", "Whether a pair shares its segment or its clip.", choices=PAIR_SPANS
     )
-    batch_size: int = setting(128, "Pairs a mini-batch and replica.", 2)
+    batch_size: int = setting(128, "Pairs a mini-batch and replica.", 1)
     global_negatives: bool = setting(
         False, "Contrast over the batches of all replicas."
     )

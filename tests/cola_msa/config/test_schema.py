@@ -67,7 +67,7 @@ def test_unknown_preset_is_refused():
         (config_lib.TrainConfig, {"learning_rate": -1.0}),
         (config_lib.TrainConfig, {"learning_rate": float("nan")}),
         (config_lib.TrainConfig, {"learning_rate": float("inf")}),
-        (config_lib.TrainConfig, {"batch_size": 1}),
+        (config_lib.TrainConfig, {"batch_size": 0}),
         (config_lib.TrainConfig, {"steps": 0}),
         (config_lib.TrainConfig, {"average_decay": 1.0}),
         (config_lib.TrainConfig, {"keep_steps": (-1,)}),
