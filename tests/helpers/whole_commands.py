@@ -30,17 +30,19 @@ TRAIN = (
 )
 # What an export's fresh processes check is not what is tried here.
 UNCHECKED = """
-module.check_file = module.check_export = lambda *_: 0.0
-module.check_pretrained = lambda *_: 0.0
+from cola_msa.hub import export
+export.check_file = export.check_export = lambda *_: 0.0
+export.check_pretrained = lambda *_: 0.0
 """
 # The authors' layout is EfficientNetB0's; a tiny network takes its place.
 TINY_RELEASE = """
 import numpy as np
+from cola_msa.hub import released
 from tests.conftest import tiny_config
-module.released_config = lambda source: tiny_config()
-module.find_prefix = str
-module.released_variables = lambda model: model.variables
-module.read_released = lambda _, variables: [(v, np.array(v)) for v in variables]
+released.released_config = lambda source: tiny_config()
+released.find_prefix = str
+released.released_variables = lambda model: model.variables
+released.read_released = lambda _, variables: [(v, np.array(v)) for v in variables]
 """
 
 
