@@ -1,4 +1,4 @@
-"""Decoding and resampling; whatever is wrong with a file is a typed error.
+"""Decoding; whatever is wrong with a file is a typed error.
 
 `AudioReader` reads files of any length in blocks, `decode` reads them whole.
 """

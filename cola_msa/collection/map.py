@@ -1,4 +1,4 @@
-"""What a map's page shows of each track: name, link, groups, neighbours."""
+"""A map's page: what it shows of each track (name, link, groups, neighbours)."""
 
 import dataclasses
 import html
@@ -139,7 +139,7 @@ def render_page(data: dict[str, Any], title: str, subtitle: str) -> str:
     """The page as text.
 
     Args:
-        data: From `map_data.build_data`.
+        data: From `build_data`.
         title: The page's title.
         subtitle: A line about the map.
     """
@@ -180,7 +180,7 @@ def write_map(
         labels: A CSV of labels, see `map_labels.read_labels`, or None.
         title: The page's title.
         seed: Seed of projection and clusters.
-        **options: Of `map_data.build_data`.
+        **options: Of `build_data`.
 
     Returns:
         What the page's script reads.

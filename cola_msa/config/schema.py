@@ -187,12 +187,12 @@ class TrainConfig:
         max_to_keep: How many of those are kept.
         keep_steps: Steps whose encoder is kept for ever.
         seed: Seed of initial weights, pairs and stochastic depth.
-        init_from: Fingerprint of the weights of a warm start, see `warm_start`; empty
+        init_from: Fingerprint of a warm start, see `training.warm_start`; empty
             where training begins with fresh ones.
         distribution: `mirrored` (all local devices) or `multi_worker` (those of all
             machines in TF_CONFIG).
         deterministic: Deterministic kernels, at a cost.
-        jit_compile: XLA: `on`, `off`, or `auto`, see `acceleration`.
+        jit_compile: XLA: `on`, `off`, or `auto`, see `model.acceleration`.
         mixed_precision: What the encoder computes in: `none` (float32), `bfloat16`,
             `float16` (with loss scaling), or `auto`.
     """

@@ -1,8 +1,11 @@
-"""Judges a frozen encoder on a task: embeddings, heads, scores of the test clips.
+"""Judges an encoder on a task, frozen or trained with the labels; and a whole run.
 
 Validation and test windows are the same under both protocols: all F // 98 windows of
 every clip, embedded once and kept. `cached` trains on all windows of the training
 clips, `paper` on one random window a segment and epoch, embedded on the fly.
+
+Above 600 lines: both modes share their splits, heads and results, and what is asked of
+a run chooses between them.
 """
 
 import dataclasses
@@ -93,7 +96,7 @@ def evaluate(
 
     Args:
         encoder: float32 [batch, frames, mels, 1] -> [batch, D], in inference mode.
-        key: Stands for the encoder's weights (`checkpoints.encoder_key`).
+        key: Stands for the encoder's weights (`kept.encoder_key`).
         task: A TaskSpec or its name.
         data: The task's prepared data.
         output_dir: Where `results.json`, `per_class.csv`, `clip_scores.npz` and the

@@ -1,7 +1,7 @@
 """The downstream tasks: data, head, loss and scores.
 
 `TASKS` are the paper's, `OTHER_TASKS` are further ones, and a Python file that defines
-`TASK = TaskSpec(...)` is a task of the user's (see `task_files`).
+`TASK = TaskSpec(...)` is a task of the user's (see `load_task`).
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""What an export is compared with before it is called done."""
+"""Compares an export with its encoder, in a fresh process, before it is called done."""
 
 import os
 import pathlib

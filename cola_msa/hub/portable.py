@@ -1,4 +1,4 @@
-"""ONNX and TFLite exports as encoders: what `open_model` runs of such a folder."""
+"""ONNX and TFLite exports: written, and run as encoders by `open_model`."""
 
 import logging
 import os

@@ -12,7 +12,7 @@ belongs to), `segment`, `num_frames`, `is_tail`, `labels` (class numbers), `fron
 (the configuration's hash), `mixture` (float16 [num_frames, num_mels], little-endian
 bytes), `stem/<source>` for every ACTIVE source, `is_active` and `has_stem` (one flag a
 source). A source without a stem on disk is neither active nor silent: `has_stem` is 0.
-`record_index` says where the arrays lie, `prepared` reads them.
+`index` says where the arrays lie, `prepared` reads them.
 """
 
 import dataclasses

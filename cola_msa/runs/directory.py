@@ -1,4 +1,4 @@
-"""Choices around a run: devices, when to stop, and which run to go on with."""
+"""runs/NAME: what config.json says, who may write there, and which run is meant."""
 
 import contextlib
 import itertools

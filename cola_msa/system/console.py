@@ -18,7 +18,7 @@ _PATH_ERRORS = (errno.ENAMETOOLONG, errno.ELOOP)
 def run_command(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
     """Wraps a command's main: user errors become one line and exit code 1.
 
-    The process keeps its freed memory, see `allocator`.
+    The process keeps its freed memory, see `memory`.
 
     Args:
         main: Takes absl's remaining arguments.

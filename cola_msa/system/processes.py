@@ -1,4 +1,4 @@
-"""Child processes that end when their parent is stopped, and a lock on a folder."""
+"""Child processes, and workers of a pool, that end when their parent is stopped."""
 
 import contextlib
 import multiprocessing

@@ -1,4 +1,4 @@
-"""What a training run says of its extent and its expected end."""
+"""A training run's extent, its expected end, and whether it has stopped improving."""
 
 import os
 import time

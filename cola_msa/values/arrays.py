@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, even after `kill -9` or a power failure.
+"""Arrays and states in files, written whole or not at all and read with checks.
 
 `system.files` writes; this knows arrays, and whose error it is. Nothing here knows what
 the files are for.

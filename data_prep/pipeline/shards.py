@@ -1,4 +1,4 @@
-"""From clips to shards: configuration, plan, and one shard as the unit of work."""
+"""One shard as the unit of work: its clips decoded, cut and written."""
 
 import dataclasses
 import json

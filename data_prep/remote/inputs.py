@@ -129,7 +129,7 @@ def make_stand_in(
 
     Args:
         folder: The address.
-        metadata: Patterns of the metadata's paths, see `clips.Dataset`.
+        metadata: Patterns of the metadata's paths, see `base.Dataset`.
         scratch: Where the tree goes, at the path that it has on its file system, so
             that paths from one folder to another hold.
         unreadable: Takes a reason by folder that could not be listed.

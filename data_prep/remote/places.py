@@ -123,7 +123,7 @@ def open_places(
     Args:
         dataset_dir: Folder or address.
         output_dir: Folder or address; None where there is none.
-        metadata: Patterns of the dataset's metadata, see `clips.Dataset`.
+        metadata: Patterns of the dataset's metadata, see `base.Dataset`.
         split_dir: Folder or address of split files, or None.
 
     Yields:

@@ -5,7 +5,7 @@ file of float16 rows a split and a JSON file beside it, which is written last: a
 cache without it, or that does not agree with it, is computed again.
 
 Files are read and written by calls, not through memory maps (see
-`window_reader`).
+`records.reader`).
 """
 
 import dataclasses
