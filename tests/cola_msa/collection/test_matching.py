@@ -152,7 +152,7 @@ def test_the_command_writes_a_table_and_a_picture(songs, finished_run, tmp_path)
     ("mixture", "stems", "message"),
     [
         ("none.wav", ".", "--mixture=none.wav does not exist"),
-        ("", ".", "--mixture is needed"),
+        ("", ".", "flag --mixture=: names nothing"),
     ],
 )
 def test_wrong_commands_are_one_line(tmp_path, mixture, stems, message):
