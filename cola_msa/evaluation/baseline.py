@@ -18,10 +18,12 @@ from absl import logging
 from cola_msa.evaluation.retrieval import (
     NUM_CANDIDATES,
     NUM_ROUNDS,
+    Retrieval,
     paired_interval,
     project_draws,
     rank_projections,
     retrieval_draws,
+    retrieve_without_learning,
 )
 from cola_msa.evaluation.validation import Validator
 from cola_msa.model.contrastive import ContrastiveModel, project_function
@@ -31,6 +33,12 @@ from cola_msa.records.prepared import PreparedData
 from cola_msa.records.schema import DataError
 from cola_msa.runs import directory, kept
 
+_LABELS = {
+    "trained": "trained",
+    "untrained": "untrained, initial kernel",
+    "untrained_trained_kernel": "untrained, trained kernel",
+    "no_learning": "no learning (spectra, cosine)",
+}
 _BATCH = 32  # pairs a batch of the statistics, at the most
 
 
@@ -126,9 +134,11 @@ def compare_with_untrained(
 
     Returns:
         `trained` (its own kernel), `untrained` (its own initial kernel) and
-        `untrained_trained_kernel` (initial network, trained kernel): scores with
-        chance; `difference`: trained minus the better of the other two, for `top1`
-        and `mrr`, each with the 95 % interval over songs, and the ratio.
+        `untrained_trained_kernel` (initial network, trained kernel) and `no_learning`
+        (the cosine of spectral profiles): scores with chance; `difference`: trained
+        minus the better of the untrained two, for `top1` and `mrr`, each with the
+        95 % interval over songs, and the ratio; `difference_no_learning`: the same
+        against `no_learning`.
     """
     config = directory.load_config(run_dir)
     sampler = PairSampler(data, config.train, split)
@@ -150,6 +160,7 @@ def compare_with_untrained(
             ("untrained_trained_kernel", "untrained", trained_model),
         )
     }
+    found["no_learning"] = retrieve_without_learning(sampler, draws)
     results: dict[str, Any] = {name: r.scores() for name, r in found.items()}
     per_source = {}
     for number in np.unique(found["trained"].source):
@@ -160,27 +171,36 @@ def compare_with_untrained(
         }
     results["top1_per_source"] = per_source
     results["difference"] = {}
+    results["difference_no_learning"] = {}
     for measure in ("top1", "mrr"):
         other = max(
             ("untrained", "untrained_trained_kernel"),
             key=lambda name: results[name][measure],
         )
-        values = {
-            name: r.top1 if measure == "top1" else r.reciprocal
-            for name, r in found.items()
-        }
-        low, high = paired_interval(
-            values["trained"], values[other], found["trained"].songs
+        results["difference"][measure] = _difference(found, other, measure)
+        results["difference_no_learning"][measure] = _difference(
+            found, "no_learning", measure
         )
-        results["difference"][measure] = {
-            "against": other,
-            "difference": results["trained"][measure] - results[other][measure],
-            "interval": [low, high],
-            "ratio": results["trained"][measure] / max(results[other][measure], 1e-12),
-        }
     results["split"] = split
     results["num_candidates"] = NUM_CANDIDATES
     return results
+
+
+def _difference(
+    found: dict[str, Retrieval], other: str, measure: str
+) -> dict[str, Any]:
+    """Trained minus another, with the 95 % interval over songs, and the ratio."""
+    trained, against = (
+        r.top1 if measure == "top1" else r.reciprocal
+        for r in (found["trained"], found[other])
+    )
+    low, high = paired_interval(trained, against, found["trained"].songs)
+    return {
+        "against": other,
+        "difference": float(trained.mean() - against.mean()),
+        "interval": [low, high],
+        "ratio": float(trained.mean() / max(against.mean(), 1e-12)),
+    }
 
 
 def render(results: dict[str, Any]) -> str:
@@ -192,21 +212,31 @@ def render(results: dict[str, Any]) -> str:
         "candidates",
         f"{'network':32s} {'top-1':>7s} {'MRR':>7s}",
     ]
-    for name, label in (
-        ("trained", "trained"),
-        ("untrained", "untrained, initial kernel"),
-        ("untrained_trained_kernel", "untrained, trained kernel"),
-    ):
+    for name, label in _LABELS.items():
         row = results[name]
         lines.append(f"{label:32s} {row['top1']:7.3f} {row['mrr']:7.3f}")
     lines.append(
         f"{'chance':32s} {trained['chance_top1']:7.3f} {trained['chance_mrr']:7.3f}"
     )
-    for measure, row in results["difference"].items():
-        low, high = row["interval"]
-        lines.append(
-            f"{measure}: trained minus {row['against'].replace('_', ', ')} = "
-            f"{row['difference']:+.3f} [{low:+.3f}, {high:+.3f}], "
-            f"{row['ratio']:.1f} times"
-        )
+    for part in ("difference", "difference_no_learning"):
+        for measure, row in results[part].items():
+            low, high = row["interval"]
+            lines.append(
+                f"{measure}: trained minus {_LABELS[row['against']]} = "
+                f"{row['difference']:+.3f} [{low:+.3f}, {high:+.3f}], "
+                f"{row['ratio']:.1f} times"
+            )
+    lines.append(_verdict(results))
     return "\n".join(lines)
+
+
+def _verdict(results: dict[str, Any]) -> str:
+    """Whether the network has learned more than can be seen without learning."""
+    low, high = results["difference_no_learning"]["top1"]["interval"]
+    if low > 0:
+        return "the run beats what a comparison of spectra finds without learning"
+    found = "finds no more than" if high >= 0 else "finds less than"
+    return (
+        f"the run {found} a comparison of spectra does without learning: it has not "
+        "learned the task yet"
+    )

@@ -183,6 +183,46 @@ def retrieve(
     return rank_projections(sampler, draws, projections, similarity)
 
 
+def spectral_profiles(windows: np.ndarray) -> np.ndarray:
+    """What anybody sees in a window without learning: its spectrum's fine shape.
+
+    The mean log-mel over the frames, each band less half of its two neighbours; bands
+    at the edges have one neighbour and are left out. Compared by the cosine, this is
+    the baseline that a trained network has to beat.
+
+    Args:
+        windows: float32 [N, frames, num_mels, 1].
+
+    Returns:
+        float32 [N, num_mels - 2], of unit length; zeros for a window without shape.
+    """
+    mean = np.asarray(windows, np.float64)[..., 0].mean(axis=1)
+    shape = mean[:, 1:-1] - (mean[:, :-2] + mean[:, 2:]) / 2
+    length = np.linalg.norm(shape, axis=1, keepdims=True)
+    # Log-mels are float16: what is smaller than their rounding is no shape.
+    is_flat = length < 1e-6
+    return np.where(is_flat, 0.0, shape / np.where(is_flat, 1.0, length)).astype(
+        np.float32
+    )
+
+
+def _product(anchors: tf.Tensor, candidates: tf.Tensor) -> tf.Tensor:
+    return tf.matmul(anchors, candidates, transpose_b=True)
+
+
+def retrieve_without_learning(sampler: PairSampler, draws: list[Draw]) -> Retrieval:
+    """Retrieval by the cosine of `spectral_profiles`.
+
+    Args:
+        sampler: Reads the draws.
+        draws: From `retrieval_draws`.
+
+    Raises:
+        ValueError: If there are no draws.
+    """
+    return retrieve(sampler, draws, spectral_profiles, _product)
+
+
 def paired_interval(
     first: np.ndarray,
     second: np.ndarray,

@@ -1,5 +1,6 @@
 """The pretext task's validation, which leaves the training's state as it is."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -108,6 +109,39 @@ class Validator:
             retrieval's `top1` and `mrr`.
         """
         assert self._validation is not None
+        with self._statistics_of(statistics):
+            found = self._score(self._validation, before_batch)
+            scores = self._retrieve(self._validation)
+            if scores:
+                found |= {"top1": scores["top1"], "mrr": scores["mrr"]}
+        return found
+
+    def references(self, statistics: BatchStatistics) -> dict[str, float]:
+        """What the retrieval of `validate` is to be compared with.
+
+        Args:
+            statistics: Of the network as it is, which is to be the untrained one.
+
+        Returns:
+            Top-1 of chance, of the untrained network, and without learning (see
+            `retrieval.spectral_profiles`); empty where the split has too few songs.
+        """
+        assert self._validation is not None
+        draws = retrieval.retrieval_draws(self._validation, num_rounds=1)
+        if not draws:
+            return {}
+        with self._statistics_of(statistics):
+            untrained = self._retrieve(self._validation)
+        without = retrieval.retrieve_without_learning(self._validation, draws)
+        return {
+            "chance_top1": untrained["chance_top1"],
+            "untrained_top1": untrained["top1"],
+            "no_learning_top1": without.scores()["top1"],
+        }
+
+    @contextlib.contextmanager
+    def _statistics_of(self, statistics: BatchStatistics) -> Iterator[None]:
+        """Within, inference uses these; after, every replica's own, bit for bit."""
         own = [
             (variable, replicas.replica_values(variable))
             for layer in self.model.batch_norm_layers()
@@ -115,18 +149,18 @@ class Validator:
         ]
         statistics.assign_to(self.model)
         try:
-            found = self._score(self._validation, before_batch)
-            draws = retrieval.retrieval_draws(self._validation, num_rounds=1)
-            if draws:
-                result = retrieval.retrieve(
-                    self._validation, draws, self._project, self.model.similarity
-                )
-                scores = result.scores()
-                found |= {"top1": scores["top1"], "mrr": scores["mrr"]}
+            yield
         finally:
             for variable, values in own:
                 replicas.assign_replicas(variable, values)
-        return found
+
+    def _retrieve(self, validation: PairSampler) -> dict[str, float]:
+        draws = retrieval.retrieval_draws(validation, num_rounds=1)
+        if not draws:
+            return {}
+        similarity = self.model.similarity
+        found = retrieval.retrieve(validation, draws, self._project, similarity)
+        return found.scores()
 
     def _score(
         self, validation: PairSampler, before_batch: Callable[[], None]

@@ -224,7 +224,7 @@ def _reload(export_dir: pathlib.Path, music_dir: pathlib.Path) -> str:
 def final_table(
     run_dir: pathlib.Path, export_dir: pathlib.Path, reloaded: str, seconds: float
 ) -> str:
-    """Everything that the demo measured, trained beside untrained and chance.
+    """Everything that the demo measured, beside untrained, no learning and chance.
 
     Args:
         run_dir: The run, with its results.
@@ -236,8 +236,9 @@ def final_table(
         The table and the paths, as text.
     """
     done = kept.read_done(run_dir)
-    rows = [("", "trained", "95 % interval", "untrained", "chance")]
+    rows = [("", "trained", "95 % interval", "untrained", "no learning", "chance")]
     retrieval = _results(run_dir, "retrieval")
+    without = retrieval.get("no_learning", {})  # an older version's lack it
     for measure, label in (("top1", "top-1"), ("mrr", "MRR")):
         difference = retrieval["difference"][measure]
         low, high = difference["interval"]
@@ -247,6 +248,7 @@ def final_table(
                 f"{retrieval['trained'][measure]:.3f}",
                 f"difference {low:+.3f} to {high:+.3f}",
                 f"{retrieval[difference['against']][measure]:.3f}",
+                f"{without[measure]:.3f}" if without else "",
                 f"{retrieval['trained'][f'chance_{measure}']:.3f}",
             )
         )
@@ -261,6 +263,7 @@ def final_table(
                     f"{row['value']:.3f}",
                     f"{row['low']:.3f} to {row['high']:.3f}",
                     f"{untrained['scores'][score]['value']:.3f}",
+                    "",
                     f"{row['chance']:.3f}",
                 )
             )
@@ -278,7 +281,7 @@ def final_table(
             f"Retrieval: {retrieval['trained']['num_queries']:,} queries from "
             f"{retrieval['trained']['num_songs']} validation songs, up to "
             f"{retrieval['num_candidates']} candidates; untrained is the better of its "
-            "initial kernel and the trained one's.",
+            "initial kernel and the trained one's, no learning the cosine of spectra.",
             "",
             *(line.rstrip() for line in lines),
             "",

@@ -43,6 +43,43 @@ class Progress:
             num_updates * self.pairs_per_update,
         )
 
+    def say_references(self, found: dict[str, float]) -> None:
+        """Says what the retrieval of later validations is to be compared with.
+
+        Args:
+            found: From `Validator.references`; nothing is said where it is empty.
+        """
+        if found:
+            logging.info(
+                "retrieval on validation songs, top-1: chance %.3f, untrained %.3f, "
+                "no learning (spectra, cosine) %.3f: a run that does not beat the "
+                "last has not learned the task",
+                found["chance_top1"],
+                found["untrained_top1"],
+                found["no_learning_top1"],
+            )
+
+    def say_verdict(
+        self, top1: float | None, references: dict[str, float] | None
+    ) -> None:
+        """Says whether the run has learned more than can be had without learning.
+
+        Args:
+            top1: The last validation's; None where there was none.
+            references: From `Validator.references`.
+        """
+        if top1 is None or not references:
+            return
+        without = references["no_learning_top1"]
+        logging.info(
+            "retrieval on validation songs, top-1: %.3f; untrained %.3f, no learning "
+            "%.3f%s",
+            top1,
+            references["untrained_top1"],
+            without,
+            "" if top1 > without else ": the run has not learned the task yet",
+        )
+
     def note_update(self, num_left: int, seconds: float) -> None:
         """Says when the first update ended, and after the fourth the rate since then.
 

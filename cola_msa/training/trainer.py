@@ -120,6 +120,8 @@ class Trainer:
             "seconds": 0.0,
             "validation": [],
             "best": None,  # [step, loss]
+            "references": {},  # what the validations' top-1 is compared with
+            "top1": None,  # of the last validation
         }
         self._validator = Validator(
             self.model, self.sampler, self.validation, config.train.statistics_batches
@@ -227,8 +229,7 @@ class Trainer:
             stack.enter_context(self._stops.caught_signals())
             stack.enter_context(self.workers.noticing_losses())
             try:
-                if not self._has_untrained():
-                    self._keep(0)
+                self._begin()
                 if self.update == 0 and self._start is not None:
                     self._take_start(self._start)
                 outcome = self._train(writer, on_step)
@@ -263,6 +264,21 @@ class Trainer:
         if is_lost:
             self.state["best"] = None
         return is_kept
+
+    def _begin(self) -> None:
+        """Keeps the untrained network, and notes what retrieval is compared with."""
+        is_kept = self._has_untrained()
+        if is_kept and self.update:
+            return
+        statistics = self._stops.on_chief(lambda: self.estimate_statistics(True)) or {}
+        if not is_kept:
+            self._keep(0, statistics)
+        if self.validation:
+            found = self._stops.on_chief(
+                lambda: self._validator.references(statistics["pairs"])
+            )
+            self.state["references"] = found or {}
+            self._progress.say_references(found or {})
 
     def _take_start(self, start: warm_start.WarmStart) -> None:
         """Takes the weights to start from; step 0 stays the fresh network."""
@@ -334,6 +350,9 @@ class Trainer:
             with averaged_weights(self.model):
                 self._keep(step)
         if self.workers.is_chief:
+            self._progress.say_verdict(
+                self.state.get("top1"), self.state.get("references")
+            )
             kept.remove_kept_after(self.run_dir, step)
             arrays.write_json(
                 self.run_dir / directory.DONE_NAME,
@@ -377,7 +396,9 @@ class Trainer:
                 statistics = self._stops.on_chief(self.estimate_statistics) or {}
             if is_validated:
                 found = self._stops.on_chief(lambda: self.validate(statistics["pairs"]))
-                scalars |= {f"validation/{k}": v for k, v in (found or {}).items()}
+                state["top1"] = (found or {}).get("top1")
+                found = (found or {}) | state.get("references", {})
+                scalars |= {f"validation/{k}": v for k, v in found.items()}
                 loss = scalars.get("validation/loss", 0.0)
                 (loss,) = self.workers.share_chiefs([loss])
                 state["validation"].append([step, loss])
@@ -421,9 +442,7 @@ class Trainer:
         name: str | None = None,
     ) -> None:
         if statistics is None:
-            statistics = self._stops.on_chief(
-                lambda: self.estimate_statistics(step == 0)
-            )
+            statistics = self._stops.on_chief(self.estimate_statistics)
         values = self.workers.replica_values(self.model.variables)
         if self.workers.is_chief:
             kept.save_kept(

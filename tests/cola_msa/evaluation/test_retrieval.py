@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 
@@ -7,7 +8,14 @@ import pytest
 import tensorflow as tf
 
 from cola_msa.config.schema import TrainConfig
-from cola_msa.evaluation.retrieval import paired_interval, retrieval_draws, retrieve
+from cola_msa.evaluation.baseline import render
+from cola_msa.evaluation.retrieval import (
+    paired_interval,
+    retrieval_draws,
+    retrieve,
+    retrieve_without_learning,
+    spectral_profiles,
+)
 from cola_msa.pairs.sampler import PairSampler
 
 
@@ -81,6 +89,70 @@ def test_ranks_equal_a_loop(sampler):
     assert np.mean(np.abs(found.ranks - expected) <= 1) == 1.0
 
 
+def test_spectral_profiles_equal_a_loop():
+    windows = np.random.default_rng(0).normal(-4, 2, (3, 7, 6, 1)).astype(np.float32)
+    for window, profile in zip(windows, spectral_profiles(windows), strict=True):
+        mean = [sum(float(frame[band, 0]) for frame in window) / 7 for band in range(6)]
+        shape = [mean[b] - 0.5 * mean[b - 1] - 0.5 * mean[b + 1] for b in range(1, 5)]
+        expected = np.divide(shape, sum(v * v for v in shape) ** 0.5)
+        np.testing.assert_allclose(profile, expected, rtol=1e-4)
+
+
+def test_a_flat_spectrum_has_no_profile():
+    windows = np.stack([np.full((4, 6, 1), value) for value in (0.0, -11.5)])
+    assert not spectral_profiles(windows).any()
+
+
+def test_without_learning_a_source_within_its_mixture_is_found(sampler):
+    """Each pair's windows get a peak at a band of their own, at any level."""
+
+    class Marked:
+        sources, window_frames = sampler.sources, sampler.window_frames
+        index = sampler.index
+
+        def read(self, draw):
+            random = np.random.default_rng(0)
+            count = len(draw.rows)
+            shape = np.zeros((count, self.window_frames, 64, 1), np.float32)
+            shape[np.arange(count), :, 2 + 4 * np.arange(count)] = 3.0
+            noise = [random.normal(0, 0.1, shape.shape) for _ in range(2)]
+            return {"anchor": shape + noise[0], "positive": shape - 5.0 + noise[1]}
+
+    draws = retrieval_draws(sampler, num_candidates=8, num_rounds=1)
+    found = retrieve_without_learning(Marked(), draws)
+    assert found.scores()["top1"] == 1.0
+
+
+def results_with(trained: float, without: float, interval: list[float]) -> dict:
+    row = {"mrr": 0.2, "chance_top1": 0.02, "chance_mrr": 0.07, "num_songs": 9}
+    row |= {"num_queries": 99}
+    names = ("untrained", "untrained_trained_kernel")
+    difference = {"difference": trained - without, "ratio": 1.0, "interval": interval}
+    return {
+        "trained": {**row, "top1": trained},
+        **{name: {**row, "top1": 0.02} for name in names},
+        "no_learning": {**row, "top1": without},
+        "difference": {"top1": {**difference, "against": "untrained"}},
+        "difference_no_learning": {"top1": {**difference, "against": "no_learning"}},
+        "split": "validation",
+        "num_candidates": 64,
+    }
+
+
+@pytest.mark.parametrize(
+    ("trained", "interval", "told"),
+    [
+        (0.3, [0.05, 0.15], "the run beats"),
+        (0.21, [-0.02, 0.04], "finds no more than .* has not learned"),
+        (0.1, [-0.15, -0.05], "finds less than .* has not learned"),
+    ],
+)
+def test_the_table_says_whether_it_beats_no_learning(trained, interval, told):
+    lines = render(results_with(trained, 0.2, interval)).splitlines()
+    assert any(re.match(r"no learning .* 0\.200", line) for line in lines)
+    assert re.search(told, lines[-1])
+
+
 def test_interval_covers_a_clear_difference_and_no_difference():
     random = np.random.default_rng(0)
     songs = np.repeat(np.arange(20), 10)
@@ -110,5 +182,7 @@ def test_the_command_compares_trained_and_untrained(finished_run, prepared_dir):
     results = json.loads(path.read_text())
     assert results["trained"]["num_queries"] == results["untrained"]["num_queries"]
     assert set(results["top1_per_source"]) == {"vocals", "drums", "bass", "other"}
+    assert "no learning (spectra, cosine)" in result.stdout
+    assert 0 <= results["no_learning"]["top1"] <= 1
     low, high = results["difference"]["mrr"]["interval"]
     assert low <= results["difference"]["mrr"]["difference"] <= high

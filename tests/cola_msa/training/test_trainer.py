@@ -89,6 +89,9 @@ def test_a_run_leaves_what_it_promises(finished_run):
     assert {"loss", "loss_above_chance", "active_accuracy", "deviation"} <= set(rows[0])
     assert "validation/loss" in rows[1] and "validation/loss" not in rows[0]
     assert any(name.startswith("loss/") for name in rows[0])
+    references = ("chance_top1", "untrained_top1", "no_learning_top1")
+    assert all(0 <= rows[1][f"validation/{name}"] <= 1 for name in references)
+    assert len({rows[n]["validation/no_learning_top1"] for n in (1, 3)}) == 1
     run = json.loads((finished_run / "config.json").read_text())
     assert run["versions"]["tensorflow"] == tf.__version__
     assert run["data"]["manifest_hash"]
