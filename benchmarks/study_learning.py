@@ -37,6 +37,7 @@ _BASE = {
     "input_normalization": "dataset",
     "silence": "zeros",
 }
+_COSINE = {"similarity": "cosine", "temperature": 0.1}
 # Each differs from the base in what it names.
 VARIANTS: dict[str, dict[str, object]] = {
     "base": {},
@@ -45,7 +46,20 @@ VARIANTS: dict[str, dict[str, object]] = {
     "kernel_0.05": {"kernel_scale": 0.05, "kernel_rate": 0.1},
     "kernel_normal": {"kernel_init": "normal", "kernel_scale": 0.05},
     "kernel_rate_1": {"kernel_rate": 1.0},
-    "cosine_T0.1": {"similarity": "cosine", "temperature": 0.1},
+    "cosine_T0.1": _COSINE,
+    "bands": {**_COSINE, "input_normalization": "bands"},
+    "clip_3": {**_COSINE, "input_clip": 3.0},
+    "band_channel": {**_COSINE, "band_channel": True},
+    "bands_clip_3": {**_COSINE, "input_normalization": "bands", "input_clip": 3.0},
+    "bands_clip_3_channel": {
+        **_COSINE,
+        "input_normalization": "bands",
+        "input_clip": 3.0,
+        "band_channel": True,
+    },
+    "cosine_rate_2e-3": {**_COSINE, "learning_rate": 2e-3},
+    "cosine_T0.05": {**_COSINE, "temperature": 0.05},
+    "cosine_averaged": {**_COSINE, "average_decay": 0.99},
     "no_input_norm": {"input_normalization": "none"},
     "stochastic_depth": {"drop_connect_rate": 0.2},
     "no_warmup": {"warmup_updates": 0},

@@ -102,7 +102,13 @@ class ModelConfig:
         sync_batch_norm: Normalize by statistics of all replicas' parts of a batch,
             with Keras's own layer, which is not fused.
         input_normalization: `dataset` (mean and deviation of the training log-mels
-            go into the backbone's own Normalization layer) or `none`.
+            go into the backbone's own Normalization layer), `bands` (each mel band by
+            its own, over mixtures and stems) or `none`.
+        input_clip: Normalized log-mels are bounded by so many deviations on either
+            side, so that near-silence is not far from everything; 0 leaves them.
+        band_channel: Give the network a second channel, which holds the band's place
+            (-1.7 for the lowest, 1.7 for the highest): after its global pooling it
+            cannot tell otherwise at which frequency something happens.
         similarity: `bilinear` or `cosine`.
         temperature: Divides the similarities.
         kernel_init: `identity` or `normal`: the bilinear kernel's initial value.
@@ -124,8 +130,12 @@ class ModelConfig:
         False, "Batch statistics over all replicas (slower)."
     )
     input_normalization: str = setting(
-        "dataset", "Of the log-mels.", choices=("dataset", "none")
+        "dataset", "Of the log-mels.", choices=("dataset", "bands", "none")
     )
+    input_clip: float = setting(
+        0.0, "Bounds normalized log-mels, in deviations; 0: off.", 0.0, 1e3
+    )
+    band_channel: bool = setting(False, "A second channel with each band's place.")
     similarity: str = setting(
         "bilinear", "Similarity of projections.", choices=("bilinear", "cosine")
     )
@@ -143,6 +153,17 @@ class ModelConfig:
     def __post_init__(self) -> None:
         """Refuses what cannot be meant, by ConfigError."""
         check_fields(self, ConfigError)
+        if self.scales_input and self.input_normalization == "none":
+            raise ConfigError(
+                "ModelConfig: input_clip and band_channel count in deviations, so that "
+                "they need input_normalization dataset or bands"
+            )
+
+    @property
+    def scales_input(self) -> bool:
+        """Whether the encoder begins with a layer of our own, see `InputScaling`."""
+        by_band = self.input_normalization == "bands"
+        return by_band or self.input_clip > 0 or self.band_channel
 
 
 @dataclasses.dataclass(frozen=True)

@@ -68,6 +68,7 @@ from cola_msa.evaluation.setting import (
 )
 from cola_msa.evaluation.tasks import TRAIN_CLIPS, TaskError, TaskSpec
 from cola_msa.model.contrastive import ContrastiveModel
+from cola_msa.model.encoder import set_input_normalization
 from cola_msa.records.prepared import PreparedData
 from cola_msa.records.windows import find_segments, plan_windows
 from cola_msa.runs import directory, kept
@@ -485,8 +486,13 @@ def _kept_model(
 def _fresh_model(
     run_dir: pathlib.Path, data: dict[str, Any], config: Config, seed: int
 ) -> ContrastiveModel:
-    """The run's network with fresh weights."""
-    return kept.build_model(run_dir / "config.json", config, data, seed)
+    """The run's network with fresh weights, behind the run's own normalization."""
+    model = kept.build_model(run_dir / "config.json", config, data, seed)
+    if config.model.input_normalization == "bands":
+        scaling = kept.load_encoder(run_dir).get_layer("input_scaling")
+        moments = np.array(scaling.mean), np.array(scaling.deviation)
+        set_input_normalization(model.encoder, *moments)
+    return model
 
 
 @dataclasses.dataclass(frozen=True)

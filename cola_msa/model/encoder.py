@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from cola_msa.config.schema import FrontendConfig, ModelConfig
@@ -20,6 +21,7 @@ from cola_msa.system.keras_settings import check_loaded
 
 _EFFICIENTNET_DROP_RATE = 0.2  # what keras.applications builds into EfficientNetB0
 _PIXEL_SCALE = 255.0  # its Rescaling(1 / 255), which precedes its Normalization
+_BAND_RANGE = 1.7  # as deviations go: about that of evenly spread values
 _collecting = threading.local()
 
 
@@ -129,6 +131,61 @@ class StochasticDepth(keras.layers.Dropout):
         return inputs * (keep / (1.0 - self.rate))
 
 
+@keras.saving.register_keras_serializable(package="cola_msa")
+class InputScaling(keras.layers.Layer):
+    """Log-mels normalized band by band, bounded, and beside them each band's place.
+
+    What it normalizes by are weights, which are kept and restored with the network's
+    own and are never trained.
+    """
+
+    def __init__(self, clip: float = 0.0, band_channel: bool = False, **kwargs: Any):
+        """Starts with mean 0 and deviation 1.
+
+        Args:
+            clip: Bound on either side, in deviations; 0 bounds nothing.
+            band_channel: Whether to add the second channel.
+            **kwargs: Keras's own.
+        """
+        super().__init__(trainable=False, **kwargs)
+        self.clip, self.band_channel = clip, band_channel
+
+    def build(self, input_shape: Any) -> None:
+        """Makes the weights: `mean` and `deviation`, float32 [num_mels]."""
+        size = (input_shape[2],)
+        self.mean = self.add_weight(
+            shape=size, initializer="zeros", trainable=False, name="mean"
+        )
+        self.deviation = self.add_weight(
+            shape=size, initializer="ones", trainable=False, name="deviation"
+        )
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """[batch, frames, num_mels, 1] -> the same, or with two channels."""
+        shape = [1, 1, -1, 1]
+        mean = tf.reshape(tf.convert_to_tensor(self.mean), shape)
+        deviation = tf.reshape(tf.convert_to_tensor(self.deviation), shape)
+        scaled = (tf.cast(inputs, mean.dtype) - mean) / deviation
+        if self.clip:
+            scaled = tf.clip_by_value(scaled, -self.clip, self.clip)
+        if self.band_channel:
+            place = tf.linspace(-_BAND_RANGE, _BAND_RANGE, self.mean.shape[0])
+            place = tf.reshape(tf.cast(place, scaled.dtype), shape)
+            scaled = tf.concat([scaled, tf.zeros_like(scaled) + place], axis=-1)
+        return tf.cast(scaled, self.compute_dtype)
+
+    def compute_output_shape(self, input_shape: Any) -> tuple:
+        """As `call` gives them."""
+        return (*input_shape[:3], 2 if self.band_channel else 1)
+
+    def get_config(self) -> dict[str, Any]:
+        """Keras's configuration of the layer."""
+        own = {"clip": self.clip, "band_channel": self.band_channel}
+        base = super().get_config()
+        base.pop("trainable", None)
+        return {**base, **own}
+
+
 def build_encoder(
     config: ModelConfig = ModelConfig(),
     frontend: FrontendConfig = FrontendConfig(),
@@ -143,7 +200,8 @@ def build_encoder(
         config: ModelConfig.
         frontend: FrontendConfig.
         log_mel_mean: Mean of the training data's log-mels; used where
-            config.input_normalization is `dataset`.
+            config.input_normalization is `dataset`. With `bands`, whose moments are
+            weights, `set_input_normalization` or restored weights follow.
         log_mel_std: Their standard deviation.
         seed: Seed of initial weights and of stochastic depth.
         kernels: Whose operations convolutions and activations run: `keras`, or `cpu`
@@ -160,7 +218,7 @@ def build_encoder(
     Source: section 3.2 (EfficientNetB0, global max pooling, no top).
     """
     check_loaded()
-    input_shape = (None, frontend.num_mels, 1)
+    input_shape = (None, frontend.num_mels, 2 if config.band_channel else 1)
     if config.backbone == "efficientnetb0":
         # Frames stay unknown, as in the authors' model: with a known length the
         # built-in graph pads its strided convolutions differently.
@@ -185,6 +243,10 @@ def build_encoder(
         if isinstance(layer, keras.layers.Normalization):
             values["name"] = "normalization"
         elif isinstance(layer, keras.layers.Rescaling):
+            if config.scales_input:
+                return InputScaling(
+                    config.input_clip, config.band_channel, name="input_scaling"
+                )
             values["name"] = "rescaling"
         if isinstance(layer, keras.layers.BatchNormalization):
             if config.sync_batch_norm:
@@ -204,12 +266,18 @@ def build_encoder(
         layer_class = cpu_layer(layer) if kernels == "cpu" else layer.__class__
         return layer_class.from_config(values)
 
-    encoder = keras.models.clone_model(backbone, clone_function=clone)
+    # Whatever the network's first layers take, users hand in one channel.
+    windows = keras.Input((None, frontend.num_mels, 1))
+    encoder = keras.models.clone_model(
+        backbone,
+        input_tensors=windows if config.scales_input else None,
+        clone_function=clone,
+    )
     if config.input_normalization == "dataset":
         set_input_normalization(encoder, log_mel_mean, log_mel_std)
-    elif config.input_normalization != "none":
+    elif config.input_normalization not in ("bands", "none"):
         raise ValueError(
-            "input_normalization must be 'dataset' or 'none', not "
+            "input_normalization must be 'dataset', 'bands' or 'none', not "
             f"{config.input_normalization!r}"
         )
     return encoder
@@ -223,14 +291,31 @@ def normalization_layer(encoder: keras.Model) -> keras.layers.Normalization:
     raise ValueError("the encoder has no Normalization layer")
 
 
-def set_input_normalization(encoder: keras.Model, mean: float, std: float) -> None:
-    """Makes the backbone normalize log-mels by `mean` and `std`.
+def set_input_normalization(
+    encoder: keras.Model, mean: float | np.ndarray, std: float | np.ndarray
+) -> None:
+    """Makes the encoder normalize log-mels by `mean` and `std`.
 
-    Its Normalization layer follows a division by 255, and ignores assigned values
-    until `finalize_state`. Set it before any function that calls it is traced.
+    The backbone's own Normalization layer follows a division by 255, and ignores
+    assigned values until `finalize_state`. Set it before any function that calls it is
+    traced.
+
+    Args:
+        encoder: From `build_encoder`.
+        mean: Of all log-mels, or, where the encoder has an `InputScaling`, float
+            [num_mels], of each band.
+        std: Their standard deviations.
+
+    Raises:
+        ValueError: If a deviation is not positive.
     """
-    if not std > 0:
+    if not np.all(np.asarray(std) > 0):
         raise ValueError(f"log-mel deviation must be positive, not {std}")
+    for layer in encoder.layers:
+        if isinstance(layer, InputScaling):
+            layer.mean.assign(np.broadcast_to(mean, layer.mean.shape))
+            layer.deviation.assign(np.broadcast_to(std, layer.deviation.shape))
+            return
     layer = normalization_layer(encoder)
     layer.adapt_mean.assign([mean / _PIXEL_SCALE])
     layer.adapt_variance.assign([(std / _PIXEL_SCALE) ** 2])

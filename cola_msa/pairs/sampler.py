@@ -28,6 +28,8 @@ from cola_msa.records.prepared import PreparedData
 
 _AUGMENT_STREAM = 2
 _REMIX_STREAM = 3
+_MOMENTS_UPDATE = 2**41  # first of the draws that bands' moments come from
+_MOMENTS_PAIRS = 1024
 
 
 class PairSampler:
@@ -109,6 +111,28 @@ class PairSampler:
         if with_stems:
             batch |= read_stems(self.data, self.split, self.index, draw)
         return batch
+
+    def band_moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of each mel band, over mixtures and sources.
+
+        They come from batches that no training update draws, and depend on nothing
+        but the data, the pairs' configuration and its seed.
+
+        Returns:
+            Two float32 [num_mels].
+        """
+        count = -(-_MOMENTS_PAIRS // self.batch_size)
+        total, frames = np.zeros((2, self.num_mels)), 0
+        for number in range(count):
+            batch = self.batch(_MOMENTS_UPDATE + number)
+            for windows in (batch["anchor"], batch["positive"][batch["is_active"]]):
+                values = windows[..., 0].astype(np.float64)
+                total += values.sum((0, 1)), np.square(values).sum((0, 1))
+                frames += values.shape[0] * values.shape[1]
+        mean, square = total / frames
+        # A band in which nothing ever sounds has no deviation to divide by.
+        deviation = np.sqrt(np.maximum(square - mean**2, 1e-6))
+        return mean.astype(np.float32), deviation.astype(np.float32)
 
     def augment(
         self,

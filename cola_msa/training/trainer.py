@@ -17,6 +17,7 @@ from cola_msa.config.schema import Config
 from cola_msa.evaluation.validation import Validator
 from cola_msa.model.acceleration import choose_acceleration
 from cola_msa.model.contrastive import ContrastiveModel
+from cola_msa.model.encoder import set_input_normalization
 from cola_msa.model.optimizers import averaged_weights, build_optimizer
 from cola_msa.model.statistics import BatchStatistics
 from cola_msa.pairs.draws import silence_value
@@ -101,6 +102,9 @@ class Trainer:
                     config.train.global_negatives,
                     encoder_policy=self.acceleration.policy,
                 )
+                if config.model.input_normalization == "bands":
+                    moments = self.sampler.band_moments()
+                    set_input_normalization(self.model.encoder, *moments)
                 has_loss_scale = self.acceleration.precision == "float16"
                 self.model.compile(
                     optimizer=build_optimizer(config.train, has_loss_scale)

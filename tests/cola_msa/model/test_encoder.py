@@ -5,13 +5,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cola_msa.config.schema import ModelConfig
+from cola_msa.config.schema import ConfigError, ModelConfig
 from cola_msa.model.encoder import (
     FusedBatchNormalization,
+    InputScaling,
     StochasticDepth,
     build_encoder,
     collect_batch_statistics,
     normalization_layer,
+    set_input_normalization,
 )
 
 TINY = ModelConfig(backbone="tiny", drop_connect_rate=0.0)
@@ -99,6 +101,51 @@ def test_no_input_normalization_leaves_the_division_alone():
     head = keras.Model(encoder.input, normalization_layer(encoder).output)
     mel = np.full((1, 98, 64, 1), 51.0, np.float32)
     np.testing.assert_allclose(head(mel), 0.2, rtol=1e-5)
+
+
+BANDS = dataclasses.replace(TINY, input_normalization="bands")
+
+
+@pytest.mark.parametrize("clip", [0.0, 1.5])
+@pytest.mark.parametrize("band_channel", [False, True])
+def test_input_scaling_equals_a_loop(clip, band_channel):
+    config = dataclasses.replace(BANDS, input_clip=clip, band_channel=band_channel)
+    encoder = build_encoder(config)
+    random = np.random.default_rng(0)
+    mean, std = random.normal(-4, 1, 64), random.uniform(0.5, 3, 64)
+    set_input_normalization(encoder, mean, std)
+    head = keras.Model(encoder.input, normalization_layer(encoder).output)
+    mel = random.normal(-4, 3, (2, 5, 64, 1)).astype(np.float32)
+    found = head(mel).numpy()
+    assert found.shape == (2, 5, 64, 1 + band_channel)
+    for band in range(64):
+        expected = (mel[:, :, band, 0] - mean[band]) / std[band]
+        if clip:
+            expected = np.minimum(np.maximum(expected, -clip), clip)
+        np.testing.assert_allclose(found[:, :, band, 0], expected, atol=1e-5)
+        if band_channel:
+            place = -1.7 + 3.4 * band / 63
+            np.testing.assert_allclose(found[:, :, band, 1], place, atol=1e-5)
+
+
+def test_input_scaling_takes_the_datas_moments_and_is_not_trained():
+    config = dataclasses.replace(TINY, input_clip=2.0)
+    encoder = build_encoder(config, log_mel_mean=-3.0, log_mel_std=2.5)
+    head = keras.Model(encoder.input, normalization_layer(encoder).output)
+    mel = np.array([-11.5, -3.0, -0.5, 5.0], np.float32).reshape(1, 4, 1, 1)
+    found = head(np.tile(mel, (1, 1, 64, 1))).numpy()[0, :, 7, 0]
+    np.testing.assert_allclose(found, [-2.0, 0.0, 1.0, 2.0], atol=1e-5)
+    names = [v.path for v in encoder.trainable_variables]
+    assert not [name for name in names if "input_scaling" in name]
+    kept = {v.path for v in encoder.variables}
+    assert {"input_scaling/mean", "input_scaling/deviation"} <= kept
+
+
+def test_new_input_options_leave_other_encoders_as_they_were():
+    encoder = build_encoder(TINY)
+    assert not [layer for layer in encoder.layers if isinstance(layer, InputScaling)]
+    with pytest.raises(ConfigError, match="input_normalization"):
+        dataclasses.replace(TINY, input_normalization="none", input_clip=3.0)
 
 
 @pytest.mark.parametrize(
