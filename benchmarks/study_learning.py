@@ -57,6 +57,8 @@ VARIANTS: dict[str, dict[str, object]] = {
         "input_clip": 3.0,
         "band_channel": True,
     },
+    "cosine_decay": {**_COSINE, "rate_decay": "cosine"},
+    "cosine_decay_2e-3": {**_COSINE, "rate_decay": "cosine", "learning_rate": 2e-3},
     "cosine_rate_2e-3": {**_COSINE, "learning_rate": 2e-3},
     "cosine_T0.05": {**_COSINE, "temperature": 0.05},
     "cosine_averaged": {**_COSINE, "average_decay": 0.99},

@@ -192,6 +192,8 @@ class TrainConfig:
         learning_rate: Adam's rate.
         warmup_updates: Updates over which the rate rises linearly from 0.
         halve_at_step: The rate is halved from this step on; 0 means never.
+        rate_decay: `cosine`: after the warm-up the rate falls along half a cosine, to 0
+            at the run's end; or `none`.
         kernel_rate: The similarity kernel's rate, as a multiple of the network's.
         average_decay: Decay an update of the weights' running average, which is then
             what is validated, kept and exported; 0 means the last weights.
@@ -243,6 +245,9 @@ class TrainConfig:
     warmup_updates: int = setting(0, "Updates of linear warm-up.", 0)
     halve_at_step: int = setting(
         5000, "Step from which the rate is halved; 0: never.", 0
+    )
+    rate_decay: str = setting(
+        "none", "Of the rate, down to 0 at the run's end.", choices=("none", "cosine")
     )
     kernel_rate: float = setting(
         1.0, "The similarity kernel's rate, as a multiple.", 0.0, 1e6

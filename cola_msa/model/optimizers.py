@@ -1,6 +1,7 @@
 """Adam with a schedule, a rate of its own for the kernel, and averaged weights."""
 
 import contextlib
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,20 +13,29 @@ from cola_msa.model import replicas
 
 
 @keras.saving.register_keras_serializable(package="cola_msa")
-class WarmupHalving(keras.optimizers.schedules.LearningRateSchedule):
-    """Rises linearly to `rate` over the warm-up, then halves once."""
+class RateSchedule(keras.optimizers.schedules.LearningRateSchedule):
+    """Rises linearly to `rate` over the warm-up, then halves once, or falls to 0."""
 
-    def __init__(self, rate: float, warmup_updates: int = 0, halve_at_update: int = 0):
+    def __init__(
+        self,
+        rate: float,
+        warmup_updates: int = 0,
+        halve_at_update: int = 0,
+        zero_at_update: int = 0,
+    ):
         """Creates the schedule.
 
         Args:
             rate: The full rate.
             warmup_updates: Updates until the full rate is reached.
             halve_at_update: From this update on half of it; 0 means never.
+            zero_at_update: After the warm-up it falls along half a cosine, to 0 at
+                this update; 0 means never.
         """
         self.rate = rate
         self.warmup_updates = warmup_updates
         self.halve_at_update = halve_at_update
+        self.zero_at_update = zero_at_update
 
     def __call__(self, step: Any) -> tf.Tensor:
         """The rate of update `step`, counted from 0."""
@@ -35,6 +45,10 @@ class WarmupHalving(keras.optimizers.schedules.LearningRateSchedule):
             rate *= tf.minimum(1.0, (update + 1.0) / self.warmup_updates)
         if self.halve_at_update:
             rate *= tf.where(update >= self.halve_at_update, 0.5, 1.0)
+        if self.zero_at_update:
+            length = max(1, self.zero_at_update - self.warmup_updates)
+            part = tf.clip_by_value((update - self.warmup_updates) / length, 0.0, 1.0)
+            rate *= 0.5 * (1.0 + tf.cos(math.pi * part))
         return rate
 
     def get_config(self) -> dict[str, Any]:
@@ -43,6 +57,7 @@ class WarmupHalving(keras.optimizers.schedules.LearningRateSchedule):
             "rate": self.rate,
             "warmup_updates": self.warmup_updates,
             "halve_at_update": self.halve_at_update,
+            "zero_at_update": self.zero_at_update,
         }
 
 
@@ -137,14 +152,17 @@ def build_optimizer(
     Raises:
         ValueError: If the average's decay is not at least 0 and below 1.
 
-    Source: section 5 (Adam, 0.001, halved after 5,000 steps); differs: warm-up, the
-        kernel's own rate and averaged weights, all off in the presets `paper` and
+    Source: section 5 (Adam, 0.001, halved after 5,000 steps); differs: warm-up, decay
+        of the rate (Loshchilov and Hutter 2017, "SGDR", equation 5, without restarts),
+        the kernel's own rate and averaged weights, all off in the presets `paper` and
         `authors`.
     """
-    schedule = WarmupHalving(
+    num_updates = config.steps * config.updates_per_step
+    schedule = RateSchedule(
         config.learning_rate,
         config.warmup_updates,
         config.halve_at_step * config.updates_per_step,
+        num_updates if config.rate_decay == "cosine" else 0,
     )
     if not 0.0 <= config.average_decay < 1.0:
         raise ValueError(

@@ -10,7 +10,7 @@ import tensorflow as tf
 from cola_msa.config.schema import ModelConfig, TrainConfig
 from cola_msa.model import losses
 from cola_msa.model.contrastive import ContrastiveModel
-from cola_msa.model.optimizers import WarmupHalving, build_optimizer
+from cola_msa.model.optimizers import RateSchedule, build_optimizer
 from cola_msa.model.statistics import BatchStatistics, StatisticsEstimator
 from cola_msa.pairs.sampler import PairSampler
 
@@ -116,8 +116,26 @@ def test_the_kernels_own_rate_moves_the_kernel_alone():
     ("update", "rate"), [(0, 0.01), (4, 0.05), (9, 0.1), (50, 0.1), (100, 0.05)]
 )
 def test_schedule_warms_up_and_halves(update, rate):
-    schedule = WarmupHalving(0.1, warmup_updates=10, halve_at_update=100)
+    schedule = RateSchedule(0.1, warmup_updates=10, halve_at_update=100)
     assert float(schedule(update)) == pytest.approx(rate)
+
+
+@pytest.mark.parametrize(
+    ("update", "rate"),
+    [(0, 0.01), (9, 0.1), (10, 0.1), (60, 0.05), (85, 0.01464), (110, 0.0), (500, 0.0)],
+)
+def test_schedule_falls_along_a_cosine_to_zero(update, rate):
+    schedule = RateSchedule(0.1, warmup_updates=10, zero_at_update=110)
+    assert float(schedule(update)) == pytest.approx(rate, rel=1e-3, abs=1e-7)
+
+
+def test_the_rate_is_zero_after_the_runs_last_update():
+    train = TrainConfig(
+        steps=4, updates_per_step=5, halve_at_step=0, rate_decay="cosine"
+    )
+    rate = build_optimizer(train)._learning_rate
+    assert float(rate(0)) == pytest.approx(1e-3)
+    assert 0 < float(rate(19)) < 1e-5 and float(rate(20)) == pytest.approx(0, abs=1e-9)
 
 
 def test_statistics_are_exact_averages_over_batches():
