@@ -14,7 +14,7 @@ import common
 import numpy as np
 import soundfile
 import synthetic
-from absl import app, flags
+from absl import flags
 
 from cola_msa.audio import frontend as frontend_lib
 from cola_msa.collection.embed import embed_files
@@ -23,7 +23,8 @@ from cola_msa.hub.embedder import Embedder
 from cola_msa.hub.loading import open_model
 from cola_msa.hub.opened import OpenedModel
 from cola_msa.model.encoder import build_encoder
-from cola_msa.system.console import run_command
+from cola_msa.system import console
+from cola_msa.values.paths import define_path
 
 
 def fresh_model(backbone: str) -> OpenedModel:
@@ -42,10 +43,8 @@ def fresh_model(backbone: str) -> OpenedModel:
     )
 
 
-def main(argv: list[str]) -> None:
+def main(options: flags.FlagValues) -> None:
     """Prints the tables."""
-    del argv
-    options = flags.FLAGS
     seconds, num_files, repetitions = (3, 2, 1) if options.quick else (30, 6, 3)
     backbone = "tiny" if options.quick else "efficientnetb0"
     model = open_model(options.model) if options.model else fresh_model(backbone)
@@ -122,7 +121,11 @@ def main(argv: list[str]) -> None:
         print(common.table(("embedded", "memory of the process after it, MB"), rows))
 
 
-if __name__ == "__main__":
-    flags.DEFINE_string("model", None, "A run or pretrained folder.")
+def define_flags() -> None:
+    """Defines the benchmark's flags."""
+    define_path("model", None, "A run or pretrained folder.")
     flags.DEFINE_bool("quick", False, "A tiny network: whether the script runs.")
-    app.run(run_command(main))
+
+
+if __name__ == "__main__":
+    console.start(main, define_flags)

@@ -20,9 +20,10 @@ from collections.abc import Sequence
 
 import common
 import synthetic
-from absl import app, flags
+from absl import flags
 
-from cola_msa.system.console import run_command
+from cola_msa.system import console
+from cola_msa.values.paths import define_path
 
 _SAID = re.compile(r"first update done ([\d.]+) s .*\(([\d.]+) s")
 
@@ -60,10 +61,8 @@ def _cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def main(argv: list[str]) -> None:
+def main(options: flags.FlagValues) -> None:
     """Prints the table."""
-    del argv
-    options = flags.FLAGS
     with tempfile.TemporaryDirectory() as folder:
         data_dir = options.data_dir
         if data_dir is None:
@@ -85,8 +84,12 @@ def main(argv: list[str]) -> None:
     print(common.table(header, table))
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
+    """Defines the benchmark's flags."""
     flags.DEFINE_bool("quick", False, "A tiny network: whether the script runs.")
-    flags.DEFINE_string("data_dir", None, "Prepared data; default: made for it.")
+    define_path("data_dir", None, "Prepared data; default: made for it.")
     flags.DEFINE_integer("repetitions", 3, "Runs.", lower_bound=1)
-    app.run(run_command(main))
+
+
+if __name__ == "__main__":
+    console.start(main, define_flags)

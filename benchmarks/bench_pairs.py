@@ -14,12 +14,14 @@ import time
 import common
 import synthetic
 import tensorflow as tf
-from absl import app, flags
+from absl import flags
 
 from cola_msa.config.schema import TrainConfig
 from cola_msa.pairs.sampler import PairSampler
 from cola_msa.records.prepared import PreparedData
-from cola_msa.system.console import run_command
+from cola_msa.system import console
+from cola_msa.values.numbers import define_float
+from cola_msa.values.paths import define_path
 
 _SHUFFLE = 1000  # segments of 4 s; five arrays of 50 kB each
 
@@ -83,10 +85,8 @@ def measure_waiting(dataset: tf.data.Dataset, seconds: float, updates: int) -> f
     return waited / (time.monotonic() - begin)
 
 
-def main(argv: list[str]) -> None:
+def main(options: flags.FlagValues) -> None:
     """Prints the tables."""
-    del argv
-    options = flags.FLAGS
     clips, batches, repetitions = (20, 2, 2) if options.quick else (150, 60, 7)
     with tempfile.TemporaryDirectory() as folder:
         data_dir = options.data_dir or synthetic.write_prepared(
@@ -144,9 +144,13 @@ def main(argv: list[str]) -> None:
         )
 
 
-if __name__ == "__main__":
-    flags.DEFINE_string("data_dir", None, "Prepared data with stems; default noise.")
+def define_flags() -> None:
+    """Defines the benchmark's flags."""
+    define_path("data_dir", None, "Prepared data with stems; default noise.")
     flags.DEFINE_integer("batch_size", 128, "Pairs a batch.", lower_bound=1)
-    flags.DEFINE_float("update_seconds", 1.0, "Length of an update, to wait in.")
+    define_float("update_seconds", 1.0, "Length of an update, to wait in.", 0.0)
     flags.DEFINE_bool("quick", False, "A few clips: whether the script runs.")
-    app.run(run_command(main))
+
+
+if __name__ == "__main__":
+    console.start(main, define_flags)

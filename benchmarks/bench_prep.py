@@ -18,13 +18,12 @@ import common
 import numpy as np
 import soundfile
 import soxr
-from absl import app, flags
+from absl import flags
 
-_FLAGS = flags.FLAGS
-flags.DEFINE_float("seconds", 30.0, "Length of the clip.")
-flags.DEFINE_list("workers", ["1", "2"], "Numbers of processes at a time.")
-flags.DEFINE_integer("repeats", 9, "The median of so many runs counts.")
-flags.DEFINE_bool("quick", False, "Two seconds, one run: whether the script works.")
+from cola_msa.system import console
+from cola_msa.system.errors import UsageError
+from cola_msa.values.field_flags import whole_numbers
+from cola_msa.values.numbers import define_float
 
 _PLAIN = ("decode", "resample", "level and log-mel", "write")
 _DEFAULT = "separate, niter 1, float32"
@@ -173,12 +172,12 @@ def _measure_openunmix(
             )
 
 
-def _run(num_workers: int) -> dict[str, float]:
+def _run(num_workers: int, options: flags.FlagValues) -> dict[str, float]:
     """Prints one table; gives the stages' mean CPU seconds, and `wall`."""
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(num_workers), context.Queue()
-    seconds = 2.0 if _FLAGS.quick else _FLAGS.seconds
-    repeats = 1 if _FLAGS.quick else _FLAGS.repeats
+    seconds = 2.0 if options.quick else options.seconds
+    repeats = 1 if options.quick else options.repeats
     arguments = (seconds, repeats, num_workers == 1, barrier, results)
     processes = [
         context.Process(target=_measure, args=arguments) for _ in range(num_workers)
@@ -211,10 +210,22 @@ def _run(num_workers: int) -> dict[str, float]:
     return {"wall": wall, "cpu": sum(v for k, v in means.items() if "base" not in k)}
 
 
-def main(_: list[str]) -> None:
+def define_flags() -> None:
+    """Defines the benchmark's flags."""
+    define_float("seconds", 30.0, "Length of the clip.", lower_bound=0.1)
+    flags.DEFINE_list("workers", ["1", "2"], "Numbers of processes at a time.")
+    text = "The median of so many runs counts."
+    flags.DEFINE_integer("repeats", 9, text, lower_bound=1)
+    flags.DEFINE_bool("quick", False, "Two seconds, one run: whether the script works.")
+
+
+def main(options: flags.FlagValues) -> None:
     """Prints a table for each number of workers."""
+    workers = whole_numbers("workers", options.workers)
+    if not all(workers):
+        raise UsageError("--workers must be 1 or more each")
     print("## Preparation, by stage")
-    found = {number: _run(number) for number in map(int, _FLAGS.workers)}
+    found = {number: _run(number, options) for number in workers}
     for number, totals in found.items():
         if number > 1 and 1 in found:
             cpu, wall = (number * found[1][k] / totals[k] for k in ("cpu", "wall"))
@@ -225,4 +236,4 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    console.start(main, define_flags)

@@ -14,7 +14,7 @@ import time
 import common
 import numpy as np
 import synthetic
-from absl import app, flags
+from absl import flags
 
 from cola_msa.config.schema import ModelConfig
 from cola_msa.evaluation.probes.features import (
@@ -27,7 +27,7 @@ from cola_msa.evaluation.probes.linear import CachedWindows, score_clips, train_
 from cola_msa.evaluation.tasks import TASKS
 from cola_msa.model.encoder import build_encoder
 from cola_msa.records.prepared import PreparedData
-from cola_msa.system.console import run_command
+from cola_msa.system import console
 
 _CLIPS = 8000  # FMA-small
 _TRAIN_SHARE = 0.8
@@ -51,10 +51,8 @@ def made_embeddings(path: pathlib.Path, clips: int, dim: int, seed: int):
     )
 
 
-def main(argv: list[str]) -> None:
+def main(options: flags.FlagValues) -> None:
     """Prints the tables."""
-    del argv
-    options = flags.FLAGS
     clips, head_clips = (3, 20) if options.quick else (options.clips, _CLIPS // 10)
     backbone = "tiny" if options.quick else "efficientnetb0"
     encoder = build_encoder(ModelConfig(backbone=backbone))
@@ -107,7 +105,11 @@ def main(argv: list[str]) -> None:
         print(common.table(header, rows))
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
+    """Defines the benchmark's flags."""
     flags.DEFINE_integer("clips", 60, "Clips to embed.", lower_bound=1)
     flags.DEFINE_bool("quick", False, "A tiny network: whether the script runs.")
-    app.run(run_command(main))
+
+
+if __name__ == "__main__":
+    console.start(main, define_flags)

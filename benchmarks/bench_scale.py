@@ -15,9 +15,10 @@ import time
 
 import common
 import synthetic
-from absl import app, flags
+from absl import flags
 
-from cola_msa.system.console import run_command
+from cola_msa.system import console
+from cola_msa.system.errors import UsageError
 
 _BATCHES = 40
 
@@ -91,14 +92,16 @@ def in_process(kind: str, *arguments: object) -> dict[str, float]:
     }
 
 
-def main(argv: list[str]) -> None:
+def main(options: flags.FlagValues, *words: str) -> None:
     """Prints the tables."""
-    options = flags.FLAGS
-    if options.only == "pairs":
-        print(json.dumps(measure_pairs(argv[1], int(argv[2]))))
-        return
-    if options.only == "update":
-        print(json.dumps(measure_update(argv[1], int(argv[2]), int(argv[3]))))
+    kinds = {"pairs": (measure_pairs, 2), "update": (measure_update, 3)}
+    measure, num_words = kinds.get(options.only, (None, 0))
+    if len(words) != num_words or not all(map(str.isdecimal, words[1:])):
+        raise UsageError(
+            "only --only takes words: FOLDER BATCH, or BACKBONE BATCH DEVICES"
+        )
+    if measure:
+        print(json.dumps(measure(words[0], *map(int, words[1:]))))
         return
     backbone = "tiny" if options.quick else "efficientnetb0"
     clips = 20 if options.quick else options.clips
@@ -139,8 +142,12 @@ def main(argv: list[str]) -> None:
     print(common.table(header, rows))
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
+    """Defines the benchmark's flags."""
     flags.DEFINE_integer("clips", 25, "Clips of the first row.", lower_bound=20)
     flags.DEFINE_enum("only", None, ["pairs", "update"], "One measurement.")
     flags.DEFINE_bool("quick", False, "A tiny network: whether the script runs.")
-    app.run(run_command(main))
+
+
+if __name__ == "__main__":
+    console.start(main, define_flags, most_arguments=3)

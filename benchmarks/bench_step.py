@@ -17,12 +17,12 @@ from typing import Any
 
 import common
 import tensorflow as tf
-from absl import app, flags
+from absl import flags
 
 from cola_msa.config.schema import ModelConfig, TrainConfig
 from cola_msa.model.contrastive import ContrastiveModel
 from cola_msa.model.optimizers import build_optimizer
-from cola_msa.system.console import run_command
+from cola_msa.system import console
 
 OURS, KERAS, EAGER = "cola_msa", "Keras's own layers", "Keras's own layers, eager loop"
 _MIN_SHARE = 0.01  # of the total, below which an operation counts as `others`
@@ -86,10 +86,8 @@ def profile(update: Callable[[], Any]) -> collections.Counter:
     return found
 
 
-def main(argv: list[str]) -> None:
+def main(options: flags.FlagValues) -> None:
     """Prints the tables."""
-    del argv
-    options = flags.FLAGS
     pairs = 8 if options.quick else 128
     backbone = "tiny" if options.quick else "efficientnetb0"
     batch = common.random_pairs(pairs)
@@ -139,9 +137,13 @@ def main(argv: list[str]) -> None:
         print(common.table(("operation, ms", *shares), rows))
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
+    """Defines the benchmark's flags."""
     flags.DEFINE_bool("quick", False, "A tiny network: whether the script runs.")
     flags.DEFINE_bool("eager", False, "Time the eager loop as well.")
     flags.DEFINE_bool("profile", False, "Add where the time goes.")
     flags.DEFINE_integer("repetitions", 5, "Rounds.", lower_bound=1)
-    app.run(run_command(main))
+
+
+if __name__ == "__main__":
+    console.start(main, define_flags)

@@ -10,10 +10,11 @@ import sys
 import time
 
 import common
-from absl import app, flags
+from absl import flags
 
-from cola_msa.system.console import run_command
+from cola_msa.system import console
 from cola_msa.system.versions import git_commit
+from cola_msa.values.paths import define_path
 
 _FOLDER = pathlib.Path(__file__).parent
 _STAGES = (
@@ -26,10 +27,8 @@ _STAGES = (
 )
 
 
-def main(argv: list[str]) -> None:
+def main(options: flags.FlagValues) -> None:
     """Runs the scripts one after the other; one that fails is named."""
-    del argv
-    options = flags.FLAGS
     parts = [
         "# Results of the benchmarks\n",
         f"`make bench`, {datetime.date.today()}, commit {git_commit() or 'unknown'}.\n",
@@ -69,7 +68,11 @@ def main(argv: list[str]) -> None:
         sys.exit(f"error: failed: {', '.join(failed)}; see above")
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
+    """Defines the benchmark's flags."""
     flags.DEFINE_bool("quick", False, "Whether the scripts run, in a minute.")
-    flags.DEFINE_string("output", str(_FOLDER / "RESULTS.md"), "Where results go.")
-    app.run(run_command(main))
+    define_path("output", str(_FOLDER / "RESULTS.md"), "Where results go.")
+
+
+if __name__ == "__main__":
+    console.start(main, define_flags)

@@ -15,14 +15,17 @@ import subprocess
 import sys
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from cola_msa.evaluation.baseline import compare_with_untrained
 from cola_msa.records.prepared import PreparedData
 from cola_msa.runs import directory
 from cola_msa.runs.scalars import read_metrics
-from cola_msa.system.console import run_command
+from cola_msa.system import console
+from cola_msa.system.errors import UsageError
 from cola_msa.values import arrays
+from cola_msa.values.field_flags import whole_numbers
+from cola_msa.values.paths import define_path
 
 _BASE = {
     "source": "multi",
@@ -122,11 +125,17 @@ def judge(run_dir: pathlib.Path, data_dir: str) -> dict[str, float]:
     }
 
 
-def main(argv: list[str]) -> None:
+def main(options: flags.FlagValues) -> None:
     """Runs the study."""
-    del argv
-    options = flags.FLAGS
     output_dir = pathlib.Path(options.output_dir)
+    seeds = whole_numbers("seeds", options.seeds)
+    unknown = sorted(set(options.variants) - set(VARIANTS))
+    if unknown or not seeds:
+        raise UsageError(
+            f"--variants takes {', '.join(VARIANTS)}, not {', '.join(unknown)}"
+            if unknown
+            else "--seeds names none"
+        )
     rows = [
         "| variant | seeds | updates | loss - chance | deviation | top-1 | MRR | "
         "untrained top-1 | untrained MRR |",
@@ -136,11 +145,11 @@ def main(argv: list[str]) -> None:
         found = [
             judge(
                 train_variant(
-                    name, int(seed), options.updates, options.data_dir, output_dir
+                    name, seed, options.updates, options.data_dir, output_dir
                 ),
                 options.data_dir,
             )
-            for seed in options.seeds
+            for seed in seeds
         ]
 
         def cell(key: str, found: list = found) -> str:
@@ -158,11 +167,15 @@ def main(argv: list[str]) -> None:
     print("\n".join(rows))
 
 
-if __name__ == "__main__":
-    flags.DEFINE_string("data_dir", None, "Prepared data.", required=True)
-    flags.DEFINE_string("output_dir", None, "Runs go here.", required=True)
+def define_flags() -> None:
+    """Defines the benchmark's flags."""
+    define_path("data_dir", None, "Prepared data.", required=True)
+    define_path("output_dir", None, "Runs go here.", required=True)
     flags.DEFINE_list("variants", [], "Names from VARIANTS; default all.")
     flags.DEFINE_list("seeds", ["0"], "Seeds.")
     flags.DEFINE_integer("updates", 250, "Updates a run.", lower_bound=5)
-    flags.DEFINE_integer("threads", 1, "Threads a run.")
-    app.run(run_command(main))
+    flags.DEFINE_integer("threads", 1, "Threads a run.", lower_bound=0)
+
+
+if __name__ == "__main__":
+    console.start(main, define_flags)

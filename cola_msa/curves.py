@@ -8,7 +8,7 @@ those of `cola_msa.eval`, and are reused). Writes <run_dir>/curves.png and curve
 from typing import Any
 
 import matplotlib
-from absl import app, flags
+from absl import flags
 
 from cola_msa.evaluation.charts import try_to_draw
 from cola_msa.evaluation.curves import draw, probe_curve, retrieval_curve
@@ -16,36 +16,38 @@ from cola_msa.evaluation.tasks import get_task
 from cola_msa.records.prepared import PreparedData
 from cola_msa.runs import directory
 from cola_msa.runs.scalars import read_metrics
-from cola_msa.system.console import run_command
+from cola_msa.system import console
+from cola_msa.system.errors import UsageError
 from cola_msa.values import arrays
+from cola_msa.values.paths import define_path
 
 matplotlib.use("Agg")
 
 
-def _define_flags() -> None:
-    flags.DEFINE_string("run_dir", None, "Training run; default the newest in runs/.")
-    flags.DEFINE_string(
-        "data_dir", None, "Prepared data with stems; default the run's own."
-    )
+def define_flags() -> None:
+    """Defines the command's flags."""
+    define_path("run_dir", None, "Training run; default the newest in runs/.")
+    define_path("data_dir", None, "Prepared data with stems; default the run's own.")
     flags.DEFINE_list(
         "tasks", [], "Probes to run: task=prepared folder, with commas between them."
     )
 
 
-def main(argv: list[str]) -> None:
+def main(options: flags.FlagValues) -> None:
     """Runs the command."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown argument {argv[1]}; flags begin with --")
-    run_dir = directory.choose_run(flags.FLAGS.run_dir)
+    given = [pair.partition("=") for pair in options.tasks]
+    if not all(data_dir for _, _, data_dir in given):
+        raise UsageError("--tasks must be task=folder,task=folder")
+    tasks = [(get_task(name), name, data_dir) for name, _, data_dir in given]
+    run_dir = directory.choose_run(options.run_dir)
     run = directory.load_run(run_dir)
     config = directory.load_config(run_dir)
     data = PreparedData(
-        flags.FLAGS.data_dir or directory.own_data_dir(run_dir), config.frontend
+        options.data_dir or directory.own_data_dir(run_dir), config.frontend
     )
     probes: dict[str, Any] = {}
-    for pair in flags.FLAGS.tasks:
-        name, _, data_dir = pair.partition("=")
-        probes[get_task(name).name] = probe_curve(run_dir, name, data_dir)
+    for task, name, data_dir in tasks:
+        probes[task.name] = probe_curve(run_dir, name, data_dir)
     retrieval = retrieval_curve(run_dir, data)
     rows = read_metrics(run_dir)
     pairs = config.train.batch_size * run.get("num_replicas", 1)
@@ -64,5 +66,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    _define_flags()
-    app.run(run_command(main))
+    console.start(main, define_flags)

@@ -5,24 +5,19 @@ where they do not wait for each other, and prints what came out. Finished work i
 when it runs again.
 """
 
-import os
 import pathlib
 
-from absl import app, flags
+from absl import flags
 
 from cola_msa.config.presets import PRESETS
 from cola_msa.reproduction.demo import TABLE_NAME, run_demo
-from cola_msa.system import files, folders
-from cola_msa.system.console import run_command
+from cola_msa.system import console, files, folders
 from cola_msa.values.numbers import define_float, define_seed
 from cola_msa.values.paths import define_path
 
 
-def main(argv: list[str]) -> None:
+def main(options: flags.FlagValues) -> None:
     """Runs the command."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown argument {argv[1]}; flags begin with --")
-    options = flags.FLAGS
     output_dir = pathlib.Path(options.output_dir)
     folders.check_names(
         output_dir,
@@ -35,7 +30,8 @@ def main(argv: list[str]) -> None:
     print(f"\n{table}")
 
 
-def _define_flags() -> None:
+def define_flags() -> None:
+    """Defines the command's flags."""
     define_path("output_dir", "demo_output", "Where everything goes.")
     flags.DEFINE_enum("preset", "demo", list(PRESETS), "Preset to train.")
     define_seed(0, "Seed of the run.")
@@ -49,6 +45,4 @@ def _define_flags() -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    _define_flags()
-    app.run(run_command(main))
+    console.start(main, define_flags)

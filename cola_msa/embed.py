@@ -9,38 +9,32 @@ interrupted. The same command goes on after an interruption.
 
 import os
 import pathlib
-import sys
-from typing import NoReturn
 
 # Before TensorFlow: its remarks about the processor are no news to a user.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from absl import app, flags
+from absl import flags
 
 from cola_msa.collection.embed import GRANULARITIES, describe_summary, embed_files
 from cola_msa.collection.inputs import InputError, list_inputs
-from cola_msa.collection.table.store import StoreError
 from cola_msa.collection.table.write import (
     SUFFIXES,
-    OutputError,
     check_output,
 )
 from cola_msa.hub.embedder import BATCH_SIZE, hop_to_frames
 from cola_msa.hub.loading import open_model
 from cola_msa.hub.opened import OpenedModel
 from cola_msa.runs import directory
-from cola_msa.system import signals
-from cola_msa.system.console import run_command
-from cola_msa.system.errors import RunError
+from cola_msa.system import console, signals
+from cola_msa.system.errors import RunError, of_flags
 from cola_msa.values.names import escape
 from cola_msa.values.numbers import define_float
 from cola_msa.values.paths import define_path
 
-_FAILED, _USAGE = 1, 2
 
-
-def _define_flags() -> None:
-    flags.DEFINE_string(
+def define_flags() -> None:
+    """Defines the command's flags."""
+    define_path(
         "model",
         None,
         "A run, an export or a pretrained folder; default the newest run in runs/. A "
@@ -52,7 +46,7 @@ def _define_flags() -> None:
         "An audio file, a folder of them, or a list (.txt, .m3u, .pls, .csv).",
         required=True,
     )
-    flags.DEFINE_string(
+    define_path(
         "output", None, f"A file that ends in {', '.join(SUFFIXES)}.", required=True
     )
     flags.DEFINE_enum(
@@ -62,7 +56,7 @@ def _define_flags() -> None:
         "hop_seconds",
         None,
         "From one window to the next; default: windows touch (0.98).",
-        lower_bound=0.0,
+        lower_bound=1e-6,
         upper_bound=86400.0,
     )
     flags.DEFINE_string(
@@ -83,50 +77,42 @@ def _define_flags() -> None:
     )
 
 
-def main(argv: list[str]) -> None:
+def main(options: flags.FlagValues) -> None:
     """Runs the command."""
-    values = flags.FLAGS
-    if len(argv) > 1:
-        _stop(f"unknown argument {argv[1]!r}; flags begin with --", _USAGE)
     signals.install()
-    output = pathlib.Path(values.output)
-    try:
-        check_output(output)
-        inputs = list_inputs(values.input)
-        model = _open(values.model, values.checkpoint_step)
-        hop_to_frames(values.hop_seconds, model.frontend)
-    except (OutputError, InputError, RunError, ValueError) as error:
-        _stop(str(error), _USAGE)
+    output = pathlib.Path(options.output)
+    step = directory.parse_step(options.checkpoint_step)
+    check_output(output)
+    inputs = list_inputs(options.input)
+    model = _open(options.model, step)
+    with of_flags():
+        hop_to_frames(options.hop_seconds, model.frontend)
     for remark in inputs.remarks:
         print(escape(remark))
     print(f"{len(inputs.paths)} files; {model.description}", flush=True)
-    try:
-        summary = embed_files(
-            inputs.paths,
-            output,
-            model,
-            per=values.per,
-            hop_seconds=values.hop_seconds,
-            batch_size=values.batch_size,
-            num_workers=values.num_workers,
-            failures=inputs.failures,
-        )
-    except (OutputError, StoreError) as error:
-        _stop(str(error), _FAILED)
+    summary = embed_files(
+        inputs.paths,
+        output,
+        model,
+        per=options.per,
+        hop_seconds=options.hop_seconds,
+        batch_size=options.batch_size,
+        num_workers=options.num_workers,
+        failures=inputs.failures,
+    )
     for line in describe_summary(summary, output, model.dim):
         print(line)
     num_failed = len(summary.failures)
     if not summary.num_rows:
-        _stop(f"none of {summary.num_files} files could be embedded", _FAILED)
-    if num_failed > values.max_failures * summary.num_files:
-        _stop(
+        raise InputError(f"none of {summary.num_files} files could be embedded")
+    if num_failed > options.max_failures * summary.num_files:
+        raise InputError(
             f"{num_failed} of {summary.num_files} files failed, more than "
-            f"--max_failures={values.max_failures:g}; all others are in {output}",
-            _FAILED,
+            f"--max_failures={options.max_failures:g}; all others are in {output}"
         )
 
 
-def _open(given: str | None, step: str | None) -> OpenedModel:
+def _open(given: str | None, step: int | str | None) -> OpenedModel:
     path = given
     if path is None:
         newest = directory.newest_run()
@@ -137,14 +123,8 @@ def _open(given: str | None, step: str | None) -> OpenedModel:
             )
         print(f"no --model: the newest run, {newest}")
         path = str(newest)
-    return open_model(path, directory.parse_step(step))
-
-
-def _stop(message: str, code: int) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(code)
+    return open_model(path, step)
 
 
 if __name__ == "__main__":
-    _define_flags()
-    app.run(run_command(main))
+    console.start(main, define_flags)

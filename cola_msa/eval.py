@@ -6,9 +6,7 @@ clip_scores.npz, a chart); options other than the default add parts to that name
 Embeddings are kept in <run_dir>/embeddings/.
 """
 
-from collections.abc import Sequence
-
-from absl import app, flags
+from absl import flags
 
 from cola_msa.evaluation.judge import (
     Judgement,
@@ -24,13 +22,11 @@ from cola_msa.evaluation.tasks import (
     OTHER_TASKS,
     TASKS,
     TRAIN_CLIPS,
-    TaskError,
     get_task,
 )
-from cola_msa.reproduction.music import music_of
+from cola_msa.reproduction.music import check_music, ensure
 from cola_msa.runs import directory
-from cola_msa.system import signals
-from cola_msa.system.console import run_command
+from cola_msa.system import console, signals
 from cola_msa.values.numbers import define_float
 from cola_msa.values.paths import define_path
 
@@ -41,8 +37,8 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "task", None, f"What to judge on: {names}, or a .py file with a TASK."
     )
-    flags.DEFINE_string("run_dir", None, "A training run; default: the newest.")
-    flags.DEFINE_string("data_dir", None, "Prepared data; default: built-in music.")
+    define_path("run_dir", None, "A training run; default: the newest.")
+    define_path("data_dir", None, "Prepared data; default: built-in music.")
     define_path("output_dir", None, "Where results go; default: <run_dir>/eval/<task>.")
     flags.DEFINE_enum(
         "encoder",
@@ -101,19 +97,16 @@ def define_flags() -> None:
     )
 
 
-def main(argv: Sequence[str]) -> None:
+def main(options: flags.FlagValues) -> None:
     """Runs the command.
 
     Raises:
-        TaskError: If a flag's value does not fit.
-        ProbeError: If probe and mode do not go together.
+        UsageError: If flags contradict one another.
+        TaskError: If a file of a task is none.
         RunError: If there is no such run or step.
         DataError: If the data does not fit.
     """
-    if len(argv) > 1:
-        raise TaskError(f"unknown argument {argv[1]!r}; see --help")
     signals.install()
-    options = flags.FLAGS
     task = get_task(options.task)
     task.choose_splits(options.train_clips)
     fractions = parse_fractions(options.label_fraction)
@@ -136,12 +129,13 @@ def main(argv: Sequence[str]) -> None:
             standardize=options.standardize,
         ),
     )
+    if not options.data_dir:
+        check_music(task.name, task.dataset)
     run_dir = directory.choose_run(options.run_dir)
-    data_dir = options.data_dir or music_of(task.name, task.dataset)
+    data_dir = options.data_dir or ensure(task.dataset)
     for text in judge_run(run_dir, data_dir, asked, options.output_dir):
         print(text)
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(run_command(main))
+    console.start(main, define_flags)

@@ -9,40 +9,36 @@ hand on, with a model card, which this package opens.
 
 import json
 
-from absl import app, flags
+from absl import flags
 
 from cola_msa.hub.export import FORMATS, export_encoder
 from cola_msa.runs import directory
-from cola_msa.system.console import run_command
+from cola_msa.system import console
 from cola_msa.values.paths import define_path
 
 
-def _define_flags() -> None:
-    flags.DEFINE_string(
+def define_flags() -> None:
+    """Defines the command's flags."""
+    define_path(
         "run_dir", None, "A run or a pretrained folder; default the newest in runs/."
     )
     define_path("output_dir", None, "Folder of the export.", required=True)
-    flags.DEFINE_string("format", "saved_model", f"One of {', '.join(FORMATS)}.")
+    flags.DEFINE_enum("format", "saved_model", FORMATS, "What to write.")
     flags.DEFINE_string(
         "licence", "not stated", "Licence of the weights, for a pretrained folder."
     )
     flags.DEFINE_string("checkpoint_step", None, "A kept step, or best; default last.")
 
 
-def main(argv: list[str]) -> None:
+def main(options: flags.FlagValues) -> None:
     """Runs the command."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown argument {argv[1]}; flags begin with --")
-    run_dir = directory.choose_run(flags.FLAGS.run_dir)
+    step = directory.parse_step(options.checkpoint_step)
+    run_dir = directory.choose_run(options.run_dir)
     metadata = export_encoder(
-        run_dir,
-        flags.FLAGS.output_dir,
-        directory.parse_step(flags.FLAGS.checkpoint_step),
-        flags.FLAGS.format,
-        flags.FLAGS.licence,
+        run_dir, options.output_dir, step, options.format, options.licence
     )
     print(
-        f"exported step {metadata['step']} of {run_dir} to {flags.FLAGS.output_dir}; "
+        f"exported step {metadata['step']} of {run_dir} to {options.output_dir}; "
         f"reloaded in a fresh process: relative difference "
         f"{metadata['relative_difference']:.1e}"
     )
@@ -51,5 +47,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    _define_flags()
-    app.run(run_command(main))
+    console.start(main, define_flags)

@@ -6,26 +6,27 @@ The run directory holds encoder, projection head and similarity with the authors
 settings, so that eval, export, embed and fine-tuning work with it as with any run.
 """
 
-from absl import app, flags
+from absl import flags
 
 from cola_msa.config.schema import SOURCES
 from cola_msa.hub.released import (
     import_weights,
 )
-from cola_msa.system.console import run_command
+from cola_msa.system import console
 from cola_msa.values.paths import define_path
 
 
-def _define_flags() -> None:
-    flags.DEFINE_string(
+def define_flags() -> None:
+    """Defines the command's flags."""
+    define_path(
         "checkpoint",
         None,
         "Prefix of a TensorFlow checkpoint in the authors' layout, or its folder.",
         required=True,
     )
     define_path("output_dir", None, "The run directory.", required=True)
-    flags.DEFINE_string(
-        "source", "multi", f"What it was trained with: multi, {', '.join(SOURCES)}."
+    flags.DEFINE_enum(
+        "source", "multi", ["multi", *SOURCES], "What it was trained with."
     )
     flags.DEFINE_integer(
         "step",
@@ -36,11 +37,8 @@ def _define_flags() -> None:
     flags.DEFINE_string("dataset", "mtat", "What it was trained on.")
 
 
-def main(argv: list[str]) -> None:
+def main(options: flags.FlagValues) -> None:
     """Runs the command."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown argument {argv[1]}; flags begin with --")
-    options = flags.FLAGS
     found = import_weights(
         options.checkpoint,
         options.output_dir,
@@ -55,5 +53,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    _define_flags()
-    app.run(run_command(main))
+    console.start(main, define_flags)

@@ -6,35 +6,33 @@ nearest ones. It plays the files where they lie: keep the page where it is relat
 them, or make it anew.
 """
 
-from collections.abc import Sequence
+from absl import flags
 
-from absl import app, flags
-
-from cola_msa.collection.layout import (
-    PROJECTIONS,
-    MapError,
-)
+from cola_msa.collection.layout import PROJECTIONS
 from cola_msa.collection.map import write_map
-from cola_msa.system.console import run_command
+from cola_msa.system import console
 from cola_msa.values.numbers import define_seed
+from cola_msa.values.paths import define_path
 
 
 def define_flags() -> None:
     """Defines the command's flags; not at import, so that others can import this."""
-    flags.DEFINE_string("embeddings", None, "A .parquet, .npz or .h5 of embeddings.")
-    flags.DEFINE_string("output", "map.html", "The page.")
+    define_path(
+        "embeddings", None, "A .parquet, .npz or .h5 of embeddings.", required=True
+    )
+    define_path("output", "map.html", "The page.")
     flags.DEFINE_enum(
         "projection",
         PROJECTIONS[0],
         PROJECTIONS,
         "To two dimensions; auto: t-SNE, beyond 20,000 tracks PCA.",
     )
-    flags.DEFINE_string(
+    define_path(
         "labels",
         None,
         "A CSV with a column `path`, columns to colour by, and maybe `name`.",
     )
-    flags.DEFINE_string(
+    define_path(
         "audio_dir", ".", "What relative paths in the embeddings are relative to."
     )
     flags.DEFINE_integer(
@@ -47,17 +45,8 @@ def define_flags() -> None:
     define_seed(0, "Seed of projection and clusters.")
 
 
-def main(argv: Sequence[str]) -> None:
-    """Runs the command.
-
-    Raises:
-        MapError: If a flag is missing or does not fit.
-    """
-    options = flags.FLAGS
-    if len(argv) > 1:
-        raise MapError(f"unknown argument {argv[1]}; flags begin with --")
-    if not options.embeddings:
-        raise MapError("--embeddings must name a file of python -m cola_msa.embed")
+def main(options: flags.FlagValues) -> None:
+    """Runs the command."""
     data = write_map(
         options.embeddings,
         options.output,
@@ -74,5 +63,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(run_command(main))
+    console.start(main, define_flags)

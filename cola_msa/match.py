@@ -8,9 +8,8 @@ in its mixture's folder or has its name, how often the own stem comes first.
 """
 
 import pathlib
-from collections.abc import Sequence
 
-from absl import app, flags
+from absl import flags
 
 from cola_msa.collection.matching import (
     CHART_NAME,
@@ -24,25 +23,27 @@ from cola_msa.collection.matching import (
 from cola_msa.evaluation.charts import try_to_draw
 from cola_msa.hub.loading import open_model
 from cola_msa.runs.directory import parse_step
-from cola_msa.system import folders
-from cola_msa.system.console import run_command
+from cola_msa.system import console, folders
 from cola_msa.values import arrays
 from cola_msa.values.paths import define_path
 
 
 def define_flags() -> None:
     """Defines the command's flags; not at import, so that others can import this."""
-    flags.DEFINE_string(
+    define_path(
         "model",
         None,
         "Run, pretrained folder, or export. A SavedModel can read and write files: "
         "name only one that you trust.",
+        required=True,
     )
     flags.DEFINE_string(
         "checkpoint_step", None, "Of a run: a kept step (0: untrained), or best."
     )
-    define_path("mixture", None, "A song, or a folder of songs.")
-    define_path("stems", None, "A stem, or a folder of stems, at any depth.")
+    define_path("mixture", None, "A song, or a folder of songs.", required=True)
+    define_path(
+        "stems", None, "A stem, or a folder of stems, at any depth.", required=True
+    )
     flags.DEFINE_list(
         "mixture_names",
         ["mixture"],
@@ -51,23 +52,20 @@ def define_flags() -> None:
     flags.DEFINE_list(
         "stem_names", [], "Names (without suffix) of stems to compare; default: all."
     )
-    flags.DEFINE_integer("num_results", 10, "Stems to print for each mixture.")
+    flags.DEFINE_integer(
+        "num_results", 10, "Stems to print for each mixture.", lower_bound=0
+    )
     define_path("output_dir", "match", "Where match.json and match.png go.")
 
 
-def main(argv: Sequence[str]) -> None:
+def main(options: flags.FlagValues) -> None:
     """Runs the command.
 
     Raises:
-        MatchError: If a flag is missing, or nothing can be compared.
+        MatchError: If nothing can be compared.
         RunError: If there is no such model.
     """
-    options = flags.FLAGS
-    if len(argv) > 1:
-        raise MatchError(f"unknown argument {argv[1]}; flags begin with --")
-    for name in ("model", "mixture", "stems"):
-        if not options[name].value:
-            raise MatchError(f"--{name} is needed; see --help")
+    step = parse_step(options.checkpoint_step)
     for name in ("mixture", "stems"):
         if not pathlib.Path(str(options[name].value)).exists():
             raise MatchError(f"--{name}={options[name].value} does not exist")
@@ -75,7 +73,7 @@ def main(argv: Sequence[str]) -> None:
     folders.check_names(
         output_dir, (RESULT_NAME, CHART_NAME), _holds_match, "a folder of match"
     )
-    model = open_model(options.model, parse_step(options.checkpoint_step))
+    model = open_model(options.model, step)
     result = match(
         model,
         options.mixture,
@@ -92,5 +90,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(run_command(main))
+    console.start(main, define_flags)

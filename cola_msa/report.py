@@ -8,9 +8,8 @@ B (paired bootstrap over the test clips), each a run or a folder of results:
 """
 
 import pathlib
-from collections.abc import Sequence
 
-from absl import app, flags, logging
+from absl import flags, logging
 
 from cola_msa.reproduction.report import compare, content
 from cola_msa.reproduction.report.compare import parse_numbers, parse_sides
@@ -21,7 +20,7 @@ from cola_msa.reproduction.report.page import (
 )
 from cola_msa.reproduction.report.results import ReportError
 from cola_msa.reproduction.report.runs import Collection, collect, find_runs
-from cola_msa.system.console import run_command
+from cola_msa.system import console
 from cola_msa.values.paths import define_path
 
 
@@ -49,18 +48,16 @@ def define_flags() -> None:
         "Resamples of the test clips for --compare.",
         lower_bound=100,
     )
-    # So that flags may follow B in `--compare A B`.
-    flags.FLAGS.set_gnu_getopt(True)
 
 
-def main(argv: Sequence[str]) -> None:
+def main(options: flags.FlagValues, *words: str) -> None:
     """Runs the command.
 
     Raises:
-        ReportError: If a flag's value or a run does not fit.
+        UsageError: If a flag's value does not fit.
+        ReportError: If a run does not.
     """
-    options = flags.FLAGS
-    paths = parse_sides(options.compare, argv[1:])
+    paths = parse_sides(options.compare, words)
     tables = parse_numbers("tables", options.tables, content.TABLES)
     figures = parse_numbers("figures", options.figures, content.FIGURES)
     check_output(options.output_dir)
@@ -87,5 +84,5 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(run_command(main))
+    # The second run of `--compare A B` is a word.
+    console.start(main, define_flags, most_arguments=1)

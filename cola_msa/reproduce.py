@@ -13,18 +13,20 @@ same command goes on. `--dry_run` prints the commands and runs none.
 scale, which the report prints beside every number.
 """
 
-import os
 import pathlib
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
 from cola_msa.evaluation.tasks import TASKS, get_task
 from cola_msa.reproduction import plan
-from cola_msa.reproduction.plan import SCALES, ReproduceError, Request
+from cola_msa.reproduction.plan import SCALES, Request
 from cola_msa.reproduction.report.compare import parse_numbers
 from cola_msa.reproduction.run import dry_run, run_plan
-from cola_msa.system.console import run_command
+from cola_msa.system import console
+from cola_msa.system.errors import UsageError
+from cola_msa.values.field_flags import whole_numbers
+from cola_msa.values.fields import MAX_SEED
 from cola_msa.values.paths import define_path
 
 _DATA = ("mtat", "mtat_random", "mtat_degraded", "nsynth", "fma")
@@ -55,7 +57,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
         dataset, _, kind = name.partition("_")
         stems = {"random": ", stems of random masks", "degraded": ", degraded stems"}
         text = f"Prepared {dataset}{stems.get(kind, '')}, for scale paper."
-        flags.DEFINE_string(f"{name}_dir", None, text, **add)
+        define_path(f"{name}_dir", None, text, **add)
     flags.DEFINE_list(
         "run_seeds", ["0"], "Seeds: a training of each strategy for each.", **add
     )
@@ -72,22 +74,22 @@ def parse_request(options: flags.FlagValues) -> Request:
     """Turns flags into what is asked for.
 
     Raises:
-        ReproduceError: If a flag is missing or makes no sense.
-        ReportError: If there is no such table or figure.
-        TaskError: If there is no such task.
+        UsageError: If a flag is missing or makes no sense.
+        TaskError: If a file of a task is none.
     """
     tables = parse_numbers("table", options.table, plan.TABLES)
     figures = parse_numbers("figure", options.figure, plan.FIGURES)
     if not tables and not figures:
-        raise ReproduceError("name what to make: --table=1,2,3 or --figure=2,3,4,5")
+        raise UsageError("name what to make: --table=1,2,3 or --figure=2,3,4,5")
     if options.scale is None:
-        raise ReproduceError(f"--scale must be one of {', '.join(SCALES)}")
-    if not all(seed.isdigit() for seed in options.run_seeds):
-        raise ReproduceError("--run_seeds must be numbers with commas between them")
+        raise UsageError(f"--scale must be one of {', '.join(SCALES)}")
+    run_seeds = whole_numbers("run_seeds", options.run_seeds)
+    if not run_seeds or max(run_seeds) > MAX_SEED:
+        raise UsageError(f"--run_seeds must be numbers from 0 to {MAX_SEED}")
     given = {name: getattr(options, f"{name}_dir") for name in _DATA}
     named = [f"--{name}_dir" for name, folder in given.items() if folder]
     if named and SCALES[options.scale].music:
-        raise ReproduceError(
+        raise UsageError(
             f"{', '.join(named)}: --scale={options.scale} runs on the built-in music; "
             "your data is for --scale=paper"
         )
@@ -98,24 +100,20 @@ def parse_request(options: flags.FlagValues) -> Request:
         output_dir=pathlib.Path(options.output_dir),
         tasks=tuple(get_task(name).name for name in options.tasks),
         data_dirs=tuple((name, folder) for name, folder in given.items() if folder),
-        run_seeds=tuple(dict.fromkeys(int(seed) for seed in options.run_seeds)),
+        run_seeds=tuple(dict.fromkeys(run_seeds)),
         head_seeds=options.head_seeds,
         threads=options.threads,
     )
 
 
-def main(argv: list[str]) -> None:
+def main(options: flags.FlagValues) -> None:
     """Runs the command."""
-    if len(argv) > 1:
-        raise ReproduceError(f"unknown argument {argv[1]}; flags begin with --")
-    request = parse_request(flags.FLAGS)
-    if flags.FLAGS.dry_run:
+    request = parse_request(options)
+    if options.dry_run:
         print(dry_run(request))
         return
     run_plan(request)
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    define_flags()
-    app.run(run_command(main))
+    console.start(main, define_flags)

@@ -7,36 +7,34 @@ the paired interval of their difference. Writes <run_dir>/eval/retrieval/results
 
 import pathlib
 
-from absl import app, flags, logging
+from absl import flags, logging
 
 from cola_msa.evaluation.baseline import compare_with_untrained, render
 from cola_msa.records.prepared import PreparedData
 from cola_msa.runs import directory
-from cola_msa.system.console import run_command
+from cola_msa.system import console
 from cola_msa.values import arrays
+from cola_msa.values.paths import define_path
 
 
-def _define_flags() -> None:
-    flags.DEFINE_string("run_dir", None, "Training run; default the newest in runs/.")
-    flags.DEFINE_string(
-        "data_dir", None, "Prepared data with stems; default the run's own."
-    )
+def define_flags() -> None:
+    """Defines the command's flags."""
+    define_path("run_dir", None, "Training run; default the newest in runs/.")
+    define_path("data_dir", None, "Prepared data with stems; default the run's own.")
     flags.DEFINE_string("checkpoint_step", None, "A kept step, or best; default last.")
     flags.DEFINE_string("split", "validation", "Split that the songs come from.")
 
 
-def main(argv: list[str]) -> None:
+def main(options: flags.FlagValues) -> None:
     """Runs the command."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown argument {argv[1]}; flags begin with --")
-    run_dir = directory.choose_run(flags.FLAGS.run_dir)
-    data_dir = flags.FLAGS.data_dir
+    step = directory.parse_step(options.checkpoint_step)
+    run_dir = directory.choose_run(options.run_dir)
+    data_dir = options.data_dir
     if data_dir is None:
         data_dir = directory.own_data_dir(run_dir)
         logging.info("no --data_dir: the run's own, %s", data_dir)
     data = PreparedData(data_dir, directory.load_config(run_dir).frontend)
-    step = directory.parse_step(flags.FLAGS.checkpoint_step)
-    results = compare_with_untrained(run_dir, data, step, flags.FLAGS.split)
+    results = compare_with_untrained(run_dir, data, step, options.split)
     name = "retrieval" if step is None else f"retrieval-{step}"
     output_dir = pathlib.Path(run_dir) / "eval" / name
     arrays.write_json(output_dir / "results.json", results)
@@ -45,5 +43,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    _define_flags()
-    app.run(run_command(main))
+    console.start(main, define_flags)

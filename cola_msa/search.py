@@ -9,20 +9,20 @@ by `--model`, which must be the encoder that made the index.
 
 import json
 import pathlib
-from collections.abc import Sequence
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
 from cola_msa.collection import neighbours
 from cola_msa.collection.index import (
-    SearchError,
     build,
     load_index,
     query,
     render,
 )
-from cola_msa.system.console import run_command
+from cola_msa.system import console
+from cola_msa.system.errors import UsageError
+from cola_msa.values.paths import define_path
 
 ACTIONS = ("build", "query")
 
@@ -30,10 +30,10 @@ ACTIONS = ("build", "query")
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the command's flags; not at import, so that others can import this."""
     add: dict[str, Any] = {"flag_values": values}
-    flags.DEFINE_string(
+    define_path(
         "embeddings", None, "build: a .parquet, .npz or .h5 file of embeddings.", **add
     )
-    flags.DEFINE_string("output", None, "build: the index, an .npz file.", **add)
+    define_path("output", None, "build: the index, an .npz file.", **add)
     flags.DEFINE_enum(
         "metric",
         neighbours.METRICS[0],
@@ -41,11 +41,11 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
         "build: what is near.",
         **add,
     )
-    flags.DEFINE_string("index", None, "query: what `build` wrote.", **add)
+    define_path("index", None, "query: what `build` wrote.", **add)
     flags.DEFINE_multi_string(
         "file", [], "query: a file to find others for; may be repeated.", **add
     )
-    flags.DEFINE_string(
+    define_path(
         "model",
         None,
         "query: run, export or pretrained folder, for files that the index lacks. A "
@@ -65,24 +65,23 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_bool("json", False, "query: print JSON instead of a table.", **add)
 
 
-def main(argv: Sequence[str]) -> None:
+def main(options: flags.FlagValues, action: str = "") -> None:
     """Runs the command.
 
     Raises:
-        SearchError: If flags are missing or do not fit.
+        UsageError: If flags are missing.
+        SearchError: If a file is not what a flag says.
     """
-    options = flags.FLAGS
-    if len(argv) != 2 or argv[1] not in ACTIONS:
-        given = " ".join(argv[1:]) or "nothing"
-        raise SearchError(
+    if action not in ACTIONS:
+        raise UsageError(
             "say python -m cola_msa.search build or python -m cola_msa.search query, "
-            f"not {given}; see --help"
+            f"not {action or 'nothing'}; see --help"
         )
-    if argv[1] == "build":
+    if action == "build":
         print(build(options.embeddings, options.output, options.metric))
         return
-    if not options.index or not options.file:
-        raise SearchError("query needs --index=INDEX.npz and --file=FILE")
+    if not options.index or not options.file or not all(options.file):
+        raise UsageError("query needs --index=INDEX.npz and --file=FILE")
     index = load_index(pathlib.Path(options.index))
     answers = query(
         index, options.file, options.num_results, options.backend, options.model
@@ -91,7 +90,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    define_flags()
-    # So that flags may follow the action.
-    flags.FLAGS.set_gnu_getopt(True)
-    app.run(run_command(main))
+    console.start(main, define_flags, most_arguments=1)

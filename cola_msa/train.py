@@ -9,7 +9,7 @@ import pathlib
 import sys
 from typing import Any
 
-from absl import app, flags, logging
+from absl import flags, logging
 
 from cola_msa.config.presets import PRESETS, get_preset
 from cola_msa.config.schema import (
@@ -22,23 +22,22 @@ from cola_msa.records.prepared import PreparedData
 from cola_msa.reproduction import music
 from cola_msa.runs import kept
 from cola_msa.runs.directory import resumable_run
-from cola_msa.system.console import run_command
-from cola_msa.system.errors import UsageError
+from cola_msa.system import console
+from cola_msa.system.errors import UsageError, of_flags
 from cola_msa.training.devices import build_strategy, set_up_cpu
 from cola_msa.training.trainer import start_trainer
 from cola_msa.training.warm_start import read_warm_start
 from cola_msa.values.field_flags import define_fields, given_fields
+from cola_msa.values.paths import define_path
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the command's flags; those of the configuration come from its fields."""
     add: dict[str, Any] = {"flag_values": values}
-    flags.DEFINE_string(
+    define_path(
         "data_dir", None, "Prepared data; without it the built-in music.", **add
     )
-    flags.DEFINE_string(
-        "run_dir", None, "Run directory; default runs/<source>-<time>.", **add
-    )
+    define_path("run_dir", None, "Run directory; default runs/<source>-<time>.", **add)
     flags.DEFINE_enum(
         "preset",
         None,
@@ -67,7 +66,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
         lower_bound=0,
         **add,
     )
-    flags.DEFINE_string(
+    define_path(
         "init_from",
         None,
         "Run, its kept/*.npz, or pretrained folder, whose weights training starts "
@@ -91,17 +90,15 @@ def config_from_flags(values: flags.FlagValues = flags.FLAGS) -> Config:
     return dataclasses.replace(config, model=model, train=train)
 
 
-def main(argv: list[str]) -> None:
+def main(options: flags.FlagValues) -> None:
     """Runs the command."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown argument {argv[1]}; flags begin with --")
-    options = flags.FLAGS
-    config = config_from_flags(options)
-    set_up_cpu(options.cpu_devices, options.threads)
+    with of_flags():
+        config = config_from_flags(options)
     if config.train.distribution == "multi_worker" and not options.run_dir:
-        raise app.UsageError(
+        raise UsageError(
             "--distribution=multi_worker needs --run_dir, which all machines see"
         )
+    set_up_cpu(options.cpu_devices, options.threads)
     # TensorFlow wants to know its workers before it does anything else.
     strategy = build_strategy(config.train.distribution)
     start = read_warm_start(options.init_from) if options.init_from else None
@@ -144,5 +141,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(run_command(main))
+    console.start(main, define_flags)

@@ -9,65 +9,37 @@ Exit codes: 0 done, 1 something could not be copied, 2 wrong usage, 130 interrup
 """
 
 import pathlib
-import sys
-from collections.abc import Sequence
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
-from cola_msa.system.errors import FileError
+from cola_msa.system import console
+from cola_msa.system.errors import FileError, UsageError
 from cola_msa.values.paths import define_path
-from data_prep.datasets.base import DatasetError
 from data_prep.remote import addresses
 from data_prep.remote.copy import copy_tree
-
-_FAILED, _USAGE, _INTERRUPTED = 1, 2, 130
-
-flags.disclaim_key_flags()
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the command's flags."""
-    add: dict[str, Any] = {"flag_values": values}
-    flags.DEFINE_string("data_dir", None, "Address, e.g. gs://bucket/folder.", **add)
+    add: dict[str, Any] = {"flag_values": values, "required": True}
+    define_path("data_dir", None, "Address, e.g. gs://bucket/folder.", **add)
     define_path("output_dir", None, "Local folder.", **add)
-    flags.mark_flags_as_required(["data_dir", "output_dir"], flag_values=values)
 
 
-def execute(values: Any) -> int:
-    """Copies what the parsed flags name; returns the exit code."""
-    try:
-        for name, wanted in (("data_dir", True), ("output_dir", False)):
-            path = getattr(values, name)
-            if addresses.is_address(path) != wanted:
-                kind = "an address" if wanted else "a local folder"
-                raise DatasetError(f"--{name}={path} must be {kind}")
-        count = copy_tree(values.data_dir, pathlib.Path(values.output_dir))
-    except DatasetError as error:
-        return _complain(str(error), _USAGE)
-    except FileError as error:
-        return _complain(f"{error}; what is copied stays", _FAILED)
-    except OSError as error:
-        return _complain(f"{error}; what is copied stays", _FAILED)
-    except KeyboardInterrupt:
-        message = "interrupted; run the same command again to go on"
-        return _complain(message, _INTERRUPTED)
-    print(f"{count} files copied to {values.output_dir}")
-    return 0
-
-
-def _complain(message: str, code: int) -> int:
-    print(f"data_prep.copy: {message}", file=sys.stderr)
-    return code
-
-
-def main(arguments: Sequence[str]) -> int:
+def main(options: flags.FlagValues) -> None:
     """Runs the command."""
-    if len(arguments) > 1:
-        return _complain(f"unknown argument {arguments[1]!r}", _USAGE)
-    return execute(flags.FLAGS)
+    for name, wanted in (("data_dir", True), ("output_dir", False)):
+        path = getattr(options, name)
+        if addresses.is_address(path) != wanted:
+            kind = "an address" if wanted else "a local folder"
+            raise UsageError(f"--{name}={path} must be {kind}")
+    try:
+        count = copy_tree(options.data_dir, pathlib.Path(options.output_dir))
+    except (FileError, OSError) as error:
+        raise FileError(f"{error}; what is copied stays") from error
+    print(f"{count} files copied to {options.output_dir}")
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    console.start(main, define_flags, keeps_memory=False)

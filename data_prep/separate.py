@@ -9,20 +9,15 @@ the dataset commands.
 """
 
 import importlib
-import os
 import pathlib
-import sys
-from collections.abc import Callable
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
-from cola_msa.system.errors import FileError
+from cola_msa.system import console
+from cola_msa.system.errors import FileError, UsageError
 from cola_msa.values.numbers import define_float, define_seed
 from cola_msa.values.paths import define_path
-from data_prep.datasets.base import (
-    DatasetError,
-)
 from data_prep.pipeline.separate import (
     _failures_path,
     _separate,
@@ -35,20 +30,19 @@ from data_prep.remote import addresses, places
 # multitrack folder has its own stems.
 DATASETS = ("mtat", "fma", "gtzan", "jamendo", "folder", "labelled_folder")
 
-flags.disclaim_key_flags()
-
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the command's flags."""
     add: dict[str, Any] = {"flag_values": values}
-    flags.DEFINE_enum("dataset", None, DATASETS, "The dataset module.", **add)
-    define_path("dataset_dir", None, "The dataset's root.", **add)
-    define_path("stems_cache", None, "Where stems are kept.", **add)
-    flags.DEFINE_string(
+    needed: dict[str, Any] = {"required": True, **add}
+    flags.DEFINE_enum("dataset", None, DATASETS, "The dataset module.", **needed)
+    define_path("dataset_dir", None, "The dataset's root.", **needed)
+    define_path("stems_cache", None, "Where stems are kept.", **needed)
+    define_path(
         "separator",
         None,
         "umxhq, umxl, random (untrained Open-Unmix), or a folder of weights.",
-        **add,
+        **needed,
     )
     flags.DEFINE_integer("niter", 1, "Wiener iterations.", lower_bound=0, **add)
     flags.DEFINE_enum(
@@ -58,7 +52,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
         "Type of the separator's products.",
         **add,
     )
-    flags.DEFINE_string(
+    define_path(
         "split_dir",
         None,
         "Folder of the published split files (gtzan, jamendo); default: <dataset_dir>.",
@@ -79,69 +73,42 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
         upper_bound=1.0,
         **add,
     )
-    required = ["dataset", "dataset_dir", "stems_cache", "separator"]
-    flags.mark_flags_as_required(required, flag_values=values)
 
 
-def execute(values: Any) -> int:
-    """Separates what the parsed flags ask for; returns the exit code."""
-    from data_prep.pipeline import jobs, manifest
-    from data_prep.stems import weights
+def main(options: flags.FlagValues) -> None:
+    """Runs the command."""
+    from data_prep.pipeline import jobs
 
-    def complain(message: str, code: int) -> int:
-        print(f"data_prep.separate: {message}", file=sys.stderr)
-        return code
-
-    shown: Callable[[str], str] = str
+    dataset = importlib.import_module(f"data_prep.datasets.{options.dataset}").DATASET
+    for name in ("separator", "stems_cache"):
+        path = getattr(options, name)
+        if addresses.is_address(path):
+            raise UsageError(
+                f"--{name}={path} is an address, and this is read and written as a "
+                "folder: name a local one"
+            )
+    if options.split_dir and "split_dir" not in dataset.options:
+        raise UsageError(f"--split_dir: {dataset.name} has no split files")
+    check_stems_cache(dataset, options.dataset_dir, options.stems_cache)
+    cache = pathlib.Path(options.stems_cache)
     try:
-        dataset = importlib.import_module(
-            f"data_prep.datasets.{values.dataset}"
-        ).DATASET
-        for name in ("separator", "stems_cache"):
-            if addresses.is_address(getattr(values, name)):
-                raise DatasetError(
-                    f"--{name}={getattr(values, name)} is an address, and this is "
-                    "read and written as a folder: name a local one"
-                )
-        cache = pathlib.Path(values.stems_cache)
-        if values.split_dir and "split_dir" not in dataset.options:
-            raise DatasetError(f"--split_dir: {dataset.name} has no split files")
         with places.open_places(
-            values.dataset_dir, None, dataset.metadata, values.split_dir
+            options.dataset_dir, None, dataset.metadata, options.split_dir
         ) as opened:
-            shown = opened.shown
-            check_stems_cache(dataset, values.dataset_dir, values.stems_cache)
-            clips = _wanted(dataset, opened.dataset_dir, values)
-            failures = _separate(dataset, clips, opened, cache, values)
-    except (DatasetError, weights.SeparatorError) as error:
-        return complain(shown(str(error)), 2)
-    except (jobs.PreparationError, manifest.ResumeError) as error:
-        return complain(str(error), 1)
+            clips = _wanted(dataset, opened.dataset_dir, options)
+            failures = _separate(dataset, clips, opened, cache, options)
     except (FileError, OSError) as error:
-        return complain(f"{shown(str(error))}; finished stems are kept", 1)
-    except KeyboardInterrupt:
-        return complain("interrupted; run the same command again to go on", 130)
+        raise FileError(f"{error}; finished stems are kept") from error
     print(f"{len(clips) - len(failures)} of {len(clips)} clips have stems in {cache}")
     for failure in failures[:5]:
         print(f"failed: {failure['path']}: {failure['reason']}")
-    if len(failures) > values.max_failures * len(clips):
-        return complain(
+    if len(failures) > options.max_failures * len(clips):
+        raise jobs.PreparationError(
             f"{len(failures)} of {len(clips)} clips failed, more than "
-            f"--max_failures={values.max_failures}; "
-            f"{_failures_path(cache, dataset.name)} names each with its reason",
-            1,
+            f"--max_failures={options.max_failures}; "
+            f"{_failures_path(cache, dataset.name)} names each with its reason"
         )
-    return 0
-
-
-def _main(arguments: list[str]) -> int:
-    if len(arguments) > 1:
-        print(f"data_prep.separate: unknown argument {arguments[1]!r}", file=sys.stderr)
-        return 2
-    return execute(flags.FLAGS)
 
 
 if __name__ == "__main__":
-    define_flags()
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    app.run(_main)
+    console.start(main, define_flags, keeps_memory=False)

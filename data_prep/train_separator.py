@@ -13,10 +13,11 @@ where a stopped one was; a larger --epochs goes on where a finished one ended.
 import pathlib
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
 from cola_msa.config.schema import SOURCES
-from cola_msa.system.console import run_command
+from cola_msa.system import console
+from cola_msa.system.errors import UsageError, of_flags
 from cola_msa.values.field_flags import define_fields, given_fields
 from cola_msa.values.numbers import define_float, define_seed
 from cola_msa.values.paths import define_path
@@ -36,9 +37,11 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
         None,
         "One folder a track with its stems (layout of data_prep.multitrack), or "
         "MUSDB18-HQ with its folders train and test.",
+        required=True,
         **add,
     )
-    define_path("output_dir", None, "Folder of weights, for --separator.", **add)
+    text = "Folder of weights, for --separator."
+    define_path("output_dir", None, text, required=True, **add)
     text = "Most epochs; 2 for the paper's degraded separator."
     flags.DEFINE_integer("epochs", 1000, text, lower_bound=1, **add)
     flags.DEFINE_list("targets", [], "Sources to train; all without it.", **add)
@@ -53,9 +56,9 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     )
     define_fields(SeparatorConfig, values, with_defaults=True)
     text = "Share of songs for validation, where the dataset has no such split."
-    define_float("validation_share", _OPTIONS.validation_share, text, **add)
+    define_float("validation_share", _OPTIONS.validation_share, text, 0.0, 1.0, **add)
     text = "Share of songs for the report, where the dataset has no such split."
-    define_float("test_share", _OPTIONS.test_share, text, **add)
+    define_float("test_share", _OPTIONS.test_share, text, 0.0, 1.0, **add)
     define_seed(0, "Seed of splits, weights and examples.", **add)
     flags.DEFINE_integer("threads", 1, "torch's threads.", lower_bound=1, **add)
     text = "torch's device to train on: cpu, cuda."
@@ -66,33 +69,35 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_integer("report_tracks", 0, text, lower_bound=0, **add)
     text = "The report separates the middle of a track, up to this length."
     define_float("report_seconds", 30.0, text, lower_bound=1.0, **add)
-    flags.mark_flags_as_required(["dataset_dir", "output_dir"], flag_values=values)
 
 
 def parse_config(values: flags.FlagValues) -> tuple[SeparatorConfig, tuple[str, ...]]:
     """Turns flags into the configuration and the targets.
 
     Raises:
-        DatasetError: If a flag's value makes no sense.
+        UsageError: If a flag's value makes no sense.
     """
     options = cli.parse_options(DATASET, values)
     targets = tuple(values.targets) or options.sources
     unknown = sorted(set(targets) - set(options.sources))
     if unknown:
-        raise DatasetError(
+        raise UsageError(
             f"--targets: {', '.join(unknown)} is not one of --sources="
             f"{','.join(options.sources)}"
         )
-    config = SeparatorConfig(options=options, **given_fields(SeparatorConfig, values))
+    given = given_fields(SeparatorConfig, values)
+    with of_flags():
+        config = SeparatorConfig(options=options, **given)
     check_config(config)
     return config, targets
 
 
-def train(values: flags.FlagValues) -> None:
+def main(values: flags.FlagValues) -> None:
     """Trains, evaluates and reports what the parsed flags ask for.
 
     Raises:
-        DatasetError: If a flag or the dataset is not what it should be.
+        UsageError: If a flag's value makes no sense.
+        DatasetError: If the dataset is not what it should be.
         TrainingError: If the training cannot begin or go on.
         SeparatorError: If the extra is missing.
         AudioError: If a file cannot be read.
@@ -126,14 +131,5 @@ def train(values: flags.FlagValues) -> None:
     print(report_lib.to_text(report), end="")
 
 
-@run_command
-def main(argv: list[str]) -> None:
-    """Runs the command."""
-    if len(argv) > 1:
-        raise DatasetError(f"unknown argument {argv[1]!r}")
-    train(flags.FLAGS)
-
-
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    console.start(main, define_flags)

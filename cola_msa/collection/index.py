@@ -28,7 +28,7 @@ from cola_msa.collection.table.read import (
     open_reader,
 )
 from cola_msa.system import folders
-from cola_msa.system.errors import UserError
+from cola_msa.system.errors import UsageError, UserError
 from cola_msa.system.files import file_sha256
 from cola_msa.values import arrays as arrays_lib
 from cola_msa.values.names import escape, unescape
@@ -82,11 +82,11 @@ def check_output(path: str | os.PathLike) -> None:
     """Refuses a name for an index, before the work begins.
 
     Raises:
-        SearchError: If it does not end with .npz.
+        UsageError: If it does not end with .npz.
         FileError: If something else than an index is there.
     """
     if pathlib.Path(path).suffix != ".npz":
-        raise SearchError(f"--output={path}: an index is an .npz file")
+        raise UsageError(f"--output={path}: an index is an .npz file")
 
     def is_index(file: pathlib.Path) -> bool:
         return (arrays_lib.read_state(file) or {}).get("format") == FORMAT
@@ -259,12 +259,12 @@ def build(embeddings: str | None, output: str | None, metric: str) -> str:
     """Writes an index; returns what to tell the user.
 
     Raises:
-        SearchError: If a flag is missing.
+        UsageError: If a flag is missing, or `output` is no .npz file.
         FileError: If something else than an index is at `output`.
         EmbeddingFileError: If the embeddings cannot be read.
     """
     if not embeddings or not output:
-        raise SearchError("build needs --embeddings=FILE and --output=INDEX.npz")
+        raise UsageError("build needs --embeddings=FILE and --output=INDEX.npz")
     check_output(output)
     index = build_index(embeddings, metric)
     index.save(output)

@@ -17,7 +17,6 @@ from absl import logging
 from cola_msa.collection.labels import Labels, Scheme, make_scheme, read_labels
 from cola_msa.collection.layout import (
     TITLES,
-    MapError,
     choose_projection,
     count_different,
     find_clusters,
@@ -26,6 +25,7 @@ from cola_msa.collection.layout import (
 from cola_msa.collection.neighbours import Neighbours
 from cola_msa.collection.table.read import Embeddings, load_embeddings
 from cola_msa.system import folders
+from cola_msa.system.errors import UsageError
 from cola_msa.values import arrays
 from cola_msa.values.names import unescape
 
@@ -192,7 +192,7 @@ def write_map(
     """
     page = pathlib.Path(output)
     if page.suffix.lower() not in (".html", ".htm"):
-        raise MapError(f"--output={output}: a map is an .html file")
+        raise UsageError(f"--output={output}: a map is an .html file")
     folders.check_file(page, _is_map, "a map")
     table = load_embeddings(embeddings)
     found = None

@@ -66,14 +66,14 @@ from cola_msa.evaluation.setting import (
     conclude,
     prepare,
 )
-from cola_msa.evaluation.tasks import TRAIN_CLIPS, TaskError, TaskSpec
+from cola_msa.evaluation.tasks import TRAIN_CLIPS, TaskSpec
 from cola_msa.model.contrastive import ContrastiveModel
 from cola_msa.model.encoder import set_input_normalization
 from cola_msa.records.prepared import PreparedData
 from cola_msa.records.windows import find_segments, plan_windows
 from cola_msa.runs import directory, kept
 from cola_msa.runs.info import EncoderInfo, encoder_info
-from cola_msa.system.errors import FileError
+from cola_msa.system.errors import FileError, UsageError
 from cola_msa.values.arrays import write_json
 from cola_msa.values.reading import read_json
 
@@ -287,16 +287,13 @@ def evaluate_tuned(
     Raises:
         TaskError: If the task or the variant does not exist.
         DataError: If the data does not fit the task.
-        ProbeError: If the options do not go together, or the loss diverges.
+        UsageError: If the options do not go together.
+        ProbeError: If the loss diverges.
     """
     if mode not in MODES:
         raise ProbeError(f"mode must be one of {', '.join(MODES)}, not {mode!r}")
     setting = prepare(task, data, config)
-    if setting.probe == "ridge" or config.standardize:
-        raise ProbeError(
-            "--probe=ridge and --standardize are for frozen encoders: leave them out, "
-            "or leave out --finetune and --encoder=supervised"
-        )
+    _check_head(mode, config)
     head = ProbeConfig.of_task(setting.task, setting.probe, config.protocol)
     tuning = TuneConfig(mode, head, encoder_rate)
     parts = {
@@ -398,22 +395,22 @@ def choose_mode(
     """Whether the encoder is `frozen`, `finetuned` or `supervised`.
 
     Raises:
-        TaskError: If the flags contradict one another.
+        UsageError: If the flags contradict one another.
     """
     if finetune and encoder != "trained":
-        raise TaskError(
+        raise UsageError(
             f"--finetune starts from a trained encoder, not from --encoder={encoder}; "
             "--encoder=supervised trains fresh weights"
         )
     mode = "supervised" if encoder == "supervised" else "frozen"
     mode = "finetuned" if finetune else mode
     if mode == "frozen" and rate is not None:
-        raise TaskError(
+        raise UsageError(
             "--finetune_rate is for --finetune and --encoder=supervised; a frozen "
             "encoder has no rate"
         )
     if mode != "frozen" and statistics is not None:
-        raise TaskError(
+        raise UsageError(
             "--statistics is for frozen encoders; one that is trained with the labels "
             "gets statistics of their windows"
         )
@@ -424,11 +421,11 @@ def choose_step(given: str | None, encoder: str) -> int | str | None:
     """The step that `--checkpoint_step` means; 0 where the encoder is not trained.
 
     Raises:
-        TaskError: If it contradicts the encoder.
+        UsageError: If it contradicts the encoder.
     """
     if encoder != "trained":
         if given:
-            raise TaskError(
+            raise UsageError(
                 f"--encoder={encoder} is step 0; leave out --checkpoint_step"
             )
         return 0
@@ -519,6 +516,18 @@ class Judgement:
     fractions: tuple[float, ...] = (1.0,)
     config: EvaluationConfig = EvaluationConfig()
 
+    def __post_init__(self) -> None:
+        """Refuses what does not go together, by UsageError."""
+        _check_head(self.mode, self.config)
+
+
+def _check_head(mode: str, config: EvaluationConfig) -> None:
+    if mode != "frozen" and (config.probe == "ridge" or config.standardize):
+        raise UsageError(
+            "--probe=ridge and --standardize are for frozen encoders: leave them out, "
+            "or leave out --finetune and --encoder=supervised"
+        )
+
 
 def judge_run(
     run_dir: pathlib.Path,
@@ -539,7 +548,6 @@ def judge_run(
         several.
 
     Raises:
-        ProbeError: If probe and mode do not go together.
         RunError: If there is no such run or step.
         DataError: If the data does not fit.
     """

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from cola_msa.evaluation import charts
-from cola_msa.evaluation.tasks import SCORE_TITLES, TaskError
+from cola_msa.evaluation.tasks import SCORE_TITLES
+from cola_msa.system.errors import UsageError
 from cola_msa.values.arrays import write_bytes, write_json
 from cola_msa.values.markdown import plain
 from cola_msa.values.reading import read_json
@@ -19,7 +20,7 @@ def parse_fractions(values: Sequence[str]) -> tuple[float, ...]:
     """Turns `--label_fraction` into rising shares.
 
     Raises:
-        TaskError: If one is not a number above 0 and up to 1.
+        UsageError: If one is not a number above 0 and up to 1.
     """
     fractions = set()
     for value in values:
@@ -28,13 +29,13 @@ def parse_fractions(values: Sequence[str]) -> tuple[float, ...]:
         except ValueError:
             fraction = float("nan")
         if not 0.0 < fraction <= 1.0:
-            raise TaskError(
+            raise UsageError(
                 "--label_fraction must be shares above 0 and up to 1, with commas "
                 f"between them (1 % is 0.01), not {value!r}"
             )
         fractions.add(fraction)
     if not fractions:
-        raise TaskError("--label_fraction names no share")
+        raise UsageError("--label_fraction names no share")
     return tuple(sorted(fractions))
 
 

@@ -13,7 +13,7 @@ from collections.abc import Collection
 from cola_msa.config.published import TABLE_1
 from cola_msa.records.prepared import PreparedData
 from cola_msa.records.schema import DataError
-from cola_msa.system.errors import UserError
+from cola_msa.system.errors import UsageError, UserError
 
 MULTILABEL, MULTICLASS = "multilabel", "multiclass"
 SCORE_TITLES = {
@@ -101,16 +101,16 @@ class TaskSpec:
         """Returns the splits for `--train_clips=filtered|all`.
 
         Raises:
-            TaskError: If `train_clips` is unknown or the task has no such variant.
+            UsageError: If `train_clips` is unknown or the task has no such variant.
         """
         if train_clips not in TRAIN_CLIPS:
-            raise TaskError(
+            raise UsageError(
                 f"--train_clips must be {' or '.join(TRAIN_CLIPS)}, not {train_clips!r}"
             )
         if train_clips == "filtered":
             return self.splits
         if self.splits_all is None:
-            raise TaskError(
+            raise UsageError(
                 f"--train_clips=all is for --task=mtat_unfiltered; {self.name} has no "
                 "clips outside its splits"
             )
@@ -267,16 +267,15 @@ def get_task(name: str | None) -> TaskSpec:
         name: A task's name, or the path of a Python file that defines one.
 
     Raises:
-        TaskError: If there is none of that name; the message lists the tasks.
+        UsageError: If there is none of that name; the message lists the tasks.
+        TaskError: If the file is none.
     """
     if name and name.endswith(".py"):
-        pass
-
         return load_task(name)
     known = TASKS | OTHER_TASKS
     if not name or name not in known:
         given = f"not {name!r}" if name else "and none was given"
-        raise TaskError(
+        raise UsageError(
             f"--task must be one of {', '.join(known)}, or a .py file, {given}"
         )
     return known[name]

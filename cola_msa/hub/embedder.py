@@ -16,6 +16,7 @@ from cola_msa.audio.clip_windows import ClipWindows
 from cola_msa.config.schema import FrontendConfig
 from cola_msa.hub.loading import open_model
 from cola_msa.hub.opened import OpenedModel
+from cola_msa.system.errors import UserError
 
 BATCH_SIZE = 64  # windows that pass through the network at once
 _BLOCK_SECONDS = 10.0
@@ -30,13 +31,13 @@ def hop_to_frames(hop_seconds: float | None, frontend: FrontendConfig) -> int:
         frontend: FrontendConfig.
 
     Raises:
-        ValueError: If it is less than one frame, or no length of any audio.
+        UserError: If it is less than one frame, or no length of any audio.
     """
     if hop_seconds is None:
         return frontend.window_frames
     frame_seconds = frontend.hop_samples / frontend.sample_rate_hz
     if not frame_seconds * 0.999 <= hop_seconds <= _MAX_HOP_SECONDS:
-        raise ValueError(
+        raise UserError(
             f"hop_seconds is {hop_seconds}; it must be at least one frame, "
             f"{frame_seconds:g}, and up to {_MAX_HOP_SECONDS:g}"
         )

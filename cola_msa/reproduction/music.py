@@ -10,7 +10,7 @@ import sys
 
 from absl import logging
 
-from cola_msa.system.errors import UserError
+from cola_msa.system.errors import UsageError, UserError
 
 
 class DemoDataError(UserError):
@@ -47,23 +47,21 @@ def ensure(task: str, root: pathlib.Path = ROOT, scale: float = 1.0) -> pathlib.
     return prepared
 
 
-def music_of(task: str, dataset: str) -> pathlib.Path:
-    """The built-in music that a task is judged on, made if it is missing.
+def check_music(task: str, dataset: str) -> None:
+    """Refuses a task that the built-in music has no data for.
 
     Args:
         task: The task's name, for the message.
         dataset: The dataset that it reads.
 
     Raises:
-        DemoDataError: If the built-in music has none for it, or generation or
-            preparation failed.
+        UsageError: If so.
     """
     if dataset not in TASKS:
-        raise DemoDataError(
+        raise UsageError(
             f"--task={task} needs --data_dir: the built-in music has no such data "
             f"(python -m data_prep.{dataset} prepares it)"
         )
-    return ensure(dataset)
 
 
 def _run(module: str, *arguments: str) -> None:

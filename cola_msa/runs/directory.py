@@ -14,7 +14,7 @@ from cola_msa.config.checks import check_config, check_moments
 from cola_msa.config.schema import Config, differing_fields, from_dict, to_dict
 from cola_msa.records.prepared import PreparedData
 from cola_msa.system import files, folders, versions
-from cola_msa.system.errors import RunError, UserError
+from cola_msa.system.errors import RunError, UsageError, UserError
 from cola_msa.values import arrays
 from cola_msa.values.reading import read_json
 
@@ -198,12 +198,12 @@ def parse_step(given: str | None) -> int | str | None:
     """Turns `--checkpoint_step` into a kept step.
 
     Raises:
-        RunError: If it is neither a number nor one of NAMED_STEPS.
+        UsageError: If it is neither a number nor one of NAMED_STEPS.
     """
     if given is None or given in NAMED_STEPS:
         return given
-    if not given.isdigit():
-        raise RunError(
+    if not (given.isdecimal() and len(given) < 10):
+        raise UsageError(
             f"--checkpoint_step must be a number, best or init, not {given!r}"
         )
     return int(given)

@@ -1,58 +1,132 @@
-"""What all commands share: memory that is kept, one clear line for a user's error."""
+"""What all commands share: flags, exit codes, one clear line for a user's error."""
 
 import errno
+import os
 import sys
 from collections.abc import Callable
+from typing import Any, NoReturn
 
 import tqdm
-from absl import logging
+from absl import app, flags
 
-from cola_msa.system.errors import UserError
+from cola_msa.system.errors import UsageError, UserError
 from cola_msa.system.files import DISK_ERRORS
 from cola_msa.system.memory import keep_freed_memory
 
+_ABSENT = (FileNotFoundError, NotADirectoryError, PermissionError)
 # Of a path that no file can have, which a flag or a list named.
 _PATH_ERRORS = (errno.ENAMETOOLONG, errno.ELOOP)
+_HELP = ("help", "helpshort", "helpfull", "helpxml")
+
+# A flag belongs to the command that asks for it, whose --help shows it.
+flags.disclaim_key_flags()
 
 
-def run_command(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
-    """Wraps a command's main: user errors become one line and exit code 1.
+def start(
+    main: Callable[..., None],
+    define_flags: Callable[[], None],
+    most_arguments: int = 0,
+    keeps_memory: bool = True,
+) -> NoReturn:
+    """Runs a command on the process's command line, and ends the process.
 
-    The process keeps its freed memory, see `memory`.
+    Exit codes: 0 done, or help was asked for; 1 something that the user can mend, one
+    line says what; 2 wrong usage, likewise; 130 interrupted. Anything else is a defect
+    and shows its traceback.
 
     Args:
-        main: Takes absl's remaining arguments.
+        main: Takes the parsed flags, then what stands between them.
+        define_flags: Defines the command's flags.
+        most_arguments: How many words that are no flags the command takes.
+        keeps_memory: Whether the process keeps its freed memory, see `memory`.
+    """
+    # Of TensorFlow where it is loaded late, or by a process that this one starts: its
+    # remarks about the processor are no news to a user.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    define_flags()
+    if keeps_memory:
+        keep_freed_memory()
+    code = run(
+        app.run,
+        lambda argv: main(flags.FLAGS, *argv[1:]),
+        flags_parser=lambda argv: parse(argv, flags.FLAGS, most_arguments),
+    )
+    sys.exit(code)
+
+
+def parse(
+    argv: list[str], values: flags.FlagValues, most_arguments: int = 0
+) -> list[str]:
+    """Parses a command line.
+
+    Args:
+        argv: The program's name and its arguments.
+        values: Takes the flags' values.
+        most_arguments: How many words that are no flags are accepted.
 
     Returns:
-        The wrapped function, for `absl.app.run`.
+        The program's name and these words.
+
+    Raises:
+        UsageError: If it is wrong, whatever lies on the disk.
+        SystemExit: With 0, after help.
     """
+    # Wherever it stands: behind a wrong flag, too.
+    asked = [a for a in argv[1:] if a[:1] == "-" and a.lstrip("-") in _HELP][:1]
+    values.set_gnu_getopt()  # flags may stand behind words
+    try:
+        rest = values([argv[0], *asked] if asked else argv)
+    except SystemExit:  # absl ends with 1 after help
+        sys.exit(0)
+    except flags.Error as error:
+        raise UsageError(f"{_one_line(error)}; see --help") from error
+    if len(rest) > 1 + most_arguments:
+        raise UsageError(
+            f"unknown argument {rest[1 + most_arguments]!r}: flags begin with --; see "
+            "--help"
+        )
+    return rest
 
-    def wrapped(argv: list[str]) -> None:
-        logging.use_absl_handler()
-        logging.set_verbosity(logging.INFO)
-        keep_freed_memory()
-        try:
-            main(argv)
-        except KeyboardInterrupt:
-            print("stopped; the same command goes on", file=sys.stderr)
-            sys.exit(130)
-        except UserError as error:  # anything else is a defect and is shown whole
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(error.exit_code)
-        except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(1)
-        except OSError as error:
-            if error.errno in _PATH_ERRORS:
-                print(f"error: {error}", file=sys.stderr)
-                sys.exit(1)
-            if error.errno not in DISK_ERRORS:
-                raise
+
+def _one_line(error: flags.Error) -> str:
+    """Absl's message in one line; of flags that are not given, their names."""
+    lines = str(error).splitlines()
+    for number, line in enumerate(lines):
+        name, is_missing, _ = line.partition("=None: Flag --")
+        if is_missing:
+            lines[number] = f"--{name.removeprefix('flag --')} is needed"
+    return "; ".join(lines)
+
+
+def run(main: Callable[..., Any], *arguments: Any, **options: Any) -> int:
+    """Calls a command's main; a user's error becomes one line on stderr.
+
+    Args:
+        main: The function.
+        *arguments: Its arguments.
+        **options: Its keywords.
+
+    Returns:
+        The exit code, see `start`.
+    """
+    try:
+        main(*arguments, **options)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return 130
+    except UserError as error:  # anything else is a defect and is shown whole
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        if error.errno in DISK_ERRORS:
             told = f"{error}; once that is mended the same command goes on"
-            print(f"error: {told}", file=sys.stderr)
-            sys.exit(1)
-
-    return wrapped
+        elif isinstance(error, _ABSENT) or error.errno in _PATH_ERRORS:
+            told = str(error)
+        else:
+            raise
+        print(f"error: {told}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def progress_bar(

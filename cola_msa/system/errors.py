@@ -4,6 +4,9 @@ A command prints such an error as one line and exits with its code. Any other ex
 is a defect of ours and shows its traceback.
 """
 
+import contextlib
+from collections.abc import Iterator
+
 
 class UserError(ValueError):
     """Something that the user can mend; the message says what, where and how.
@@ -27,3 +30,16 @@ class FileError(UserError):
 
 class RunError(UserError):
     """A run directory that cannot be used; the message says why and what to do."""
+
+
+@contextlib.contextmanager
+def of_flags() -> Iterator[None]:
+    """Inside, what the user can mend is the command line: its values come from flags.
+
+    Raises:
+        UsageError: Instead of any UserError.
+    """
+    try:
+        yield
+    except UserError as error:
+        raise UsageError(str(error)) from error

@@ -2,6 +2,7 @@
 
 import dataclasses
 import typing
+from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
@@ -72,13 +73,18 @@ def given_fields(cls: type, values: flags.FlagValues = flags.FLAGS) -> dict[str,
         if typing.get_origin(hints[field.name]) is tuple:
             value = tuple(item.strip() for item in value)
             if typing.get_args(hints[field.name])[0] is int:
-                value = _whole_numbers(flag_name(field), value)
+                value = whole_numbers(flag_name(field), value)
         given[field.name] = value
     return given
 
 
-def _whole_numbers(name: str, items: tuple[str, ...]) -> tuple[int, ...]:
-    if not all(item.isdecimal() and len(item) < 10 for item in items):
+def whole_numbers(name: str, items: Sequence[str]) -> tuple[int, ...]:
+    """The numbers of a list flag.
+
+    Raises:
+        UsageError: If one is not 0 or more, of ten digits at most.
+    """
+    if not all(item.isdecimal() and len(item) < 11 for item in items):
         raise UsageError(
             f"--{name}={','.join(items)}: must be whole numbers with commas between "
             "them, as in 100,300"

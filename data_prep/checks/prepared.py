@@ -32,11 +32,7 @@ _RESTORE = "put the folder back from a copy, or prepare into another --output_di
 
 
 class VerificationError(UserError):
-    """The folder is no prepared data at all, or the check could not end."""
-
-
-class DamagedManifestError(VerificationError):
-    """A manifest without which nothing else can be checked."""
+    """The folder is no prepared data, or is damaged, or the check could not end."""
 
 
 def read_manifest(data_dir: pathlib.Path) -> dict[str, Any]:
@@ -51,7 +47,7 @@ def read_manifest(data_dir: pathlib.Path) -> dict[str, Any]:
             f"{path} does not exist: --data_dir must name a prepared folder whose "
             "preparation has ended"
         )
-    content = read_json(path, DamagedManifestError, _RERUN)
+    content = read_json(path, VerificationError, _RERUN)
     version = content.get("schema_version")
     if version != schema.SCHEMA_VERSION:
         raise VerificationError(
@@ -80,7 +76,7 @@ def verify(
     """
     content = read_manifest(data_dir)
     path = data_dir / schema.MANIFEST_NAME
-    with damage_as(DamagedManifestError, path, _RERUN):
+    with damage_as(VerificationError, path, _RERUN):
         _check_fields(content)
     expected = _expectations(data_dir, content)
     shards = [

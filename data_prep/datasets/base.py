@@ -8,7 +8,7 @@ import numpy as np
 
 from cola_msa.audio.files import Listing
 from cola_msa.config.schema import ConfigError
-from cola_msa.system.errors import UserError
+from cola_msa.system.errors import UsageError, UserError
 from cola_msa.values import names
 from cola_msa.values.fields import MAX_SEED, check_fields, within
 
@@ -160,14 +160,10 @@ def split_groups(
         Split by group; train always has a group.
 
     Raises:
-        DatasetError: If the shares leave no training data.
+        UsageError: If the shares leave no training data.
     """
     ordered = sorted(set(groups))
-    if min(validation_share, test_share) < 0 or validation_share + test_share >= 1:
-        raise DatasetError(
-            f"--validation_share={validation_share} and --test_share={test_share} must "
-            "not be negative, and their sum must be below 1"
-        )
+    check_shares(validation_share, test_share)
     order = np.random.default_rng(seed).permutation(len(ordered))
     left = len(ordered) - 1
     splits = {name: "train" for name in ordered}
@@ -180,6 +176,15 @@ def split_groups(
         position += count
         left -= count
     return splits
+
+
+def check_shares(validation_share: float, test_share: float) -> None:
+    """Refuses shares that leave no training data, by UsageError."""
+    if min(validation_share, test_share) < 0 or validation_share + test_share >= 1:
+        raise UsageError(
+            f"--validation_share={validation_share} and --test_share={test_share} must "
+            "not be negative, and their sum must be below 1"
+        )
 
 
 def text(path: pathlib.PurePath | str) -> str:

@@ -6,7 +6,7 @@ import pathlib
 
 from cola_msa.audio.ffmpeg import STEMS_ADVICE, is_stems_file
 from cola_msa.audio.files import find_audio, list_audio
-from cola_msa.system.errors import FileError
+from cola_msa.system.errors import FileError, UsageError
 from cola_msa.values.reading import read_json
 from data_prep.datasets.base import (
     Clip,
@@ -31,6 +31,29 @@ def _piece(folder: pathlib.Path) -> str | None:
     return None
 
 
+def stem_files(options: IndexOptions) -> dict[str, str]:
+    """The name, without suffix, of each source's file, and of the mixture's.
+
+    Raises:
+        UsageError: If a name in `stem_names` is not a source, or two have one file.
+    """
+    names = {s: s for s in (_MIXTURE, *options.sources)} | dict(options.stem_names)
+    unknown = sorted(set(names) - {_MIXTURE, *options.sources})
+    if unknown:
+        raise UsageError(
+            f"--stem_names: {', '.join(unknown)} is neither mixture nor one of the "
+            f"sources {', '.join(options.sources)}"
+        )
+    role_of: dict[str, str] = {}
+    for role, name in names.items():
+        if (other := role_of.setdefault(name, role)) != role:
+            raise UsageError(
+                f"--stem_names: {other} and {role} are both the file {name}; each "
+                "needs its own"
+            )
+    return names
+
+
 def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
     """Lists folders of stems; whole songs go to one split.
 
@@ -42,23 +65,10 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
         The DatasetIndex; folders without any of the sources are failures.
 
     Raises:
-        DatasetError: If no folder holds any of the sources, or a name in `stem_names`
-            is not a source, or two of them have one file.
+        UsageError: If a name in `stem_names` is not a source, or two have one file.
+        DatasetError: If no folder holds any of the sources.
     """
-    names = {s: s for s in (_MIXTURE, *options.sources)} | dict(options.stem_names)
-    unknown = sorted(set(names) - {_MIXTURE, *options.sources})
-    if unknown:
-        raise DatasetError(
-            f"--stem_names: {', '.join(unknown)} is neither mixture nor one of the "
-            f"sources {', '.join(options.sources)}"
-        )
-    role_of: dict[str, str] = {}
-    for role, name in names.items():
-        if (other := role_of.setdefault(name, role)) != role:
-            raise DatasetError(
-                f"--stem_names: {other} and {role} are both the file {name}; each "
-                "needs its own"
-            )
+    names = stem_files(options)
     found: list[tuple[str, str, str | None, tuple[tuple[str, str], ...]]] = []
     listing = relative_listing(list_audio(dataset_dir), dataset_dir)
     failures = [

@@ -3,21 +3,19 @@
 import functools
 import os
 import pathlib
-import sys
-from collections.abc import Callable, Sequence
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 
-from cola_msa.config.schema import SOURCES, ConfigError, FrontendConfig
-from cola_msa.system.errors import FileError
+from cola_msa.config.schema import SOURCES, FrontendConfig
+from cola_msa.system import console
+from cola_msa.system.errors import FileError, UsageError, of_flags
 from cola_msa.values.numbers import define_float, define_seed
 from cola_msa.values.paths import define_path
-from data_prep.datasets.base import Dataset, DatasetError, IndexOptions
+from data_prep.datasets import multitrack
+from data_prep.datasets.base import Dataset, DatasetError, IndexOptions, check_shares
 from data_prep.pipeline.separate import check_stems_cache
 from data_prep.remote import addresses, places
-
-_USAGE, _FAILED, _INTERRUPTED = 2, 1, 130
 
 # Flags count as those of the command that is run, so that its --help shows them.
 flags.disclaim_key_flags()
@@ -31,8 +29,10 @@ def define_flags(dataset: Dataset, values: flags.FlagValues = flags.FLAGS) -> No
         values: Where to define them.
     """
     add: dict[str, Any] = {"flag_values": values}
-    define_path("dataset_dir", None, f"Root: {dataset.layout}", **add)
-    define_path("output_dir", None, "Where the prepared data goes.", **add)
+    define_path("dataset_dir", None, f"Root: {dataset.layout}", required=True, **add)
+    define_path(
+        "output_dir", None, "Where the prepared data goes.", required=True, **add
+    )
     flags.DEFINE_enum(
         "level", "rms", ["rms", "l2"], "Level rule; l2 is the authors'.", **add
     )
@@ -68,13 +68,13 @@ def define_flags(dataset: Dataset, values: flags.FlagValues = flags.FLAGS) -> No
     )
     define_seed(0, "Seed of order, own splits, random masks.", **add)
     if dataset.stems == "optional":
-        flags.DEFINE_string(
+        define_path(
             "stems_dir",
             None,
             "Folder of stems: <stems_dir>/<clip's path without suffix>/<source>.*",
             **add,
         )
-        flags.DEFINE_string(
+        define_path(
             "separator",
             None,
             "umxhq, umxl, random (untrained Open-Unmix), or a folder of weights.",
@@ -90,14 +90,13 @@ def define_flags(dataset: Dataset, values: flags.FlagValues = flags.FLAGS) -> No
             "Type of the separator's products.",
             **add,
         )
-        flags.DEFINE_string(
+        define_path(
             "stems_cache",
             None,
             "Folder where separated stems are kept and found.",
             **add,
         )
     _define_option_flags(dataset, add)
-    flags.mark_flags_as_required(["dataset_dir", "output_dir"], flag_values=values)
 
 
 def _define_option_flags(dataset: Dataset, add: dict[str, Any]) -> None:
@@ -124,16 +123,20 @@ def _define_option_flags(dataset: Dataset, add: dict[str, Any]) -> None:
             "validation_share",
             0.15,
             "Share of groups for validation.",
+            lower_bound=0.0,
+            upper_bound=1.0,
             **add,
         )
         define_float(
             "test_share",
             dataset.test_share,
             "Share of groups for testing.",
+            lower_bound=0.0,
+            upper_bound=1.0,
             **add,
         )
     if "split_dir" in dataset.options:
-        flags.DEFINE_string(
+        define_path(
             "split_dir",
             None,
             "Folder of the published split files; default: <dataset_dir>.",
@@ -152,7 +155,7 @@ def parse_options(dataset: Dataset, values: Any) -> IndexOptions:
         IndexOptions; what the dataset does not use keeps its default.
 
     Raises:
-        DatasetError: If a flag's value makes no sense.
+        UsageError: If a flag's value makes no sense.
     """
     given: dict[str, Any] = {"seed": values.seed}
     for name in dataset.options:
@@ -161,20 +164,25 @@ def parse_options(dataset: Dataset, values: Any) -> IndexOptions:
     if "stem_names" in given:
         pairs = [tuple(pair.split("=", 1)) for pair in given["stem_names"]]
         if any(len(pair) != 2 or not all(pair) for pair in pairs):
-            raise DatasetError("--stem_names must be source=file,source=file")
+            raise UsageError("--stem_names must be source=file,source=file")
         if len({source for source, _ in pairs}) != len(pairs):
-            raise DatasetError("--stem_names: name each source once")
+            raise UsageError("--stem_names: name each source once")
         given["stem_names"] = tuple(sorted(pairs))
     sources = given.get("sources", ())
     if "sources" in given and (not all(sources) or len(set(sources)) != len(sources)):
-        raise DatasetError(f"--sources={','.join(sources)} must be distinct names")
+        raise UsageError(f"--sources={','.join(sources)} must be distinct names")
     if "mixture" in sources:
-        raise DatasetError("--sources: mixture is not a source")
+        raise UsageError("--sources: mixture is not a source")
     if given.get("split_dir"):
         given["split_dir"] = places.relative(given["split_dir"], values.dataset_dir)
     if getattr(values, "stems_dir", None):
         given["stems_dir"] = places.relative(values.stems_dir, values.dataset_dir)
-    return IndexOptions(**given)
+    with of_flags():
+        options = IndexOptions(**given)
+    check_shares(options.validation_share, options.test_share)
+    if "stem_names" in given:
+        multitrack.stem_files(options)
+    return options
 
 
 def parse_config(dataset: Dataset, values: Any) -> Any:
@@ -188,7 +196,8 @@ def parse_config(dataset: Dataset, values: Any) -> Any:
         shards.PrepConfig.
 
     Raises:
-        DatasetError: If flags contradict each other.
+        UsageError: If flags contradict each other.
+        DatasetError: If `--stems_dir` is no folder.
         SeparatorError: If `--separator` is neither a name nor a folder of weights.
     """
     # Here, not above: these import TensorFlow, and --help need not wait for it.
@@ -199,17 +208,17 @@ def parse_config(dataset: Dataset, values: Any) -> Any:
     stems_dir = getattr(values, "stems_dir", None)
     separator = getattr(values, "separator", None)
     if stems_dir and separator:
-        raise DatasetError("give --stems_dir or --separator, not both")
+        raise UsageError("give --stems_dir or --separator, not both")
     if stems_dir and addresses.is_address(values.dataset_dir):
         if not addresses.is_address(stems_dir):
-            raise DatasetError(
+            raise UsageError(
                 f"--stems_dir={stems_dir} is a folder, but "
                 f"--dataset_dir={values.dataset_dir} an address: copy it there"
             )
     if stems_dir and not _is_folder(stems_dir):
         raise DatasetError(f"--stems_dir={stems_dir} is not a folder")
     if separator and addresses.is_address(separator):
-        raise DatasetError(
+        raise UsageError(
             f"--separator={separator}: a folder of weights must lie on a local disk, "
             "the same on every machine that works: copy it there"
         )
@@ -249,14 +258,14 @@ def stems_cache_of(values: Any) -> pathlib.Path | None:
     """The folder that `--stems_cache` names, or None.
 
     Raises:
-        DatasetError: If there is no separator whose stems it could hold.
+        UsageError: If there is no separator whose stems it could hold.
     """
     if not getattr(values, "stems_cache", None):
         return None
     if not values.separator:
-        raise DatasetError("--stems_cache keeps what a --separator makes: name one")
+        raise UsageError("--stems_cache keeps what a --separator makes: name one")
     if addresses.is_address(values.stems_cache):
-        raise DatasetError(
+        raise UsageError(
             f"--stems_cache={values.stems_cache}: stems are kept in a folder, not at "
             "an address; name a local one"
         )
@@ -264,46 +273,29 @@ def stems_cache_of(values: Any) -> pathlib.Path | None:
 
 
 def run(dataset: Dataset) -> None:
-    """Runs one dataset's command; ends the process.
-
-    Exit codes: 0 done, 1 too many failures or the run could not end, 2 wrong usage or
-    not this dataset, 130 interrupted.
-    """
-    define_flags(dataset)
-    # TensorFlow's remarks about the processor are no news to a user.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
-    def main(arguments: Sequence[str]) -> int:
-        if len(arguments) > 1:
-            return _complain(dataset, f"unknown argument {arguments[1]!r}", _USAGE)
-        return execute(dataset, flags.FLAGS)
-
-    app.run(main)
+    """Runs one dataset's command; ends the process."""
+    console.start(
+        functools.partial(main, dataset),
+        functools.partial(define_flags, dataset),
+        keeps_memory=False,
+    )
 
 
-def _complain(dataset: Dataset, message: str, code: int) -> int:
-    print(f"data_prep.{dataset.name}: {message}", file=sys.stderr)
-    return code
+def main(dataset: Dataset, options: flags.FlagValues) -> None:
+    """Prepares what the parsed flags ask for."""
+    from data_prep.pipeline import jobs, runner
 
-
-def execute(dataset: Dataset, values: Any) -> int:
-    """Prepares what the parsed flags ask for; returns the exit code, see `run`."""
-    from data_prep.pipeline import jobs, manifest, runner
-    from data_prep.stems import weights
-
-    shown: Callable[[str], str] = str
     try:
-        engine, stems_cache = _engine(values), stems_cache_of(values)
+        engine, stems_cache = _engine(options), stems_cache_of(options)
+        if stems_cache is not None:
+            check_stems_cache(dataset, options.dataset_dir, options.stems_cache)
+        config = parse_config(dataset, options)
         with places.open_places(
-            values.dataset_dir,
-            values.output_dir,
+            options.dataset_dir,
+            options.output_dir,
             dataset.metadata,
-            getattr(values, "split_dir", None),
+            getattr(options, "split_dir", None),
         ) as opened:
-            shown = opened.shown
-            if stems_cache is not None:
-                check_stems_cache(dataset, values.dataset_dir, values.stems_cache)
-            config = parse_config(dataset, values)
             if dataset.stems == "optional" and not config.sources:
                 print("no --stems_dir and no --separator: mixtures only")
             content = runner.prepare(
@@ -311,34 +303,22 @@ def execute(dataset: Dataset, values: Any) -> int:
                 config,
                 opened.dataset_dir,
                 opened.output_dir,
-                values.num_workers or len(os.sched_getaffinity(0)),
+                options.num_workers or len(os.sched_getaffinity(0)),
                 stems_cache=stems_cache,
                 engine=engine,
                 places=opened,
             )
-    except (ConfigError, DatasetError, weights.SeparatorError) as error:
-        return _complain(dataset, shown(str(error)), _USAGE)
-    except (jobs.PreparationError, manifest.ResumeError) as error:
-        return _complain(dataset, shown(str(error)), _FAILED)
     except (FileError, OSError) as error:
-        return _complain(
-            dataset, f"{shown(str(error))}; finished shards are kept", _FAILED
-        )
-    except KeyboardInterrupt:
-        message = "interrupted; run the same command again to go on"
-        return _complain(dataset, message, _INTERRUPTED)
+        raise FileError(f"{error}; finished shards are kept") from error
     _print_summary(content)
     num_failed = len(content["failures"])
-    if runner.failed_share(content) > values.max_failures:
-        return _complain(
-            dataset,
+    if runner.failed_share(content) > options.max_failures:
+        raise jobs.PreparationError(
             f"{num_failed} of {content['num_clips_planned']} clips failed, more than "
-            f"--max_failures={values.max_failures}; all else is prepared, and "
-            f"{os.path.join(values.output_dir, 'manifest.json')} names each with its "
-            "reason",
-            _FAILED,
+            f"--max_failures={options.max_failures}; all else is prepared, and "
+            f"{os.path.join(options.output_dir, 'manifest.json')} names each with its "
+            "reason"
         )
-    return 0
 
 
 def _engine(values: Any) -> Any:
@@ -347,7 +327,7 @@ def _engine(values: Any) -> Any:
 
     if values.runner == "local":
         if values.beam_args:
-            raise DatasetError("--beam_args is for --runner=beam")
+            raise UsageError("--beam_args is for --runner=beam")
         return None
     beam.import_beam()
     return functools.partial(beam.run, beam_args=values.beam_args)

@@ -7,6 +7,7 @@ from typing import Any
 
 from cola_msa.audio import errors
 from cola_msa.config.schema import FrontendConfig
+from cola_msa.system.errors import UsageError
 from cola_msa.system.files import sync
 from data_prep.datasets.base import (
     Clip,
@@ -53,14 +54,14 @@ def check_stems_cache(dataset: Dataset, dataset_dir: str, cache: str) -> None:
         cache: Folder of the cache, which need not exist.
 
     Raises:
-        DatasetError: If the dataset has no metadata that names its clips, and the
+        UsageError: If the dataset has no metadata that names its clips, and the
             cache is its folder or lies within.
     """
     if dataset.metadata or addresses.is_address(dataset_dir):
         return
     root = pathlib.Path(os.path.realpath(dataset_dir))
     if pathlib.Path(os.path.realpath(cache)).is_relative_to(root):
-        raise DatasetError(
+        raise UsageError(
             f"--stems_cache={cache} lies within --dataset_dir={dataset_dir}, all of "
             "whose audio is clips: its stems would be taken for some; name a folder "
             "elsewhere"

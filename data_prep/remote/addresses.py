@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from cola_msa.system.errors import UserError
+from cola_msa.system.errors import UsageError, UserError
 from data_prep.datasets.base import DatasetError, text
 
 # Where a file appears whole or not at all, and folders are but parts of names.
@@ -51,12 +51,13 @@ def protocol_of(url: str) -> str:
     return url.split("://")[0].split("::")[-1]
 
 
-def why_local(flag: str, url: str) -> str:
-    """The message of a command that reads local files alone."""
-    return (
-        f"--{flag}={url} is an address, and this reads local files: copy it first: "
-        f"python -m data_prep.copy --data_dir={url} --output_dir=FOLDER"
-    )
+def check_local(flag: str, path: str) -> None:
+    """Refuses an address, by UsageError; for what reads local files alone."""
+    if is_address(path):
+        raise UsageError(
+            f"--{flag}={path} is an address, and this reads local files: copy it "
+            f"first: python -m data_prep.copy --data_dir={path} --output_dir=FOLDER"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,14 +94,14 @@ class RemoteFolder:
             url: The address.
 
         Raises:
-            DatasetError: If fsspec does not know the protocol, or a package is
-                missing; the message names the pip command.
+            UsageError: If fsspec does not know the protocol, or it has no folders.
+            DatasetError: If a package is missing; the message names the pip command.
         """
         import fsspec  # here, not above: half a second of imports of its own
 
         protocol = protocol_of(url)
         if protocol in ("http", "https"):
-            raise DatasetError(
+            raise UsageError(
                 f"{url}: {protocol}:// has no folders to list: download the files"
             )
         try:
@@ -110,6 +111,8 @@ class RemoteFolder:
                 f"{url}: {protocol}:// needs a package that is not installed: "
                 f"{_pip_command(protocol, error)}"
             ) from error
+        except ValueError as error:
+            raise UsageError(f"{url}: {_reason(error, protocol)}") from error
         except Exception as error:  # each file system has errors of its own
             raise DatasetError(f"{url}: {_reason(error, protocol)}") from error
         self.url = url.rstrip("/")
@@ -362,10 +365,10 @@ class RemoteFolder:
         """Another folder's path as seen from this one.
 
         Raises:
-            DatasetError: If it lies on another file system.
+            UsageError: If it lies on another file system.
         """
         if self._files != other._files:
-            raise DatasetError(
+            raise UsageError(
                 f"{other.url} lies on another file system than {self.url}: copy it "
                 "there"
             )

@@ -12,6 +12,7 @@ import pathlib
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
+from cola_msa.system.errors import FileError, UsageError, UserError
 from data_prep.datasets.base import DatasetError
 from data_prep.remote import addresses, inputs
 
@@ -133,6 +134,7 @@ def open_places(
         DatasetError: If the dataset's folder does not exist, or an address is of no
             known file system.
         OSError: If an address cannot be read, or this machine's disk is full.
+        UserError: Of the block, too, whose messages then name addresses, no stand-ins.
     """
     with contextlib.ExitStack() as stack:
         folder = pathlib.Path(dataset_dir)
@@ -157,7 +159,13 @@ def open_places(
             raise DatasetError(f"--dataset_dir={dataset_dir} is not a folder")
         found = Places(folder, output, urls[0], urls[1], unreadable)
         found.refresh()
-        yield found
+        try:
+            yield found
+        except UserError as error:
+            error.args = (found.shown(str(error)),)
+            raise
+        except OSError as error:
+            raise FileError(found.shown(str(error))) from error
 
 
 def upload_shard(url: str, folder: pathlib.Path, names: Sequence[str]) -> None:
@@ -189,14 +197,14 @@ def relative(path: str, root: str) -> str:
         A relative path; an absolute one for a folder seen from an address.
 
     Raises:
-        DatasetError: For an address seen from a folder or another file system.
+        UsageError: For an address seen from a folder or another file system.
     """
     if addresses.is_address(root):
         if addresses.is_address(path):
             return addresses.open_folder(root).relative(addresses.open_folder(path))
         return os.path.realpath(path)
     if addresses.is_address(path):
-        raise DatasetError(
+        raise UsageError(
             f"{path} is an address, but {root} is a folder: copy it to a local disk"
         )
     # Of real paths: beyond a symbolic link, `..` is not where its name suggests.

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import soundfile
 
 from cola_msa.config.schema import SOURCES, ConfigError
+from cola_msa.system.errors import UsageError
 from cola_msa.values.fields import check_fields, setting
 from data_prep.datasets import multitrack
 from data_prep.datasets.base import (
@@ -118,19 +119,19 @@ def check_config(config: SeparatorConfig) -> None:
     """Refuses settings that contradict one another.
 
     Raises:
-        DatasetError: If so; the message names the flag of train_separator.
+        UsageError: If so; the message names the flag of train_separator.
     """
     if not set(config.source_augmentations) <= set(AUGMENTATIONS):
-        raise DatasetError(
+        raise UsageError(
             f"--source_augmentations={','.join(config.source_augmentations)}: only "
             f"{', '.join(AUGMENTATIONS)} are known"
         )
     if config.hidden_size % 2:
-        raise DatasetError(f"--hidden_size={config.hidden_size} must be even")
+        raise UsageError(f"--hidden_size={config.hidden_size} must be even")
     if config.hop_samples > config.fft_size:
-        raise DatasetError("--nhop must not be larger than --nfft")
+        raise UsageError("--nhop must not be larger than --nfft")
     if config.seq_samples < config.fft_size:
-        raise DatasetError(
+        raise UsageError(
             f"--seq_seconds={config.seq_seconds} is shorter than one STFT window of "
             f"--nfft={config.fft_size} samples"
         )

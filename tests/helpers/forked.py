@@ -16,8 +16,7 @@ import traceback
 
 ROOT = pathlib.Path(__file__).parents[2]
 KILLED = 9
-# What the children's imports would cost each of them. Not cola_msa.train, which defines
-# its flags as it is imported.
+# What the children's imports would cost each of them.
 _PRELOADED = (
     "cola_msa.embed",
     "cola_msa.export",
@@ -131,18 +130,19 @@ def _fail(below: str, name: str) -> None:
 
 
 def _run(arguments, log: str, request: dict) -> int:
-    from absl import flags
+    from absl import flags, logging
 
-    from cola_msa.system.console import run_command
+    from cola_msa.system import console
 
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.INFO)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for number in (1, 2):
         os.dup2(descriptor, number)
     module = importlib.import_module(arguments[0])
-    for name in ("define_flags", "_define_flags"):
-        if hasattr(module, name):
-            getattr(module, name)()
+    module.define_flags()
     exec(request.get("setup", ""), {"module": module})
+    flags.FLAGS.set_gnu_getopt()
     rest = flags.FLAGS([str(argument) for argument in arguments])
     below = os.path.abspath(request.get("below", "/nowhere"))
     if "die_at" in request:
@@ -156,8 +156,7 @@ def _run(arguments, log: str, request: dict) -> int:
         _points(below, point)
     if "fail" in request:
         _fail(below, request["fail"])
-    run_command(module.main)(rest)
-    return 0
+    return console.run(module.main, flags.FLAGS, *rest[1:])
 
 
 def _fork(arguments, log: str, request: dict) -> int:

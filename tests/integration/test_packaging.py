@@ -358,7 +358,7 @@ def test_documents_name_flags_that_exist(document):
     )
     known = set().union(*(flags_of(module) for module in OWN_MODULES))
     for path in (ROOT / "benchmarks").glob("*.py"):
-        found = re.findall(r'DEFINE_\w+\(\s*"(\w+)"', path.read_text())
+        found = re.findall(r'(?i)DEFINE_\w+\(\s*"(\w+)"', path.read_text())
         known |= {f"--{flag}" for flag in found}
     assert named <= known | FOREIGN_FLAGS
 

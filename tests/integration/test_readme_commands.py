@@ -121,17 +121,17 @@ EXECUTED = [command for command in GUIDED if reason_not_to_run(command) is None]
 # Parses each command in a child of its own, by the flags that it defines itself.
 _PARSE = """
 import importlib, json, os, runpy, sys
-from absl import app, flags
+from absl import app
 for name in ("cola_msa.training.trainer", "sklearn.linear_model", "matplotlib.pyplot"):
     importlib.import_module(name)
 for name in [n for n in sys.modules if n.split(".")[0] == "cola_msa"]:
     del sys.modules[name]
 
-def parse(main, argv=None, **_):
+def parse(main, flags_parser):
     try:
-        rest = flags.FLAGS(sys.argv)[1:]
+        rest = flags_parser(sys.argv)[1:]
         print(json.dumps([number, "", rest]), flush=True)
-    except flags.Error as error:
+    except ValueError as error:
         print(json.dumps([number, str(error), []]), flush=True)
     os._exit(0)
 
@@ -175,7 +175,7 @@ def test_a_command_is_accepted_by_its_flags(command, parsed):
         pytest.skip("help ends the parser; it is executed")
     error, rest = parsed[command]
     if len(command.split()) == 3:  # named alone, without the flags that it needs
-        assert not error or "must have a value" in error
+        assert not error or "is needed" in error
     else:
         assert not error
     subcommands = {"cola_msa.search": {"build", "query"}}
@@ -273,8 +273,7 @@ def test_a_command_runs(command, place):
         assert run_module("cola_msa.eval", *judge, cwd=place).returncode == 0
     module, *arguments = smaller(command)
     ran = run_module(module, *arguments, cwd=place)
-    is_help = command.endswith("--helpfull")
-    assert ran.returncode == (1 if is_help else 0), ran.stderr[-3000:]
+    assert ran.returncode == 0, ran.stderr[-3000:]
     for argument in arguments:
         flag, _, path = argument.partition("=")
         if flag in ("--output", "--output_dir"):

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cola_msa.system import files, folders
-from cola_msa.system.errors import UserError
+from cola_msa.system.errors import UsageError, UserError
 
 SUFFIXES = (".parquet", ".npz", ".h5")
 _CHUNK_ROWS = 2048
@@ -98,11 +98,12 @@ def check_output(path: pathlib.Path) -> None:
     """Refuses an output that could not be written, before the work begins.
 
     Raises:
-        OutputError: If the suffix is unknown, or pyarrow is missing.
+        UsageError: If the suffix is unknown.
+        OutputError: If it is a folder, or pyarrow is missing.
         FileError: If its list of failures would be written over another file.
     """
     if path.suffix not in SUFFIXES:
-        raise OutputError(f"--output={path} must end in {', '.join(SUFFIXES)}")
+        raise UsageError(f"--output={path} must end in {', '.join(SUFFIXES)}")
     if path.is_dir():
         raise OutputError(f"--output={path} is a folder; name a file")
     folders.check_file(failures_path(path), _is_failures, "a list of embed's failures")

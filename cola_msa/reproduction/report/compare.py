@@ -20,6 +20,7 @@ from cola_msa.reproduction.report.results import (
     share_of_paper,
 )
 from cola_msa.reproduction.report.runs import collect, find_runs
+from cola_msa.system.errors import UsageError
 
 NUM_RESAMPLES = 2000
 
@@ -306,11 +307,11 @@ def parse_numbers(name: str, values: Sequence[str], known: Sequence[int]) -> lis
     """Turns a list flag into numbers.
 
     Raises:
-        ReportError: If one of them is not known.
+        UsageError: If one of them is not known.
     """
     wrong = [value for value in values if value not in map(str, known)]
     if wrong:
-        raise ReportError(
+        raise UsageError(
             f"--{name} takes {', '.join(map(str, known))}, not {', '.join(wrong)}"
         )
     return sorted({int(value) for value in values})
@@ -320,15 +321,17 @@ def parse_sides(given: Sequence[str], rest: Sequence[str]) -> list[str]:
     """The two sides of `--compare A B` or `--compare=A,B`; [] without the flag.
 
     Raises:
-        ReportError: If there are not two, or arguments are left over.
+        UsageError: If there are not two, or arguments are left over.
     """
     if not given:
         if rest:
-            raise ReportError(f"unknown argument {rest[0]}; flags begin with --")
+            raise UsageError(
+                f"unknown argument {rest[0]!r}: flags begin with --; see --help"
+            )
         return []
     sides = [*given, *rest]
     if len(sides) != 2:
-        raise ReportError(
+        raise UsageError(
             f"--compare takes two runs or folders of results, not {len(sides)}: "
             f"{', '.join(sides)}"
         )

@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from cola_msa.system.console import run_command
+from cola_msa.system import console
 
 
 @pytest.mark.parametrize("kind", ["name", "path", "link"])
@@ -17,22 +17,15 @@ def test_a_path_that_no_file_can_have_is_one_line(tmp_path, capsys, kind):
     }[kind]
     (tmp_path / "link").symlink_to("link")
 
-    @run_command
-    def main(_):
-        path.stat()
-
-    with pytest.raises(SystemExit) as ended:
-        main([])
-    assert ended.value.code == 1
+    assert console.run(path.stat) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ") and str(path) in line
 
 
 def test_an_error_of_ours_is_not_the_users(capsys):
-    @run_command
-    def main(_):
+    def main():
         raise OSError(errno.EBADF, "Bad file descriptor")
 
     with pytest.raises(OSError, match="Bad file"):
-        main([])
+        console.run(main)
     assert capsys.readouterr().err == ""

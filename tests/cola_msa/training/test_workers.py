@@ -28,10 +28,9 @@ from tests.cola_msa.runs.test_resume import (
 WORKER = """
 import os, sys
 import numpy as np
-from absl import app
 from cola_msa import train
 from cola_msa.runs import resume
-from cola_msa.system.console import run_command
+from cola_msa.system import console
 from cola_msa.training.trainer import Trainer
 
 path, run = sys.argv.pop(1), Trainer.run
@@ -44,8 +43,7 @@ def run_and_dump(self, *arguments):
     return outcome
 
 Trainer.run = run_and_dump
-train.define_flags()
-app.run(run_command(train.main))
+console.start(train.main, train.define_flags)
 """
 
 

@@ -9,6 +9,7 @@ import pytest
 import soundfile
 from absl import flags
 
+from cola_msa.system import console
 from data_prep import validate
 from data_prep.datasets import base, fma, mtat, nsynth
 from data_prep.datasets.base import DatasetError
@@ -22,7 +23,7 @@ def check(name: str, root: pathlib.Path, *more: str) -> int:
     values = flags.FlagValues()
     validate.define_flags(values)
     values(["validate", f"--dataset={name}", f"--dataset_dir={root}", *more])
-    return validate.execute(values)
+    return console.run(validate.main, values)
 
 
 def write(name: str, root: pathlib.Path) -> pathlib.Path:

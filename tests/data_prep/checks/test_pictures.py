@@ -14,6 +14,7 @@ from absl import flags
 from cola_msa.config.schema import SOURCES
 from cola_msa.records import schema
 from cola_msa.records.prepared import PreparedData
+from cola_msa.system import console
 from data_prep import inspect
 from data_prep.checks import pictures
 from data_prep.datasets import folder, multitrack
@@ -49,7 +50,7 @@ def run(data_dir: pathlib.Path, output: pathlib.Path, *more: str) -> int:
     values = flags.FlagValues()
     inspect.define_flags(values)
     values(["inspect", f"--data_dir={data_dir}", f"--output={output}", *more])
-    return inspect.execute(values)
+    return console.run(inspect.main, values)
 
 
 def pixels_of(path: pathlib.Path, colour: str) -> np.ndarray:

@@ -12,6 +12,7 @@ from absl import flags
 from cola_msa.config.schema import SOURCES, FrontendConfig, config_hash
 from cola_msa.records import index as index_lib
 from cola_msa.records import schema
+from cola_msa.system import console
 from data_prep import verify
 from data_prep.checks import prepared, shard
 from data_prep.datasets import multitrack
@@ -53,7 +54,7 @@ def check(data_dir: pathlib.Path, *more: str) -> int:
     values = flags.FlagValues()
     verify.define_flags(values)
     values(["verify", f"--data_dir={data_dir}", *more])
-    return verify.execute(values)
+    return console.run(verify.main, values)
 
 
 def problems(data_dir: pathlib.Path) -> dict[str, str]:

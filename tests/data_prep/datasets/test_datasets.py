@@ -11,6 +11,7 @@ import pytest
 from absl import flags
 
 from cola_msa.records import prepared as prepared_lib
+from cola_msa.system import console
 from data_prep.datasets import base as base_lib
 from data_prep.datasets import fma, folder, mtat, multitrack, nsynth
 from data_prep.datasets.base import DatasetError, IndexOptions
@@ -40,7 +41,7 @@ def parse(name: str, *arguments: str) -> flags.FlagValues:
 
 def execute(name: str, root: pathlib.Path, output: pathlib.Path, *more: str) -> int:
     values = parse(name, f"--dataset_dir={root}", f"--output_dir={output}", *more)
-    return cli.execute(dataset_of(name), values)
+    return console.run(cli.main, dataset_of(name), values)
 
 
 def default_options(name: str) -> IndexOptions:

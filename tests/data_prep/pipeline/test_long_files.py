@@ -12,6 +12,7 @@ from absl import flags
 from cola_msa.audio import decode
 from cola_msa.config import schema
 from cola_msa.config.schema import FrontendConfig
+from cola_msa.system import console
 from data_prep import separate
 from data_prep.datasets import folder, mtat
 from data_prep.datasets.base import Clip, IndexOptions
@@ -126,7 +127,7 @@ def _separate(root, cache, weights_dir, *more: str) -> int:
     separate.define_flags(values)
     paths = [f"--dataset_dir={root}", f"--stems_cache={cache}"]
     values(["x", "--dataset=mtat", f"--separator={weights_dir}", *paths, *more])
-    return separate.execute(values)
+    return console.run(separate.main, values)
 
 
 def test_the_cache_gives_the_shards_of_direct_preparation(

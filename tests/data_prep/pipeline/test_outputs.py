@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from cola_msa.system import files
+from cola_msa.system import console, files
 from cola_msa.system.errors import FileError
 from data_prep import copy
 from data_prep.checks import download
@@ -85,7 +85,7 @@ def test_a_picture_is_drawn_over_another_one_alone(prepared, tmp_path, capsys):
 
 def test_a_copy_replaces_no_file_of_the_users(prepared, tmp_path, capsys):
     (tmp_path / "preparation.json").write_bytes(b"mine")
-    assert copy.execute(copy_values(f"file://{prepared}", tmp_path)) == 1
+    assert console.run(copy.main, copy_values(f"file://{prepared}", tmp_path)) == 1
     assert "nothing is written over them" in one_line(capsys.readouterr().err)
     assert os.listdir(tmp_path) == ["preparation.json"]
     assert (tmp_path / "preparation.json").read_bytes() == b"mine"

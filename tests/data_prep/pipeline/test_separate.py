@@ -6,6 +6,7 @@ import pathlib
 import pytest
 from absl import flags
 
+from cola_msa.system import console
 from data_prep import separate
 from data_prep.stems import separator
 from tests.data_prep.datasets.test_datasets import (
@@ -24,7 +25,7 @@ def run(dataset: str, root, cache, weights_dir, *more: str) -> int:
     separate.define_flags(values)
     given = [f"--dataset={dataset}", f"--dataset_dir={root}", f"--stems_cache={cache}"]
     values(["x", *given, f"--separator={weights_dir}", "--niter=0", *more])
-    return separate.execute(values)
+    return console.run(separate.main, values)
 
 
 def test_it_knows_the_datasets_that_take_a_separator():

@@ -12,6 +12,7 @@ from absl import flags
 from fsspec.implementations.memory import MemoryFileSystem
 
 from cola_msa.audio.errors import MissingError
+from cola_msa.system import console
 from data_prep import copy
 from data_prep.checks import prepared
 from data_prep.datasets.base import DatasetError, IndexOptions
@@ -296,7 +297,7 @@ def test_copied_data_can_be_verified(bucket, tmp_path, monkeypatch, capsys):
     root = trees.write_folder(tmp_path / "raw")
     assert execute("folder", root, "memory://bucket/out") == 0
     target = tmp_path / "copy"
-    assert copy.execute(copy_values("memory://bucket/out", target)) == 0
+    assert console.run(copy.main, copy_values("memory://bucket/out", target)) == 0
     _, findings = prepared.verify(target, 1)
     assert not findings
     got = get(bucket, "bucket/out", tmp_path / "got")
@@ -304,7 +305,7 @@ def test_copied_data_can_be_verified(bucket, tmp_path, monkeypatch, capsys):
     # Again: the manifest alone; a file that was cut comes anew.
     next(target.glob("*.tfrecord")).write_bytes(b"cut")
     capsys.readouterr()
-    assert copy.execute(copy_values("memory://bucket/out", target)) == 0
+    assert console.run(copy.main, copy_values("memory://bucket/out", target)) == 0
     assert capsys.readouterr().out.startswith("2 files copied")
     assert digests(target) == digests(got)
 
@@ -321,7 +322,7 @@ def test_the_manifest_is_copied_last(bucket, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(MemoryFileSystem, "get_file", get_file)
     target = tmp_path / "copy"
-    assert copy.execute(copy_values("memory://out", target)) == 1
+    assert console.run(copy.main, copy_values("memory://out", target)) == 1
     assert "PermissionError: Forbidden" in one_line(capsys.readouterr().err)
     assert list(target.iterdir()) and not (target / "manifest.json").exists()
     assert not list(target.glob(".*"))
@@ -336,7 +337,7 @@ def test_the_manifest_is_copied_last(bucket, tmp_path, monkeypatch, capsys):
     ],
 )
 def test_copies_that_make_no_sense(bucket, capsys, url, output, message):
-    assert copy.execute(copy_values(url, output)) == 2
+    assert console.run(copy.main, copy_values(url, output)) == 2
     assert message in one_line(capsys.readouterr().err)
 
 
@@ -353,6 +354,6 @@ def test_commands_that_read_local_files_say_how(bucket, capsys, name, flag, more
     values = flags.FlagValues()
     command.define_flags(values)
     values(["command", f"--{flag}=gs://bucket/x", *more])
-    assert command.execute(values) == 2
+    assert console.run(command.main, values) == 2
     error = one_line(capsys.readouterr().err)
     assert "python -m data_prep.copy --data_dir=gs://bucket/x" in error
