@@ -31,7 +31,7 @@ def scratch_left(tmp_path: pathlib.Path) -> list[pathlib.Path]:
 
 
 def one_line(error: str) -> str:
-    (line,) = (line for line in error.splitlines() if line.startswith("data_prep."))
+    (line,) = (line for line in error.splitlines() if line.startswith("error: "))
     assert "Traceback" not in error
     return line
 

@@ -140,7 +140,7 @@ def test_data_without_stems(tmp_path, capsys):
 
 
 def test_what_cannot_be_drawn_is_one_line(prepared, tmp_path, capsys):
-    assert run(tmp_path, tmp_path / "x.png") == 2
+    assert run(tmp_path, tmp_path / "x.png") == 1
     assert "must name a prepared folder" in capsys.readouterr().err
     copy = shutil.copytree(prepared, tmp_path / "copy")
     for path in copy.glob("*.tfrecord"):

@@ -86,31 +86,39 @@ def test_missing_label_rows_of_the_probe_sets(tmp_path: pathlib.Path):
 
 
 @pytest.mark.parametrize(
-    ("name", "arguments", "message"),
+    ("name", "arguments", "code", "message"),
     [
-        ("mtat", [], "annotations_final.csv does not exist; expected layout"),
-        ("nsynth", [], "examples.json does not exist; expected layout"),
-        ("fma", [], "tracks.csv does not exist; expected layout"),
-        ("folder", [], "no audio file"),
-        ("folder", ["--validation_share=1.5"], "validation_share is 1.5; it must be"),
-        ("mtat", ["--separator=umxhp"], "is neither umxhq, umxl, random nor a folder"),
-        ("mtat", ["--stems_dir=nowhere"], "--stems_dir=nowhere is not a folder"),
-        ("multitrack", ["--stem_names=vocals"], "must be source=file"),
-        ("multitrack", ["--stem_names=bass=a,bass=b"], "name each source once"),
-        ("multitrack", ["--stem_names=bass=mixture"], "mixture and bass are both"),
-        ("multitrack", ["--stem_names=bass=drums"], "drums and bass are both"),
-        ("multitrack", ["--sources=a,a"], "must be distinct"),
+        ("mtat", [], 1, "annotations_final.csv does not exist; expected layout"),
+        ("nsynth", [], 1, "examples.json does not exist; expected layout"),
+        ("fma", [], 1, "tracks.csv does not exist; expected layout"),
+        ("folder", [], 1, "no audio file"),
+        (
+            "folder",
+            ["--validation_share=0.6", "--test_share=0.5"],
+            2,
+            "sum must be below 1",
+        ),
+        (
+            "mtat",
+            ["--separator=umxhp"],
+            1,
+            "is neither umxhq, umxl, random nor a folder",
+        ),
+        ("mtat", ["--stems_dir=nowhere"], 1, "--stems_dir=nowhere is not a folder"),
+        ("multitrack", ["--stem_names=vocals"], 2, "must be source=file"),
+        ("multitrack", ["--stem_names=bass=a,bass=b"], 2, "name each source once"),
+        ("multitrack", ["--stem_names=bass=mixture"], 2, "mixture and bass are both"),
+        ("multitrack", ["--stem_names=bass=drums"], 2, "drums and bass are both"),
+        ("multitrack", ["--sources=a,a"], 2, "must be distinct"),
     ],
 )
-def test_usage_errors_are_one_clear_line(tmp_path, capsys, name, arguments, message):
+def test_errors_are_one_clear_line(tmp_path, capsys, name, arguments, code, message):
     root = tmp_path / "raw"
     root.mkdir()
-    if "--validation_share=1.5" in arguments:
-        trees.write_folder(root)
-    assert execute(name, root, tmp_path / "out", *arguments) == 2
+    assert execute(name, root, tmp_path / "out", *arguments) == code
     error = capsys.readouterr().err
     assert message in error
-    assert error.startswith(f"data_prep.{name}: ") and "Traceback" not in error
+    assert error.startswith("error: ") and "Traceback" not in error
 
 
 @pytest.mark.parametrize(

@@ -231,7 +231,7 @@ def test_multitrack_takes_other_sources(tmp_path: pathlib.Path):
 
 def test_multitrack_without_any_such_stem_says_what_to_do(tmp_path, capsys):
     root = trees.write_multitrack(tmp_path / "raw")
-    assert execute("multitrack", root, tmp_path / "out", "--sources=kazoo") == 2
+    assert execute("multitrack", root, tmp_path / "out", "--sources=kazoo") == 1
     assert "--sources=a,b" in capsys.readouterr().err
 
 

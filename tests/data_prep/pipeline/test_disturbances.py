@@ -70,7 +70,7 @@ def _assert_ends_as_undisturbed(root: pathlib.Path, output: pathlib.Path) -> Non
 
 
 def _one_line(text: str) -> str:
-    (line,) = (line for line in text.splitlines() if line.startswith("data_prep."))
+    (line,) = (line for line in text.splitlines() if line.startswith("error: "))
     assert "Traceback" not in text
     return line
 

@@ -98,7 +98,7 @@ def test_ctrl_c_with_two_workers(many_clips, undisturbed, tmp_path):
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert "interrupted; run the same command again" in errors
+    assert "stopped; the same command goes on" in errors
     assert "Traceback" not in errors
     assert not list(tmp_path.glob("*.tmp"))
     _go_on(many_clips, tmp_path)

@@ -15,9 +15,9 @@ from absl import flags
 
 from cola_msa.audio import decode
 from cola_msa.config.schema import SOURCES, from_dict
+from cola_msa.system.errors import UserError
 from cola_msa.system.locks import Lock
 from data_prep import train_separator
-from data_prep.datasets.base import DatasetError
 from data_prep.separator import report as report_lib
 from data_prep.separator import tracks as tracks_lib
 from data_prep.separator import training
@@ -32,7 +32,7 @@ EPOCHS = 3
 
 
 def train(dataset_dir, output_dir, *more: str) -> None:
-    train_separator.train(parse_tiny(dataset_dir, output_dir, *more))
+    train_separator.main(parse_tiny(dataset_dir, output_dir, *more))
 
 
 @pytest.fixture(scope="module")
@@ -294,20 +294,21 @@ def test_a_second_process_is_kept_off_a_target(copy, stems_dir):
 
 
 @pytest.mark.parametrize(
-    ("flag", "message"),
+    ("flag", "code", "message"),
     [
-        ("--targets=flute", "--targets: flute is not one of --sources="),
-        ("--hidden_size=7", "--hidden_size=7 must be even"),
-        ("--nhop=1024", "--nhop must not be larger than --nfft"),
-        ("--seq_seconds=0.01", "shorter than one STFT window"),
-        ("--source_augmentations=echo", "only gain, channelswap are known"),
-        ("--sources=a,b", "no folder with a stem named a, b"),
-        ("--dataset_dir=nowhere", "--dataset_dir=nowhere is not a folder"),
+        ("--targets=flute", 2, "--targets: flute is not one of --sources="),
+        ("--hidden_size=7", 2, "--hidden_size=7 must be even"),
+        ("--nhop=1024", 2, "--nhop must not be larger than --nfft"),
+        ("--seq_seconds=0.01", 2, "shorter than one STFT window"),
+        ("--source_augmentations=echo", 2, "only gain, channelswap are known"),
+        ("--sources=a,b", 1, "no folder with a stem named a, b"),
+        ("--dataset_dir=nowhere", 1, "--dataset_dir=nowhere is not a folder"),
     ],
 )
-def test_wrong_flags(stems_dir, tmp_path, flag, message):
-    with pytest.raises(DatasetError, match=message):
+def test_wrong_flags(stems_dir, tmp_path, flag, code, message):
+    with pytest.raises(UserError, match=message) as error:
         train(stems_dir, tmp_path / "out", flag)
+    assert error.value.exit_code == code
     assert not (tmp_path / "out").exists()
 
 

@@ -135,9 +135,9 @@ def test_a_missing_target_ends_the_command_in_one_line(weights_dir, tmp_path, ca
     path = shutil.copytree(weights_dir, tmp_path / "weights")
     (path / "drums.pth").unlink()
     root = trees.write_mtat(tmp_path / "raw")
-    assert execute("mtat", root, tmp_path / "out", f"--separator={path}") == 2
+    assert execute("mtat", root, tmp_path / "out", f"--separator={path}") == 1
     errors = capsys.readouterr().err
-    assert errors == f"data_prep.mtat: {path}/drums.pth is missing\n"
+    assert errors == f"error: {path}/drums.pth is missing\n"
 
 
 @pytest.mark.parametrize("name", ["bass-0123abcd.pth", "bass_0123abcd.pth"])
