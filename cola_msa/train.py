@@ -24,6 +24,7 @@ from cola_msa.runs import kept
 from cola_msa.runs.directory import resumable_run
 from cola_msa.system import console
 from cola_msa.system.errors import UsageError, of_flags
+from cola_msa.training.checks import check_config
 from cola_msa.training.devices import build_strategy, set_up_cpu
 from cola_msa.training.trainer import start_trainer
 from cola_msa.training.warm_start import read_warm_start
@@ -84,10 +85,10 @@ def config_from_flags(values: flags.FlagValues = flags.FLAGS) -> Config:
     if values.strategy:
         config = get_strategy(values.strategy).apply(config)
     train = dataclasses.replace(config.train, **given_fields(TrainConfig, values))
-    if train.batch_size < 2:
-        raise UsageError("--batch_size=1: a pair alone has nothing to be told from")
     model = dataclasses.replace(config.model, **given_fields(ModelConfig, values))
-    return dataclasses.replace(config, model=model, train=train)
+    config = dataclasses.replace(config, model=model, train=train)
+    check_config(config)
+    return config
 
 
 def main(options: flags.FlagValues) -> None:

@@ -326,11 +326,16 @@ def _build_cutout() -> Augment:
     return augment
 
 
-def split_remix(name: str) -> tuple[bool, str]:
+def split_remix(name: str, source: str = "multi") -> tuple[bool, str]:
     """Whether a name has `remix` in it, and the rest of it.
 
+    Args:
+        name: One of AUGMENTATIONS, or several with `+` between them.
+        source: What pairs are drawn from, as `--source` says it.
+
     Raises:
-        AugmentError: If `remix` comes after another augmentation or twice.
+        AugmentError: If `remix` comes after another augmentation or twice, or there is
+            no source to mix anew.
     """
     first, *rest = name.split("+")
     if REMIX in rest:
@@ -340,7 +345,29 @@ def split_remix(name: str) -> tuple[bool, str]:
         )
     if first != REMIX:
         return False, name
+    if source == "none":
+        raise AugmentError(
+            "--augment=remix mixes a source's stem anew, and --source=none (COLA) has "
+            "no source; say --source=multi or leave remix out"
+        )
     return True, "+".join(rest) or "none"
+
+
+def augmentation_names(name: str) -> list[str]:
+    """The augmentations, none of them `remix`, that are joined by `+`; [] for `none`.
+
+    Raises:
+        AugmentError: If one is unknown or stands there twice.
+    """
+    names = [] if name == "none" else name.split("+")
+    if not set(names) <= {*AUGMENTATIONS} - {"none", REMIX} or len({*names}) < len(
+        names
+    ):
+        raise AugmentError(
+            f"--augment={name}: must be one of {', '.join(AUGMENTATIONS)}, or several "
+            "of them, each once, with + between them"
+        )
+    return names
 
 
 def build_augmentation(name: str, log_floor: float = 1e-5) -> Augment | None:
@@ -360,15 +387,7 @@ def build_augmentation(name: str, log_floor: float = 1e-5) -> Augment | None:
     """
     if name == "none":
         return None
-    names = name.split("+")
-    windowed = set(AUGMENTATIONS) - {"none", REMIX}
-    unknown = [part for part in names if part not in windowed]
-    if unknown or len(set(names)) < len(names):
-        raise AugmentError(
-            f"--augment={name}: must be one of {', '.join(AUGMENTATIONS)}, or several "
-            "of them, each once, with + between them"
-        )
-    steps = [_build_one(part, log_floor) for part in names]
+    steps = [_build_one(part, log_floor) for part in augmentation_names(name)]
 
     def augment(windows: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         for number, step in enumerate(steps):

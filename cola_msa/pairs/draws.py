@@ -73,16 +73,26 @@ def parse_source(source: str, available: tuple[str, ...]) -> tuple[int, ...]:
                 "prepare it with --stems_dir or --separator, or use --source=none"
             )
         return tuple(range(len(available)))
-    names = [name.strip() for name in source.split(",") if name.strip()]
+    names = source_names(source)
     unknown = [name for name in names if name not in available]
-    if unknown or not names:
+    if unknown:
         raise PairError(
-            f"--source={source}: the data has no source {', '.join(unknown) or 'named'}"
-            f"; it has {', '.join(available) or 'none'} (or say multi, or none)"
+            f"--source={source}: the data has no source {', '.join(unknown)}; it has "
+            f"{', '.join(available) or 'none'} (or say multi, or none)"
         )
-    if len(set(names)) != len(names):
-        raise PairError(f"--source={source}: name each source once")
     return tuple(available.index(name) for name in names)
+
+
+def source_names(source: str) -> list[str]:
+    """The names that `--source` lists; data may lack one.
+
+    Raises:
+        PairError: If there is none, or one stands there twice.
+    """
+    names = [name.strip() for name in source.split(",") if name.strip()]
+    if not names or len(set(names)) != len(names):
+        raise PairError(f"--source={source}: name each source once, or multi, or none")
+    return names
 
 
 def silence_value(silence: str, log_floor: float, log_mel_mean: float) -> float:

@@ -21,7 +21,6 @@ from cola_msa.pairs.draws import (
     COLA,
     Draw,
     PairDraws,
-    PairError,
 )
 from cola_msa.records.index import Index
 from cola_msa.records.prepared import PreparedData
@@ -59,12 +58,7 @@ class PairSampler:
         """
         # Validation is never augmented: its loss is compared between strategies.
         augment = config.augment if split == "train" else "none"
-        self.is_remixed, rest = split_remix(augment)
-        if self.is_remixed and config.source == "none":
-            raise PairError(
-                "--augment=remix mixes a source's stem anew, and --source=none (COLA) "
-                "has no source; say --source=multi or leave remix out"
-            )
+        self.is_remixed, rest = split_remix(augment, config.source)
         self._augment = build_augmentation(rest, data.frontend.log_floor)
         self._draws = PairDraws(data, config, split, num_replicas)
         self.data = data

@@ -36,6 +36,6 @@ def test_a_command_runs_as_by_its_module():
 
     ours = run("cola_msa", "search", "sideways")
     own = run("cola_msa.search", "sideways")
-    assert ours.returncode == own.returncode == 1
+    assert ours.returncode == own.returncode == 2
     assert ours.stderr.splitlines()[-1] == own.stderr.splitlines()[-1]
     assert "say python -m cola_msa.search build" in ours.stderr

@@ -14,6 +14,7 @@ from cola_msa.collection.table.write import (
     check_output,
     write_table,
 )
+from cola_msa.system.errors import UsageError
 
 SETTINGS = {"model_hash": "a", "per": "window"}
 DIM = 3
@@ -174,7 +175,7 @@ def test_a_damaged_output_is_refused_by_name(tmp_path, suffix):
 
 
 def test_outputs_that_cannot_be_written_are_refused(tmp_path, monkeypatch):
-    with pytest.raises(OutputError, match="must end in"):
+    with pytest.raises(UsageError, match="must end in"):
         check_output(tmp_path / "rows.csv")
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     with pytest.raises(OutputError, match=r"pip install 'cola_msa\[embed\]'"):

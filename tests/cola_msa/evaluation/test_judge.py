@@ -18,13 +18,13 @@ from cola_msa.config.schema import Config, ModelConfig
 from cola_msa.evaluation import judge, metrics
 from cola_msa.evaluation import results as results_lib
 from cola_msa.evaluation.setting import EvaluationConfig
-from cola_msa.evaluation.tasks import TASKS, TaskError
+from cola_msa.evaluation.tasks import TASKS
 from cola_msa.model.contrastive import ContrastiveModel
 from cola_msa.model.statistics import BatchStatistics
 from cola_msa.records.schema import DataError
 from cola_msa.runs import directory, kept
 from cola_msa.runs import info as info_lib
-from cola_msa.system.errors import RunError
+from cola_msa.system.errors import UsageError
 from cola_msa.values import arrays as arrays_lib
 from tests.cola_msa.evaluation.probes.test_features import tiny_encoder, write_data
 
@@ -184,7 +184,7 @@ def test_table_states_the_scale(fma, tmp_path):
 def test_unfit_data_is_refused(fma, mtat, tmp_path):
     with pytest.raises(DataError, match="holds dataset 'mtat'"):
         evaluate("fma", mtat, tmp_path)
-    with pytest.raises(TaskError, match="must be one of"):
+    with pytest.raises(UsageError, match="must be one of"):
         evaluate("jazz", fma, tmp_path)
     clips = {name: [("a", (0,), 98)] for name in ("train", "validation")}
     two = write_data(tmp_path / "two", {**clips, "test": [("b", (0, 1), 98)]})
@@ -262,7 +262,7 @@ def test_encoder_info(run_dir):
 
 def test_unknown_task_is_one_line():
     result = run_command("--task=jazz")
-    assert result.returncode == 1
+    assert result.returncode == 2
     lines = [line for line in result.stderr.splitlines() if line.startswith("error:")]
     assert lines == [
         "error: --task must be one of mtat, mtat_unfiltered, nsynth, fma, gtzan, "
@@ -286,7 +286,7 @@ def test_choice_of_step(given, encoder, expected):
 
 @pytest.mark.parametrize(("given", "encoder"), [("3", "untrained"), ("x", "trained")])
 def test_impossible_step(given, encoder):
-    with pytest.raises((TaskError, RunError), match="--checkpoint_step"):
+    with pytest.raises(UsageError, match="--checkpoint_step"):
         judge.choose_step(given, encoder)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cola_msa.evaluation import label_fractions
-from cola_msa.evaluation.tasks import TaskError
+from cola_msa.system.errors import UsageError
 
 CLASS_COUNTS = (200, 100, 10, 1)
 
@@ -87,7 +87,7 @@ def test_parsing():
 
 @pytest.mark.parametrize("values", [["0"], ["1.5"], ["-1"], ["ten"], ["nan"], []])
 def test_impossible_shares(values):
-    with pytest.raises(TaskError, match="--label_fraction"):
+    with pytest.raises(UsageError, match="--label_fraction"):
         label_fractions.parse_fractions(values)
 
 

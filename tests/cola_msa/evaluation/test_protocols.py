@@ -13,10 +13,11 @@ from cola_msa.evaluation.probes.finetune import TuneConfig, load_tuned
 from cola_msa.evaluation.probes.heads import ProbeConfig, ProbeError
 from cola_msa.evaluation.results import deviations, has_paper_scale
 from cola_msa.evaluation.setting import EvaluationConfig
-from cola_msa.evaluation.tasks import TaskError, get_task
+from cola_msa.evaluation.tasks import get_task
 from cola_msa.records.schema import manifest_hash
 from cola_msa.runs import directory, kept
 from cola_msa.runs import info as info_lib
+from cola_msa.system.errors import UsageError
 from cola_msa.values import arrays
 from tests.cola_msa.evaluation.probes.test_features import tiny_encoder
 from tests.cola_msa.evaluation.probes.test_finetune import make_model
@@ -255,7 +256,7 @@ def test_a_stopped_command_goes_on_behind_the_seeds_it_finished(
 
 @pytest.mark.parametrize("option", [{"probe": "ridge"}, {"standardize": True}])
 def test_what_tuned_encoders_do_not_have(datasets, option, tmp_path):
-    with pytest.raises(ProbeError, match="for frozen encoders"):
+    with pytest.raises(UsageError, match="for frozen encoders"):
         evaluate_tuned(datasets["fma"], tmp_path, **option)
 
 
@@ -271,7 +272,7 @@ def test_what_tuned_encoders_do_not_have(datasets, option, tmp_path):
 def test_flags_that_contradict_one_another(
     encoder, finetune, rate, statistics, message
 ):
-    with pytest.raises(TaskError, match=message):
+    with pytest.raises(UsageError, match=message):
         judge.choose_mode(encoder, finetune, rate, statistics)
 
 

@@ -103,7 +103,7 @@ def test_the_command_takes_the_example(finished_run, tmp_path):
 def test_a_task_without_data_says_so(finished_run, tmp_path):
     arguments = ("--task=gtzan", f"--run_dir={finished_run}")
     found = run_module("cola_msa.eval", *arguments, cwd=tmp_path)
-    assert found.returncode == 1
+    assert found.returncode == 2
     assert "--task=gtzan needs --data_dir" in found.stderr
 
 

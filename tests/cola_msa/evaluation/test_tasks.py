@@ -5,8 +5,9 @@ import types
 import pytest
 
 from cola_msa.config.published import PUBLISHED, TABLE_1
-from cola_msa.evaluation.tasks import TASKS, TaskError, get_task
+from cola_msa.evaluation.tasks import TASKS, get_task
 from cola_msa.records.schema import DataError
+from cola_msa.system.errors import UsageError
 
 
 def fake_data(dataset="fma", task_type="multiclass", splits=None, classes=3):
@@ -43,7 +44,7 @@ def test_published_tables_hold_every_row():
 
 @pytest.mark.parametrize("name", ["jazz", "", None])
 def test_unknown_task_lists_the_tasks(name):
-    with pytest.raises(TaskError, match="mtat, mtat_unfiltered, nsynth, fma") as error:
+    with pytest.raises(UsageError, match="mtat, mtat_unfiltered, nsynth, fma") as error:
         get_task(name)
     assert "\n" not in str(error.value)
 
@@ -58,7 +59,7 @@ def test_unfiltered_splits():
 
 @pytest.mark.parametrize(("task", "value"), [("fma", "all"), ("mtat", "some")])
 def test_train_clips_are_checked(task, value):
-    with pytest.raises(TaskError, match="train_clips"):
+    with pytest.raises(UsageError, match="train_clips"):
         TASKS[task].choose_splits(value)
 
 

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from cola_msa.config.schema import TrainConfig
-from cola_msa.pairs import augment, draws, remix
+from cola_msa.pairs import augment, remix
 from cola_msa.pairs import sampler as sampler_lib
 
 FLOOR = np.log(1e-5)
@@ -146,7 +146,7 @@ def test_statistics_and_validation_see_the_mixtures_as_they_are(prepared):
 
 
 def test_what_cannot_be_remixed_is_refused(prepared):
-    with pytest.raises(draws.PairError, match="--source=multi or leave remix out"):
+    with pytest.raises(augment.AugmentError, match="--source=multi or leave remix out"):
         sampler_lib.PairSampler(prepared, TrainConfig(source="none", augment="remix"))
     with pytest.raises(augment.AugmentError, match="remix comes first"):
         augment.split_remix("gain+remix")

@@ -13,6 +13,7 @@ from cola_msa.reproduction import run as run_lib
 from cola_msa.reproduction.plan import SCALES, ReproduceError, Request, Step
 from cola_msa.reproduction.report.commands import Command
 from cola_msa.runs.directory import describe_run
+from cola_msa.system.errors import UsageError
 from cola_msa.values.arrays import write_json
 from tests.helpers.report_runs import write_data
 from tests.integration.test_commands import run_module
@@ -313,7 +314,7 @@ def test_a_wrong_flag_is_refused(arguments, message):
     values = flags.FlagValues()
     reproduce.define_flags(values)
     values(["reproduce", *arguments])
-    with pytest.raises((ReproduceError, ValueError), match=message):
+    with pytest.raises(UsageError, match=message):
         reproduce.parse_request(values)
 
 

@@ -320,17 +320,19 @@ def test_the_command_is_stopped_by_ctrl_c_and_goes_on(prepared_dir, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "code", "message"),
     [
-        (["--source=guitar"], "the data has no source guitar"),
-        (["--source=vocals,vocals"], "name each source once"),
-        (["--batch_size=500"], "--batch_size=500"),
-        (["--preset=huge"], "preset"),
-        (["--data_dir=nowhere"], "does not exist"),
-        (["extra"], "unknown argument"),
+        (["--source=guitar"], 1, "the data has no source guitar"),
+        (["--source=vocals,vocals"], 2, "name each source once"),
+        (["--batch_size=500"], 1, "--batch_size=500"),
+        (["--preset=huge"], 2, "preset"),
+        (["--data_dir=nowhere"], 1, "does not exist"),
+        (["extra"], 2, "unknown argument"),
     ],
 )
-def test_wrong_input_gives_a_clear_line(prepared_dir, tmp_path, arguments, message):
+def test_wrong_input_gives_a_clear_line(
+    prepared_dir, tmp_path, arguments, code, message
+):
     result = subprocess.run(
         [
             sys.executable,
@@ -344,7 +346,7 @@ def test_wrong_input_gives_a_clear_line(prepared_dir, tmp_path, arguments, messa
         capture_output=True,
         text=True,
     )
-    assert result.returncode != 0
+    assert result.returncode == code
     assert message in result.stderr + result.stdout
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "run").exists()

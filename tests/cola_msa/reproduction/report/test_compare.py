@@ -13,6 +13,7 @@ from sklearn.metrics import (
 
 from cola_msa.reproduction.report import compare, results
 from cola_msa.reproduction.report.compare import CompareError, Difference
+from cola_msa.system.errors import UsageError
 from tests.helpers.report_runs import draw_scores, write_data, write_result, write_run
 from tests.integration.test_commands import run_module
 
@@ -239,17 +240,17 @@ def test_a_wrong_command_is_one_line(tmp_path, arguments, message):
     [
         (["a"], [], "two runs or folders of results, not 1: a"),
         (["a"], ["b", "c"], "not 3: a, b, c"),
-        ([], ["extra"], "unknown argument extra"),
+        ([], ["extra"], "unknown argument 'extra'"),
     ],
 )
 def test_two_sides_are_needed(given, rest, message):
-    with pytest.raises(results.ReportError, match=message):
+    with pytest.raises(UsageError, match=message):
         compare.parse_sides(given, rest)
 
 
 @pytest.mark.parametrize("values", [["4"], ["1", "x"], [""]])
 def test_only_the_papers_tables_are_known(values):
-    with pytest.raises(results.ReportError, match="--tables takes 1, 2, 3, not"):
+    with pytest.raises(UsageError, match="--tables takes 1, 2, 3, not"):
         compare.parse_numbers("tables", values, (1, 2, 3))
 
 
