@@ -360,9 +360,8 @@ def augmentation_names(name: str) -> list[str]:
         AugmentError: If one is unknown or stands there twice.
     """
     names = [] if name == "none" else name.split("+")
-    if not set(names) <= {*AUGMENTATIONS} - {"none", REMIX} or len({*names}) < len(
-        names
-    ):
+    known = set(AUGMENTATIONS) - {"none", REMIX}
+    if not set(names) <= known or len(set(names)) < len(names):
         raise AugmentError(
             f"--augment={name}: must be one of {', '.join(AUGMENTATIONS)}, or several "
             "of them, each once, with + between them"

@@ -330,9 +330,7 @@ def test_the_command_is_stopped_by_ctrl_c_and_goes_on(prepared_dir, tmp_path):
         (["extra"], 2, "unknown argument"),
     ],
 )
-def test_wrong_input_gives_a_clear_line(
-    prepared_dir, tmp_path, arguments, code, message
-):
+def test_wrong_input_is_a_clear_line(prepared_dir, tmp_path, arguments, code, message):
     result = subprocess.run(
         [
             sys.executable,
