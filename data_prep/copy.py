@@ -5,7 +5,6 @@
 Training, data_prep.verify, inspect and validate read local files. Files that are there
 already with the same size are left alone, so the same command goes on after an
 interruption. One of another size is refused, but in prepared data, where it comes anew.
-Exit codes: 0 done, 1 something could not be copied, 2 wrong usage, 130 interrupted.
 """
 
 import pathlib

@@ -4,8 +4,7 @@
         --separator=umxhq --stems_cache=stems
 
 Then `python -m data_prep.mtat ... --separator=umxhq --stems_cache=stems` decodes the
-stems instead of separating; its shards are the same byte for byte. Exit codes as of
-the dataset commands.
+stems instead of separating; its shards are the same byte for byte.
 """
 
 import importlib
