@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 import common
 import numpy as np
 import soundfile
-from absl import app, flags
+from absl import flags
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.pipeline import make_pipeline
@@ -37,7 +37,9 @@ from cola_msa.config.schema import FrontendConfig
 from cola_msa.hub.embedder import Embedder
 from cola_msa.hub.loading import open_model
 from cola_msa.runs.directory import parse_step
-from cola_msa.system.console import run_command
+from cola_msa.system import console
+from cola_msa.system.errors import UsageError
+from cola_msa.values.paths import define_path
 from data_prep.datasets import fma, mtat, nsynth
 from data_prep.datasets.base import IndexOptions
 
@@ -229,15 +231,22 @@ def _disturb(embed: Embed, decoded: list, clips: np.ndarray, step: int) -> dict:
     return {name: f"{value} of {len(chosen)}" for name, value in kept.items()}
 
 
-def main(argv: list[str]) -> None:
+def define_flags() -> None:
+    """Defines the study's flags."""
+    define_path("music_dir", None, "Folder with fma, nsynth and mtat.", required=True)
+    flags.DEFINE_list("models", [], "NAME=PATH[@STEP], several with commas.")
+    flags.DEFINE_integer("divisions", 20, "Random divisions by song.", 1)
+
+
+def main(options: flags.FlagValues) -> None:
     """Prints the table, a model a column."""
-    del argv
-    options = flags.FLAGS
+    models = [given.partition("=") for given in options.models]
+    if not all(path for _, _, path in models):
+        raise UsageError("--models must be NAME=PATH, several with commas")
     root = pathlib.Path(options.music_dir)
     tasks = {name: read_task(name, root / name) for name in _TASKS}
     ways: dict[str, Embed] = {"log-mel statistics": logmel_statistics}
-    for given in options.models or ():
-        name, _, path = given.partition("=")
+    for name, _, path in models:
         ways[name] = embedder_of(path)
     columns = {name: study(way, tasks, options.divisions) for name, way in ways.items()}
     names = list(next(iter(columns.values())))
@@ -246,8 +255,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("music_dir", None, "Folder with fma, nsynth and mtat.")
-    flags.DEFINE_list("models", None, "NAME=PATH[@STEP], several with commas.")
-    flags.DEFINE_integer("divisions", 20, "Random divisions by song.", 1)
-    flags.mark_flag_as_required("music_dir")
-    app.run(run_command(main))
+    console.start(main, define_flags)
