@@ -83,9 +83,9 @@ def parse_request(options: flags.FlagValues) -> Request:
         raise UsageError("name what to make: --table=1,2,3 or --figure=2,3,4,5")
     if options.scale is None:
         raise UsageError(f"--scale must be one of {', '.join(SCALES)}")
-    run_seeds = whole_numbers("run_seeds", options.run_seeds)
-    if not run_seeds or max(run_seeds) > MAX_SEED:
-        raise UsageError(f"--run_seeds must be numbers from 0 to {MAX_SEED}")
+    run_seeds = whole_numbers("run_seeds", options.run_seeds, MAX_SEED)
+    if not run_seeds:
+        raise UsageError("--run_seeds names none")
     given = {name: getattr(options, f"{name}_dir") for name in _DATA}
     named = [f"--{name}_dir" for name, folder in given.items() if folder]
     if named and SCALES[options.scale].music:

@@ -78,15 +78,17 @@ def given_fields(cls: type, values: flags.FlagValues = flags.FLAGS) -> dict[str,
     return given
 
 
-def whole_numbers(name: str, items: Sequence[str]) -> tuple[int, ...]:
+def whole_numbers(
+    name: str, items: Sequence[str], most: int = 999_999_999
+) -> tuple[int, ...]:
     """The numbers of a list flag.
 
     Raises:
-        UsageError: If one is not 0 or more, of ten digits at most.
+        UsageError: If one is no whole number from 0 to `most`.
     """
-    if not all(item.isdecimal() and len(item) < 11 for item in items):
+    if not all(i.isdecimal() and len(i) < 20 and int(i) <= most for i in items):
         raise UsageError(
-            f"--{name}={','.join(items)}: must be whole numbers with commas between "
-            "them, as in 100,300"
+            f"--{name}={','.join(items)}: must be whole numbers up to {most}, with "
+            "commas between them, as in 100,300"
         )
     return tuple(int(item) for item in items)

@@ -307,7 +307,7 @@ def test_stems_of_the_wrong_separator_are_refused_before_anything_runs(tmp_path)
         (["--figure=1", "--scale=demo"], "--figure takes 2, 3, 4, 5, not 1"),
         (["--table=2", "--scale=demo", "--tasks=jazz"], "--task must be one of"),
         (["--table=2", "--scale=demo", "--mtat_dir=x"], "your data is for"),
-        (["--table=2", "--scale=demo", "--run_seeds=a"], "--run_seeds must be"),
+        (["--table=2", "--scale=demo", "--run_seeds=a"], "--run_seeds=a: must be"),
     ],
 )
 def test_a_wrong_flag_is_refused(arguments, message):
