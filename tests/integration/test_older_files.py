@@ -23,7 +23,7 @@ from cola_msa.records.prepared import PreparedData
 from cola_msa.records.reader import WindowReader
 from cola_msa.records.windows import plan_windows
 from cola_msa.reproduction.report.results import read_result
-from cola_msa.runs import directory, kept
+from cola_msa.runs import directory, kept, network
 from cola_msa.values.arrays import read_arrays
 from data_prep.checks import prepared as checks
 from data_prep.stems import separator as separator_lib
@@ -200,7 +200,7 @@ def test_weights_of_a_run_and_a_pretrained_folder(files):
         restored = {id(variable) for variable in statistics}
         for number, variable in enumerate(model.variables):
             if id(variable) not in restored:
-                name = kept.array_name("model", number, variable)
+                name = network.array_name("model", number, variable)
                 np.testing.assert_array_equal(np.array(variable), arrays[name], name)
         found = [arrays[name] for name in sorted(arrays) if "/anchors/" in name]
         assert sha256(*statistics) == sha256(*found)
