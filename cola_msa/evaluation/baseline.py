@@ -31,7 +31,7 @@ from cola_msa.pairs.draws import parse_source
 from cola_msa.pairs.sampler import PairSampler
 from cola_msa.records.prepared import PreparedData
 from cola_msa.records.schema import DataError
-from cola_msa.runs import directory, kept
+from cola_msa.runs import directory, kept, network
 
 _LABELS = {
     "trained": "trained",
@@ -69,7 +69,7 @@ def untrained_model(
     """
     if has_untrained(run_dir):
         return kept.load_model(run_dir, 0, statistics)
-    run, config = directory.load_run(run_dir), directory.load_config(run_dir)
+    config = directory.load_config(run_dir)
     logging.info(
         "%s has kept no untrained network: one with fresh weights of seed %d, with "
         "batch-norm statistics of %s",
@@ -77,9 +77,7 @@ def untrained_model(
         config.train.seed,
         data.data_dir,
     )
-    model = kept.build_model(
-        pathlib.Path(run_dir) / "config.json", config, run["data"], config.train.seed
-    )
+    model = network.fresh_network(run_dir)
     train = config.train
     if statistics == "anchors":
         train = dataclasses.replace(train, source="none", augment="none")

@@ -71,7 +71,7 @@ from cola_msa.model.contrastive import ContrastiveModel
 from cola_msa.model.encoder import set_input_normalization
 from cola_msa.records.prepared import PreparedData
 from cola_msa.records.windows import find_segments, plan_windows
-from cola_msa.runs import directory, kept
+from cola_msa.runs import directory, kept, network
 from cola_msa.runs.info import EncoderInfo, encoder_info
 from cola_msa.system.errors import FileError, UsageError
 from cola_msa.values.arrays import write_json
@@ -472,26 +472,6 @@ def output_name(
     return "-".join(parts)
 
 
-def _kept_model(
-    run_dir: pathlib.Path, step: int | str | None, seed: int
-) -> ContrastiveModel:
-    """The run's network as it was kept; the seed decides nothing of it."""
-    del seed
-    return kept.load_model(run_dir, step)
-
-
-def _fresh_model(
-    run_dir: pathlib.Path, data: dict[str, Any], config: Config, seed: int
-) -> ContrastiveModel:
-    """The run's network with fresh weights, behind the run's own normalization."""
-    model = kept.build_model(run_dir / "config.json", config, data, seed)
-    if config.model.input_normalization == "bands":
-        scaling = kept.load_encoder(run_dir).get_layer("input_scaling")
-        moments = np.array(scaling.mean), np.array(scaling.deviation)
-        set_input_normalization(model.encoder, *moments)
-    return model
-
-
 @dataclasses.dataclass(frozen=True)
 class Judgement:
     """What is asked of a run.
@@ -604,20 +584,27 @@ def _judge_function(
             encoder = untrained_model(run_dir, data, statistics).encoder
             key = untrained_key(run_dir, data, statistics)
         else:
-            encoder = kept.load_encoder(run_dir, step, statistics)
+            encoder = kept.load_model(run_dir, step, statistics).encoder
             key = kept.encoder_key(run_dir, step, statistics)
         return functools.partial(
             evaluate, encoder, key, cache_dir=run_dir / "embeddings", info=info
         )
     rate = asked.encoder_rate or DEFAULT_RATES[mode]
     info = dataclasses.replace(info, statistics=None)  # estimated anew
-    if mode == "supervised":
-        key = f"fresh-{config_hash(config.model)}"
-        of_data = directory.load_run(run_dir)["data"]
-        make_model = functools.partial(_fresh_model, run_dir, of_data, config)
-    else:
+    key = f"fresh-{config_hash(config.model)}"
+    if mode == "finetuned":
         key = kept.encoder_key(run_dir, step, statistics)
-        make_model = functools.partial(_kept_model, run_dir, step)
+
+    def make_model(seed: int) -> ContrastiveModel:
+        if mode == "finetuned":
+            return kept.load_model(run_dir, step)  # of its weights no seed decides
+        model = network.fresh_network(run_dir, seed)
+        if config.model.input_normalization == "bands":  # the run's own
+            scaling = kept.load_model(run_dir).encoder.get_layer("input_scaling")
+            moments = np.array(scaling.mean), np.array(scaling.deviation)
+            set_input_normalization(model.encoder, *moments)
+        return model
+
     return functools.partial(
         evaluate_tuned, make_model, key, mode=mode, encoder_rate=rate, info=info
     )

@@ -181,7 +181,7 @@ def load_encoder(
     path = resolve(path)
     kind = find_kind(path)
     if kind == "run":
-        return kept_lib.load_encoder(path, step, statistics)
+        return kept_lib.load_model(path, step, statistics).encoder
     if kind == "export":
         raise RunError(
             f"{path}: an export is no Keras model; use cola_msa.open_model, or "

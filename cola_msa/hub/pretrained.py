@@ -29,7 +29,7 @@ from cola_msa.config.schema import STATISTICS, Config, from_dict, to_dict
 from cola_msa.hub.model_card import read_scores, render_card
 from cola_msa.model.contrastive import ContrastiveModel
 from cola_msa.model.statistics import BatchStatistics
-from cola_msa.runs import directory
+from cola_msa.runs import directory, network
 from cola_msa.runs import kept as kept_lib
 from cola_msa.runs.info import encoder_info
 from cola_msa.system import folders
@@ -215,20 +215,15 @@ def load_model(
     path = pathlib.Path(path)
     content = read_config(path)
     check_files(path, content["files"])
-    config: Config = from_dict(Config, content["config"])
-    model = kept_lib.build_model(
-        path / "config.json", config, content["data"], config.train.seed
-    )
+    model = network.build_network(from_dict(Config, content["config"]), content["data"])
     try:
-        _read_weights(path / WEIGHTS_NAME, model)
+        values = _read_weights(path / WEIGHTS_NAME, model)
     except (RunError, OSError, KeyError, TypeError, RuntimeError) as error:
         raise RunError(
             f"{path / WEIGHTS_NAME}: does not fit its config.json ({error})"
         ) from error
-    kept_lib.model_normalization(model).finalize_state()
-    inputs = statistics or content["statistics"]
-    read_statistics(path, inputs, model).assign_to(model)
-    return model
+    found = read_statistics(path, statistics or content["statistics"], model)
+    return network.put_weights(model, values, found)
 
 
 def _write_weights(path: pathlib.Path, model: ContrastiveModel) -> None:
@@ -239,7 +234,7 @@ def _write_weights(path: pathlib.Path, model: ContrastiveModel) -> None:
     """
     with h5py.File(path, "w") as file:
         for number, variable in enumerate(model.variables):
-            name = kept_lib.array_name("model", number, variable)
+            name = network.array_name("model", number, variable)
             file[name] = np.array(variable)
 
 
@@ -258,7 +253,9 @@ def _write_statistics(
                 group["variance"] = found.variances[number]
 
 
-def _read_weights(path: pathlib.Path, model: ContrastiveModel) -> None:
+def _read_weights(
+    path: pathlib.Path, model: ContrastiveModel
+) -> list[tuple[Any, np.ndarray]]:
     with _opened(path) as file:
         group = file.get("model", getclass=False) if _is_plain(file, "model") else None
         if not isinstance(group, h5py.Group) or len(file) != 1:
@@ -273,9 +270,7 @@ def _read_weights(path: pathlib.Path, model: ContrastiveModel) -> None:
             name = f"{number:04d}"
             wanted = np.dtype(variable.dtype)
             arrays[f"model/{name}"] = _read(group, name, variable.shape, wanted)
-    values = kept_lib.fitting_values("model", model.variables, arrays)
-    for variable, value in zip(model.variables, values, strict=True):
-        variable.assign(value)
+    return network.fitting_values("model", model.variables, arrays)
 
 
 def _opened(path: pathlib.Path) -> h5py.File:

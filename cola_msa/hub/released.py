@@ -25,7 +25,7 @@ from cola_msa.config.strategies import STRATEGIES
 from cola_msa.model.contrastive import ContrastiveModel
 from cola_msa.model.losses import BilinearSimilarity
 from cola_msa.model.statistics import BatchStatistics
-from cola_msa.runs import directory, kept
+from cola_msa.runs import directory, kept, network
 from cola_msa.system import folders
 from cola_msa.system.errors import RunError
 from cola_msa.system.files import temporary_folder
@@ -226,11 +226,6 @@ def import_weights(
     step = _step_of(prefix) if step is None else step
     if step < 1:
         raise RunError(f"--step={step}: must be 1 or more; 0 is an untrained network")
-    model = ContrastiveModel(config.model, config.frontend, seed=config.train.seed)
-    values = read_released(prefix, released_variables(model))
-    for variable, value in values:
-        variable.assign(value)
-    kept.model_normalization(model).finalize_state()
     data = {
         "data_dir": "",
         "manifest_hash": None,
@@ -240,6 +235,9 @@ def import_weights(
         "log_mel_mean": 0.0,
         "log_mel_std": 1.0,
     }
+    model = network.build_network(config, data)
+    values = read_released(prefix, released_variables(model))
+    network.put_weights(model, values)
     # The authors' moving statistics stand for both kinds of input.
     statistics = BatchStatistics.of(model)
     updates = step * config.train.updates_per_step

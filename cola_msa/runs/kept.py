@@ -18,22 +18,17 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import keras
 import numpy as np
 from absl import logging
 
-from cola_msa.config.checks import check_moments
-from cola_msa.config.schema import Config, from_dict
 from cola_msa.model import replicas
 from cola_msa.model.contrastive import ContrastiveModel
 from cola_msa.model.statistics import BatchStatistics
+from cola_msa.runs import network
 from cola_msa.runs.directory import DONE_NAME, NAMED_STEPS, load_config, load_run
 from cola_msa.system.errors import RunError
-from cola_msa.system.versions import git_commit as git_commit
-from cola_msa.system.versions import package_versions as package_versions
 from cola_msa.values.arrays import parse_state, read_arrays, write_arrays
-from cola_msa.values.arrays import write_json as write_json
-from cola_msa.values.reading import damage_as, read_json
+from cola_msa.values.reading import read_json
 
 _KEPT_NAME = re.compile(r"step-([0-9]{8,12})\.npz")
 
@@ -64,14 +59,6 @@ def _checked_done(done: dict[str, Any]) -> dict[str, Any]:
     return done
 
 
-def array_name(prefix: str, number: int, variable: Any) -> str:
-    """Name of a variable in a checkpoint: the same in every process.
-
-    Keras counts seed generators up within a process: their number says nothing.
-    """
-    return f"{prefix}/{number:04d}/" + re.sub(r"_\d+/", "/", variable.path)
-
-
 def _mean_arrays(
     prefix: str, variables: list, values: Sequence[Sequence[np.ndarray]]
 ) -> dict[str, np.ndarray]:
@@ -82,48 +69,8 @@ def _mean_arrays(
         # The mean of equal copies may differ from them in the last bit.
         if first.dtype.kind == "f" and any((first != v).any() for v in others):
             first = np.mean([first, *others], axis=0, dtype=first.dtype)
-        arrays[array_name(prefix, number, variable)] = first
+        arrays[network.array_name(prefix, number, variable)] = first
     return arrays
-
-
-def fitting_values(
-    prefix: str, variables: list, arrays: dict[str, np.ndarray]
-) -> list[np.ndarray]:
-    """Finds the value of every variable, and refuses a set that does not fit exactly.
-
-    Raises:
-        RunError: If a value is missing, superfluous or of another shape or type.
-    """
-    found = {
-        int(parts[1]): (name, value)
-        for name, value in arrays.items()
-        if (parts := name.split("/"))[0] == prefix and parts[1].isdecimal()
-    }
-    if sorted(found) != list(range(len(variables))):
-        raise RunError(
-            f"the checkpoint holds {len(found)} variables of the {prefix}, "
-            f"which has {len(variables)}: it belongs to another configuration"
-        )
-    for number, variable in enumerate(variables):
-        name, value = found[number]
-        if tuple(value.shape) != tuple(variable.shape):
-            raise RunError(
-                f"{name}: shape {value.shape} in the checkpoint, "
-                f"{tuple(variable.shape)} in the model"
-            )
-        if value.dtype != np.dtype(variable.dtype):
-            raise RunError(
-                f"{name}: type {value.dtype} in the checkpoint, {variable.dtype} in "
-                "the model"
-            )
-    return [found[number][1] for number in range(len(variables))]
-
-
-def model_normalization(model: ContrastiveModel) -> keras.layers.Normalization:
-    """The encoder's Normalization layer, which must be finalized after a load."""
-    from cola_msa.model.encoder import normalization_layer
-
-    return normalization_layer(model.encoder)
 
 
 def save_kept(
@@ -268,26 +215,6 @@ def read_statistics(
     return found
 
 
-def build_model(
-    path: pathlib.Path, config: Config, data: dict[str, Any], seed: int
-) -> ContrastiveModel:
-    """A network with fresh weights, as a config.json describes it.
-
-    Args:
-        path: The config.json, for messages.
-        config: Its configuration.
-        data: What it says of the data; `log_mel_mean` and `log_mel_std` are used.
-        seed: Of the weights.
-
-    Raises:
-        RunError: If there is no such network.
-    """
-    with damage_as(RunError, path, "put it back from a copy"):
-        check_moments(data)
-    moments = data["log_mel_mean"], data["log_mel_std"]
-    return ContrastiveModel(config.model, config.frontend, *moments, seed)
-
-
 def load_model(
     run_dir: str | os.PathLike,
     step: int | str | None = None,
@@ -307,45 +234,16 @@ def load_model(
     Raises:
         RunError: If the run, the step or a variable is missing.
     """
-    run = load_run(run_dir)
-    config = from_dict(Config, run["config"])
     path = kept_path(run_dir, step)
     arrays = read_arrays(path)
-    model = build_model(
-        pathlib.Path(run_dir) / "config.json", config, run["data"], config.train.seed
-    )
+    model = network.fresh_network(run_dir)
     try:
-        values = fitting_values("model", model.variables, arrays)
+        values = network.fitting_values("model", model.variables, arrays)
     except RunError as error:
         raise RunError(f"{path}: {error}") from error
-    for variable, value in zip(model.variables, values, strict=True):
-        variable.assign(value)
-    model_normalization(model).finalize_state()
-    inputs = statistics or config.train.statistics_inputs
-    read_statistics(path, arrays, inputs, model).assign_to(model)
-    return model
-
-
-def load_encoder(
-    path: str | os.PathLike,
-    step: int | str | None = None,
-    statistics: str | None = None,
-) -> keras.Model:
-    """Loads a run's encoder for inference.
-
-    Args:
-        path: A run directory.
-        step: A kept step, `best`, or None for the last; 0 is the untrained network.
-        statistics: Batch-norm statistics, see `load_model`.
-
-    Returns:
-        keras.Model, float32 [batch, frames, 64, 1] -> [batch, 1280], with
-        re-estimated batch-norm statistics.
-
-    Raises:
-        RunError: If there is no such run or step.
-    """
-    return load_model(path, step, statistics).encoder
+    inputs = statistics or load_config(run_dir).train.statistics_inputs
+    found = read_statistics(path, arrays, inputs, model)
+    return network.put_weights(model, values, found)
 
 
 def encoder_key(
@@ -353,7 +251,7 @@ def encoder_key(
     step: int | str | None = None,
     statistics: str | None = None,
 ) -> str:
-    """16 hexadecimal digits that stand for what `load_encoder` computes."""
+    """16 hexadecimal digits that stand for what `load_model`'s encoder computes."""
     inputs = statistics or load_config(run_dir).train.statistics_inputs
     digest = hashlib.sha256()
     arrays = read_arrays(kept_path(run_dir, step))

@@ -20,8 +20,7 @@ from absl import logging
 
 from cola_msa.model import replicas
 from cola_msa.model.contrastive import ContrastiveModel
-from cola_msa.runs import directory
-from cola_msa.runs import kept as kept_lib
+from cola_msa.runs import directory, network
 from cola_msa.runs.scalars import plain_errors, read_metrics
 from cola_msa.system import files
 from cola_msa.system.errors import RunError
@@ -114,7 +113,7 @@ def save_training(
     copies = iter(values)
     for prefix, variables in _parts(model):
         for number, variable in enumerate(variables):
-            name = kept_lib.array_name(prefix, number, variable)
+            name = network.array_name(prefix, number, variable)
             first, *others = next(copies)
             arrays[name] = first
             for replica, value in enumerate(others, start=1):
@@ -163,18 +162,14 @@ def _restore(
         raise RunError(f"{path}: damaged checkpoint, no array {missing[0]}")
     copies = []
     for prefix, variables in _parts(model):
-        fitting = kept_lib.fitting_values(prefix, variables, arrays)
-        for number, (variable, first) in enumerate(
-            zip(variables, fitting, strict=True)
-        ):
+        fitting = network.fitting_values(prefix, variables, arrays)
+        for number, (variable, first) in enumerate(fitting):
             values = [
                 arrays.get(_copy_name(first_replica + local, prefix, number), first)
                 for local in range(len(replicas.replica_values(variable)))
             ]
             copies.append((variable, values))
-    for variable, values in copies:
-        replicas.assign_replicas(variable, values)
-    kept_lib.model_normalization(model).finalize_state()
+    network.put_weights(model, copies)
     return state
 
 

@@ -1,5 +1,6 @@
 """Child processes, and workers of a pool, that end when their parent is stopped."""
 
+import concurrent.futures
 import contextlib
 import multiprocessing
 import os
@@ -7,7 +8,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
 
 from cola_msa.system.errors import UserError
@@ -102,3 +104,42 @@ def follow_parent() -> None:
 def _exit_with(sentinel: int) -> None:
     connection.wait([sentinel])
     os._exit(1)
+
+
+@contextlib.contextmanager
+def worker_pool(
+    num_workers: int,
+    died: UserError,
+    start: Callable[..., None] = follow_parent,
+    arguments: tuple = (),
+) -> Iterator[Callable[..., concurrent.futures.Future]]:
+    """Processes that work on what they are given; tasks left over end with the block.
+
+    They are never forked: TensorFlow's threads do not survive it.
+
+    Args:
+        num_workers: Processes, at the most.
+        died: What is raised where one died.
+        start: Called first in each; it calls `follow_parent`.
+        arguments: Of `start`.
+
+    Yields:
+        What takes a task: a function of a module, and its arguments, to its Future.
+
+    Raises:
+        UserError: `died`, where a process was killed.
+    """
+    pool = concurrent.futures.ProcessPoolExecutor(
+        num_workers, multiprocessing.get_context("spawn"), start, arguments
+    )
+
+    def submit(function: Callable, *values: object) -> concurrent.futures.Future:
+        with interrupts_wait():  # it may start a process
+            return pool.submit(function, *values)
+
+    try:
+        yield submit
+    except BrokenProcessPool as error:
+        raise died from error
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -16,14 +16,13 @@ from tqdm import tqdm
 from cola_msa.config.schema import Config
 from cola_msa.evaluation.validation import Validator
 from cola_msa.model.acceleration import choose_acceleration
-from cola_msa.model.contrastive import ContrastiveModel
 from cola_msa.model.encoder import set_input_normalization
 from cola_msa.model.optimizers import averaged_weights, build_optimizer
 from cola_msa.model.statistics import BatchStatistics
 from cola_msa.pairs.draws import silence_value
 from cola_msa.pairs.sampler import PairSampler
 from cola_msa.records.prepared import PreparedData
-from cola_msa.runs import directory, kept, resume
+from cola_msa.runs import directory, kept, network, resume
 from cola_msa.runs.scalars import ScalarWriter
 from cola_msa.system import errors, files
 from cola_msa.system.errors import FileError, UserError
@@ -93,13 +92,9 @@ class Trainer:
             if config.train.deterministic:
                 tf.config.experimental.enable_op_determinism()
             with self.workers.noticing_losses(), self.strategy.scope():
-                self.model = ContrastiveModel(
-                    config.model,
-                    config.frontend,
-                    mean,
-                    std,
-                    config.train.seed,
-                    config.train.global_negatives,
+                self.model = network.build_network(
+                    config,
+                    {"log_mel_mean": mean, "log_mel_std": std},
                     encoder_policy=self.acceleration.policy,
                 )
                 if config.model.input_normalization == "bands":

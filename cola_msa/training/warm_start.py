@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import os
 import pathlib
-import re
 from typing import Any
 
 import numpy as np
@@ -18,9 +17,8 @@ from absl import logging
 
 from cola_msa.config.schema import Config
 from cola_msa.hub import pretrained
-from cola_msa.model import replicas
 from cola_msa.model.contrastive import ContrastiveModel
-from cola_msa.runs import kept
+from cola_msa.runs import kept, network
 from cola_msa.system.errors import RunError
 from cola_msa.values.arrays import read_arrays
 
@@ -60,7 +58,7 @@ def read_warm_start(source: str | os.PathLike) -> WarmStart:
     if pretrained.is_pretrained(path):
         variables = pretrained.load_model(path).variables
         arrays = {
-            kept.array_name("model", number, variable): np.array(variable)
+            network.array_name("model", number, variable): np.array(variable)
             for number, variable in enumerate(variables)
         }
     else:
@@ -127,7 +125,7 @@ def assign(model: ContrastiveModel, start: WarmStart) -> list[str]:
     for variable in model.variables:
         if np.dtype(variable.dtype).kind != "f":
             continue
-        name = re.sub(r"_\d+/", "/", variable.path)
+        name = network.plain_path(variable)
         value = start.weights.get(name)
         if value is not None and tuple(value.shape) == tuple(variable.shape):
             found.append((variable, value))
@@ -139,10 +137,7 @@ def assign(model: ContrastiveModel, start: WarmStart) -> list[str]:
             )
         else:
             fresh.append(name)
-    for variable, value in found:
-        copies = len(replicas.replica_values(variable))
-        replicas.assign_replicas(variable, [value] * copies)
-    kept.model_normalization(model).finalize_state()
+    network.put_weights(model, found)
     if fresh:
         logging.warning("--init_from: fresh weights for %s", ", ".join(fresh))
     return fresh

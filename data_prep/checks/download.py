@@ -3,12 +3,10 @@
 import concurrent.futures
 import dataclasses
 import json
-import multiprocessing
 import os
 import pathlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures.process import BrokenProcessPool
 
 import tqdm
 
@@ -237,20 +235,10 @@ def _scan_parts(
         for part in parts:
             yield scan_clips(part, dataset_dir)
         return
-    pool = concurrent.futures.ProcessPoolExecutor(
-        min(num_workers, len(parts)),
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=processes.follow_parent,
-    )
-    try:
-        with processes.interrupts_wait():
-            waiting = [pool.submit(scan_clips, part, dataset_dir) for part in parts]
-        for future in waiting:
+    died = ValidationError("a worker process died; use --num_workers=1")
+    with processes.worker_pool(min(num_workers, len(parts)), died) as submit:
+        for future in [submit(scan_clips, part, dataset_dir) for part in parts]:
             yield future.result()
-    except BrokenProcessPool as error:
-        raise ValidationError("a worker process died; use --num_workers=1") from error
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def scan_clips(clips: Sequence[Clip], dataset_dir: pathlib.Path) -> list[_Scanned]:

@@ -3,11 +3,9 @@
 import collections
 import concurrent.futures
 import math
-import multiprocessing
 import pathlib
 import re
 from collections.abc import Iterator, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import numpy as np
@@ -206,25 +204,16 @@ def _check_in_processes(
     num_workers: int,
     take: Any,
 ) -> None:
-    pool = concurrent.futures.ProcessPoolExecutor(
-        min(num_workers, len(shards)),
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=processes.start_worker,
+    died = VerificationError(
+        "a worker process died, perhaps for lack of memory; use fewer --num_workers"
     )
-    try:
-        with processes_lib.interrupts_wait():
-            waiting = [
-                pool.submit(shard.check_shard, name, digest, expected)
-                for name, digest in shards
-            ]
+    num_workers = min(num_workers, len(shards))
+    with processes_lib.worker_pool(num_workers, died, processes.start_worker) as submit:
+        waiting = [
+            submit(shard.check_shard, name, digest, expected) for name, digest in shards
+        ]
         for future in concurrent.futures.as_completed(waiting):
             take(future.result())
-    except BrokenProcessPool as error:
-        raise VerificationError(
-            "a worker process died, perhaps for lack of memory; use fewer --num_workers"
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _check_split(

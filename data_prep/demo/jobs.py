@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import json
-import multiprocessing
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,6 @@ import soundfile
 import tqdm
 
 from cola_msa.system.files import temporary_path
-from cola_msa.system.processes import follow_parent, interrupts_wait
 from cola_msa.values.reading import read_json
 from data_prep.demo.config import DemoConfig
 
@@ -125,7 +124,7 @@ def run_jobs(
     output_dir: pathlib.Path,
     work_dir: pathlib.Path,
     config: DemoConfig,
-    pool: multiprocessing.pool.Pool | None,
+    submit: Callable[..., concurrent.futures.Future] | None,
     title: str,
 ) -> list[Any]:
     """Runs the jobs that are not done yet.
@@ -136,7 +135,7 @@ def run_jobs(
         output_dir: root of the trees.
         work_dir: where rows are kept until the whole music is done.
         config: the music's options.
-        pool: worker processes; None runs in this one.
+        submit: from `processes.worker_pool`; None runs in this process.
         title: of the progress bar.
 
     Returns:
@@ -144,9 +143,10 @@ def run_jobs(
     """
     todo = [job for job in jobs if not _row_path(work_dir, job).exists()]
     arguments = [(function, output_dir, work_dir, config, job) for job in todo]
-    results = (
-        pool.imap_unordered(_run_job, arguments) if pool else map(_run_job, arguments)
-    )
+    results: Iterable[Any] = map(_run_job, arguments)
+    if submit:
+        futures = [submit(_run_job, argument) for argument in arguments]
+        results = (f.result() for f in concurrent.futures.as_completed(futures))
     with tqdm.tqdm(
         total=len(jobs), initial=len(jobs) - len(todo), desc=title, unit="job"
     ) as progress:
@@ -155,14 +155,3 @@ def run_jobs(
     advice = "delete it and give the command again: it makes this part anew"
     paths = [_row_path(work_dir, job) for job in jobs]
     return [read_json(path, advice=advice, kind=object) for path in paths]
-
-
-def make_pool(num_workers: int) -> multiprocessing.pool.Pool | None:
-    """Starts worker processes; None where one process is enough."""
-    if num_workers <= 1:
-        return None
-    # spawn: forking a process that has imported TensorFlow can hang.
-    with interrupts_wait():
-        return multiprocessing.get_context("spawn").Pool(
-            num_workers, initializer=follow_parent
-        )

@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import multiprocessing
 from collections.abc import Callable, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import tensorflow as tf
@@ -100,35 +99,28 @@ def _run_processes(
     # Loaded here once too: a missing extra, or a download by all workers at a time,
     # must not come to light in the workers.
     job.load_separator()
-    # Never fork: TensorFlow's threads do not survive it.
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("spawn")  # as that of `worker_pool`
     counts = context.Array("d", 3)
     stop = context.Event()
-    pool = concurrent.futures.ProcessPoolExecutor(
-        min(num_workers, len(items)),
-        mp_context=context,
-        initializer=_start_worker,
-        initargs=(job, counts, stop),
+    died = PreparationError(
+        "a worker process died, perhaps for lack of memory; finished shards are "
+        "kept: run the same command again, with fewer --num_workers"
     )
-    try:
-        with processes.interrupts_wait():
-            waiting = {pool.submit(_work, work, item) for item in items}
-        while waiting:
-            done, waiting = concurrent.futures.wait(
-                waiting, _POLL_SECONDS, concurrent.futures.FIRST_COMPLETED
-            )
-            num_done, num_failed, seconds = counts[:]
-            progress.advance(int(num_done), int(num_failed), seconds)
-            for future in done:
-                future.result()
-    except BrokenProcessPool as error:
-        raise PreparationError(
-            "a worker process died, perhaps for lack of memory; finished shards are "
-            "kept: run the same command again, with fewer --num_workers"
-        ) from error
-    finally:
-        stop.set()
-        pool.shutdown(cancel_futures=True)
+    with processes.worker_pool(
+        min(num_workers, len(items)), died, _start_worker, (job, counts, stop)
+    ) as submit:
+        try:
+            waiting = {submit(_work, work, item) for item in items}
+            while waiting:
+                done, waiting = concurrent.futures.wait(
+                    waiting, _POLL_SECONDS, concurrent.futures.FIRST_COMPLETED
+                )
+                num_done, num_failed, seconds = counts[:]
+                progress.advance(int(num_done), int(num_failed), seconds)
+                for future in done:
+                    future.result()
+        finally:
+            stop.set()
 
 
 @dataclasses.dataclass

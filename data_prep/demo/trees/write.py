@@ -10,10 +10,11 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
-from cola_msa.system.errors import FileError
+from cola_msa.system.errors import FileError, UserError
 from cola_msa.system.files import remove_abandoned
 from cola_msa.system.folders import check_names
 from cola_msa.system.locks import Lock
+from cola_msa.system.processes import worker_pool
 from cola_msa.values.reading import read_json
 from data_prep.demo import jobs
 from data_prep.demo.config import FORMAT_VERSION, DemoConfig
@@ -80,6 +81,7 @@ def write_demo(
     Raises:
         FileError: If the folder holds music made with other options, a damaged record
             of it, or something else under the names of the trees; a ValueError.
+        UserError: If a worker process died.
     """
     config = config or DemoConfig()
     root = pathlib.Path(output_dir)
@@ -114,18 +116,21 @@ def write_demo(
         if started_path.exists():
             remove_abandoned(root)
         jobs.write_text(started_path, json.dumps({"options": options}))
-        pool = jobs.make_pool(num_workers or os.cpu_count() or 1)
+        num_workers = num_workers or os.cpu_count() or 1
+        died = UserError(
+            "a worker process died, perhaps for lack of memory; what is finished is "
+            "kept: run the same command again, with fewer --num_workers"
+        )
         counts = {}
-        try:
+        with contextlib.ExitStack() as stack:
+            submit = None
+            if num_workers > 1:
+                submit = stack.enter_context(worker_pool(num_workers, died))
             for tree, list_jobs, write_job, write_metadata in _TREES:
                 rows = jobs.run_jobs(
-                    write_job, list_jobs(config), root, work_dir, config, pool, tree
+                    write_job, list_jobs(config), root, work_dir, config, submit, tree
                 )
                 counts[tree] = write_metadata(root, config, rows)
-        finally:
-            if pool:
-                pool.terminate()
-                pool.join()
         record = {"options": options, "counts": counts}
         jobs.write_text(root / "README.txt", _README)
         jobs.write_text(record_path, json.dumps(record, indent=1) + "\n")

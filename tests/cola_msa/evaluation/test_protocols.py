@@ -342,7 +342,7 @@ def test_the_command_trains_the_encoder_too(run_dir, datasets, flag, mode, name)
     assert f"trained with the labels ({mode})" in stdout
     assert results["encoder"]["statistics"] is None
     encoder, head = load_tuned(run_dir / "eval" / name / "tuned-seed-0.keras")
-    start = kept.load_encoder(run_dir, 3 if mode == "finetuned" else 0)
+    start = kept.load_model(run_dir, 3 if mode == "finetuned" else 0).encoder
     kernels = [model.get_layer("conv0").kernel.numpy() for model in (encoder, start)]
     assert 0 < np.abs(kernels[0] - kernels[1]).max() < 0.3
     assert head.output_shape == (None, 3)

@@ -73,7 +73,7 @@ def test_a_missing_file_is_named():
 def test_an_encoder_is_judged_on_it(finished_run, tmp_path, dataset, task):
     getattr(trees, f"write_{dataset}")(tmp_path / "raw")
     assert execute(dataset, tmp_path / "raw", tmp_path / "out") == 0
-    encoder = kept.load_encoder(finished_run)
+    encoder = kept.load_model(finished_run).encoder
     results = evaluate(
         encoder,
         "key",

@@ -125,7 +125,7 @@ def test_a_url_is_fetched_once(server, archives, finished_run, name):
     assert model.kind == "pretrained"
     assert model.key == kept.encoder_key(finished_run)
     mel = np.random.default_rng(0).normal(-3, 2, (2, 98, 64, 1)).astype(np.float32)
-    expected = kept.load_encoder(finished_run)(mel, training=False).numpy()
+    expected = kept.load_model(finished_run).encoder(mel, training=False).numpy()
     difference = np.linalg.norm(model.embed(mel) - expected)
     assert difference < 1e-5 * np.linalg.norm(expected)
     assert Handler.requests == 1

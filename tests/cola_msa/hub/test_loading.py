@@ -41,7 +41,7 @@ def windows(frames=98, count=5, seed=0):
 @pytest.mark.parametrize("frames", [98, 40, 392])
 def test_every_kind_embeds_as_the_run_does(opened, finished_run, kind, frames):
     model = opened[kind]
-    expected = kept.load_encoder(finished_run)(windows(frames), training=False)
+    expected = kept.load_model(finished_run).encoder(windows(frames), training=False)
     found = model.embed(windows(frames))
     assert found.shape == (5, model.dim) == (5, 64)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)

@@ -87,7 +87,7 @@ def test_a_run_trains_keeps_and_resumes(prepared, tmp_path, fields, finished_run
     assert rows[0]["loss"] == pytest.approx(expected[0]["loss"], rel=0.05)
     # Whatever the training computed in, the kept encoder is in float32.
     windows = np.random.default_rng(0).normal(2, 1.5, (3, 98, 64, 1)).astype(np.float32)
-    embeddings = kept.load_encoder(run_dir)(windows)
+    embeddings = kept.load_model(run_dir).encoder(windows)
     assert embeddings.dtype == tf.float32
     (run_dir / "done.json").unlink()
     again = Trainer(config, prepared, run_dir)

@@ -11,7 +11,7 @@ import tensorflow as tf
 from cola_msa.config.schema import ModelConfig
 from cola_msa.model.contrastive import ContrastiveModel
 from cola_msa.model.optimizers import build_optimizer
-from cola_msa.runs import kept, resume
+from cola_msa.runs import kept, network, resume
 from cola_msa.runs.scalars import read_metrics
 from cola_msa.system.errors import RunError
 from cola_msa.values import arrays as arrays_lib
@@ -33,7 +33,7 @@ def build_model(num_updates: int = 0) -> ContrastiveModel:
 
 def values_of(model) -> dict[str, np.ndarray]:
     return {
-        kept.array_name(part, number, variable): np.array(variable)
+        network.array_name(part, number, variable): np.array(variable)
         for part, variables in (
             ("model", model.variables),
             ("optimizer", model.optimizer.variables),

@@ -48,7 +48,7 @@ def test_moments_are_those_of_mixtures_and_sounding_stems(prepared, config):
 def test_the_run_keeps_them_and_they_are_never_trained(run, prepared, config):
     expected = PairSampler(prepared, config.train).band_moments()
     for step in (0, None):
-        layer = kept.load_encoder(run, step).get_layer("input_scaling")
+        layer = kept.load_model(run, step).encoder.get_layer("input_scaling")
         np.testing.assert_array_equal(layer.mean, expected[0])
         np.testing.assert_array_equal(layer.deviation, expected[1])
     assert load_config(run).model == config.model
@@ -87,8 +87,8 @@ def test_a_stopped_run_goes_on_to_the_same_weights(run, config, prepared, tmp_pa
     assert Trainer(config, prepared, run_dir).run(stop) == "interrupted"
     assert Trainer(config, prepared, run_dir).run() == "finished"
     for found, expected in zip(
-        kept.load_encoder(run_dir).get_weights(),
-        kept.load_encoder(run).get_weights(),
+        kept.load_model(run_dir).encoder.get_weights(),
+        kept.load_model(run).encoder.get_weights(),
         strict=True,
     ):
         np.testing.assert_array_equal(found, expected)

@@ -110,9 +110,9 @@ def test_event_files_hold_the_scalars(finished_run):
         assert found[row["step"], "loss"] == pytest.approx(row["loss"], rel=1e-5)
 
 
-def test_load_encoder_uses_the_re_estimated_statistics(finished_run):
+def test_load_model_uses_the_re_estimated_statistics(finished_run):
     windows = np.random.default_rng(0).normal(2, 1.5, (3, 98, 64, 1)).astype(np.float32)
-    encoder = kept_lib.load_encoder(finished_run)
+    encoder = kept_lib.load_model(finished_run).encoder
     assert encoder(windows).shape == (3, 64)
     with np.load(kept_lib.kept_path(finished_run)) as arrays:
         kept = arrays["statistics/anchors/0000/mean"]
@@ -130,7 +130,7 @@ def test_untrained_and_trained_encoders_differ(finished_run):
 
 def test_a_missing_step_lists_those_there_are(finished_run):
     with pytest.raises(errors.RunError, match="no kept checkpoint of step 3; .*4"):
-        kept_lib.load_encoder(finished_run, 3)
+        kept_lib.load_model(finished_run, 3)
 
 
 def test_another_configuration_is_refused_by_field(finished_run, prepared):
@@ -360,7 +360,7 @@ def test_efficientnet_trains_and_reloads(prepared_dir, tmp_path):
     run_dir = tmp_path / "run"
     assert Trainer(config, data, run_dir).run() == "finished"
     windows = np.zeros((2, 98, 64, 1), np.float32)
-    assert kept_lib.load_encoder(run_dir)(windows).shape == (2, 1280)
+    assert kept_lib.load_model(run_dir).encoder(windows).shape == (2, 1280)
 
 
 def test_the_command_trains_on_two_logical_cpus(prepared_dir, tmp_path):

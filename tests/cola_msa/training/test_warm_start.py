@@ -12,7 +12,7 @@ import pytest
 from cola_msa.config.strategies import strategy_of
 from cola_msa.hub import pretrained
 from cola_msa.model.contrastive import ContrastiveModel
-from cola_msa.runs import directory, kept
+from cola_msa.runs import directory, kept, network
 from cola_msa.runs.info import encoder_info
 from cola_msa.system.errors import RunError
 from cola_msa.training import warm_start
@@ -82,8 +82,8 @@ def test_step_0_is_a_network_with_fresh_weights(warm_run, prepared):
         seed=7,
     )
     found = read_arrays(kept.kept_path(warm_run, 0))
-    values = kept.fitting_values("model", fresh.variables, found)
-    for variable, value in zip(fresh.variables, values, strict=True):
+    values = network.fitting_values("model", fresh.variables, found)
+    for variable, value in values:
         np.testing.assert_array_equal(value, np.array(variable), err_msg=variable.path)
     kernel = next(n for n in found if n.endswith("conv0/kernel"))
     init = read_arrays(kept.kept_path(warm_run, "init"))
@@ -105,8 +105,8 @@ def test_the_run_says_where_it_came_from(warm_run, finished_run):
 
 
 def test_the_input_normalization_comes_along(warm_run, finished_run):
-    found = kept.load_encoder(warm_run).get_layer("normalization")
-    expected = kept.load_encoder(finished_run).get_layer("normalization")
+    found = kept.load_model(warm_run).encoder.get_layer("normalization")
+    expected = kept.load_model(finished_run).encoder.get_layer("normalization")
     np.testing.assert_array_equal(found.adapt_mean, expected.adapt_mean)
     np.testing.assert_array_equal(found.mean, expected.mean)
 
