@@ -187,7 +187,8 @@ def write_map(
 
     Raises:
         EmbeddingFileError: If the embeddings cannot be read.
-        MapError: If an option does not fit.
+        UsageError: If `output` is no .html file.
+        MapError: If another option does not fit.
         FileError: If something else than a map is at `output`, or it cannot be written.
     """
     page = pathlib.Path(output)

@@ -18,6 +18,7 @@ from cola_msa.collection import layout as layout_lib
 from cola_msa.collection import map as collection_map
 from cola_msa.collection.layout import MapError
 from cola_msa.collection.table.checks import EmbeddingFileError
+from cola_msa.system.errors import UsageError
 from tests.helpers import embedding_tables
 
 
@@ -285,7 +286,7 @@ def test_the_page_is_whole_and_names_cannot_break_it(page):
     ("embeddings", "output", "error", "message"),
     [
         ("none.npz", "map.html", EmbeddingFileError, "there is no such file"),
-        ("e.npz", "map.png", MapError, "a map is an .html file"),
+        ("e.npz", "map.png", UsageError, "a map is an .html file"),
     ],
 )
 def test_wrong_files_are_refused(page, embeddings, output, error, message):
