@@ -33,7 +33,9 @@ from tests.helpers.forked import Forks
 
 DATA = pathlib.Path(__file__).parents[1] / "data" / "before_rooms"
 # The address that the download in the cache came from; nothing is there any more.
-ADDRESS = "file:///tmp/before_rooms/handed_on.tar.gz"
+# Where it lay when it was opened and cached: the cache knows it by this address.
+_CACHED = pathlib.PurePosixPath("/", "tmp", "before_rooms", "handed_on.tar.gz")
+ADDRESS = _CACHED.as_uri()
 SONGS = [f"songs/song {k}.flac" for k in range(3)]
 EXPORTS = ("saved_model", "onnx", "tflite")
 TRAIN = (
