@@ -4,7 +4,7 @@ import sys
 
 import cola_msa
 from cola_msa.__main__ import commands, main
-from tests.integration.test_commands import ROOT
+from tests.helpers.commands import ROOT
 
 
 def test_every_command_is_listed_with_a_line(capsys):

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from cola_msa.system import locks, processes
-from tests.integration.test_commands import ROOT
+from tests.helpers.commands import ROOT
 
 _CHILD = """
 import pathlib, signal, sys, time

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import signal
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -25,6 +24,7 @@ from tests.cola_msa.runs.test_resume import (
     train_until,
 )
 from tests.conftest import tiny_config
+from tests.helpers.commands import run_module
 
 
 def started_config(start, **fields):
@@ -188,9 +188,9 @@ def test_killed_and_resumed_equals_uninterrupted(prepared_dir, finished_run, tmp
 
 def test_the_same_run_with_another_start_is_refused(prepared_dir, warm_run, tmp_path):
     other = kept.kept_path(warm_run, 0)
-    command = [sys.executable, "-m", "cola_msa.train", f"--run_dir={warm_run}"]
-    command += [f"--data_dir={prepared_dir}", f"--init_from={other}", "--preset=smoke"]
-    result = subprocess.run(command, capture_output=True, text=True)
+    arguments = [f"--run_dir={warm_run}", f"--data_dir={prepared_dir}"]
+    arguments += [f"--init_from={other}", "--preset=smoke"]
+    result = run_module("cola_msa.train", *arguments)
     assert result.returncode == 1
     assert "train.init_from" in result.stderr
     assert json.loads((warm_run / "done.json").read_text())["outcome"] == "finished"

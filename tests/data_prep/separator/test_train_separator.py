@@ -26,7 +26,7 @@ from data_prep.stems import separator as separator_lib
 from data_prep.stems.weights import SeparatorError
 from tests.data_prep.conftest import TINY_SEPARATOR, parse_tiny
 from tests.helpers import trees
-from tests.integration.test_commands import ROOT, run_module
+from tests.helpers.commands import ROOT, run_module
 
 EPOCHS = 3
 
