@@ -16,6 +16,7 @@ import json
 import os
 import pathlib
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,19 +38,20 @@ _OWN = ("cola_msa", "data_prep")
 
 
 class _Server:
-    """The process that forks; it ends with this one."""
+    """The process that forks. It ends with this one, and removes what was printed."""
 
     def __init__(self) -> None:
-        self.folder = tempfile.TemporaryDirectory(prefix="commands")
+        self.folder = tempfile.mkdtemp(prefix="commands")
         self.count = 0
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.helpers.commands"],
+            [sys.executable, "-m", "tests.helpers.commands", self.folder],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": _python_path()},
             text=True,
         )
+        atexit.register(self._process.communicate)
 
     def ask(self, **request):
         assert self._process.stdin and self._process.stdout
@@ -85,7 +87,7 @@ class Command:
         """
         server = _server()
         server.count += 1
-        prefix = pathlib.Path(server.folder.name) / str(server.count)
+        prefix = pathlib.Path(server.folder) / str(server.count)
         self.args = [module, *map(str, arguments)]
         self.returncode: int | None = None
         self._outputs = [
@@ -135,6 +137,16 @@ def run_module(
     out, err = command.communicate()
     assert command.returncode is not None
     return subprocess.CompletedProcess(command.args, command.returncode, out, err)
+
+
+def run_script(
+    code: str, *arguments: object, cwd: pathlib.Path
+) -> subprocess.CompletedProcess:
+    """Runs Python, by way of a file in a folder, and expects it to end well."""
+    (cwd / "script.py").write_text(code)
+    found = run_module("script", *arguments, cwd=cwd)
+    assert found.returncode == 0, found.stderr
+    return found
 
 
 def run_fresh(
@@ -210,3 +222,4 @@ if __name__ == "__main__":
         importlib.import_module(_name)
     if (_request := _serve()) is not None:
         _end(_run(**_request))
+    shutil.rmtree(sys.argv[1])

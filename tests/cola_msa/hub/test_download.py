@@ -9,8 +9,6 @@ import json
 import os
 import pathlib
 import shutil
-import subprocess
-import sys
 import tarfile
 import threading
 import time
@@ -29,6 +27,7 @@ from cola_msa.runs import kept
 from cola_msa.system import archives as archives_lib
 from cola_msa.system import folders
 from cola_msa.system.errors import RunError
+from tests.helpers.commands import Command
 
 
 @pytest.fixture(scope="module")
@@ -475,11 +474,10 @@ print(loading.resolve(sys.argv[1]))
 """
 
 
-def test_processes_that_fetch_one_url_at_once(server, archives, cache):
-    command = [sys.executable, "-c", FETCH, f"{server}/tiny.zip"]
-    processes = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)
-    ]
+def test_processes_that_fetch_one_url_at_once(server, archives, cache, tmp_path):
+    (tmp_path / "script.py").write_text(FETCH)
+    url = f"{server}/tiny.zip"
+    processes = [Command("script", url, cwd=tmp_path) for _ in range(4)]
     found = {process.communicate()[0].strip() for process in processes}
     assert [process.returncode for process in processes] == [0] * 4
     (path,) = found

@@ -19,7 +19,7 @@ from cola_msa.training.trainer import Trainer
 from cola_msa.values import arrays as arrays_lib
 from tests.cola_msa.runs.test_kept import read_events
 from tests.conftest import tiny_config
-from tests.helpers.commands import Command, run_module
+from tests.helpers.commands import Command, run_module, run_script
 
 # Checkpoints, validations and kept steps fall on different steps, so that a kill can
 # come between any two of them.
@@ -361,7 +361,7 @@ from cola_msa.runs import kept as kept_lib, resume
 from cola_msa.records.prepared import PreparedData
 from cola_msa.training.trainer import Trainer
 from tests.conftest import tiny_config
-from tests.helpers.commands import Command, run_module
+from tests.helpers.commands import Command, run_module, run_script
 
 run_dir, data = pathlib.Path(sys.argv[1]), PreparedData(sys.argv[2])
 config = tiny_config(steps=2)
@@ -406,7 +406,4 @@ assert_equal(copies(again), trained)
 
 
 def test_two_replicas_keep_their_own_moving_statistics(prepared_dir, tmp_path):
-    subprocess.run(
-        [sys.executable, "-c", TWO_REPLICAS, str(tmp_path / "run"), str(prepared_dir)],
-        check=True,
-    )
+    run_script(TWO_REPLICAS, tmp_path / "run", prepared_dir, cwd=tmp_path)

@@ -2,8 +2,6 @@ import dataclasses
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -23,7 +21,7 @@ from cola_msa.system import errors
 from cola_msa.training.progress import has_stalled
 from cola_msa.training.trainer import Trainer, TrainingError
 from tests.conftest import tiny_config
-from tests.helpers.commands import Command, run_module
+from tests.helpers.commands import Command, run_module, run_script
 
 # Two replicas need their own process: logical devices are fixed at TensorFlow's start.
 TWO_REPLICAS = """
@@ -79,8 +77,8 @@ assert any(not np.allclose(a, b) for a, b in zip(*statistics))
 """
 
 
-def test_two_replicas_make_the_update_of_the_mean_gradient():
-    subprocess.run([sys.executable, "-c", TWO_REPLICAS], check=True)
+def test_two_replicas_make_the_update_of_the_mean_gradient(tmp_path):
+    run_script(TWO_REPLICAS, cwd=tmp_path)
 
 
 def test_a_run_leaves_what_it_promises(finished_run):
