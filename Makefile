@@ -1,7 +1,8 @@
-# make demo   the whole job on the built-in music, from nothing to a table
-# make test   lint, types and tests
-# make bench  every stage's speed against its baseline: benchmarks/RESULTS.md
-# Both create .venv where it is missing, install into it, and reuse what is there.
+# make demo       the whole job on the built-in music, from nothing to a table
+# make test       lint, types and all tests but the slow ones
+# make test-slow  the tests that train a network for minutes, or run commands many times
+# make bench      every stage's speed against its baseline: benchmarks/RESULTS.md
+# All create .venv where it is missing, install into it, and reuse what is there.
 
 PYTHON ?= python3.11
 VENV := .venv
@@ -12,11 +13,11 @@ STAMP := $(VENV)/.installed
 TORCH ?= torch==2.13.0
 # Processes of the test run; each takes up to 3 GB of memory.
 TEST_PROCESSES ?= 2
-PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal
+PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal --durations=20
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo test lint fast-test bench clean
+.PHONY: demo test test-slow lint bench clean
 
 $(STAMP): setup.py pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { \
@@ -35,11 +36,11 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-fast-test: $(STAMP)
+test: lint
 	$(PYTEST) -m "not slow"
 
-test: lint
-	$(PYTEST)
+test-slow: $(STAMP)
+	$(PYTEST) -m slow
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/run_all.py

@@ -2,10 +2,12 @@
 
 The process imports TensorFlow and runs no operation before it forks: what runs threads
 of its own begins in the child. A child can be made to die before or after its nth
-rename, link or removal below a folder, or to find a full or read-only disk there.
+rename, link or removal below a folder, to say how that looked at each of these points,
+or to find a full or read-only disk there.
 """
 
 import errno
+import hashlib
 import importlib
 import json
 import os
@@ -65,8 +67,9 @@ class Forks:
 
         Args:
             commands: Module and arguments of each.
-            options: `die_at`, number of the point at which the child ends; `below`,
-                the folder whose files count; `fail`, name of an errno that syncing
+            options: `die_at`, number of the point at which the child ends; `states`,
+                a file for a digest of the folder at every point; `below`, the folder
+                whose files count; `fail`, name of an errno that syncing
                 and renaming there raises; `setup`, Python that runs before the command
                 with its module as `module`.
         """
@@ -116,6 +119,19 @@ def _points(below: str, point) -> None:
     shutil.rmtree = watched(shutil.rmtree)
 
 
+def _state(below: str) -> str:
+    """A digest of all that a process which ends now leaves there, links included."""
+    digest = hashlib.sha256()
+    for folder, folders, names in os.walk(below):
+        folders.sort()
+        for name in sorted(names):
+            path = os.path.join(folder, name)
+            content = hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
+            digest.update(f"{path} {os.stat(path).st_ino} {content}\n".encode())
+        digest.update(f"{folder}\n".encode())
+    return digest.hexdigest()
+
+
 def _fail(below: str, name: str) -> None:
     """What a disk that is full, or read-only, raises where content meets it."""
     number = getattr(errno, name)
@@ -154,9 +170,15 @@ def _run(arguments, log: str, request: dict) -> int:
                 os._exit(KILLED)
 
         _points(below, point)
+    states: list[str] = []
+    if "states" in request:
+        _points(below, lambda: states.append(_state(below)))
     if "fail" in request:
         _fail(below, request["fail"])
-    return console.run(module.main, flags.FLAGS, *rest[1:])
+    code = console.run(module.main, flags.FLAGS, *rest[1:])
+    if "states" in request:
+        pathlib.Path(request["states"]).write_text(json.dumps(states))
+    return code
 
 
 def _fork(arguments, log: str, request: dict) -> int:

@@ -1,28 +1,12 @@
 """What users run, in processes of its own: the demo, and commands used wrongly."""
 
-import os
 import pathlib
 import subprocess
-import sys
 
 import pytest
 
 from cola_msa.runs import kept
-
-ROOT = pathlib.Path(__file__).parents[2]
-
-
-def run_module(module: str, *arguments: object, cwd: pathlib.Path):
-    """Runs `python -m module` as from a folder of the user's."""
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    return subprocess.run(
-        [sys.executable, "-m", module, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": path},
-    )
+from tests.helpers.commands import run_fresh, run_module
 
 
 def snapshot(folder: pathlib.Path) -> dict[str, int]:
@@ -37,7 +21,7 @@ def snapshot(folder: pathlib.Path) -> dict[str, int]:
 @pytest.mark.slow
 def test_the_demo_from_nothing_and_again(tmp_path):
     arguments = ("--preset=smoke", "--scale=0.02", "--output_dir=out")
-    first = run_module("cola_msa.demo", *arguments, cwd=tmp_path)
+    first = run_fresh("cola_msa.demo", *arguments, cwd=tmp_path)
     assert first.returncode == 0, first.stderr[-3000:]
     out = tmp_path / "out"
     table = (out / "table.txt").read_text()
@@ -67,7 +51,7 @@ def test_the_demo_from_nothing_and_again(tmp_path):
     assert kept.kept_steps(out / "run")[0] == 0
 
     before = snapshot(out)
-    again = run_module("cola_msa.demo", *arguments, cwd=tmp_path)
+    again = run_fresh("cola_msa.demo", *arguments, cwd=tmp_path)
     assert again.returncode == 0, again.stderr[-3000:]
     table_again = (out / "table.txt").read_text().splitlines()
     assert [line for line in table_again if not line.startswith("time ")] == [

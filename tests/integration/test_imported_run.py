@@ -17,12 +17,12 @@ from cola_msa.evaluation import baseline, results
 from cola_msa.runs import info as info_lib
 from cola_msa.runs import kept
 from tests.conftest import write_prepared
+from tests.helpers.commands import run_module
 from tests.helpers.released_layout import (
     make_tensors,
     make_variables,
     write_checkpoint,
 )
-from tests.integration.test_commands import run_module
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import soundfile
 
 from tests.cola_msa.collection.test_map_page import at, click, free_of, wait_for
 from tests.helpers import browser
-from tests.integration.test_commands import run_module
+from tests.helpers.commands import run_module
 
 NUM_SONGS = 9
 

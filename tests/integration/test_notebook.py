@@ -4,7 +4,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from tests.integration.test_commands import ROOT
+from tests.helpers.commands import ROOT
 
 PATH = ROOT / "examples" / "quickstart.ipynb"
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.integration.test_commands import ROOT
+from tests.helpers.commands import ROOT
 from tests.test_documents import DOCUMENTS
 
 PACKAGES = ("cola_msa", "data_prep")

@@ -23,7 +23,7 @@ import pytest
 from tests.cola_msa.evaluation.probes.test_features import write_data
 from tests.conftest import tiny_config, write_prepared
 from tests.helpers import trees
-from tests.integration.test_commands import run_module
+from tests.helpers.commands import run_module
 from tests.test_documents import DOCUMENTS
 
 ROOT = pathlib.Path(__file__).parents[2]

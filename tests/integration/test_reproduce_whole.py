@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from tests.cola_msa.system.test_processes import wait_for
-from tests.integration.test_commands import ROOT, run_module
+from tests.helpers.commands import ROOT, run_fresh
 
 
 @pytest.mark.slow
@@ -35,7 +35,7 @@ def test_a_killed_reproduction_goes_on_to_the_report(tmp_path):
     judged = out / "runs" / "msa" / "eval" / "mtat" / "results.json"
     before = judged.stat().st_mtime_ns
 
-    found = run_module("cola_msa.reproduce", *arguments, cwd=tmp_path)
+    found = run_fresh("cola_msa.reproduce", *arguments, cwd=tmp_path)
     assert found.returncode == 0, found.stderr[-3000:]
     assert "all 12 steps done" in found.stdout
     assert judged.stat().st_mtime_ns == before
@@ -47,6 +47,6 @@ def test_a_killed_reproduction_goes_on_to_the_report(tmp_path):
     assert (out / "report" / "figure2.png").stat().st_size > 5000
     assert "no run" not in text
 
-    again = run_module("cola_msa.reproduce", *arguments, cwd=tmp_path)
+    again = run_fresh("cola_msa.reproduce", *arguments, cwd=tmp_path)
     assert again.returncode == 0, again.stderr[-3000:]
     assert again.stdout.count("$ python") == 1  # the report alone

@@ -20,12 +20,12 @@ from cola_msa.hub import export as export_lib
 from cola_msa.hub import released
 from cola_msa.hub.embedder import Embedder
 from tests.conftest import SHARED
+from tests.helpers.commands import run_module
 from tests.helpers.released_layout import (
     make_tensors,
     make_variables,
     write_checkpoint,
 )
-from tests.integration.test_commands import run_module
 
 RATE = 16000
 TOLERANCES = {"tflite": 1e-3}  # of the others: 1e-4

@@ -14,7 +14,7 @@ import sys
 import pytest
 from absl import app, flags
 
-from tests.integration.test_commands import ROOT
+from tests.helpers.commands import ROOT
 
 
 def find_doors() -> list[str]:

@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -23,7 +21,7 @@ from cola_msa.hub.loading import open_model
 from cola_msa.system import files
 from cola_msa.values.names import escape
 from tests.cola_msa.audio.test_clip_windows import make_sound
-from tests.integration.test_commands import ROOT, run_module
+from tests.helpers.commands import Command, run_module
 
 FORMATS = {"a.wav": 16000, "b.flac": 44100, "c.ogg": 48000, "d.mp3": 22050}
 
@@ -364,14 +362,16 @@ def test_a_full_or_read_only_disk_is_one_line_and_it_goes_on(
 
 
 def start(finished_run, music, output):
-    command = [sys.executable, "-m", "cola_msa.embed", f"--model={finished_run}"]
-    command += [f"--input={music}", f"--output={output}", "--batch_size=8"]
-    return subprocess.Popen(
-        [*command, "--num_workers=1", "--per=window", "--hop_seconds=0.02"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    return Command(
+        "cola_msa.embed",
+        f"--model={finished_run}",
+        f"--input={music}",
+        f"--output={output}",
+        "--batch_size=8",
+        "--num_workers=1",
+        "--per=window",
+        "--hop_seconds=0.02",
+        log=output.with_suffix(".log"),
     )
 
 

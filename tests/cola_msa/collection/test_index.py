@@ -15,8 +15,8 @@ from cola_msa.config.schema import FrontendConfig
 from cola_msa.system import files
 from cola_msa.system.errors import RunError
 from tests.helpers import embedding_tables
+from tests.helpers.commands import run_module
 from tests.helpers.long_noise import LongNoise, Peak
-from tests.integration.test_commands import run_module
 
 
 @pytest.fixture

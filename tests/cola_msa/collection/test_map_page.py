@@ -90,11 +90,12 @@ def press(driver, key: str, code: str | None = None, **more) -> None:
 
 def wait_for(driver, script: str):
     """Waits until a script returns something that is true."""
-    for _ in range(200):
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
         if value := driver.execute_script(f"return {script}"):
             return value
         time.sleep(0.05)
-    raise AssertionError(f"not within 10 s: {script}")
+    raise AssertionError(f"not within 60 s: {script}")
 
 
 def free_of(driver, count: int) -> int:
@@ -333,6 +334,12 @@ def test_a_phone_taps_and_pinches(folder, tmp_path):
         assert browser.console_errors(phone) == []
 
 
+def busy_seconds(driver) -> float:
+    """CPU seconds of the page's thread."""
+    metrics = driver.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
+    return next(m["value"] for m in metrics if m["name"] == "TaskDuration")
+
+
 @pytest.mark.slow
 def test_ten_thousand_tracks_move_smoothly(tmp_path):
     columns = embedding_tables.sample_columns(10_000, dim=8)
@@ -341,12 +348,7 @@ def test_ten_thousand_tracks_move_smoothly(tmp_path):
     with browser.open_browser(tmp_path / "p") as driver:
         driver.get((tmp_path / "map.html").as_uri())
         driver.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})
-
-        def busy_seconds() -> float:
-            metrics = driver.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
-            return next(m["value"] for m in metrics if m["name"] == "TaskDuration")
-
-        before = busy_seconds()
+        before = busy_seconds(driver)
         driver.execute_async_script(
             """
             const done = arguments[0]; let n = 0;
@@ -358,8 +360,8 @@ def test_ten_thousand_tracks_move_smoothly(tmp_path):
             requestAnimationFrame(step);
             """
         )
-        # CPU time of the page's thread; a frame has 16.7 ms at 60 a second.
-        assert (busy_seconds() - before) / 60 < 0.0167
+        # A frame has 16.7 ms at 60 a second.
+        assert (busy_seconds(driver) - before) / 60 < 0.0167
 
 
 def test_a_folder_a_track_opens_at_once_and_the_legend_grows(tmp_path):
@@ -372,13 +374,13 @@ def test_a_folder_a_track_opens_at_once_and_the_legend_grows(tmp_path):
         path, tmp_path / "map.html", projection="pca", num_clusters=0, num_neighbours=0
     )
     with browser.open_browser(tmp_path / "p") as driver:
-        started = time.monotonic()
+        driver.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})
         driver.get((tmp_path / "map.html").as_uri())
         driver.execute_async_script(
             "const done = arguments[0];"
             "requestAnimationFrame(() => requestAnimationFrame(() => done()))"
         )
-        assert time.monotonic() - started < 10.0
+        assert 0.0 < busy_seconds(driver) < 10.0
         count_buttons = "return document.querySelectorAll('#groups button').length"
         assert driver.execute_script(count_buttons) == 200
         more = driver.find_element("id", "more-groups")

@@ -14,8 +14,8 @@ from cola_msa.collection.matching import MatchError, Projected
 from cola_msa.config.schema import FrontendConfig
 from cola_msa.hub.loading import open_model
 from tests.helpers import trees
+from tests.helpers.commands import run_module
 from tests.helpers.long_noise import LongNoise, Peak
-from tests.integration.test_commands import run_module
 
 KERNEL = np.random.default_rng(9).normal(size=(4, 4))
 

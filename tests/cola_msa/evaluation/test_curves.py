@@ -1,15 +1,11 @@
 import json
-import subprocess
-import sys
+
+from tests.helpers.commands import run_module
 
 
 def test_the_command_judges_every_kept_step(finished_run):
-    result = subprocess.run(
-        [sys.executable, "-m", "cola_msa.curves", f"--run_dir={finished_run}"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    result = run_module("cola_msa.curves", f"--run_dir={finished_run}")
+    assert result.returncode == 0, result.stderr
     figure, values = result.stdout.split()[-2:]
     assert open(figure, "rb").read(8) == b"\x89PNG\r\n\x1a\n"
     found = json.loads(open(values).read())

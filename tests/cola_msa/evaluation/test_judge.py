@@ -2,11 +2,8 @@
 
 import csv
 import dataclasses
-import os
 import pathlib
 import shutil
-import subprocess
-import sys
 
 import matplotlib.image
 import numpy as np
@@ -27,6 +24,7 @@ from cola_msa.runs import info as info_lib
 from cola_msa.system.errors import UsageError
 from cola_msa.values import arrays as arrays_lib
 from tests.cola_msa.evaluation.probes.test_features import tiny_encoder, write_data
+from tests.helpers.commands import run_module
 
 ROOT = pathlib.Path(__file__).parents[3]
 PAPER_INFO = info_lib.EncoderInfo(
@@ -215,14 +213,7 @@ def run_dir(tmp_path_factory):
 
 
 def run_command(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "cola_msa.eval", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
-    )
+    return run_module("cola_msa.eval", *arguments)
 
 
 def test_command(run_dir, fma):

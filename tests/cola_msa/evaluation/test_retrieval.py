@@ -1,7 +1,5 @@
 import json
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -17,6 +15,7 @@ from cola_msa.evaluation.retrieval import (
     spectral_profiles,
 )
 from cola_msa.pairs.sampler import PairSampler
+from tests.helpers.commands import run_module
 
 
 @pytest.fixture(scope="module")
@@ -171,12 +170,8 @@ def test_interval_resamples_whole_songs():
 
 
 def test_the_command_compares_trained_and_untrained(finished_run, prepared_dir):
-    result = subprocess.run(
-        [sys.executable, "-m", "cola_msa.retrieve", f"--run_dir={finished_run}"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    result = run_module("cola_msa.retrieve", f"--run_dir={finished_run}")
+    assert result.returncode == 0, result.stderr
     assert "untrained, trained kernel" in result.stdout
     path = finished_run / "eval" / "retrieval" / "results.json"
     results = json.loads(path.read_text())

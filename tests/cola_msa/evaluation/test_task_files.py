@@ -13,7 +13,7 @@ from cola_msa.records.prepared import PreparedData
 from cola_msa.runs import kept
 from tests.data_prep.datasets.test_datasets import execute
 from tests.helpers import trees
-from tests.integration.test_commands import ROOT, run_module
+from tests.helpers.commands import ROOT, run_module
 
 EXAMPLE = ROOT / "examples" / "my_task.py"
 

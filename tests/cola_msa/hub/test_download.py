@@ -9,8 +9,6 @@ import json
 import os
 import pathlib
 import shutil
-import subprocess
-import sys
 import tarfile
 import threading
 import time
@@ -29,6 +27,7 @@ from cola_msa.runs import kept
 from cola_msa.system import archives as archives_lib
 from cola_msa.system import folders
 from cola_msa.system.errors import RunError
+from tests.helpers.commands import Command
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +61,11 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
     def do_GET(self):
         type(self).requests += 1
+        end = time.monotonic() + 60  # where the test fails
         if self.path.startswith("/slow/"):
             self.send_response(200)
             self.end_headers()
-            for _ in range(100):
+            while time.monotonic() < end:
                 try:
                     self.wfile.write(b"x")
                 except OSError:
@@ -76,7 +76,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
             # Each byte comes within every timeout, and the headers never end.
             with contextlib.suppress(OSError):
                 self.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
-                for _ in range(100):
+                while time.monotonic() < end:
                     self.wfile.write(b"a")
                     time.sleep(0.05)
             return
@@ -331,7 +331,7 @@ def test_headers_that_never_end_are_not_waited_for(server, cache, monkeypatch):
     begin = time.monotonic()
     with pytest.raises(RunError, match="which is the limit"):
         loading.resolve(f"{server}/drip/tiny.zip")
-    assert time.monotonic() - begin < 3
+    assert time.monotonic() - begin < 30
     assert nothing_cached(cache)
 
 
@@ -475,11 +475,10 @@ print(loading.resolve(sys.argv[1]))
 """
 
 
-def test_processes_that_fetch_one_url_at_once(server, archives, cache):
-    command = [sys.executable, "-c", FETCH, f"{server}/tiny.zip"]
-    processes = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)
-    ]
+def test_processes_that_fetch_one_url_at_once(server, archives, cache, tmp_path):
+    (tmp_path / "script.py").write_text(FETCH)
+    url = f"{server}/tiny.zip"
+    processes = [Command("script", url, cwd=tmp_path) for _ in range(4)]
     found = {process.communicate()[0].strip() for process in processes}
     assert [process.returncode for process in processes] == [0] * 4
     (path,) = found

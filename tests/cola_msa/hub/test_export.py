@@ -1,7 +1,5 @@
 import json
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -16,6 +14,7 @@ from cola_msa.hub.embedder import Embedder
 from cola_msa.hub.opened import ExportError
 from cola_msa.runs import kept
 from cola_msa.system.errors import FileError, RunError
+from tests.helpers.commands import run_module
 
 RATE = 16000
 
@@ -204,19 +203,13 @@ def test_an_encoder_that_multiplies_rounding_is_given_room(opened):
 
 
 def test_the_command_exports_and_reports(finished_run, tmp_path):
-    result = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "cola_msa.export",
-            f"--run_dir={finished_run}",
-            f"--output_dir={tmp_path / 'model'}",
-            "--checkpoint_step=2",
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
+    result = run_module(
+        "cola_msa.export",
+        f"--run_dir={finished_run}",
+        f"--output_dir={tmp_path / 'model'}",
+        "--checkpoint_step=2",
     )
+    assert result.returncode == 0, result.stderr
     assert "exported step 2" in result.stdout
     assert (tmp_path / "model" / "saved_model.pb").exists()
 

@@ -13,7 +13,7 @@ from cola_msa.hub import check, loading, portable
 from cola_msa.hub import export as export_lib
 from cola_msa.hub.opened import ExportError
 from cola_msa.system.errors import FileError
-from tests.integration.test_commands import ROOT
+from tests.helpers.commands import ROOT
 
 RATE = 16000
 FILES = {"tflite": portable.TFLITE_NAME, "onnx": portable.ONNX_NAME}

@@ -1,8 +1,6 @@
 """Two replicas with `global_negatives` are one device with the joint batch."""
 
 import pathlib
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -16,6 +14,7 @@ from cola_msa.model.contrastive import ContrastiveModel
 from cola_msa.pairs.sampler import PairSampler
 from tests.cola_msa.model.test_contrastive import make_batch
 from tests.cola_msa.model.test_losses import random_batch
+from tests.helpers.commands import run_script
 
 ROWS, DIM = 12, 8
 # Which of the joint batch's rows are silent; replica 0 holds the first half.
@@ -147,8 +146,7 @@ np.savez(output, **found)
 
 
 def two_replicas(path: pathlib.Path, backbone: str, policy: str = "float32") -> dict:
-    command = [sys.executable, "-c", TWO_REPLICAS, str(path), backbone, policy]
-    subprocess.run(command, check=True)
+    run_script(TWO_REPLICAS, path, backbone, policy, cwd=path.parent)
     with np.load(path) as found:
         return dict(found)
 

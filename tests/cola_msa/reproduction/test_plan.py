@@ -15,8 +15,8 @@ from cola_msa.reproduction.report.commands import Command
 from cola_msa.runs.directory import describe_run
 from cola_msa.system.errors import UsageError
 from cola_msa.values.arrays import write_json
+from tests.helpers.commands import run_module
 from tests.helpers.report_runs import write_data
-from tests.integration.test_commands import run_module
 from tests.integration.test_packaging import flags_of
 
 TARGETED = ["msa_bass", "msa_drums", "msa_other", "msa_vocals"]

@@ -19,6 +19,7 @@ from cola_msa.training.trainer import Trainer
 from cola_msa.values import arrays as arrays_lib
 from tests.cola_msa.runs.test_kept import read_events
 from tests.conftest import tiny_config
+from tests.helpers.commands import Command, run_module, run_script
 
 # Checkpoints, validations and kept steps fall on different steps, so that a kill can
 # come between any two of them.
@@ -49,15 +50,15 @@ STRATEGIES = {
 TIMEOUT_SECONDS = 500
 
 
+def train_arguments(data_dir, run_dir, *arguments) -> list[str]:
+    """The command, for a fork."""
+    given = [f"--data_dir={data_dir}", f"--run_dir={run_dir}"]
+    return ["cola_msa.train", *given, *arguments]
+
+
 def train_command(data_dir, run_dir, *arguments) -> list[str]:
-    return [
-        sys.executable,
-        "-m",
-        "cola_msa.train",
-        f"--data_dir={data_dir}",
-        f"--run_dir={run_dir}",
-        *arguments,
-    ]
+    """The same for a fresh process."""
+    return [sys.executable, "-m", *train_arguments(data_dir, run_dir, *arguments)]
 
 
 def newest_update(run_dir: pathlib.Path) -> int:
@@ -65,26 +66,51 @@ def newest_update(run_dir: pathlib.Path) -> int:
     return max((int(name[-8:]) for name in names), default=-1)
 
 
-def train_until(command, run_dir, first_update, delay_seconds, number) -> int:
+def train_until(start, run_dir, first_update, delay_seconds, number) -> int:
     """Sends a signal some time after a checkpoint of `first_update` or later.
 
     Before the first checkpoint (-1) the untrained encoder must have been kept.
+
+    Args:
+        start: Given a log file's path, starts the command.
+        run_dir: Where it trains.
+        first_update: Of the checkpoint that is waited for.
+        delay_seconds: From that to the signal.
+        number: The signal.
+
+    Returns:
+        The command's exit code.
     """
     path = run_dir.with_suffix(".log")
     kept = run_dir / "kept" / "step-00000000.npz"
     before = newest_update(run_dir)
     if before >= 0:  # a fast machine may have gone further: this process must begin
         first_update = max(first_update, before + 1)
-    with open(path, "ab") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-        deadline = time.monotonic() + TIMEOUT_SECONDS
-        while newest_update(run_dir) < first_update or not kept.exists():
-            assert process.poll() is None, path.read_text()
-            assert time.monotonic() < deadline, path.read_text()
-            time.sleep(0.02)
-        time.sleep(delay_seconds)
-        process.send_signal(number)
-        return process.wait(TIMEOUT_SECONDS)
+    process = start(path)
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while newest_update(run_dir) < first_update or not kept.exists():
+        assert process.poll() is None, path.read_text()
+        assert time.monotonic() < deadline, path.read_text()
+        time.sleep(0.02)
+    time.sleep(delay_seconds)
+    process.send_signal(number)
+    return process.wait(TIMEOUT_SECONDS)
+
+
+def forked(*arguments):
+    """Starts the command in a fork."""
+    return lambda log: Command(*arguments, log=log)
+
+
+def fresh(*arguments):
+    """Starts the command in a process of another hash seed."""
+
+    def start(log):
+        with open(log, "ab") as file:
+            command = [sys.executable, "-m", *arguments]
+            return subprocess.Popen(command, stdout=file, stderr=file)
+
+    return start
 
 
 def without_times(row: dict) -> dict:
@@ -129,11 +155,7 @@ def uninterrupted(prepared_dir, tmp_path_factory):
     def make(*arguments) -> pathlib.Path:
         if arguments not in made:
             run_dir = tmp_path_factory.mktemp("uninterrupted") / "run"
-            result = subprocess.run(
-                train_command(prepared_dir, run_dir, *arguments),
-                capture_output=True,
-                text=True,
-            )
+            result = run_module(*train_arguments(prepared_dir, run_dir, *arguments))
             assert result.returncode == 0, result.stderr
             made[arguments] = run_dir
         return made[arguments]
@@ -141,19 +163,18 @@ def uninterrupted(prepared_dir, tmp_path_factory):
     return make
 
 
-def stop_three_times(prepared_dir, run_dir, arguments, number, seed, moments) -> None:
+def stop_three_times(start, run_dir, number, seed, moments) -> None:
     """Trains to the end, but for three signals; the same command every time."""
     drawn = random.Random(seed)
-    command = train_command(prepared_dir, run_dir, *arguments)
     for first_update, longest_delay in moments:
         delay = drawn.uniform(0, longest_delay)
-        code = train_until(command, run_dir, first_update, delay, number)
+        code = train_until(start, run_dir, first_update, delay, number)
         expected = -number if number == signal.SIGKILL else 130
         assert code == expected, run_dir.with_suffix(".log").read_text()
         assert not (run_dir / "done.json").exists()
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert "going on at update" in result.stderr
+    log = run_dir.with_suffix(".last.log")
+    assert start(log).wait() == 0, log.read_text()
+    assert "going on at update" in log.read_text()
 
 
 def cases():
@@ -183,7 +204,8 @@ def test_stopped_three_times_the_weights_are_equal(
     expected = uninterrupted(*arguments)
     # The first may come while the graph is built, the others between or in updates.
     moments = [(-1, 0.5), (40, 0.1), (100, 0.1)]
-    stop_three_times(prepared_dir, tmp_path / "run", arguments, number, seed, moments)
+    start = forked(*train_arguments(prepared_dir, tmp_path / "run", *arguments))
+    stop_three_times(start, tmp_path / "run", number, seed, moments)
     assert_equal_runs(tmp_path / "run", expected)
 
 
@@ -198,9 +220,8 @@ def test_efficientnet_killed_three_times_ends_with_equal_weights(
     )
     expected = uninterrupted(*arguments)
     moments = [(2, 1.0), (6, 1.0), (12, 1.0)]
-    stop_three_times(
-        prepared_dir, tmp_path / "run", arguments, signal.SIGKILL, 0, moments
-    )
+    start = fresh(*train_arguments(prepared_dir, tmp_path / "run", *arguments))
+    stop_three_times(start, tmp_path / "run", signal.SIGKILL, 0, moments)
     assert_equal_runs(tmp_path / "run", expected)
 
 
@@ -340,6 +361,7 @@ from cola_msa.runs import kept as kept_lib, resume
 from cola_msa.records.prepared import PreparedData
 from cola_msa.training.trainer import Trainer
 from tests.conftest import tiny_config
+from tests.helpers.commands import Command, run_module, run_script
 
 run_dir, data = pathlib.Path(sys.argv[1]), PreparedData(sys.argv[2])
 config = tiny_config(steps=2)
@@ -384,7 +406,4 @@ assert_equal(copies(again), trained)
 
 
 def test_two_replicas_keep_their_own_moving_statistics(prepared_dir, tmp_path):
-    subprocess.run(
-        [sys.executable, "-c", TWO_REPLICAS, str(tmp_path / "run"), str(prepared_dir)],
-        check=True,
-    )
+    run_script(TWO_REPLICAS, tmp_path / "run", prepared_dir, cwd=tmp_path)

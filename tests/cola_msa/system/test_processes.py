@@ -9,7 +9,7 @@ import time
 import pytest
 
 from cola_msa.system import locks, processes
-from tests.integration.test_commands import ROOT
+from tests.helpers.commands import ROOT
 
 _CHILD = """
 import pathlib, signal, sys, time
@@ -51,7 +51,7 @@ def parent(tmp_path):
     process.wait()
 
 
-def wait_for(condition, seconds=30.0):
+def wait_for(condition, seconds=120.0):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "nothing happened"
@@ -61,7 +61,7 @@ def wait_for(condition, seconds=30.0):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_asks_the_child_once_and_waits(parent, tmp_path, number):
     parent.send_signal(number)
-    parent.wait(30)
+    parent.wait(120)
     assert (tmp_path / "signals").read_text() == "SIGINT 1"
     assert (tmp_path / "ended").exists()
 
@@ -73,6 +73,6 @@ def test_a_killed_parent_leaves_no_child_and_no_lock(parent, tmp_path):
     parent.kill()
     parent.wait()
     # The lock is the child's too: whoever gets it knows that the child has ended.
-    with locks.exclusive_folder(tmp_path, 30.0):
+    with locks.exclusive_folder(tmp_path, 120.0):
         assert (tmp_path / "signals").read_text() == "SIGTERM 1"
         assert (tmp_path / "ended").exists()

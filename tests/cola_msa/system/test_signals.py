@@ -1,10 +1,10 @@
 """Ctrl-C during an evaluation; signals that come while a finalizer runs."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -13,6 +13,7 @@ from tests.cola_msa.evaluation.test_judge import (
     fma,  # noqa: F401 (a fixture)
     run_dir,  # noqa: F401 (a fixture)
 )
+from tests.helpers.commands import run_script
 
 _SCRIPT = """
 import os, signal, sys
@@ -39,14 +40,8 @@ else:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_in_a_finalizer_stops_the_loop(number):
-    result = subprocess.run(
-        [sys.executable, "-c", _SCRIPT, str(int(number))],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
-    )
+def test_a_signal_in_a_finalizer_stops_the_loop(number, tmp_path):
+    result = run_script(_SCRIPT, int(number), cwd=tmp_path)
     assert result.stdout == "stopped after 4\n", result.stderr[-2000:]
 
 
@@ -74,10 +69,10 @@ def test_ctrl_c_leaves_no_results(run_dir, fma, tmp_path):  # noqa: F811
     while "head 2/500" not in text and process.poll() is None:
         text += process.stderr.read(200)
     process.send_signal(signal.SIGINT)
-    started = time.monotonic()
-    text += process.communicate(timeout=60)[1]
+    text += process.communicate(timeout=120)[1]
     assert process.returncode == 130, text[-3000:]
     assert "stopped; the same command goes on" in text
     assert "Traceback" not in text
-    assert time.monotonic() - started < 30
+    heads = [int(number) for number in re.findall(r"head (\d+)/500", text)]
+    assert 2 <= max(heads) < 500, "it stops before its end"
     assert not (tmp_path / "out" / "results.json").exists()

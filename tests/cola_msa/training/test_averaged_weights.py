@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -13,6 +11,7 @@ from cola_msa.runs import kept as kept_lib
 from cola_msa.training.trainer import Trainer
 from tests.cola_msa.model.test_contrastive import make_batch, make_model
 from tests.conftest import tiny_config
+from tests.helpers.commands import run_script
 
 # Two replicas need their own process: logical devices are fixed at TensorFlow's start.
 TWO_REPLICAS = """
@@ -112,10 +111,8 @@ def test_weights_come_back_when_something_is_raised_inside():
         np.testing.assert_array_equal(np.array(variable), value)
 
 
-def test_both_replicas_hold_the_average():
-    result = subprocess.run(
-        [sys.executable, "-c", TWO_REPLICAS], capture_output=True, text=True
-    )
+def test_both_replicas_hold_the_average(tmp_path):
+    result = run_script(TWO_REPLICAS, cwd=tmp_path)
     assert "equal on both" in result.stdout, result.stderr
 
 

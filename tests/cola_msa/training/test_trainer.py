@@ -2,8 +2,6 @@ import dataclasses
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -23,6 +21,7 @@ from cola_msa.system import errors
 from cola_msa.training.progress import has_stalled
 from cola_msa.training.trainer import Trainer, TrainingError
 from tests.conftest import tiny_config
+from tests.helpers.commands import Command, run_module, run_script
 
 # Two replicas need their own process: logical devices are fixed at TensorFlow's start.
 TWO_REPLICAS = """
@@ -78,8 +77,8 @@ assert any(not np.allclose(a, b) for a, b in zip(*statistics))
 """
 
 
-def test_two_replicas_make_the_update_of_the_mean_gradient():
-    subprocess.run([sys.executable, "-c", TWO_REPLICAS], check=True)
+def test_two_replicas_make_the_update_of_the_mean_gradient(tmp_path):
+    run_script(TWO_REPLICAS, cwd=tmp_path)
 
 
 def test_a_run_leaves_what_it_promises(finished_run):
@@ -291,32 +290,31 @@ def test_every_seed_validates_on_the_same_whole_split(prepared, fields):
 
 def test_the_command_is_stopped_by_ctrl_c_and_goes_on(prepared_dir, tmp_path):
     command = [
-        sys.executable,
-        "-m",
         "cola_msa.train",
         f"--data_dir={prepared_dir}",
         f"--run_dir={tmp_path / 'run'}",
         "--preset=demo",
         "--backbone=tiny",
         "--batch_size=8",
-        "--steps=40",
+        "--steps=20",
         "--updates_per_step=50",
         "--validate_every_steps=0",
         "--statistics_batches=2",
     ]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = Command(*command)
     metrics = tmp_path / "run" / "metrics.jsonl"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 500
     while not (metrics.exists() and metrics.read_text()):
         assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.1)
+        time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    stderr = process.communicate(timeout=60)[1]
+    stderr = process.communicate(timeout=120)[1]
     assert process.returncode == 130, stderr
     assert "the same command goes on" in stderr
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    result = run_module(*command)
+    assert result.returncode == 0, result.stderr
     assert "going on at update" in result.stderr
-    assert "finished: 2000 updates" in result.stdout
+    assert "finished: 1000 updates" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -331,18 +329,12 @@ def test_the_command_is_stopped_by_ctrl_c_and_goes_on(prepared_dir, tmp_path):
     ],
 )
 def test_wrong_input_is_a_clear_line(prepared_dir, tmp_path, arguments, code, message):
-    result = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "cola_msa.train",
-            f"--data_dir={prepared_dir}",
-            f"--run_dir={tmp_path / 'run'}",
-            "--backbone=tiny",
-            *arguments,
-        ],
-        capture_output=True,
-        text=True,
+    result = run_module(
+        "cola_msa.train",
+        f"--data_dir={prepared_dir}",
+        f"--run_dir={tmp_path / 'run'}",
+        "--backbone=tiny",
+        *arguments,
     )
     assert result.returncode == code
     assert message in result.stderr + result.stdout
@@ -364,20 +356,14 @@ def test_efficientnet_trains_and_reloads(prepared_dir, tmp_path):
 
 
 def test_the_command_trains_on_two_logical_cpus(prepared_dir, tmp_path):
-    result = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "cola_msa.train",
-            f"--data_dir={prepared_dir}",
-            f"--run_dir={tmp_path / 'run'}",
-            "--preset=smoke",
-            "--cpu_devices=2",
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
+    result = run_module(
+        "cola_msa.train",
+        f"--data_dir={prepared_dir}",
+        f"--run_dir={tmp_path / 'run'}",
+        "--preset=smoke",
+        "--cpu_devices=2",
     )
+    assert result.returncode == 0, result.stderr
     assert "20 updates of 2 x 4 pairs to go, 160 pairs in all" in result.stderr
     assert (
         "pairs/s on /job" in result.stderr and "at this rate the end" in result.stderr

@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -21,10 +19,12 @@ from cola_msa.values.arrays import read_arrays
 from tests.cola_msa.runs.test_resume import (
     TINY,
     assert_equal_runs,
-    train_command,
+    forked,
+    train_arguments,
     train_until,
 )
 from tests.conftest import tiny_config
+from tests.helpers.commands import run_module
 
 
 def started_config(start, **fields):
@@ -177,20 +177,22 @@ def test_a_start_that_the_configuration_does_not_name_is_refused(
 def test_killed_and_resumed_equals_uninterrupted(prepared_dir, finished_run, tmp_path):
     arguments = (*TINY, "--steps=8", f"--init_from={finished_run}")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run(train_command(prepared_dir, whole, *arguments), check=True)
-    command = train_command(prepared_dir, killed, *arguments)
+    result = run_module(*train_arguments(prepared_dir, whole, *arguments))
+    assert result.returncode == 0, result.stderr
+    command = train_arguments(prepared_dir, killed, *arguments)
     for first_update in (-1, 20):
-        code = train_until(command, killed, first_update, 0.05, signal.SIGKILL)
+        code = train_until(forked(*command), killed, first_update, 0.05, signal.SIGKILL)
         assert code == -signal.SIGKILL
-    subprocess.run(command, check=True)
+    result = run_module(*command)
+    assert result.returncode == 0, result.stderr
     assert_equal_runs(killed, whole)
 
 
 def test_the_same_run_with_another_start_is_refused(prepared_dir, warm_run, tmp_path):
     other = kept.kept_path(warm_run, 0)
-    command = [sys.executable, "-m", "cola_msa.train", f"--run_dir={warm_run}"]
-    command += [f"--data_dir={prepared_dir}", f"--init_from={other}", "--preset=smoke"]
-    result = subprocess.run(command, capture_output=True, text=True)
+    arguments = [f"--run_dir={warm_run}", f"--data_dir={prepared_dir}"]
+    arguments += [f"--init_from={other}", "--preset=smoke"]
+    result = run_module("cola_msa.train", *arguments)
     assert result.returncode == 1
     assert "train.init_from" in result.stderr
     assert json.loads((warm_run / "done.json").read_text())["outcome"] == "finished"

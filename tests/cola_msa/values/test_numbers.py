@@ -1,10 +1,8 @@
-import subprocess
-import sys
-
 import pytest
 from absl import flags
 
 from cola_msa.values import numbers
+from tests.helpers.commands import run_module
 
 
 def parsed(argument):
@@ -46,10 +44,9 @@ def test_others_are_taken():
     ],
 )
 def test_commands_refuse_them_by_name(module, argument):
-    command = [sys.executable, "-m", module, argument]
-    command += ["--input=x", "--output=x.npz"] if module == "cola_msa.embed" else []
+    more = ["--input=x", "--output=x.npz"] if module == "cola_msa.embed" else []
     if module == "data_prep.folder":
-        command += ["--dataset_dir=x", "--output_dir=y"]
-    found = subprocess.run(command, capture_output=True, text=True)
+        more = ["--dataset_dir=x", "--output_dir=y"]
+    found = run_module(module, argument, *more)
     assert found.returncode in (1, 2) and "Traceback" not in found.stderr
     assert argument.partition("=")[0].lstrip("-") in found.stderr

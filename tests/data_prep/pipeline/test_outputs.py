@@ -22,7 +22,7 @@ from tests.data_prep.pipeline.test_runner import digests
 from tests.data_prep.remote.test_remote_errors import copy_values
 from tests.helpers import trees
 from tests.helpers.buckets import one_line
-from tests.integration.test_commands import ROOT
+from tests.helpers.commands import ROOT
 
 
 @pytest.fixture(scope="module")

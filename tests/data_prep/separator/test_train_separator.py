@@ -26,7 +26,7 @@ from data_prep.stems import separator as separator_lib
 from data_prep.stems.weights import SeparatorError
 from tests.data_prep.conftest import TINY_SEPARATOR, parse_tiny
 from tests.helpers import trees
-from tests.integration.test_commands import ROOT, run_module
+from tests.helpers.commands import ROOT, run_fresh, run_module
 
 EPOCHS = 3
 
@@ -318,7 +318,7 @@ def test_no_such_device(openunmix, stems_dir, tmp_path):
 
 
 def test_a_wrong_command_is_one_line(tmp_path):
-    found = run_module(
+    found = run_fresh(
         "data_prep.train_separator",
         "--dataset_dir=nowhere",
         "--output_dir=out",

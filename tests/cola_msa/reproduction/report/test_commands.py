@@ -13,7 +13,7 @@ from cola_msa.config.schema import Config, from_dict, to_dict
 from cola_msa.config.strategies import DEGRADED, NO_STEMS, RANDOM, SEPARATED, STRATEGIES
 from cola_msa.reproduction.plan import SCALES
 from cola_msa.reproduction.report import commands
-from tests.integration.test_commands import ROOT
+from tests.helpers.commands import ROOT
 from tests.integration.test_packaging import flags_of
 
 _PARSE = """

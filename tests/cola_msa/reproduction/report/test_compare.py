@@ -14,8 +14,8 @@ from sklearn.metrics import (
 from cola_msa.reproduction.report import compare, results
 from cola_msa.reproduction.report.compare import CompareError, Difference
 from cola_msa.system.errors import UsageError
+from tests.helpers.commands import run_module
 from tests.helpers.report_runs import draw_scores, write_data, write_result, write_run
-from tests.integration.test_commands import run_module
 
 
 @pytest.fixture(scope="module")
