@@ -11,7 +11,7 @@ import pathlib
 
 from absl import flags, logging
 
-from cola_msa.reproduction.report import compare, content
+from cola_msa.reproduction.report import commands, compare, content
 from cola_msa.reproduction.report.compare import parse_numbers, parse_sides
 from cola_msa.reproduction.report.content import build_blocks
 from cola_msa.reproduction.report.page import (
@@ -31,10 +31,10 @@ def define_flags() -> None:
     )
     define_path("output_dir", "report", "Where the report goes.")
     flags.DEFINE_list(
-        "tables", list(map(str, content.TABLES)), "The paper's tables to show."
+        "tables", list(map(str, commands.TABLES)), "The paper's tables to show."
     )
     flags.DEFINE_list(
-        "figures", list(map(str, content.FIGURES)), "Its figures to show."
+        "figures", list(map(str, commands.FIGURES)), "Its figures to show."
     )
     flags.DEFINE_list(
         "data_dirs", [], "Prepared folders for figure 2, beside those of the runs."
@@ -58,8 +58,8 @@ def main(options: flags.FlagValues, *words: str) -> None:
         ReportError: If a run does not.
     """
     paths = parse_sides(options.compare, words)
-    tables = parse_numbers("tables", options.tables, content.TABLES)
-    figures = parse_numbers("figures", options.figures, content.FIGURES)
+    tables = parse_numbers("tables", options.tables, commands.TABLES)
+    figures = parse_numbers("figures", options.figures, commands.FIGURES)
     check_output(options.output_dir)
     sides = [compare.load_side(path) for path in paths]
     patterns = list(options.runs)

@@ -19,8 +19,8 @@ from typing import Any
 from absl import flags
 
 from cola_msa.evaluation.tasks import TASKS, get_task
-from cola_msa.reproduction import plan
 from cola_msa.reproduction.plan import SCALES, Request
+from cola_msa.reproduction.report import commands
 from cola_msa.reproduction.report.compare import parse_numbers
 from cola_msa.reproduction.run import dry_run, run_plan
 from cola_msa.system import console
@@ -77,8 +77,8 @@ def parse_request(options: flags.FlagValues) -> Request:
         UsageError: If a flag is missing or makes no sense.
         TaskError: If a file of a task is none.
     """
-    tables = parse_numbers("table", options.table, plan.TABLES)
-    figures = parse_numbers("figure", options.figure, plan.FIGURES)
+    tables = parse_numbers("table", options.table, commands.TABLES)
+    figures = parse_numbers("figure", options.figure, commands.FIGURES)
     if not tables and not figures:
         raise UsageError("name what to make: --table=1,2,3 or --figure=2,3,4,5")
     if options.scale is None:

@@ -25,9 +25,9 @@ from cola_msa.runs.directory import resumable_run
 from cola_msa.system import console
 from cola_msa.system.errors import UsageError, of_flags
 from cola_msa.training.checks import check_config
-from cola_msa.training.devices import build_strategy, set_up_cpu
 from cola_msa.training.trainer import start_trainer
 from cola_msa.training.warm_start import read_warm_start
+from cola_msa.training.workers import build_strategy, set_up_cpu
 from cola_msa.values.field_flags import define_fields, given_fields
 from cola_msa.values.paths import define_path
 

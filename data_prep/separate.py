@@ -15,13 +15,14 @@ from absl import flags
 
 from cola_msa.system import console
 from cola_msa.system.errors import FileError, UsageError
-from cola_msa.values.numbers import define_float, define_seed
+from cola_msa.values.numbers import define_seed
 from cola_msa.values.paths import define_path
+from data_prep.pipeline import cli
 from data_prep.pipeline.separate import (
-    _failures_path,
-    _separate,
-    _wanted,
     check_stems_cache,
+    failures_path,
+    fill_cache,
+    wanted_clips,
 )
 from data_prep.remote import addresses, places
 
@@ -37,20 +38,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_enum("dataset", None, DATASETS, "The dataset module.", **needed)
     define_path("dataset_dir", None, "The dataset's root.", **needed)
     define_path("stems_cache", None, "Where stems are kept.", **needed)
-    define_path(
-        "separator",
-        None,
-        "umxhq, umxl, random (untrained Open-Unmix), or a folder of weights.",
-        **needed,
-    )
-    flags.DEFINE_integer("niter", 1, "Wiener iterations.", lower_bound=0, **add)
-    flags.DEFINE_enum(
-        "separator_dtype",
-        "float32",
-        ["float32", "bfloat16"],
-        "Type of the separator's products.",
-        **add,
-    )
+    cli.define_separator_flags(add, required=True)
     define_path(
         "split_dir",
         None,
@@ -60,18 +48,8 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_list(
         "stem_splits", ["train", "validation"], "Splits whose clips get stems.", **add
     )
-    flags.DEFINE_integer(
-        "num_workers", 1, "Processes; 0 for one a core.", lower_bound=0, **add
-    )
+    cli.define_common_flags(add)
     define_seed(0, "Seed of splits and random masks.", **add)
-    define_float(
-        "max_failures",
-        0.01,
-        "Share of clips that may fail before the command ends with an error.",
-        lower_bound=0.0,
-        upper_bound=1.0,
-        **add,
-    )
 
 
 def main(options: flags.FlagValues) -> None:
@@ -94,8 +72,8 @@ def main(options: flags.FlagValues) -> None:
         with places.open_places(
             options.dataset_dir, None, dataset.metadata, options.split_dir
         ) as opened:
-            clips = _wanted(dataset, opened.dataset_dir, options)
-            failures = _separate(dataset, clips, opened, cache, options)
+            clips = wanted_clips(dataset, opened.dataset_dir, options)
+            failures = fill_cache(dataset, clips, opened, cache, options)
     except (FileError, OSError) as error:
         raise FileError(f"{error}; finished stems are kept") from error
     print(f"{len(clips) - len(failures)} of {len(clips)} clips have stems in {cache}")
@@ -105,7 +83,7 @@ def main(options: flags.FlagValues) -> None:
         raise jobs.PreparationError(
             f"{len(failures)} of {len(clips)} clips failed, more than "
             f"--max_failures={options.max_failures}; "
-            f"{_failures_path(cache, dataset.name)} names each with its reason"
+            f"{failures_path(cache, dataset.name)} names each with its reason"
         )
 
 

@@ -22,6 +22,7 @@ from cola_msa.audio.errors import (
     TooShortError,
     TruncatedError,
     UnreadableError,
+    refused,
 )
 from cola_msa.config.schema import FrontendConfig
 
@@ -139,8 +140,7 @@ class AudioReader:
             return source
         found = check.examine(path)
         if found.reason:
-            is_cut = found.reason.startswith("truncated")
-            raise (TruncatedError if is_cut else UnreadableError)(found.reason)
+            raise refused(found.reason)
         other = ffmpeg.FfmpegSource(path, reason, found.parts)
         num_frames = None if found.is_unbounded else other.num_frames
         self.info = AudioInfo(
@@ -282,8 +282,5 @@ def check_length(
     num_samples = samples if isinstance(samples, int) else len(samples)
     if frontend.num_frames(num_samples) < frontend.window_frames:
         seconds = num_samples / frontend.sample_rate_hz
-        needed = (
-            frontend.window_samples
-            + (frontend.window_frames - 1) * frontend.hop_samples
-        ) / frontend.sample_rate_hz
-        raise TooShortError(f"too short: {seconds:.2f} s, below {needed:.3f} s")
+        needed = f"{frontend.window_seconds:.3f} s"
+        raise TooShortError(f"too short: {seconds:.2f} s, below {needed}")

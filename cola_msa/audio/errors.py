@@ -1,5 +1,7 @@
 """What can be wrong with a file of audio."""
 
+from collections.abc import Sequence
+
 from cola_msa.system.errors import UserError
 
 
@@ -33,3 +35,28 @@ class NonFiniteError(AudioError):
 
 class StemError(AudioError):
     """A stem that does not fit its mixture, or none where stems are wanted."""
+
+
+def refused(reason: str) -> AudioError:
+    """The error for what a look at a container found."""
+    is_cut = reason.startswith("truncated")
+    return (TruncatedError if is_cut else UnreadableError)(reason)
+
+
+def check_alike(kinds: Sequence[tuple[int, int]]) -> None:
+    """Refuses a file that is joined from parts of different kinds.
+
+    Args:
+        kinds: Samples a second and channels of each part.
+
+    Raises:
+        UnreadableError: If they are not all the same.
+    """
+    first_hz, first_channels = kinds[0]
+    for number, (rate_hz, channels) in enumerate(kinds, 1):
+        if (rate_hz, channels) != kinds[0]:
+            raise UnreadableError(
+                f"is joined from {len(kinds)} files, of which number {number} has "
+                f"{channels} channels at {rate_hz} Hz and the first {first_channels} "
+                f"at {first_hz} Hz: split it, or convert it to FLAC"
+            )

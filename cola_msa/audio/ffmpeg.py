@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from cola_msa.audio.containers.findings import Part
-from cola_msa.audio.errors import UnreadableError
+from cola_msa.audio.errors import UnreadableError, check_alike
 
 # What a file may be taken for. None of these names other files or addresses, as
 # playlists, concat scripts, HLS and DASH do, nor is a picture or a text.
@@ -219,17 +219,7 @@ class FfmpegSource:
         first = streams[0]
         self._others = first.others
         self.rate_hz, self.num_channels = first.rate_hz, first.num_channels
-        for number, stream in enumerate(streams, 1):
-            if (stream.rate_hz, stream.num_channels) != (
-                self.rate_hz,
-                self.num_channels,
-            ):
-                raise UnreadableError(
-                    f"is joined from {len(streams)} files, of which number {number} "
-                    f"has {stream.num_channels} channels at {stream.rate_hz} Hz and "
-                    f"the first {self.num_channels} at {self.rate_hz} Hz: split it, or "
-                    "convert it to FLAC"
-                )
+        check_alike([(stream.rate_hz, stream.num_channels) for stream in streams])
         self.format = _NAMES.get(first.format, first.format)
         self.num_frames = None
         promised = [s.promised_seconds for s in streams if s.promised_seconds]

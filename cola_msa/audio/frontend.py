@@ -124,6 +124,17 @@ def _mel_matrix(config: FrontendConfig) -> np.ndarray:
         return matrix.numpy()
 
 
+def _stft(waveform: tf.Tensor, config: FrontendConfig) -> tf.Tensor:
+    return tf.signal.stft(
+        waveform,
+        frame_length=config.window_samples,
+        frame_step=config.hop_samples,
+        fft_length=config.fft_size,
+        window_fn=tf.signal.hann_window,
+        pad_end=False,
+    )
+
+
 def mel_magnitudes(
     waveform: tf.Tensor, config: FrontendConfig = FrontendConfig()
 ) -> tf.Tensor:
@@ -138,16 +149,7 @@ def mel_magnitudes(
 
     Source: COLA (Saeed et al. 2021), section 3; differs: none.
     """
-    magnitude = tf.abs(
-        tf.signal.stft(
-            tf.convert_to_tensor(waveform, tf.float32),
-            frame_length=config.window_samples,
-            frame_step=config.hop_samples,
-            fft_length=config.fft_size,
-            window_fn=tf.signal.hann_window,
-            pad_end=False,
-        )
-    )
+    magnitude = tf.abs(_stft(tf.convert_to_tensor(waveform, tf.float32), config))
     return tf.matmul(magnitude, tf.constant(_mel_matrix(config)))
 
 
@@ -196,14 +198,7 @@ def exact_mel_magnitudes(
     Returns:
         float32 [..., frames, num_mels]; frames = 1 + (samples - window) // hop.
     """
-    spectrum = tf.signal.stft(
-        tf.cast(waveform, tf.float64),
-        frame_length=config.window_samples,
-        frame_step=config.hop_samples,
-        fft_length=config.fft_size,
-        window_fn=tf.signal.hann_window,
-        pad_end=False,
-    )
+    spectrum = _stft(tf.cast(waveform, tf.float64), config)
     magnitude = tf.abs(tf.cast(spectrum, tf.complex64))
     matrix = tf.constant(frontend_numpy.mel_matrix(config), tf.float32)
     return tf.matmul(magnitude, matrix)

@@ -11,7 +11,7 @@ import soundfile
 from cola_msa.audio.containers import check
 from cola_msa.audio.containers.findings import Part, View
 from cola_msa.audio.containers.mp3 import mp3_start
-from cola_msa.audio.errors import TruncatedError, UnreadableError
+from cola_msa.audio.errors import UnreadableError, check_alike, refused
 
 _MP3_TOLERANCE_FRAMES = 2304
 
@@ -55,8 +55,7 @@ class SndfileSource:
             self.format = self._sound.format
             found = check.examine(path, self.format, first)
             if found.reason:
-                is_cut = found.reason.startswith("truncated")
-                raise (TruncatedError if is_cut else UnreadableError)(found.reason)
+                raise refused(found.reason)
             self.rate_hz = self._sound.samplerate
             self.num_channels = self._sound.channels
             self._parts = list(found.parts)
@@ -102,18 +101,12 @@ class SndfileSource:
 
     def _check_parts(self) -> int:
         """Samples a channel of all parts, which must be alike."""
-        num_frames = 0
-        for number, part in enumerate(self._parts, 1):
+        num_frames, kinds = 0, []
+        for part in self._parts:
             with self._open_part(part) as sound:
-                rate_hz, channels = sound.samplerate, sound.channels
+                kinds.append((sound.samplerate, sound.channels))
                 num_frames += sound.frames
-            if (rate_hz, channels) != (self.rate_hz, self.num_channels):
-                raise UnreadableError(
-                    f"is joined from {len(self._parts)} files, of which number "
-                    f"{number} has {channels} channels at {rate_hz} Hz and the first "
-                    f"{self.num_channels} at {self.rate_hz} Hz: split it, or convert "
-                    "it to FLAC"
-                )
+        check_alike(kinds)
         return num_frames
 
     def read(self, num_frames: int) -> np.ndarray:

@@ -8,7 +8,6 @@ content: a file that was moved, or lies there twice, is not embedded again.
 import collections
 import concurrent.futures
 import dataclasses
-import errno
 import hashlib
 import os
 import pathlib
@@ -37,12 +36,12 @@ from cola_msa.hub.embedder import BATCH_SIZE, Batcher, hop_to_frames
 from cola_msa.hub.opened import OpenedModel
 from cola_msa.system import signals
 from cola_msa.system.console import progress_bar
+from cola_msa.system.files import DISK_ERRORS
 from cola_msa.values import names
 
 GRANULARITIES = ("clip", "window")
 _LISTED = 5  # failures that a summary names
 _HASH_BYTES = 1 << 20
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +98,7 @@ def describe(model: OpenedModel, per: str, hop_seconds: float | None) -> dict[st
     if per not in GRANULARITIES:
         raise ValueError(f"per must be one of {', '.join(GRANULARITIES)}, not {per!r}")
     frontend = model.frontend
-    frame_seconds = frontend.hop_samples / frontend.sample_rate_hz
+    frame_seconds = frontend.seconds(1)
     return {
         "model_hash": model.key,
         "frontend": dataclasses.asdict(frontend),
@@ -142,7 +141,7 @@ class _Preparer:
         except errors.AudioError as error:
             found.failure = str(error)
         except OSError as error:
-            if error.errno in _DISK_ERRORS:  # ours, not the file's
+            if error.errno in DISK_ERRORS:  # ours, not the file's
                 raise cannot_write(self._folder, error) from error
             found.failure = f"cannot be read: {error.strerror or error}"
         except MemoryError:
@@ -368,10 +367,7 @@ def _write(
 ) -> Summary:
     clips = []
     failures = dict(run.failures)
-    frontend = model.frontend
-    window_seconds = (
-        frontend.window_samples + (frontend.window_frames - 1) * frontend.hop_samples
-    ) / frontend.sample_rate_hz
+    window_seconds = model.frontend.window_seconds
     for path in paths:
         sha256 = run.hashes.get(path, "")
         if path in failures:

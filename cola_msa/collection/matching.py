@@ -25,6 +25,7 @@ from cola_msa.audio.clip_windows import decode_clip
 from cola_msa.audio.errors import AudioError
 from cola_msa.audio.files import list_audio, same_name
 from cola_msa.evaluation.charts import save_figure
+from cola_msa.evaluation.retrieval import rank_scores
 from cola_msa.hub.opened import OpenedModel
 from cola_msa.system.errors import FileError, UserError
 from cola_msa.values.chart_text import plain, wrapped
@@ -242,14 +243,7 @@ def rank_own(
             counts.append(len(rivals))
     if not ranks:
         return {"num_queries": 0}
-    harmonic = [np.mean(1 / np.arange(1, n + 1)) for n in counts]
-    return {
-        "top1": float(np.mean(np.array(ranks) <= 1)),
-        "mrr": float(np.mean(1 / np.array(ranks))),
-        "chance_top1": float(np.mean(1 / np.array(counts))),
-        "chance_mrr": float(np.mean(harmonic)),
-        "num_queries": len(ranks),
-    }
+    return rank_scores(np.array(ranks), np.array(counts))
 
 
 def centred(scores: np.ndarray) -> np.ndarray:
@@ -355,12 +349,10 @@ def match(
     kinds = [path.stem for path in parts]
     if len(set(kinds)) == len(kinds):  # each stem has a name of its own
         kinds = [""] * len(kinds)
-    frontend = model.frontend
-    seconds = frontend.window_frames * frontend.hop_samples / frontend.sample_rate_hz
     result: dict[str, Any] = {
         "model": model.description,
         "model_hash": model.key,
-        "window_seconds": seconds,
+        "window_seconds": model.frontend.seconds(model.frontend.window_frames),
         "mixtures": [str(s.path) for s in songs],
         "stems": [str(path) for path in parts],
         "scores": [[None if np.isnan(v) else float(v) for v in row] for row in scores],

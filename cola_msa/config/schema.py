@@ -36,8 +36,16 @@ class ConfigError(UserError):
     """A configuration that was read and cannot be meant."""
 
 
+class Checked:
+    """A frozen dataclass whose fields are checked when it is made, see `fields`."""
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be meant, by ConfigError."""
+        check_fields(self, ConfigError)
+
+
 @dataclasses.dataclass(frozen=True)
-class FrontendConfig:
+class FrontendConfig(Checked):
     """Waveform to log-mel windows. Source: COLA section 3; docs/architecture.md.
 
     Attributes:
@@ -70,7 +78,7 @@ class FrontendConfig:
 
     def __post_init__(self) -> None:
         """Refuses what cannot be meant, by ConfigError."""
-        check_fields(self, ConfigError)
+        super().__post_init__()
         for name, low, high in (
             ("low_hz", self.low_hz, self.high_hz),
             ("high_hz", self.high_hz, self.sample_rate_hz / 2 + 1e-9),
@@ -83,6 +91,16 @@ class FrontendConfig:
                     f"FrontendConfig: {name} is {low}, which is too large"
                 )
 
+    def seconds(self, num_frames: int) -> float:
+        """How far apart frames are that so many steps lie between."""
+        return num_frames * self.hop_samples / self.sample_rate_hz
+
+    @property
+    def window_seconds(self) -> float:
+        """Length of the sound that a window's frames are made of."""
+        hops = (self.window_frames - 1) * self.hop_samples
+        return (self.window_samples + hops) / self.sample_rate_hz
+
     def num_frames(self, num_samples: int) -> int:
         """Frames of a waveform of `num_samples`; 0 below one STFT window."""
         if num_samples < self.window_samples:
@@ -91,7 +109,7 @@ class FrontendConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Checked):
     """Encoder, projection head and loss.
 
     Attributes:
@@ -152,7 +170,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Refuses what cannot be meant, by ConfigError."""
-        check_fields(self, ConfigError)
+        super().__post_init__()
         if self.scales_input and self.input_normalization == "none":
             raise ConfigError(
                 "ModelConfig: input_clip and band_channel count in deviations, so that "
@@ -167,7 +185,7 @@ class ModelConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Checked):
     """Pairs, schedule and stop of the pretext task.
 
     An update is one optimizer update; a step is `updates_per_step` updates.
@@ -293,17 +311,13 @@ class TrainConfig:
         "auto", "What the encoder computes in; auto: float32.", choices=MIXED_PRECISION
     )
 
-    def __post_init__(self) -> None:
-        """Refuses what cannot be meant, by ConfigError."""
-        check_fields(self, ConfigError)
-
     def pairs_per_update(self, num_replicas: int) -> int:
         """Pairs of an update, all replicas and accumulated mini-batches together."""
         return num_replicas * self.batch_size * self.accumulate
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Checked):
     """Everything that decides a run's result, but for the data.
 
     Attributes:
@@ -320,10 +334,6 @@ class Config:
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     strategy: str = ""
-
-    def __post_init__(self) -> None:
-        """Refuses what cannot be meant, by ConfigError."""
-        check_fields(self, ConfigError)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -175,8 +175,7 @@ def draw_tags(
     axes.set_xticks(np.linspace(0, 1, 11))
     axes.grid(axis="x", color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    axes.spines[["top", "right"]].set_visible(False)
     handles, names = axes.get_legend_handles_labels()
     figure.legend(
         handles[-1:] + handles[:-1],
@@ -188,6 +187,21 @@ def draw_tags(
     )
     _titles(figure, axes, title, note)
     save_figure(figure, path)
+
+
+def draw_intervals(
+    axes: Axes,
+    places: Sequence[float],
+    scores: Sequence[Mapping[str, float]],
+    **style: Any,
+) -> None:
+    """Draws a line of scores' `value`, each with its interval, `low` to `high`."""
+    value, low, high = (
+        np.array([score[part] for score in scores]) for part in ("value", "low", "high")
+    )
+    # A percentile interval may leave its value out: no negative lengths.
+    spread = np.maximum([value - low, high - value], 0.0)
+    axes.errorbar(places, value, spread, marker="o", capsize=3, **style)
 
 
 def draw_label_curve(
@@ -209,25 +223,8 @@ def draw_label_curve(
     clips = [row["train_clips"] for row in rows]
     for number, name in enumerate(rows[0]["scores"]):
         scores = [row["scores"][name] for row in rows]
-        value = np.array([score["value"] for score in scores])
-        # A percentile interval may leave its value out: no negative lengths.
-        spread = np.maximum(
-            [
-                value - [score["low"] for score in scores],
-                np.array([score["high"] for score in scores]) - value,
-            ],
-            0.0,
-        )
         color = _CURVES[number % len(_CURVES)]
-        axes.errorbar(
-            clips,
-            value,
-            spread,
-            marker="o",
-            capsize=3,
-            color=color,
-            label=SCORE_TITLES[name],
-        )
+        draw_intervals(axes, clips, scores, color=color, label=SCORE_TITLES[name])
         axes.axhline(
             scores[-1]["chance"], color=color, linewidth=0.9, linestyle=":", zorder=0
         )

@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from absl import logging
 
-from cola_msa.evaluation.charts import save_figure
+from cola_msa.evaluation.charts import draw_intervals, save_figure
 from cola_msa.evaluation.retrieval import retrieval_of
 from cola_msa.pairs.sampler import PairSampler
 from cola_msa.records.manifests import read_manifest
@@ -182,13 +182,8 @@ def draw(
     panel = panels[1, 1]
     for task, curve in probes.items():
         kept = sorted(curve)
-        values = np.array([curve[s]["value"] for s in kept])
-        low = values - [curve[s]["low"] for s in kept]
-        high = np.array([curve[s]["high"] for s in kept]) - values
         label = f"{plain(task)}, {_SCORE_NAMES[str(curve[kept[0]]['score'])]}"
-        panel.errorbar(
-            kept, values, np.maximum([low, high], 0), marker="o", capsize=3, label=label
-        )
+        draw_intervals(panel, kept, [curve[s] for s in kept], label=label)
     panel.set(title="Probes, 95 % intervals", xlabel="step (0: untrained)", ylim=(0, 1))
     if probes:
         panel.legend()

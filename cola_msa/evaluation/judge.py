@@ -205,23 +205,12 @@ def _fit(
     show_progress: bool,
 ) -> Any:
     title = f"head {seed + 1}/{setting.config.num_seeds}"
+    options: dict[str, Any] = {"title": title, "show_progress": show_progress}
     if setting.probe == "ridge":
-        return fit_ridge(
-            windows,
-            validation,
-            _ridge_config(setting),
-            seed,
-            title=title,
-            show_progress=show_progress,
-        )
-    return train_head(
-        windows,
-        validation,
-        _probe_config(setting),
-        seed,
-        title=title,
-        show_progress=show_progress,
-    )
+        ridge = _ridge_config(setting)
+        return fit_ridge(windows, validation, ridge, seed, **options)
+    head = _probe_config(setting)
+    return train_head(windows, validation, head, seed, **options)
 
 
 def _ridge_config(setting: Setting) -> RidgeConfig:

@@ -9,9 +9,8 @@ import numpy as np
 from cola_msa.evaluation import charts
 from cola_msa.evaluation.tasks import SCORE_TITLES
 from cola_msa.system.errors import UsageError
+from cola_msa.values import markdown
 from cola_msa.values.arrays import write_bytes, write_json
-from cola_msa.values.markdown import plain
-from cola_msa.values.reading import read_json
 
 _CLIP_STREAM = 2  # keeps these draws apart from others of the same seed
 
@@ -120,7 +119,7 @@ def render_curve(rows: Sequence[dict[str, Any]]) -> str:
     header = ["labels", "training clips"]
     for name in names:
         header += [SCORE_TITLES[name], "95 % interval", "sd over seeds"]
-    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    lines = [markdown.table_row(header), "|---" * len(header) + "|"]
     for row in rows:
         cells = [f"{100 * row['label_fraction']:g} %", f"{row['train_clips']:,}"]
         for name in names:
@@ -128,7 +127,7 @@ def render_curve(rows: Sequence[dict[str, Any]]) -> str:
             sd = "-" if score["deviation"] is None else f"{score['deviation']:.3f}"
             interval = f"{score['low']:.3f} to {score['high']:.3f}"
             cells += [f"{score['value']:.3f}", interval, sd]
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(markdown.table_row(cells))
     return "\n".join(lines)
 
 
@@ -147,19 +146,10 @@ def write_curve(
     """
     rows = curve_rows(results)
     table = render_curve(rows)
-    text = f"{table}\n\n{plain(note, starts_line=True)}\n"
+    text = f"{table}\n\n{markdown.plain(note, starts_line=True)}\n"
     write_bytes(output_dir / "label_curve.md", text.encode())
     title = f"{results[0]['title']}\nscores against the share of labelled clips"
     write_json(output_dir / "label_curve.json", {"rows": rows, "note": note})
     chart = output_dir / "label_curve.png"
     charts.try_to_draw(chart, lambda: charts.draw_label_curve(chart, rows, title, note))
     return table
-
-
-def read_curve(output_dir: pathlib.Path) -> list[dict[str, Any]]:
-    """Reads the rows that `write_curve` wrote."""
-    return read_json(
-        output_dir / "label_curve.json",
-        advice="run the evaluation again",
-        check=lambda curve: list(curve["rows"]),
-    )

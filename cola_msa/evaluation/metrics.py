@@ -201,6 +201,28 @@ def resample_blocks(
         yield np.ascontiguousarray(weights.T)
 
 
+def resampled_scores(
+    labels: np.ndarray, scores: np.ndarray, num_resamples: int, seed: int
+) -> dict[str, np.ndarray]:
+    """A task's scores on all clips, and then on each resample, averaged over heads.
+
+    Args:
+        labels: [C, K] of 0 and 1 (tags), or class numbers [C].
+        scores: float [S, C, K], S heads over the same clips.
+        num_resamples: Resamples R.
+        seed: Of the resamples.
+
+    Returns:
+        float64 [1 + R] for each score, named as in `clip_scores`.
+    """
+    ones = np.ones((len(labels), 1), np.int32)
+    blocks = [
+        mean_scores(labels, scores, weights)
+        for weights in (ones, *resample_blocks(len(labels), num_resamples, seed))
+    ]
+    return {name: np.concatenate([b[name] for b in blocks]) for name in blocks[0]}
+
+
 def bootstrap(
     labels: np.ndarray, scores: np.ndarray, num_resamples: int = 1000, seed: int = 0
 ) -> dict[str, Estimate]:
@@ -220,18 +242,10 @@ def bootstrap(
         ValueError: As in `clip_scores`.
     """
     scores = scores[np.newaxis] if scores.ndim == 2 else scores
-    values = [clip_scores(labels, head) for head in scores]
-    blocks = [
-        mean_scores(labels, scores, weights)
-        for weights in resample_blocks(len(labels), num_resamples, seed)
-    ]
-    return {
-        name: _estimate(
-            float(np.mean([value[name] for value in values])),
-            np.concatenate([block[name] for block in blocks]),
-        )
-        for name in values[0]
-    }
+    if not len(labels):
+        raise ValueError("no clips to score")
+    found = resampled_scores(labels, scores, num_resamples, seed)
+    return {name: _estimate(float(row[0]), row[1:]) for name, row in found.items()}
 
 
 def paired_bootstrap(
@@ -264,17 +278,13 @@ def paired_bootstrap(
             f"scores of {first.shape[1:]} and {second.shape[1:]} (clips, classes) are "
             f"not over the same {len(labels)} clips"
         )
-    ones = np.ones((len(labels), 1), np.int32)
-    blocks = []
-    for weights in [ones, *resample_blocks(len(labels), num_resamples, seed)]:
-        a = mean_scores(labels, first, weights)
-        b = mean_scores(labels, second, weights)
-        blocks.append({name: a[name] - b[name] for name in a})
+    a, b = (
+        resampled_scores(labels, scores, num_resamples, seed)
+        for scores in (first, second)
+    )
     return {
-        name: _estimate(
-            float(blocks[0][name][0]), np.concatenate([b[name] for b in blocks[1:]])
-        )
-        for name in blocks[0]
+        name: _estimate(float(a[name][0] - b[name][0]), a[name][1:] - b[name][1:])
+        for name in a
     }
 
 

@@ -7,7 +7,6 @@ import json
 import math
 import os
 import pathlib
-import zipfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,8 +15,9 @@ import numpy as np
 from cola_msa.evaluation import charts, metrics
 from cola_msa.evaluation.tasks import MULTILABEL, SCORE_TITLES, TaskSpec
 from cola_msa.system import files, folders
-from cola_msa.system.errors import RunError
-from cola_msa.values.arrays import write_json
+from cola_msa.system.errors import FileError, RunError
+from cola_msa.values.arrays import DAMAGES, write_json
+from cola_msa.values.markdown import aligned
 from cola_msa.values.reading import read_json
 
 RESULTS_NAME = "results.json"
@@ -183,15 +183,14 @@ def check_output(output_dir: str | os.PathLike) -> None:
 def _holds_results(folder: pathlib.Path) -> bool:
     if (folder / RESULTS_NAME).exists():
         try:
-            found = read_results(folder)
-            return {"task", "scores"} <= found.keys()
-        except files.JSON_ERRORS:
+            return {"task", "scores"} <= read_results(folder).keys()
+        except FileError:
             return False
     # Of a command that was killed between removing results.json and renaming it.
     try:
         with np.load(folder / _SCORES_NAME, allow_pickle=False) as arrays:
             return {"clip_ids", "labels", "scores"} <= set(arrays.files)
-    except (*files.JSON_ERRORS, EOFError, zipfile.BadZipFile):
+    except (*DAMAGES, TypeError, AttributeError):
         return False
 
 
@@ -325,13 +324,7 @@ def render_table(results: dict[str, Any]) -> str:
         if has_seeds:
             line.insert(3, f"{row['deviation']:.3f}")
         table.append(line)
-    widths = [max(len(row[n]) for row in table) for n in range(len(header))]
-    text = [f"{results['task']}: {results['title']}"]
-    text += [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        for row in table
-    ]
-    text.insert(2, "  ".join("-" * width for width in widths))
+    text = [f"{results['task']}: {results['title']}", *aligned(table)]
     text += [f"  {line}" for line in scale_lines(results)]
     return "\n".join(line.rstrip() for line in text)
 

@@ -11,6 +11,23 @@ from cola_msa.pairs.draws import COLA, Draw
 from cola_msa.pairs.sampler import PairSampler
 
 
+def rank_scores(ranks: np.ndarray, num_candidates: np.ndarray) -> dict[str, float]:
+    """Scores of queries' ranks, from 1, and chance's with as many candidates.
+
+    Args:
+        ranks: float [Q], Q at least 1.
+        num_candidates: int [Q].
+    """
+    harmonic = [np.mean(1.0 / np.arange(1, n + 1)) for n in num_candidates]
+    return {
+        "top1": float(np.mean(ranks <= 1.0)),
+        "mrr": float(np.mean(1.0 / ranks)),
+        "chance_top1": float(np.mean(1.0 / num_candidates)),
+        "chance_mrr": float(np.mean(harmonic)),
+        "num_queries": len(ranks),
+    }
+
+
 @dataclasses.dataclass(frozen=True)
 class Retrieval:
     """Ranks of the right candidate. N queries.
@@ -39,13 +56,8 @@ class Retrieval:
 
     def scores(self) -> dict[str, float]:
         """Mean top-1, mean reciprocal rank, and what chance gives for both."""
-        harmonic = [np.mean(1.0 / np.arange(1, n + 1)) for n in self.num_candidates]
         return {
-            "top1": float(self.top1.mean()),
-            "mrr": float(self.reciprocal.mean()),
-            "chance_top1": float(np.mean(1.0 / self.num_candidates)),
-            "chance_mrr": float(np.mean(harmonic)),
-            "num_queries": len(self.ranks),
+            **rank_scores(self.ranks, self.num_candidates),
             "num_songs": len(np.unique(self.songs)),
         }
 

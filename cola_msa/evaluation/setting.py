@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cola_msa.config.published import PAPER_PAIRS, PAPER_UPDATES
-from cola_msa.config.schema import ConfigError
+from cola_msa.config.schema import Checked
 from cola_msa.evaluation import metrics
 from cola_msa.evaluation.label_fractions import choose_clips
 from cola_msa.evaluation.probes.heads import PROBES, ProbeError, monitor_of, own_probe
@@ -25,13 +25,13 @@ from cola_msa.evaluation.tasks import MULTILABEL, Splits, TaskSpec, get_task
 from cola_msa.records.prepared import PreparedData
 from cola_msa.records.schema import DataError
 from cola_msa.system.versions import package_versions
-from cola_msa.values.fields import check_fields, within
+from cola_msa.values.fields import within
 
 PARTS = ("train", "validation", "test")
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluationConfig:
+class EvaluationConfig(Checked):
     """How an encoder is judged.
 
     Attributes:
@@ -52,10 +52,6 @@ class EvaluationConfig:
     num_seeds: int = within(1, 1)
     num_resamples: int = within(1000, 1)
     standardize: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuses what cannot be meant, by ConfigError."""
-        check_fields(self, ConfigError)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -173,8 +173,6 @@ TASKS: dict[str, TaskSpec] = {
             hidden_units=(),
             learning_rate=5e-4,
             scores=TAG_SCORES,
-            splits=Splits(),
-            splits_all=None,
             paper_clips=(15_244, 1_529, 4_332),
         ),
         TaskSpec(
@@ -201,8 +199,6 @@ TASKS: dict[str, TaskSpec] = {
             hidden_units=(512,),
             learning_rate=3e-4,
             scores=CLASS_SCORES,
-            splits=Splits(),
-            splits_all=None,
             paper_clips=(289_205, 12_678, 4_096),
         ),
         TaskSpec(
@@ -213,8 +209,6 @@ TASKS: dict[str, TaskSpec] = {
             hidden_units=(),
             learning_rate=5e-4,
             scores=CLASS_SCORES,
-            splits=Splits(),
-            splits_all=None,
             paper_clips=(6_400, 800, 800),
         ),
     )

@@ -35,7 +35,7 @@ def hop_to_frames(hop_seconds: float | None, frontend: FrontendConfig) -> int:
     """
     if hop_seconds is None:
         return frontend.window_frames
-    frame_seconds = frontend.hop_samples / frontend.sample_rate_hz
+    frame_seconds = frontend.seconds(1)
     if not frame_seconds * 0.999 <= hop_seconds <= _MAX_HOP_SECONDS:
         raise UserError(
             f"hop_seconds is {hop_seconds}; it must be at least one frame, "

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from cola_msa.config.schema import FrontendConfig
 from cola_msa.model.folding import fold_batch_normalization
-from cola_msa.model.matcher import Matcher
+from cola_msa.model.matcher import Matcher, inference_graph
 from cola_msa.system.errors import UserError
 
 KINDS = ("run", "pretrained", "export")
@@ -80,15 +80,7 @@ class OpenedModel:
     @functools.cached_property
     def graph(self) -> Callable[[tf.Tensor], tf.Tensor]:
         """`inference` as a tf.function, for any number of windows and frames."""
-        encoder = self.inference
-        options = {"training": False} if isinstance(encoder, keras.Layer) else {}
-        return tf.function(
-            lambda windows: encoder(windows, **options),
-            input_signature=[
-                tf.TensorSpec([None, None, self.frontend.num_mels, 1], tf.float32)
-            ],
-            autograph=False,
-        )
+        return inference_graph(self.inference, self.frontend.num_mels)
 
 
 class ExportError(UserError):

@@ -51,6 +51,23 @@ def projection_network(
     return keras.Model(inputs, model.projector(encoder(inputs)), name="projection")
 
 
+def inference_graph(
+    network: Callable[..., tf.Tensor], num_mels: int
+) -> Callable[[tf.Tensor], tf.Tensor]:
+    """A network in inference mode as a tf.function, for any windows and frames.
+
+    Args:
+        network: float32 [n, frames, num_mels, 1] -> [n, dim].
+        num_mels: Mel bands.
+    """
+    options = {"training": False} if isinstance(network, keras.Layer) else {}
+    return tf.function(
+        lambda windows: network(windows, **options),
+        input_signature=[tf.TensorSpec([None, None, num_mels, 1], tf.float32)],
+        autograph=False,
+    )
+
+
 class Matcher:
     """Which stem belongs to which mixture: s(a, p) = a^T W p of projections."""
 
@@ -80,15 +97,7 @@ class Matcher:
     @functools.cached_property
     def graph(self) -> Callable[[tf.Tensor], tf.Tensor]:
         """The projection as a tf.function, for any number of windows and frames."""
-        network = self.network
-        options = {"training": False} if isinstance(network, keras.Layer) else {}
-        return tf.function(
-            lambda mel: network(mel, **options),
-            input_signature=[
-                tf.TensorSpec([None, None, self._num_mels, 1], tf.float32)
-            ],
-            autograph=False,
-        )
+        return inference_graph(self.network, self._num_mels)
 
     def project(self, windows: np.ndarray) -> np.ndarray:
         """Projects windows of mixtures or of stems.

@@ -22,8 +22,7 @@ from cola_msa.records.schema import (
     decode_segment,
     encode_segment,
 )
-from cola_msa.system.files import file_sha256 as file_sha256
-from cola_msa.system.files import sync, write_file, written_path
+from cola_msa.system.files import file_sha256, sync, write_file, written_path
 
 _LENGTH_BYTES, _CRC_BYTES = 8, 4  # TFRecord's frame around each record
 # What whole records that are not ours raise.

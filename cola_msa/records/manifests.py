@@ -27,6 +27,7 @@ ADVICE = (
     f"put it back from a copy, or delete {MANIFEST_NAME} and run the preparation's "
     "command again: finished shards are kept, and it writes manifest and index anew"
 )
+MOMENTS = ("count", "sum", "sum_of_squares")  # in a shard's sidecar
 _SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _COUNTS = ("num_clips", "num_segments", "num_tails", "num_windows")
@@ -290,13 +291,9 @@ def _check_moments(data_dir: pathlib.Path, content: dict[str, Any]) -> None:
             sums.append(read_json(path, check=_log_mel_sums))
         except FileError:
             return  # without all of them there is nothing to compare with
-    count = sum(part[0] for part in sums)
-    if not count:
-        return
-    mean = math.fsum(part[1] for part in sums) / count
-    square = math.fsum(part[2] for part in sums) / count
-    deviation = math.sqrt(max(0.0, square - mean * mean))
-    for name, value in (("log_mel_mean", mean), ("log_mel_std", deviation)):
+    for name, value in total_moments(sums).items():
+        if value is None:
+            return
         stated = content.get(name)
         _require(
             stated is not None
@@ -305,9 +302,27 @@ def _check_moments(data_dir: pathlib.Path, content: dict[str, Any]) -> None:
         )
 
 
-def _log_mel_sums(sidecar: dict[str, Any]) -> list[float]:
-    part = sidecar["log_mel"]
-    return [float(part[name]) for name in ("count", "sum", "sum_of_squares")]
+def _log_mel_sums(sidecar: dict[str, Any]) -> tuple[float, float, float]:
+    count, total, squares = (float(sidecar["log_mel"][name]) for name in MOMENTS)
+    return count, total, squares
+
+
+def total_moments(
+    parts: Sequence[tuple[float, float, float]],
+) -> dict[str, float | None]:
+    """Mean and deviation of log-mels, as the manifest calls them; None without any.
+
+    Args:
+        parts: Of every shard the MOMENTS: how many values, their sum, and that of
+            their squares.
+    """
+    count = sum(part[0] for part in parts)
+    if not count:
+        return {"log_mel_mean": None, "log_mel_std": None}
+    mean = math.fsum(part[1] for part in parts) / count
+    square = math.fsum(part[2] for part in parts) / count
+    deviation = math.sqrt(max(0.0, square - mean * mean))
+    return {"log_mel_mean": mean, "log_mel_std": deviation}
 
 
 def summarize(

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import json
 import pathlib
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -13,15 +12,16 @@ from typing import Any
 
 from absl import logging
 
+from cola_msa.evaluation.tasks import SCORE_TITLES
 from cola_msa.reproduction import music
+from cola_msa.reproduction.report.commands import Command
 from cola_msa.runs import kept
 from cola_msa.system.errors import FileError, UserError
+from cola_msa.values.markdown import aligned
 from cola_msa.values.reading import read_json
 
-TASKS = ("mtat", "nsynth", "fma")
 TABLE_NAME = "table.txt"
 _SCORES = {"mtat": ("roc_auc", "pr_auc"), "nsynth": ("accuracy",), "fma": ("accuracy",)}
-_LABELS = {"roc_auc": "ROC-AUC", "pr_auc": "PR-AUC", "accuracy": "WA"}
 
 
 class DemoError(UserError):
@@ -66,7 +66,7 @@ def run_demo(
             ),
         )
     )
-    for task in TASKS:
+    for task in music.TASKS:
         _side_by_side(
             *(
                 _Command(
@@ -106,30 +106,10 @@ def run_demo(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Command:
-    """`python -m module arguments`.
+class _Command(Command):
+    """A command, and a file that tells, where it exists, that it ran before."""
 
-    Attributes:
-        module: What runs.
-        arguments: Its flags.
-        done: A file that tells, where it exists, that it ran before.
-    """
-
-    module: str
-    arguments: tuple[str, ...]
     done: pathlib.Path | None = None
-
-    def __str__(self) -> str:
-        return shlex.join(["python", "-m", self.module, *self.arguments])
-
-    def start(self, output: Any = None) -> subprocess.Popen:
-        """Starts it; all of its output goes to `output`, or where ours goes."""
-        error = None if output is None else subprocess.STDOUT
-        return subprocess.Popen(
-            [sys.executable, "-m", self.module, *self.arguments],
-            stdout=output,
-            stderr=error,
-        )
 
 
 def _side_by_side(*commands: _Command) -> None:
@@ -146,14 +126,17 @@ def _side_by_side(*commands: _Command) -> None:
     with contextlib.ExitStack() as stack:
         for command in commands:
             if command.done is not None and command.done.exists():
-                print(f"\n$ {command}\n  (done before: {command.done})", flush=True)
+                print(
+                    f"\n$ {command.text}\n  (done before: {command.done})", flush=True
+                )
                 continue
-            output = None
+            output = error = None
             if started:
                 output = stack.enter_context(tempfile.TemporaryFile())
+                error = subprocess.STDOUT
             else:
-                print(f"\n$ {command}", flush=True)
-            process = command.start(output)
+                print(f"\n$ {command.text}", flush=True)
+            process = subprocess.Popen(command.argv, stdout=output, stderr=error)
             stack.callback(_end, process)
             started.append((command, process, output))
         for command, process, output in started:
@@ -163,12 +146,12 @@ def _side_by_side(*commands: _Command) -> None:
                 text = output.read().decode(errors="replace")
                 # Of a progress bar what it showed last.
                 lines = [line.rsplit("\r", 1)[-1] for line in text.split("\n")]
-                print("\n".join(["", f"$ {command}", *lines]), flush=True)
+                print("\n".join(["", f"$ {command.text}", *lines]), flush=True)
             failed = failed or (command if code else None)
     if failed:
         raise DemoError(
-            f"`{failed}` failed; its message stands above. Started again, the demo "
-            "goes on from there"
+            f"`{failed.text}` failed; its message stands above. Started again, the "
+            "demo goes on from there"
         )
 
 
@@ -252,14 +235,14 @@ def final_table(
                 f"{retrieval['trained'][f'chance_{measure}']:.3f}",
             )
         )
-    for task in TASKS:
+    for task, scores in _SCORES.items():
         trained = _results(run_dir, task)
         untrained = _results(run_dir, f"{task}-untrained")
-        for score in _SCORES[task]:
+        for score in scores:
             row = trained["scores"][score]
             rows.append(
                 (
-                    f"{task}, {_LABELS[score]}",
+                    f"{task}, {SCORE_TITLES[score]}",
                     f"{row['value']:.3f}",
                     f"{row['low']:.3f} to {row['high']:.3f}",
                     f"{untrained['scores'][score]['value']:.3f}",
@@ -267,12 +250,6 @@ def final_table(
                     f"{row['chance']:.3f}",
                 )
             )
-    widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        for row in rows
-    ]
-    lines.insert(1, "  ".join("-" * width for width in widths))
     return "\n".join(
         [
             f"Built-in music, {done['updates']} updates, {done['pairs']:,} pairs "
@@ -283,7 +260,7 @@ def final_table(
             f"{retrieval['num_candidates']} candidates; untrained is the better of its "
             "initial kernel and the trained one's, no learning the cosine of spectra.",
             "",
-            *(line.rstrip() for line in lines),
+            *aligned(rows),
             "",
             f"run        {run_dir}",
             f"results    {run_dir / 'eval'} (tables, charts, results.json)",

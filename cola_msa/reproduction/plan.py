@@ -99,9 +99,6 @@ SCALES: dict[str, Scale] = {
 }
 
 
-TABLES, FIGURES = (1, 2, 3), (2, 3, 4, 5)
-
-
 class ReproduceError(UserError):
     """A reproduction that cannot be planned, or a step that failed."""
 

@@ -23,15 +23,6 @@ from typing import IO, Any
 from cola_msa.system.errors import FileError, UserError
 
 TEMPORARY = ".tmp"  # suffix of what is being written
-# What reading JSON raises where it is missing, cut, too deep, or of another shape.
-JSON_ERRORS = (
-    OSError,
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    RecursionError,
-)
 # Of the disk, whatever was being written.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 MARKER = ".cola_msa-unfinished"  # in a folder that is being written

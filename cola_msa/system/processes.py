@@ -73,6 +73,19 @@ def stop_child(child: subprocess.Popen, seconds: float = _STOP_SECONDS) -> None:
 
 
 @contextlib.contextmanager
+def environment(name: str, value: str) -> Iterator[None]:
+    """Sets a variable of this process's environment inside."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
+
+
+@contextlib.contextmanager
 def interrupts_wait() -> Iterator[None]:
     """Start processes inside: Ctrl-C does not reach them before `follow_parent`.
 

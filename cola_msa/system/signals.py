@@ -7,7 +7,7 @@ is a finalizer. So the signal is also noted, and loops look at the note.
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -33,8 +33,19 @@ def check() -> None:
 
 
 @contextlib.contextmanager
-def stop_on_signals() -> Iterator[None]:
-    """Makes SIGTERM and SIGINT stop the process, as Ctrl-C does.
+def handled_by(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Inside, SIGINT and SIGTERM call `handler`; then what they called before."""
+    numbers = signal.SIGINT, signal.SIGTERM
+    previous = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, before in previous.items():
+            signal.signal(number, before)
+
+
+def stop_on_signals() -> contextlib.AbstractContextManager[None]:
+    """Makes SIGTERM and SIGINT stop the process inside, as Ctrl-C does.
 
     SIGINT too: a shell starts its background jobs with that signal ignored, and they
     would pass this on to their children.
@@ -43,12 +54,4 @@ def stop_on_signals() -> Iterator[None]:
     def stop(number: int, frame: Any) -> None:
         raise KeyboardInterrupt
 
-    previous = {
-        number: signal.signal(number, stop)
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    return handled_by(stop)

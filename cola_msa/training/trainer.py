@@ -26,10 +26,15 @@ from cola_msa.runs import directory, kept, network, resume
 from cola_msa.runs.scalars import ScalarWriter
 from cola_msa.system import errors, files
 from cola_msa.system.errors import FileError, UserError
-from cola_msa.training import devices, progress, warm_start
+from cola_msa.training import progress, warm_start
 from cola_msa.training.progress import Progress
 from cola_msa.training.updates import Updater, num_parts
-from cola_msa.training.workers import StopRequestedError, Stops, Workers
+from cola_msa.training.workers import (
+    StopRequestedError,
+    Stops,
+    Workers,
+    default_strategy,
+)
 from cola_msa.values import arrays
 
 
@@ -68,7 +73,7 @@ class Trainer:
         self.config = config
         self.data = data
         self.run_dir = pathlib.Path(run_dir)
-        self.strategy = strategy or devices.default_strategy()
+        self.strategy = strategy or default_strategy()
         self.num_replicas = self.strategy.num_replicas_in_sync
         self.workers = Workers(self.strategy)
         self._start = warm_start.checked(start, config)

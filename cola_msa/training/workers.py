@@ -1,4 +1,4 @@
-"""The processes that train one model together: one machine, or several.
+"""The devices and processes that train one model together: on one machine, or several.
 
 On several, every worker runs the same loop in the same order; what only one may do
 (writing files, validating) is the chief's, and what it finds out is shared. They read
@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import re
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -19,7 +18,9 @@ import tensorflow as tf
 from absl import logging
 
 from cola_msa.model import replicas
+from cola_msa.system import signals
 from cola_msa.system.errors import RunError, UserError
+from cola_msa.values.reading import FIELD_ERRORS
 
 T = TypeVar("T")
 
@@ -69,13 +70,7 @@ def parse_tf_config(text: str | None) -> tuple[int, int]:
         if not 0 <= number < len(addresses):
             raise ValueError(f"no {task['type']} {number} among {addresses}")
         jobs = {name: list(values) for name, values in jobs.items()}
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-    ) as error:
+    except (*FIELD_ERRORS, RecursionError) as error:
         raise WorkerError(
             f"TF_CONFIG={text:.300}: {error!r}; it must look like {example}"
         ) from error
@@ -103,6 +98,43 @@ def multi_worker_strategy() -> tf.distribute.Strategy:
         ) from error
     logging.info("worker %d of %d: all are there", number, count)
     return strategy
+
+
+def default_strategy() -> tf.distribute.Strategy:
+    """MirroredStrategy over all GPUs, or over all logical CPUs without a GPU."""
+    for kind in ("GPU", "CPU"):
+        devices = tf.config.list_logical_devices(kind)
+        if devices:
+            return tf.distribute.MirroredStrategy([device.name for device in devices])
+    raise RuntimeError("TensorFlow found no device")
+
+
+def build_strategy(distribution: str) -> tf.distribute.Strategy:
+    """TensorFlow's strategy of `--distribution`; call it before anything else runs.
+
+    Raises:
+        WorkerError: If the workers of `multi_worker` are not named or do not meet.
+    """
+    if distribution == "multi_worker":
+        return multi_worker_strategy()
+    return default_strategy()
+
+
+def set_up_cpu(num_devices: int = 1, num_threads: int = 0) -> None:
+    """Divides the CPU, before TensorFlow does anything else.
+
+    Args:
+        num_devices: Logical CPUs, which replicas may have one each.
+        num_threads: Threads of one operation; 0 lets TensorFlow choose.
+    """
+    if num_devices > 1:
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(
+            cpu, [tf.config.LogicalDeviceConfiguration()] * num_devices
+        )
+    if num_threads:
+        tf.config.threading.set_intra_op_parallelism_threads(num_threads)
+        tf.config.threading.set_inter_op_parallelism_threads(num_threads)
 
 
 class Workers:
@@ -204,20 +236,14 @@ class Workers:
         per_replica = self._strategy.run(flatten)
         return self._strategy.experimental_local_results(per_replica)[0]
 
-    def noticing_losses(self) -> "_NoticedLosses":
+    @contextlib.contextmanager
+    def noticing_losses(self) -> Iterator[None]:
         """Turns TensorFlow's errors about a lost worker into a WorkerError."""
-        return _NoticedLosses(self.count)
-
-
-class _NoticedLosses:
-    def __init__(self, count: int):
-        self._count = count
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: Any, _: Any) -> None:
-        if self._count > 1 and isinstance(error, _LOST):
+        try:
+            yield
+        except _LOST as error:
+            if self.count == 1:
+                raise
             lines = [x for x in str(error.message).splitlines() if x.strip()]
             reason = next((x for x in lines if "abort" in x.lower()), lines[0])
             reason = re.sub(r"\{\{.*?\}\} ?", "", reason).rstrip(" :")
@@ -247,13 +273,8 @@ class Stops:
             self._is_asked = True
 
         self._is_asked = False
-        caught = (signal.SIGINT, signal.SIGTERM)
-        previous = {number: signal.signal(number, note) for number in caught}
-        try:
+        with signals.handled_by(note):
             yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
 
     def stop_if_asked(self) -> None:
         """For what runs inside `on_chief`, between its parts.

@@ -1,7 +1,8 @@
-"""Anybody's text within Markdown that the project writes."""
+"""Anybody's text within Markdown that the project writes, and rows as text."""
 
 import html
 import re
+from collections.abc import Sequence
 from typing import Any
 
 _MARKS = re.compile(r"([\\`*_\[\]|~])")
@@ -22,3 +23,15 @@ def plain(text: Any, starts_line: bool = False) -> str:
     line = html.escape(" ".join(line.split()), quote=False)
     line = _MARKS.sub(r"\\\1", line)
     return _LEADING.sub(r"\2\\\1\3", line) if starts_line else line
+
+
+def table_row(cells: Sequence[str]) -> str:
+    """A row of a Markdown table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows as lines of aligned columns, the first with dashes below, for a terminal."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    ruled = [rows[0], ["-" * width for width in widths], *rows[1:]]
+    return ["  ".join(map(str.ljust, cells, widths)).rstrip() for cells in ruled]

@@ -30,7 +30,6 @@ def define_float(
     help: str,  # as absl calls it
     lower_bound: float | None = None,
     upper_bound: float | None = None,
-    flag_values: flags.FlagValues = flags.FLAGS,
     **options: Any,
 ) -> flags.FlagHolder:
     """Defines a flag as `flags.DEFINE_float` does, for finite numbers alone.
@@ -41,22 +40,14 @@ def define_float(
         help: One line.
         lower_bound: The least value that it takes.
         upper_bound: The largest.
-        flag_values: Where it is registered.
         **options: As absl's `DEFINE`.
 
     Returns:
         The flag's holder.
     """
     parser = _FiniteParser(lower_bound, upper_bound)
-    return flags.DEFINE(
-        parser,
-        name,
-        default,
-        help,
-        flag_values,
-        flags.ArgumentSerializer(),
-        **options,
-    )
+    serializer: flags.ArgumentSerializer = flags.ArgumentSerializer()
+    return flags.DEFINE(parser, name, default, help, serializer=serializer, **options)
 
 
 def define_seed(default: int | None, help: str, **options: Any) -> flags.FlagHolder:

@@ -25,7 +25,6 @@ def define_path(
     name: str,
     default: str | None,
     help: str,  # as absl calls it
-    flag_values: flags.FlagValues = flags.FLAGS,
     **options: Any,
 ) -> flags.FlagHolder:
     """Defines a flag as `flags.DEFINE_string` does, for a path that is not empty.
@@ -34,18 +33,11 @@ def define_path(
         name: The flag.
         default: Its value where it is not given.
         help: One line.
-        flag_values: Where it is registered.
         **options: As absl's `DEFINE`.
 
     Returns:
         The flag's holder.
     """
-    return flags.DEFINE(
-        _PathParser(),
-        name,
-        default,
-        help,
-        flag_values,
-        flags.ArgumentSerializer(),
-        **options,
-    )
+    parser: flags.ArgumentParser = _PathParser()
+    serializer: flags.ArgumentSerializer = flags.ArgumentSerializer()
+    return flags.DEFINE(parser, name, default, help, serializer=serializer, **options)

@@ -28,7 +28,7 @@ _KINDS = {
 }
 _ADVICE = "put it back from a copy, or delete it"
 # What a look at fields raises where one is missing or of another type.
-_FIELD_ERRORS = (
+FIELD_ERRORS = (
     ValueError,
     KeyError,
     IndexError,
@@ -138,7 +138,7 @@ def damage_as(
         if isinstance(problem, error):
             raise
         raise error(f"{path}: damaged ({problem}); {advice}") from problem
-    except _FIELD_ERRORS as problem:
+    except FIELD_ERRORS as problem:
         raise error(f"{path}: damaged ({_reason(problem)}); {advice}") from problem
 
 

@@ -76,11 +76,6 @@ class Report:
     formats: dict[str, int]
     remarks: tuple[str, ...] = ()
 
-    @property
-    def is_fine(self) -> bool:
-        """Nothing is wrong but what is so in the published archive."""
-        return all(problem.known for problem in self.problems)
-
 
 @dataclasses.dataclass(frozen=True)
 class _Scanned:
@@ -185,13 +180,10 @@ def _sizes(
 
     # Threads: on network drives a stat takes milliseconds.
     with concurrent.futures.ThreadPoolExecutor(_STAT_THREADS) as pool:
+        found = pool.map(size, clips)
         return list(
             tqdm.tqdm(
-                pool.map(size, clips),
-                "sizes",
-                len(clips),
-                unit="file",
-                disable=not show_progress,
+                found, "sizes", len(clips), unit="file", disable=not show_progress
             )
         )
 

@@ -153,7 +153,7 @@ def draw_clip(
         manifest: The manifest of its folder.
     """
     frontend = from_dict(FrontendConfig, manifest["frontend"])
-    hop_seconds = frontend.hop_samples / frontend.sample_rate_hz
+    hop_seconds = frontend.seconds(1)
     names = ["mixture", *clip.stems]
     figure = Figure(
         figsize=(11, min(1.7 + 1.55 * len(names), _MAX_INCHES)), layout="constrained"
@@ -296,8 +296,7 @@ def draw_shares(path: str | os.PathLike, manifest: dict[str, Any]) -> None:
     axes.set_ylabel("segments with the source active, %")
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    axes.spines[["top", "right"]].set_visible(False)
     figure.legend(
         loc="outside lower center", ncols=len(splits), fontsize=9, frameon=False
     )

@@ -234,8 +234,7 @@ def _check_split(
     wrong = shard.check_index(path, index, _RERUN)
     yield from wrong
     if not wrong and files.file_sha256(path) != stated["index_sha256"]:
-        problem = "its bytes have changed since it was written (SHA-256)"
-        yield Finding(path.name, problem, _RERUN)
+        yield Finding(path.name, shard.CHANGED, _RERUN)
     counted = manifests.summarize(index, expected.sources, expected.frontend)
     for name, value in counted.items():
         if stated.get(name) != value:
@@ -269,11 +268,9 @@ def _check_hours(
     if stated["hours"] != round(seconds / 3600, 4):
         yield _differs(f"splits.{split}.hours", stated["hours"], seconds / 3600)
     frontend = expected.frontend
-    hop = frontend.hop_samples / frontend.sample_rate_hz
-    least = int(index.num_frames.sum()) * hop
-    most = least + len(index.clip_ids) * frontend.window_samples / (
-        frontend.sample_rate_hz
-    )
+    least = int(index.num_frames.sum()) * frontend.seconds(1)
+    rest = frontend.window_samples / frontend.sample_rate_hz
+    most = least + len(index.clip_ids) * rest
     if not least - 1e-3 <= seconds <= most + 1e-3:
         yield _differs(f"{split}: seconds of the sidecars", seconds, least)
 
@@ -291,16 +288,12 @@ def _check_moments(
 ) -> Iterator[Finding]:
     """Mean and deviation of the training mixtures, which normalise the input."""
     mine = [reports[n] for n in content["splits"].get("train", {}).get("shards", ())]
-    count = sum(report.moments[0] for report in mine)
-    if not count or any(report.index is None for report in mine):
+    if any(report.index is None for report in mine):
         return
-    mean = math.fsum(report.moments[1] for report in mine) / count
-    square = math.fsum(report.moments[2] for report in mine) / count
-    found = {
-        "log_mel_mean": mean,
-        "log_mel_std": math.sqrt(max(0.0, square - mean * mean)),
-    }
+    found = manifests.total_moments([report.moments for report in mine])
     for name, value in found.items():
+        if value is None:
+            return
         stated = content[name]
         if stated is None or not math.isclose(stated, value, rel_tol=1e-6):
             yield _differs(name, stated, value)
@@ -361,8 +354,3 @@ def _check_strangers(data_dir: pathlib.Path, known: set[str]) -> Iterator[Findin
         elif path.suffix == ".tmp":
             problem = "left over from an interrupted preparation"
             yield Finding(path.name, problem, "delete it")
-
-
-def total_clips(content: dict[str, Any]) -> int:
-    """Clips of all splits by the manifest."""
-    return int(np.sum([s["num_clips"] for s in content["splits"].values()]))

@@ -20,6 +20,7 @@ from data_prep.pipeline.plan import sidecar_path
 from data_prep.pipeline.shards import read_sidecar
 
 REBUILD = "delete it and run the preparation's command again: finished shards are kept"
+CHANGED = "its bytes have changed since it was written (SHA-256)"
 # Values are stored as float16, and the reader may round once more.
 _ROUNDING = 0.01
 _MAX_INDEX_BYTES = 1 << 32
@@ -83,6 +84,10 @@ class ShardReport:
     sidecar: dict[str, Any] | None = None
     moments: tuple[int, float, float] = (0, 0.0, 0.0)
 
+    def add(self, problem: str, advice: str = REBUILD, file: str = "") -> None:
+        """Notes what is wrong, with the shard or with another file of it."""
+        self.findings.append(Finding(file or self.name, problem, advice))
+
 
 class _Complaints:
     """Problems by kind, so that a thousand bad records are one line."""
@@ -144,21 +149,14 @@ def check_shard(name: str, sha256: str | None, expected: Expected) -> ShardRepor
     report = ShardReport(name)
     path = expected.data_dir / name
     if not path.is_file():
-        report.findings.append(
-            Finding(
-                name,
-                "missing",
-                "put it back from a copy, or run the preparation's command again: it "
-                "makes what is missing",
-            )
+        report.add(
+            "missing",
+            "put it back from a copy, or run the preparation's command again: it "
+            "makes what is missing",
         )
         return report
     if sha256 is not None and files.file_sha256(path) != sha256:
-        report.findings.append(
-            Finding(
-                name, "its bytes have changed since it was written (SHA-256)", REBUILD
-            )
-        )
+        report.add(CHANGED)
     _check_sidecar(report, path, expected)
     _read_records(report, path, expected)
     if report.index is not None:
@@ -174,8 +172,7 @@ def _check_digest(report: ShardReport, index_path: pathlib.Path) -> None:
     if not digest or already or not index_path.is_file():
         return
     if files.file_sha256(index_path) != digest:
-        problem = "its bytes have changed since it was written (SHA-256)"
-        report.findings.append(Finding(index_path.name, problem, REBUILD))
+        report.add(CHANGED, file=index_path.name)
 
 
 def check_index(
@@ -199,11 +196,7 @@ def check_index(
     except (OSError, ValueError) as error:
         reason = str(error).removeprefix(f"{path}: ").removesuffix("; ")
         return [Finding(path.name, reason, advice)]
-    differing = [
-        field.name
-        for field in dataclasses.fields(stored)
-        if not np.array_equal(getattr(stored, field.name), getattr(rebuilt, field.name))
-    ]
+    differing = index_checks.differing(stored, rebuilt)
     if not differing:
         return []
     problem = f"does not agree with the records: {', '.join(differing)}"
@@ -213,7 +206,7 @@ def check_index(
 def _check_sidecar(report: ShardReport, path: pathlib.Path, expected: Expected) -> None:
     sidecar = sidecar_path(path)
     if not sidecar.exists():
-        report.findings.append(Finding(sidecar.name, "missing", REBUILD))
+        report.add("missing", file=sidecar.name)
         return
     try:
         content = read_sidecar(path, FileError, "")
@@ -221,22 +214,16 @@ def _check_sidecar(report: ShardReport, path: pathlib.Path, expected: Expected) 
             raise FileError("it is another shard's; ")
     except FileError as error:
         reason = str(error).removeprefix(f"{sidecar}: ").removesuffix("; ")
-        problem = f"cannot be read ({reason})"
-        report.findings.append(Finding(sidecar.name, problem, REBUILD))
+        report.add(f"cannot be read ({reason})", file=sidecar.name)
         return
-    hashes = {"configuration": "config_hash", "plan": "plan_hash"}
-    found = {what: content[key] for what, key in hashes.items()}
     report.sidecar = content
-    wanted = {"configuration": expected.config_hash, "plan": expected.plan_hash}
-    for what, value in found.items():
-        if value != wanted[what]:
-            report.findings.append(
-                Finding(
-                    report.name,
-                    f"made with another {what} ({value}) than the manifest's "
-                    f"({wanted[what]})",
-                    REBUILD,
-                )
+    for what, found, wanted in (
+        ("configuration", content["config_hash"], expected.config_hash),
+        ("plan", content["plan_hash"], expected.plan_hash),
+    ):
+        if found != wanted:
+            report.add(
+                f"made with another {what} ({found}) than the manifest's ({wanted})"
             )
 
 
@@ -269,9 +256,8 @@ def _read_records(report: ShardReport, path: pathlib.Path, expected: Expected) -
             f"cannot be read ({reason})", f"record {number} (from byte {offset} on)"
         )
     clips.end()
-    report.findings += [
-        Finding(path.name, line, REBUILD) for line in complaints.lines()
-    ]
+    for line in complaints.lines():
+        report.add(line)
 
 
 class _ClipChecks:

@@ -1,16 +1,17 @@
 """What a dataset module gives: clips, classes, failures. No TensorFlow here."""
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from cola_msa.audio.files import Listing
-from cola_msa.config.schema import ConfigError
+from cola_msa.audio.files import Listing, list_audio
+from cola_msa.config.schema import Checked
 from cola_msa.system.errors import UsageError, UserError
 from cola_msa.values import names
-from cola_msa.values.fields import MAX_SEED, check_fields, within
+from cola_msa.values.fields import MAX_SEED, within
 
 SPLITS = ("train", "validation", "test")
 
@@ -74,7 +75,7 @@ class DatasetIndex:
 
 
 @dataclasses.dataclass(frozen=True)
-class IndexOptions:
+class IndexOptions(Checked):
     """What a user may choose about a dataset; each module names those it uses.
 
     Attributes:
@@ -99,10 +100,6 @@ class IndexOptions:
     test_share: float = within(0.0, 0.0, 1.0)
     stems_dir: str | None = None
     split_dir: str | None = None
-
-    def __post_init__(self) -> None:
-        """Refuses what cannot be meant, by ConfigError."""
-        check_fields(self, ConfigError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,16 +142,13 @@ class Dataset:
     metadata: tuple[str, ...] = ()
 
 
-def split_groups(
-    groups: Iterable[str], validation_share: float, test_share: float, seed: int
-) -> dict[str, str]:
+def split_groups(groups: Iterable[str], options: IndexOptions) -> dict[str, str]:
     """Assigns whole groups to splits, by a seeded permutation of their sorted names.
 
     Args:
         groups: Names; repetitions do not count.
-        validation_share: Share of groups, 0 to 1; above 0 it gives at least one group.
-        test_share: The same for the test split.
-        seed: Seed of the permutation.
+        options: `validation_share` of groups, 0 to 1, of which above 0 there is at
+            least one, `test_share` likewise, and the permutation's `seed`.
 
     Returns:
         Split by group; train always has a group.
@@ -163,8 +157,9 @@ def split_groups(
         UsageError: If the shares leave no training data.
     """
     ordered = sorted(set(groups))
+    validation_share, test_share = options.validation_share, options.test_share
     check_shares(validation_share, test_share)
-    order = np.random.default_rng(seed).permutation(len(ordered))
+    order = np.random.default_rng(options.seed).permutation(len(ordered))
     left = len(ordered) - 1
     splits = {name: "train" for name in ordered}
     position = 0
@@ -205,6 +200,12 @@ def relative_listing(listing: Listing, root: pathlib.Path) -> Listing:
         tuple(map(short, listing.repeated)),
         listing.left_out,
     )
+
+
+def list_own(dataset_dir: pathlib.Path, stems_dir: str | None) -> Listing:
+    """Audio below a user's folder, relative to it; stems beside it are no mixtures."""
+    skipped = (os.path.normpath(dataset_dir / stems_dir),) if stems_dir else ()
+    return relative_listing(list_audio(dataset_dir, skipped), dataset_dir)
 
 
 def folder_failures(listing: Listing) -> tuple[Failure, ...]:

@@ -164,17 +164,10 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
     )
 
 
-CITATION = (
-    "M. Defferrard, K. Benzi, P. Vandergheynst, X. Bresson: FMA: a dataset for music "
-    "analysis. ISMIR 2017."
-)
-LICENCE = "Metadata CC-BY 4.0; each track under its artist's licence, see tracks.csv"
 LAYOUT = (
     "<dataset_dir>/fma_metadata/tracks.csv and <dataset_dir>/fma_small/000/000002.mp3 "
     "and so on"
 )
-HOMEPAGE = "https://github.com/mdeff/fma"
-DOWNLOAD = "fma_small.zip and fma_metadata.zip: unpack both into <dataset_dir>"
 
 
 def _known_broken() -> dict[str, str]:
@@ -196,11 +189,12 @@ DATASET = Dataset(
     options=("stem_splits",),
     max_clips_per_shard=128,
     index=index,
-    citation=CITATION,
-    licence=LICENCE,
+    citation="M. Defferrard, K. Benzi, P. Vandergheynst, X. Bresson: FMA: a dataset "
+    "for music analysis. ISMIR 2017.",
+    licence="Metadata CC-BY 4.0; each track under its artist's licence, see tracks.csv",
     layout=LAYOUT,
     metadata=(_TRACKS,),
-    homepage=HOMEPAGE,
-    download=DOWNLOAD,
+    homepage="https://github.com/mdeff/fma",
+    download="fma_small.zip and fma_metadata.zip: unpack both into <dataset_dir>",
     known_broken=_known_broken(),
 )

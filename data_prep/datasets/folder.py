@@ -3,7 +3,7 @@
 import os
 import pathlib
 
-from cola_msa.audio.files import AUDIO_SUFFIXES, list_audio
+from cola_msa.audio.files import AUDIO_SUFFIXES
 from data_prep.datasets.base import (
     Clip,
     Dataset,
@@ -11,7 +11,7 @@ from data_prep.datasets.base import (
     DatasetIndex,
     IndexOptions,
     folder_failures,
-    relative_listing,
+    list_own,
     split_groups,
     text,
 )
@@ -31,10 +31,7 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
     Raises:
         DatasetError: If there is no audio file.
     """
-    # Stems beside the mixtures are not mixtures themselves.
-    stems_dir = options.stems_dir
-    skipped = (os.path.normpath(dataset_dir / stems_dir),) if stems_dir else ()
-    listing = relative_listing(list_audio(dataset_dir, skipped), dataset_dir)
+    listing = list_own(dataset_dir, options.stems_dir)
     paths = listing.paths
     if not paths:
         remarks = "".join(f"; {line}" for line in listing.remarks())
@@ -48,9 +45,7 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
 
     split_of = split_groups(
         map(group_of, paths),
-        options.validation_share,
-        options.test_share,
-        options.seed,
+        options,
     )
     clips = tuple(
         Clip(
@@ -67,8 +62,6 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
     )
 
 
-CITATION = "Your own collection."
-LICENCE = "Your own collection's."
 LAYOUT = "<dataset_dir>/**/<any name>.<wav, flac, ogg, mp3, ...>"
 DATASET = Dataset(
     name="folder",
@@ -77,7 +70,7 @@ DATASET = Dataset(
     options=("split_by", "validation_share", "test_share", "stem_splits"),
     max_clips_per_shard=64,
     index=index,
-    citation=CITATION,
-    licence=LICENCE,
+    citation="Your own collection.",
+    licence="Your own collection's.",
     layout=LAYOUT,
 )

@@ -122,31 +122,16 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
                     wants_stems=split in options.stem_splits,
                 )
             )
-    num_others = len(set(laid_out.paths) - {clip.path for clip in clips})
-    others = f"left out: {num_others} files of audio that no list names"
-    remarks = laid_out.remarks + (others,) * bool(num_others)
+    remarks = laid_out.remarks_of(clips, "no list names")
     return DatasetIndex(
         tuple(clips), class_names, tuple(failures), is_published, remarks
     )
 
 
-CITATION = (
-    "G. Tzanetakis, P. Cook: Musical genre classification of audio signals. IEEE "
-    "Transactions on Speech and Audio Processing 10(5), 2002. Fault-filtered split: "
-    "C. Kereliuk, B. L. Sturm, J. Larsen: Deep learning and music adversaries. IEEE "
-    "Transactions on Multimedia 17(11), 2015."
-)
-LICENCE = "None stated by its authors; excerpts of commercial recordings, for research"
 LAYOUT = (
     "<dataset_dir>/genres/blues/blues.00000.wav and so on (genres_original, or without "
     "that folder, do too), and train_filtered.txt, valid_filtered.txt, "
     "test_filtered.txt in --split_dir or in <dataset_dir>"
-)
-HOMEPAGE = "http://marsyas.info/downloads/datasets.html"
-DOWNLOAD = (
-    "genres.tar.gz (1.2 GB), unpacked into <dataset_dir>; the three lists of the "
-    "fault-filtered split are in GTZAN_split of "
-    "https://github.com/jongpillee/music_dataset_split"
 )
 DATASET = Dataset(
     name="gtzan",
@@ -155,10 +140,16 @@ DATASET = Dataset(
     options=("split_dir", "stem_splits"),
     max_clips_per_shard=64,
     index=index,
-    citation=CITATION,
-    licence=LICENCE,
+    citation="G. Tzanetakis, P. Cook: Musical genre classification of audio signals. "
+    "IEEE Transactions on Speech and Audio Processing 10(5), 2002. Fault-filtered "
+    "split: C. Kereliuk, B. L. Sturm, J. Larsen: Deep learning and music adversaries. "
+    "IEEE Transactions on Multimedia 17(11), 2015.",
+    licence="None stated by its authors; excerpts of commercial recordings, for "
+    "research",
     layout=LAYOUT,
     metadata=tuple(LISTS.values()),
-    homepage=HOMEPAGE,
-    download=DOWNLOAD,
+    homepage="http://marsyas.info/downloads/datasets.html",
+    download="genres.tar.gz (1.2 GB), unpacked into <dataset_dir>; the three lists of "
+    "the fault-filtered split are in GTZAN_split of "
+    "https://github.com/jongpillee/music_dataset_split",
 )

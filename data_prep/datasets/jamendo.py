@@ -115,31 +115,15 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
                 wants_stems=split in options.stem_splits,
             )
         )
-    num_others = len(set(laid_out.paths) - {clip.path for clip in clips})
-    others = f"left out: {num_others} files of audio that are in none of the splits"
-    remarks = laid_out.remarks + (others,) * bool(num_others)
+    remarks = laid_out.remarks_of(clips, "are in none of the splits")
     return DatasetIndex(
         tuple(clips), class_names, tuple(failures), is_published, remarks
     )
 
 
-CITATION = (
-    "D. Bogdanov, M. Won, P. Tovstogan, A. Porter, X. Serra: The MTG-Jamendo dataset "
-    "for automatic music tagging. Machine Learning for Music Discovery Workshop, ICML "
-    "2019."
-)
-LICENCE = (
-    "Metadata CC BY-NC-SA 4.0; each track under its artist's Creative Commons licence, "
-    "see audio_licenses.txt"
-)
 LAYOUT = (
     "<dataset_dir>/34/786434.mp3 (or .low.mp3) and so on, and "
     f"{SUBSET}-train.tsv, -validation.tsv, -test.tsv in --split_dir or in <dataset_dir>"
-)
-HOMEPAGE = "https://github.com/MTG/mtg-jamendo-dataset"
-DOWNLOAD = (
-    "the audio by its scripts/download/download.py (raw_30s, audio, or the smaller "
-    "audio-low), and data/splits/split-0 of the repository"
 )
 DATASET = Dataset(
     name="jamendo",
@@ -148,10 +132,14 @@ DATASET = Dataset(
     options=("split_dir", "stem_splits"),
     max_clips_per_shard=128,
     index=index,
-    citation=CITATION,
-    licence=LICENCE,
+    citation="D. Bogdanov, M. Won, P. Tovstogan, A. Porter, X. Serra: The MTG-Jamendo "
+    "dataset for automatic music tagging. Machine Learning for Music Discovery "
+    "Workshop, ICML 2019.",
+    licence="Metadata CC BY-NC-SA 4.0; each track under its artist's Creative Commons "
+    "licence, see audio_licenses.txt",
     layout=LAYOUT,
     metadata=(f"{SUBSET}-*.tsv",),
-    homepage=HOMEPAGE,
-    download=DOWNLOAD,
+    homepage="https://github.com/MTG/mtg-jamendo-dataset",
+    download="the audio by its scripts/download/download.py (raw_30s, audio, or the "
+    "smaller audio-low), and data/splits/split-0 of the repository",
 )

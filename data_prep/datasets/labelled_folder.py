@@ -3,16 +3,16 @@
 import os
 import pathlib
 
-from cola_msa.audio.files import is_folder, list_audio
+from cola_msa.audio.files import is_folder
 from data_prep.datasets.base import (
     Clip,
     Dataset,
     DatasetError,
     DatasetIndex,
-    Failure,
     IndexOptions,
     folder_failures,
-    relative_listing,
+    list_own,
+    named_failures,
     split_groups,
     text,
 )
@@ -36,15 +36,13 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
     Raises:
         DatasetError: If there are not at least two folders with audio.
     """
-    # Stems beside the mixtures are not mixtures themselves.
-    stems_dir = options.stems_dir
-    skipped = (os.path.normpath(dataset_dir / stems_dir),) if stems_dir else ()
-    listing = relative_listing(list_audio(dataset_dir, skipped), dataset_dir)
+    listing = list_own(dataset_dir, options.stems_dir)
+    stems_dir = os.path.normpath(dataset_dir / (options.stems_dir or "."))
     folders = sorted(
         entry.name
         for entry in os.scandir(dataset_dir)
         if is_folder(entry) and not entry.name.startswith(".")
-        if os.path.normpath(entry.path) not in skipped
+        if os.path.normpath(entry.path) != stems_dir
     )
     files: dict[str, list[str]] = {name: [] for name in folders}
     beside = []
@@ -69,9 +67,7 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
 
         split_of = split_groups(
             map(group_of, files[name]),
-            options.validation_share,
-            options.test_share,
-            options.seed,
+            options,
         )
         clips += [
             Clip(
@@ -84,11 +80,8 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
             )
             for path in files[name]
         ]
-    failures = tuple(
-        Failure(text(name), text(name), "", "not in a folder that names its class")
-        for name in beside
-    )
-    failures += folder_failures(listing)
+    reason = "not in a folder that names its class"
+    failures = named_failures(dict.fromkeys(beside, reason)) + folder_failures(listing)
     remarks = [*listing.remarks()]
     empty = [name for name in folders if not files[name]]
     if empty:
@@ -103,8 +96,6 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
     )
 
 
-CITATION = "Your own collection."
-LICENCE = "Your own collection's."
 LAYOUT = "<dataset_dir>/<class>/**/<any name>.<wav, flac, ogg, mp3, ...>"
 DATASET = Dataset(
     name="labelled_folder",
@@ -113,8 +104,8 @@ DATASET = Dataset(
     options=("split_by", "validation_share", "test_share", "stem_splits"),
     max_clips_per_shard=64,
     index=index,
-    citation=CITATION,
-    licence=LICENCE,
+    citation="Your own collection.",
+    licence="Your own collection's.",
     layout=LAYOUT,
     test_share=0.2,
 )

@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Collection, Iterable
 
 from cola_msa.audio.files import AUDIO_SUFFIXES, Listing, list_audio
-from data_prep.datasets.base import Failure, named_failures, relative_listing
+from data_prep.datasets.base import Clip, Failure, named_failures, relative_listing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +28,13 @@ class LaidOut:
     def failures(self) -> tuple[Failure, ...]:
         """The folders that cannot be read."""
         return named_failures(self.unreadable)
+
+    def remarks_of(self, clips: Iterable[Clip], others: str) -> tuple[str, ...]:
+        """The remarks, and how many files no clip has, `others` by their metadata."""
+        count = len(set(self.paths) - {clip.path for clip in clips})
+        if not count:
+            return self.remarks
+        return (*self.remarks, f"left out: {count} files of audio that {others}")
 
     def why_missing(self, path: str, metadata: str) -> str:
         """Why a file that the metadata name is not among the paths."""

@@ -164,22 +164,9 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
     )
 
 
-CITATION = (
-    "E. Law, K. West, M. Mandel, M. Bay, J. S. Downie: Evaluation of algorithms using "
-    "games: the case of music tagging. ISMIR 2009."
-)
-LICENCE = (
-    "Annotations CC-BY-NC-SA 3.0; audio by Magnatune's artists, CC-BY-NC-SA, for "
-    "research"
-)
 LAYOUT = (
     "<dataset_dir>/annotations_final.csv (tab separated), clip_info_final.csv "
     "(optional), and mp3 files in folders 0 to 9 and a to f"
-)
-HOMEPAGE = "https://mirg.city.ac.uk/codeapps/the-magnatagatune-dataset"
-DOWNLOAD = (
-    "annotations_final.csv, clip_info_final.csv, and mp3.zip.001 to mp3.zip.003, which "
-    "are one archive: cat mp3.zip.00? > mp3.zip; unzip mp3.zip"
 )
 DATASET = Dataset(
     name="mtat",
@@ -188,11 +175,14 @@ DATASET = Dataset(
     options=("stem_splits",),
     max_clips_per_shard=64,
     index=index,
-    citation=CITATION,
-    licence=LICENCE,
+    citation="E. Law, K. West, M. Mandel, M. Bay, J. S. Downie: Evaluation of "
+    "algorithms using games: the case of music tagging. ISMIR 2009.",
+    licence="Annotations CC-BY-NC-SA 3.0; audio by Magnatune's artists, CC-BY-NC-SA, "
+    "for research",
     layout=LAYOUT,
     metadata=(_ANNOTATIONS, _CLIP_INFO),
-    homepage=HOMEPAGE,
-    download=DOWNLOAD,
+    homepage="https://mirg.city.ac.uk/codeapps/the-magnatagatune-dataset",
+    download="annotations_final.csv, clip_info_final.csv, and mp3.zip.001 to "
+    "mp3.zip.003, which are one archive: cat mp3.zip.00? > mp3.zip; unzip mp3.zip",
     known_broken=dict.fromkeys(KNOWN_BROKEN, "an empty file in the published archive"),
 )

@@ -111,9 +111,7 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
         )
     split_of = split_groups(
         (group for _, group, _, _ in found),
-        options.validation_share,
-        options.test_share,
-        options.seed,
+        options,
     )
     clips = tuple(
         Clip(
@@ -130,8 +128,6 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
     return DatasetIndex(clips, (), tuple(failures), remarks=listing.remarks())
 
 
-CITATION = "Your own collection."
-LICENCE = "Your own collection's."
 LAYOUT = (
     "<dataset_dir>/<clip>/mixture.<suffix> (without it the sum of the stems is used) "
     "and one <source>.<suffix> a source, of which some may be missing; meta.json with "
@@ -144,8 +140,8 @@ DATASET = Dataset(
     options=("sources", "stem_names", "validation_share", "test_share"),
     max_clips_per_shard=64,
     index=index,
-    citation=CITATION,
-    licence=LICENCE,
+    citation="Your own collection.",
+    licence="Your own collection's.",
     layout=LAYOUT,
     metadata=("*meta.json",),
 )

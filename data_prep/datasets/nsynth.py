@@ -123,19 +123,9 @@ def index(dataset_dir: pathlib.Path, options: IndexOptions) -> DatasetIndex:
     )
 
 
-CITATION = (
-    "J. Engel, C. Resnick, A. Roberts, S. Dieleman, D. Eck, K. Simonyan, M. Norouzi: "
-    "Neural audio synthesis of musical notes with WaveNet autoencoders. ICML 2017."
-)
-LICENCE = "CC-BY 4.0"
 LAYOUT = (
     "<dataset_dir>/nsynth-train, nsynth-valid and nsynth-test, each with examples.json "
     "and audio/*.wav (16 kHz, 4 s)"
-)
-HOMEPAGE = "https://magenta.tensorflow.org/datasets/nsynth"
-DOWNLOAD = (
-    "nsynth-train.jsonwav.tar.gz, nsynth-valid.jsonwav.tar.gz and "
-    "nsynth-test.jsonwav.tar.gz: unpack each into <dataset_dir>"
 )
 DATASET = Dataset(
     name="nsynth",
@@ -144,10 +134,13 @@ DATASET = Dataset(
     options=(),
     max_clips_per_shard=1024,
     index=index,
-    citation=CITATION,
-    licence=LICENCE,
+    citation="J. Engel, C. Resnick, A. Roberts, S. Dieleman, D. Eck, K. Simonyan, M. "
+    "Norouzi: Neural audio synthesis of musical notes with WaveNet autoencoders. ICML "
+    "2017.",
+    licence="CC-BY 4.0",
     layout=LAYOUT,
     metadata=("nsynth-*/examples.json",),
-    homepage=HOMEPAGE,
-    download=DOWNLOAD,
+    homepage="https://magenta.tensorflow.org/datasets/nsynth",
+    download="nsynth-train.jsonwav.tar.gz, nsynth-valid.jsonwav.tar.gz and "
+    "nsynth-test.jsonwav.tar.gz: unpack each into <dataset_dir>",
 )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from cola_msa.config.schema import ConfigError
-from cola_msa.values.fields import MAX_SEED, check_fields, within
+from cola_msa.config.schema import Checked, ConfigError
+from cola_msa.values.fields import MAX_SEED, within
 
 # Raised whenever the same options give other audio or other files.
 FORMAT_VERSION = 1
@@ -19,7 +19,7 @@ SPLIT_FOLDERS = {"train": "0123456789ab", "valid": "c", "test": "def"}
 
 
 @dataclasses.dataclass(frozen=True)
-class DemoConfig:
+class DemoConfig(Checked):
     """Options of the built-in music; counts are (train, valid, test).
 
     Attributes:
@@ -41,10 +41,6 @@ class DemoConfig:
     track_seconds: float = within(30.0, 0.01, 86400.0)
     num_notes_per_family: tuple[int, int, int] = within((40, 10, 10), 0, _MAX_COUNT)
     untagged_share: float = within(0.04, 0.0, 1.0)
-
-    def __post_init__(self) -> None:
-        """Refuses what cannot be meant, by ConfigError."""
-        check_fields(self, ConfigError)
 
     def scaled(self, scale: float) -> DemoConfig:
         """Multiplies all counts.

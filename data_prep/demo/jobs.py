@@ -65,9 +65,7 @@ def make_rng(seed: int, stream: int, index: int) -> np.random.Generator:
     Returns:
         A generator that depends on these three alone.
     """
-    return np.random.Generator(
-        np.random.PCG64(np.random.SeedSequence([seed, stream, index]))
-    )
+    return np.random.default_rng([seed, stream, index])
 
 
 @contextlib.contextmanager

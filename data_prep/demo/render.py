@@ -9,6 +9,7 @@ import scipy.signal
 
 from data_prep.demo.composition import compose, harmony
 from data_prep.demo.synthesis import drums, notes, voice
+from data_prep.demo.synthesis.patch import add_at
 
 # Mean absolute value that a source has where it plays, before song loudness. The
 # silence gate of the preparation is 0.01.
@@ -71,11 +72,7 @@ def _render_part(
             rendered[key] = notes.render_note(
                 part.patch, note.midi, key[1] / 40, key[2] / 10, rate_hz, rng
             )
-        tone = rendered[key]
-        skip = max(-start, 0)
-        stop = min(start + len(tone), num_samples)
-        if stop > start + skip:
-            output[start + skip : stop] += tone[skip : stop - start]
+        add_at(output, start, rendered[key])
     if part.patch.drive and len(part.notes):
         # Chords through one amplifier intermodulate, notes alone do not.
         peak = max(float(np.abs(output).max()), 1e-6)

@@ -16,12 +16,13 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from cola_msa.system.processes import environment
 from data_prep.pipeline import jobs, plan, processes, runner, shards
 from data_prep.remote import addresses
 from data_prep.stems import separator
 
 _POLL_SECONDS = 0.5
-_ROOT = pathlib.Path(__file__).resolve().parents[2]
+_ROOT = str(pathlib.Path(__file__).resolve().parents[2])
 _RUNNER_FLAG = re.compile(r"--runner(=|$)")
 _ERROR_LINE = re.compile(r"^(?:[\w.]+\.)?(\w*(?:Error|Exception)): (.+)$", re.M)
 
@@ -114,7 +115,9 @@ def run(
         | "Spread" >> beam.Reshuffle()
         | "Build" >> beam.Map(build, job)
     )
-    with _importable(), _watch(job, left, advance, refresh):
+    # Worker processes of this machine find the package where it is not installed.
+    path = os.pathsep.join(filter(None, [_ROOT, os.environ.get("PYTHONPATH")]))
+    with environment("PYTHONPATH", path), _watch(job, left, advance, refresh):
         try:
             result = pipeline.run()
             result.wait_until_finish()
@@ -140,19 +143,6 @@ def _reason(error: Exception) -> str:
         return next(iter(str(error).splitlines()), type(error).__name__)
     kind, message = found[-1]
     return re.sub(r" \[while running .*", "", message) or kind
-
-
-@contextlib.contextmanager
-def _importable() -> Iterator[None]:
-    """Worker processes of this machine find this package where it is not installed."""
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_ROOT), before]))
-    try:
-        yield
-    finally:
-        del os.environ["PYTHONPATH"]
-        if before is not None:
-            os.environ["PYTHONPATH"] = before
 
 
 @contextlib.contextmanager

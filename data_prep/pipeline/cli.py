@@ -37,9 +37,6 @@ def define_flags(dataset: Dataset, values: flags.FlagValues = flags.FLAGS) -> No
         "level", "rms", ["rms", "l2"], "Level rule; l2 is the authors'.", **add
     )
     flags.DEFINE_integer(
-        "num_workers", 1, "Processes; 0 for one a core.", lower_bound=0, **add
-    )
-    flags.DEFINE_integer(
         "clips_per_shard",
         0,
         "Most clips in a shard; 0: about eight shards a split, of 8 to "
@@ -47,14 +44,7 @@ def define_flags(dataset: Dataset, values: flags.FlagValues = flags.FLAGS) -> No
         lower_bound=0,
         **add,
     )
-    define_float(
-        "max_failures",
-        0.01,
-        "Share of clips that may fail before the command ends with an error.",
-        lower_bound=0.0,
-        upper_bound=1.0,
-        **add,
-    )
+    define_common_flags(add)
     flags.DEFINE_enum(
         "runner", "local", ["local", "beam"], "What builds the shards.", **add
     )
@@ -74,22 +64,7 @@ def define_flags(dataset: Dataset, values: flags.FlagValues = flags.FLAGS) -> No
             "Folder of stems: <stems_dir>/<clip's path without suffix>/<source>.*",
             **add,
         )
-        define_path(
-            "separator",
-            None,
-            "umxhq, umxl, random (untrained Open-Unmix), or a folder of weights.",
-            **add,
-        )
-        flags.DEFINE_integer(
-            "niter", 1, "Wiener iterations of the separator.", lower_bound=0, **add
-        )
-        flags.DEFINE_enum(
-            "separator_dtype",
-            "float32",
-            ["float32", "bfloat16"],
-            "Type of the separator's products.",
-            **add,
-        )
+        define_separator_flags(add)
         define_path(
             "stems_cache",
             None,
@@ -97,6 +72,26 @@ def define_flags(dataset: Dataset, values: flags.FlagValues = flags.FLAGS) -> No
             **add,
         )
     _define_option_flags(dataset, add)
+
+
+def define_common_flags(add: dict[str, Any]) -> None:
+    """Defines the flags of all commands that work on every clip; `add` says where."""
+    text = "Processes; 0 for one a core."
+    flags.DEFINE_integer("num_workers", 1, text, lower_bound=0, **add)
+    text = "Share of clips that may fail before the command ends with an error."
+    define_float("max_failures", 0.01, text, 0.0, 1.0, **add)
+
+
+def define_separator_flags(add: dict[str, Any], required: bool = False) -> None:
+    """Defines the flags of commands that may, or must, separate."""
+    text = "umxhq, umxl, random (untrained Open-Unmix), or a folder of weights."
+    define_path("separator", None, text, required=required, **add)
+    text = "Wiener iterations of the separator."
+    flags.DEFINE_integer("niter", 1, text, lower_bound=0, **add)
+    text = "Type of the separator's products."
+    flags.DEFINE_enum(
+        "separator_dtype", "float32", ["float32", "bfloat16"], text, **add
+    )
 
 
 def _define_option_flags(dataset: Dataset, add: dict[str, Any]) -> None:
@@ -119,22 +114,10 @@ def _define_option_flags(dataset: Dataset, add: dict[str, Any]) -> None:
             "split_by", "folder", ["folder", "clip"], "What is never divided.", **add
         )
     if "validation_share" in dataset.options:
-        define_float(
-            "validation_share",
-            0.15,
-            "Share of groups for validation.",
-            lower_bound=0.0,
-            upper_bound=1.0,
-            **add,
-        )
-        define_float(
-            "test_share",
-            dataset.test_share,
-            "Share of groups for testing.",
-            lower_bound=0.0,
-            upper_bound=1.0,
-            **add,
-        )
+        text = "Share of groups for validation."
+        define_float("validation_share", 0.15, text, 0.0, 1.0, **add)
+        text = "Share of groups for testing."
+        define_float("test_share", dataset.test_share, text, 0.0, 1.0, **add)
     if "split_dir" in dataset.options:
         define_path(
             "split_dir",

@@ -9,7 +9,7 @@ from typing import Any
 from cola_msa.config.schema import config_hash, to_dict
 from cola_msa.records import index as index_lib
 from cola_msa.records import schema
-from cola_msa.records.manifests import summarize as summarize
+from cola_msa.records.manifests import MOMENTS, summarize, total_moments
 from cola_msa.system import files
 from cola_msa.system.errors import UserError
 from data_prep.datasets.base import Dataset, DatasetIndex
@@ -85,9 +85,8 @@ def write(
             name: int(total)
             for name, total in zip(found.class_names, totals, strict=True)
         }
-    mean, deviation = _log_mel_moments(
-        [sidecars[shard.name]["log_mel"] for shard in by_split.get("train", [])]
-    )
+    sums = [sidecars[shard.name]["log_mel"] for shard in by_split.get("train", [])]
+    moments = total_moments([tuple(part[name] for name in MOMENTS) for part in sums])
     content = {
         "schema_version": schema.SCHEMA_VERSION,
         "dataset": dataset.name,
@@ -102,8 +101,7 @@ def write(
         "sources": list(config.sources),
         "class_names": list(found.class_names),
         "class_counts": class_counts,
-        "log_mel_mean": mean,
-        "log_mel_std": deviation,
+        **moments,
         "splits": splits,
         "failures": failures,
         "num_clips_planned": num_planned(found),
@@ -131,16 +129,6 @@ def _named_if_known(failure: dict[str, str], dataset: Dataset) -> dict[str, str]
 def num_planned(found: DatasetIndex) -> int:
     """All clips that a dataset should have, those found amiss included."""
     return len(found.clips) + len(found.failures)
-
-
-def _log_mel_moments(parts: list[dict]) -> tuple[float | None, float | None]:
-    """Mean and deviation over all values of the train split's mixtures."""
-    count = sum(part["count"] for part in parts)
-    if not count:
-        return None, None
-    mean = math.fsum(part["sum"] for part in parts) / count
-    square = math.fsum(part["sum_of_squares"] for part in parts) / count
-    return mean, math.sqrt(max(0.0, square - mean * mean))
 
 
 def _describe_separator(

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cola_msa.config.schema import ConfigError, FrontendConfig
-from cola_msa.values.fields import check_fields, within
+from cola_msa.config.schema import Checked, FrontendConfig
+from cola_msa.values.fields import within
 from data_prep.datasets.base import Clip, Failure, IndexOptions, text
 from data_prep.stems.stream import Chunking
 
@@ -19,7 +19,7 @@ _SHARDS_PER_SPLIT = 8
 
 
 @dataclasses.dataclass(frozen=True)
-class PrepConfig:
+class PrepConfig(Checked):
     """Everything that decides the prepared data, but for the audio itself.
 
     Attributes:
@@ -55,10 +55,6 @@ class PrepConfig:
     clips_per_shard: int = within(0, 0)
     max_clips_per_shard: int = within(64, 1)
     options: IndexOptions = IndexOptions()
-
-    def __post_init__(self) -> None:
-        """Refuses what cannot be meant, by ConfigError."""
-        check_fields(self, ConfigError)
 
 
 @dataclasses.dataclass(frozen=True)

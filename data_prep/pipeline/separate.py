@@ -22,7 +22,9 @@ from data_prep.remote import addresses, places
 _BATCH_CLIPS = 8
 
 
-def _wanted(dataset: Dataset, dataset_dir: pathlib.Path, values: Any) -> list[Clip]:
+def wanted_clips(
+    dataset: Dataset, dataset_dir: pathlib.Path, values: Any
+) -> list[Clip]:
     """The clips of the splits that get stems, each path once."""
     splits = tuple(values.stem_splits)
     split_dir = values.split_dir and places.relative(
@@ -95,7 +97,7 @@ def separate_clips(job: Any, clips: Any, separator: Any, on_clip: Any) -> None:
         except errors.AudioError as error:
             source.check_presence(error)
             failure = Failure(clip.clip_id, text(clip.path), clip.split, str(error))
-            path = _failures_path(job.output_dir, job.config.dataset)
+            path = failures_path(job.output_dir, job.config.dataset)
             with open(path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(failure.__dict__) + "\n")
             on_clip(True, 0.0)
@@ -103,11 +105,12 @@ def separate_clips(job: Any, clips: Any, separator: Any, on_clip: Any) -> None:
         on_clip(False, seconds)
 
 
-def _failures_path(cache: pathlib.Path, dataset_name: str) -> pathlib.Path:
+def failures_path(cache: pathlib.Path, dataset_name: str) -> pathlib.Path:
+    """The file in a cache that names the clips that have no stems, and why."""
     return cache / f"failures-{dataset_name}.jsonl"
 
 
-def _separate(
+def fill_cache(
     dataset: Dataset,
     clips: list[Clip],
     opened: places.Places,
@@ -141,7 +144,7 @@ def _separate(
     units = [
         tuple(clips[k : k + _BATCH_CLIPS]) for k in range(0, len(clips), _BATCH_CLIPS)
     ]
-    path = _failures_path(cache, dataset.name)
+    path = failures_path(cache, dataset.name)
     with runner.lock(cache), Progress(len(clips)) as progress:
         cache_lib.StemCache(cache, {}).remove_unfinished()
         path.write_text("")

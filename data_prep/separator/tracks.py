@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import soundfile
 
-from cola_msa.config.schema import SOURCES, ConfigError
+from cola_msa.config.schema import SOURCES, Checked
 from cola_msa.system.errors import UsageError
-from cola_msa.values.fields import check_fields, setting
+from cola_msa.values.fields import setting
 from data_prep.datasets import multitrack
 from data_prep.datasets.base import (
     Clip,
@@ -47,7 +47,7 @@ MUSDB_VALIDATION = (
 
 
 @dataclasses.dataclass(frozen=True)
-class SeparatorConfig:
+class SeparatorConfig(Checked):
     """How a separator is trained; defaults are those of Open-Unmix's training script.
 
     Attributes:
@@ -104,10 +104,6 @@ class SeparatorConfig:
     cache_gb: float = setting(
         1.0, "Most memory for decoded stems; others are read chunk by chunk.", 0.0
     )
-
-    def __post_init__(self) -> None:
-        """Refuses what cannot be meant, by ConfigError."""
-        check_fields(self, ConfigError)
 
     @property
     def seq_samples(self) -> int:
@@ -218,7 +214,7 @@ def _splits(clips: Sequence[Clip], options: IndexOptions) -> dict[str, str]:
     folders = {c.clip_id: pathlib.PurePosixPath(_folder(c)).parts for c in clips}
     tops = {parts[0] if parts else "" for parts in folders.values()}
     if "train" not in tops or not tops <= _SPLIT_FOLDERS.keys():
-        return _draw_splits(clips, options.test_share, options)
+        return _draw_splits(clips, options)
     splits = {name: _SPLIT_FOLDERS[parts[0]] for name, parts in folders.items()}
     if "validation" in splits.values():
         return splits
@@ -226,17 +222,14 @@ def _splits(clips: Sequence[Clip], options: IndexOptions) -> dict[str, str]:
     names = [c.clip_id for c in train if folders[c.clip_id][-1] in MUSDB_VALIDATION]
     if names:
         return splits | dict.fromkeys(names, "validation")
-    return splits | _draw_splits(train, 0.0, options)
+    options = dataclasses.replace(options, test_share=0.0)
+    return splits | _draw_splits(train, options)
 
 
-def _draw_splits(
-    clips: Sequence[Clip], test_share: float, options: IndexOptions
-) -> dict[str, str]:
+def _draw_splits(clips: Sequence[Clip], options: IndexOptions) -> dict[str, str]:
     """Split by clip id; whole songs go to one split."""
     groups = {clip.clip_id: clip.group for clip in clips}
-    drawn = split_groups(
-        groups.values(), options.validation_share, test_share, options.seed
-    )
+    drawn = split_groups(groups.values(), options)
     return {name: drawn[group] for name, group in groups.items()}
 
 

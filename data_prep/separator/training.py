@@ -87,12 +87,8 @@ class TargetTrainer:
         openunmix = weights.import_openunmix()
         import torch
 
-        self._target, self._config, self._run, self._reader = (
-            target,
-            config,
-            run,
-            reader,
-        )
+        self._target, self._config = target, config
+        self._run, self._reader = run, reader
         self._source = config.options.sources.index(target)
         self._train = [track for track in tracks if track.split == "train"]
         self._valid = [track for track in tracks if track.split == "validation"]

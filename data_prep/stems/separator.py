@@ -3,11 +3,9 @@
 torch and openunmix are an extra: they are imported when a separator is loaded.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import multiprocessing
-import os
 import pathlib
 import pickle
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +16,7 @@ from absl import logging
 
 from cola_msa.audio import decode, errors, resample
 from cola_msa.config.schema import SOURCES, FrontendConfig
+from cola_msa.system.processes import environment
 from data_prep.stems import cache
 from data_prep.stems import filter as filter_lib
 from data_prep.stems.stream import ChunkedSeparation, Chunking, StemStream
@@ -253,7 +252,8 @@ class Separator:
 
 def _pretrained(openunmix: Any, name: str, sources: Sequence[str], niter: int) -> Any:
     try:
-        with _restricted_pickles():
+        # torch.load takes weights alone, in code that does not ask for it.
+        with environment("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1"):
             return getattr(openunmix, name)(targets=list(sources), niter=niter)
     except (OSError, RuntimeError, pickle.UnpicklingError) as error:
         raise SeparatorError(
@@ -262,20 +262,6 @@ def _pretrained(openunmix: Any, name: str, sources: Sequence[str], niter: int) -
             "them on another machine into torch.hub's folder of checkpoints, or name a "
             "folder of weights with --separator=PATH"
         ) from error
-
-
-@contextlib.contextmanager
-def _restricted_pickles() -> Iterator[None]:
-    """torch.load takes weights alone, in code that does not ask for it."""
-    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
-    try:
-        yield
-    finally:
-        del os.environ[name]
-        if before is not None:
-            os.environ[name] = before
 
 
 def _digest(state: dict[str, Any]) -> str:

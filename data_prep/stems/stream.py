@@ -12,12 +12,12 @@ from collections.abc import Callable
 import numpy as np
 
 from cola_msa.audio.resample import Resampler
-from cola_msa.config.schema import ConfigError
-from cola_msa.values.fields import check_fields, within
+from cola_msa.config.schema import Checked
+from cola_msa.values.fields import within
 
 
 @dataclasses.dataclass(frozen=True)
-class Chunking:
+class Chunking(Checked):
     """How long mixtures are cut. One window is 300 frames, 7 s for umxhq.
 
     Attributes:
@@ -30,10 +30,6 @@ class Chunking:
     chunk_windows: int = within(5, 1, 1000)
     overlap_windows: int = within(1, 0, 1000)
     fade_seconds: float = within(1.0, 0.0)
-
-    def __post_init__(self) -> None:
-        """Refuses what cannot be meant, by ConfigError."""
-        check_fields(self, ConfigError)
 
 
 class ChunkedSeparation:

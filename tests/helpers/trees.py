@@ -7,6 +7,8 @@ import pathlib
 import numpy as np
 import soundfile
 
+from data_prep.datasets import mtat
+
 RATE_HZ = 16000
 SEGMENT_SAMPLES = 392 * 160
 
@@ -22,6 +24,15 @@ def chirp(
     return (level * (np.sin(2 * np.pi * np.cumsum(hz) / rate_hz) + noise)).astype(
         np.float32
     )
+
+
+def files_of(folder: pathlib.Path) -> dict[str, bytes]:
+    """What lies in a folder, at any depth."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def write_wav(
@@ -57,6 +68,16 @@ def write_mtat(root: pathlib.Path, seconds: int = 5) -> pathlib.Path:
         "\t",
     )
     return root
+
+
+def add_broken_mtat(root: pathlib.Path) -> None:
+    """Adds the clips that are empty files in the published archive, too."""
+    rows = (root / "annotations_final.csv").read_text().splitlines()
+    for number, path in enumerate(sorted(mtat.KNOWN_BROKEN)):
+        rows.append(f'"{100 + number}"\t"1"\t"0"\t"{path}"')
+        (root / path).parent.mkdir(exist_ok=True)
+        (root / path).write_bytes(b"")
+    (root / "annotations_final.csv").write_text("\n".join(rows))
 
 
 def write_nsynth(root: pathlib.Path) -> pathlib.Path:

@@ -2,10 +2,7 @@
 
 import math
 import pathlib
-import struct
-import tokenize
 import zipfile
-import zlib
 from typing import Any
 
 import numpy as np
@@ -22,6 +19,7 @@ from cola_msa.collection.table.checks import (
     check_texts,
     unreadable,
 )
+from cola_msa.values.arrays import DAMAGES
 
 _KINDS = {"U": "text", "S": "text", "f": "number", "i": "number", "u": "number"}
 _ARRAY = b"\x93NUMPY"
@@ -30,21 +28,6 @@ _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
-# What NumPy and zipfile raise on files that are damaged or not theirs.
-_DAMAGES = (
-    OSError,
-    EOFError,
-    ValueError,
-    TypeError,
-    KeyError,
-    RuntimeError,
-    SyntaxError,
-    MemoryError,
-    struct.error,
-    tokenize.TokenError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 def column_of(shape: tuple[int, ...], dtype: np.dtype) -> Column:
@@ -71,7 +54,7 @@ class NpzReader:
                 self._read_archive(archive)
         except EmbeddingFileError:
             raise
-        except _DAMAGES as error:
+        except (*DAMAGES, TypeError) as error:
             raise unreadable(path, ".npz", error) from error
 
     def _read_archive(self, archive: zipfile.ZipFile) -> None:

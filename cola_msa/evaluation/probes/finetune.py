@@ -24,7 +24,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from cola_msa.config.schema import ConfigError, FrontendConfig
+from cola_msa.config.schema import Checked, FrontendConfig
 from cola_msa.evaluation.probes.heads import (
     BestEpoch,
     ProbeConfig,
@@ -40,7 +40,7 @@ from cola_msa.records.reader import even_bounds, fixed_bounds, open_windows
 from cola_msa.records.windows import Draw, Segments, WindowPlan
 from cola_msa.system.console import progress_bar
 from cola_msa.system.files import temporary_folder, written_path
-from cola_msa.values.fields import check_fields, within
+from cola_msa.values.fields import within
 
 MODES = ("finetuned", "supervised")
 DEFAULT_RATES = {"finetuned": 1e-4, "supervised": 1e-3}
@@ -48,7 +48,7 @@ _EVALUATION_WINDOWS = 256
 
 
 @dataclasses.dataclass(frozen=True)
-class TuneConfig:
+class TuneConfig(Checked):
     """How encoder and head are trained together.
 
     Attributes:
@@ -64,10 +64,6 @@ class TuneConfig:
     encoder_rate: float = within(dataclasses.MISSING, 0.0)
     statistics_batches: int = within(32, 1)
     min_updates: int = within(50, 0)
-
-    def __post_init__(self) -> None:
-        """Refuses what cannot be meant, by ConfigError."""
-        check_fields(self, ConfigError)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,10 +8,10 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from cola_msa.config.schema import ConfigError
+from cola_msa.config.schema import Checked
 from cola_msa.evaluation.tasks import MULTICLASS, MULTILABEL, TaskSpec
 from cola_msa.system.errors import UserError
-from cola_msa.values.fields import check_fields, within
+from cola_msa.values.fields import within
 
 PROTOCOLS = ("cached", "paper")
 PROBES = ("linear", "mlp", "ridge")
@@ -45,7 +45,7 @@ def monitor_of(protocol: str) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class ProbeConfig:
+class ProbeConfig(Checked):
     """How a head is trained. Source: the paper, section 5; docs/architecture.md.
 
     Attributes:
@@ -72,10 +72,6 @@ class ProbeConfig:
     max_epochs: int = within(200, 1)
     standardize: bool = False
     monitor: str = LOSS
-
-    def __post_init__(self) -> None:
-        """Refuses what cannot be meant, by ConfigError."""
-        check_fields(self, ConfigError)
 
     @classmethod
     def of_task(

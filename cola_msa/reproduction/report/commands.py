@@ -17,7 +17,7 @@ from cola_msa.config.strategies import DEGRADED, NO_STEMS, RANDOM, STRATEGIES
 from cola_msa.evaluation.tasks import TASKS
 from cola_msa.values.field_flags import flag_fields
 
-# Fields of ModelConfig that `cola_msa.train` has no flag for.
+TABLES, FIGURES = (1, 2, 3), (2, 3, 4, 5)  # of the paper
 # Where the documents' examples keep datasets and what was prepared from them.
 RAW, PREPARED = "raw", "prepared"
 

@@ -196,30 +196,22 @@ def paired_differences(
         One Difference a score. The same resamples as `metrics.paired_bootstrap`'s;
         here each resample's difference is needed, for its sign.
     """
-    ones = np.ones((len(labels), 1), np.int32)
-    blocks: list[tuple[dict, dict]] = [
-        (
-            metrics.mean_scores(labels, first, weights),
-            metrics.mean_scores(labels, second, weights),
-        )
-        for weights in (
-            ones,
-            *metrics.resample_blocks(len(labels), num_resamples, seed),
-        )
-    ]
-    (values_a, values_b), *resampled = blocks
+    a, b = (
+        metrics.resampled_scores(labels, scores, num_resamples, seed)
+        for scores in (first, second)
+    )
     found = []
-    for score in values_a:
-        differences = np.concatenate([a[score] - b[score] for a, b in resampled])
+    for score in a:
+        differences = a[score][1:] - b[score][1:]
         differences = differences[~np.isnan(differences)]
-        value = float(values_a[score][0] - values_b[score][0])
+        value = float(a[score][0] - b[score][0])
         low, high = np.percentile(differences, [2.5, 97.5])
         found.append(
             Difference(
                 task=task,
                 score=score,
-                first=float(values_a[score][0]),
-                second=float(values_b[score][0]),
+                first=float(a[score][0]),
+                second=float(b[score][0]),
                 low=float(low),
                 high=float(high),
                 other_sign=float(np.mean(differences * np.sign(value) <= 0)),

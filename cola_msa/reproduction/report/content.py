@@ -1,6 +1,7 @@
 """What the report says: the blocks of its page, from what was read."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from cola_msa.evaluation.tasks import PAPER_CLIPS, SCORE_TITLES
 from cola_msa.reproduction.report import compare, figure_data, results, tables
 from cola_msa.reproduction.report import figures as figures_lib
 from cola_msa.reproduction.report import missing as missing_lib
-from cola_msa.reproduction.report.commands import join_text
+from cola_msa.reproduction.report.commands import FIGURES, TABLES, join_text
 from cola_msa.reproduction.report.compare import Difference, Side
 from cola_msa.reproduction.report.figures import signed
 from cola_msa.reproduction.report.page import (
@@ -28,7 +29,6 @@ from cola_msa.reproduction.report.page import (
 from cola_msa.reproduction.report.runs import Collection
 
 TITLE = "Musical source association: measured beside published"
-TABLES, FIGURES = (1, 2, 3), (2, 3, 4, 5)
 
 
 def introduction(collection: Collection) -> list[Block]:
@@ -279,15 +279,16 @@ def figure_5(collection: Collection) -> list[Block]:
     return [*blocks, Figure("figure5", png, alt + ".", caption, data), *lacking]
 
 
-def comparison(first: Side, second: Side, found: Sequence[Difference]) -> list[Block]:
-    """A paired comparison, with its answer in words."""
+def comparison(
+    first: Side, second: Side, found: Sequence[Difference]
+) -> tuple[list[Block], str]:
+    """A paired comparison with its answer in words, as blocks and as text."""
+    table = compare.difference_table(found, first.name, second.name)
     answers = tuple(compare.verdict(d, first.name, second.name) for d in found)
-    return [
-        Heading(f"Comparison: {first.name} against {second.name}"),
-        compare.difference_table(found, first.name, second.name),
-        Bullets(answers),
-        Bullets(compare.remarks(first, second)),
-    ]
+    remarks = compare.remarks(first, second)
+    heading = Heading(f"Comparison: {first.name} against {second.name}")
+    text = "\n".join([render_text(table), "", *answers, *remarks])
+    return [heading, table, Bullets(answers), Bullets(remarks)], text
 
 
 def runs_and_others(collection: Collection) -> list[Block]:
@@ -314,14 +315,10 @@ def paper_figures(
     collection: Collection, numbers: Sequence[int], data_dirs: Sequence[str]
 ) -> list[Block]:
     """The paper's figures that are asked for."""
-    makers = {3: figure_3, 4: figure_4, 5: figure_5}
-    blocks: list[Block] = []
-    for number in numbers:
-        if number == 2:
-            blocks += figure_2(collection, data_dirs)
-        else:
-            blocks += makers[number](collection)
-    return blocks
+    shares = functools.partial(figure_2, data_dirs=data_dirs)
+    makers: dict[int, Callable[[Collection], list[Block]]]
+    makers = {2: shares, 3: figure_3, 4: figure_4, 5: figure_5}
+    return [block for number in numbers for block in makers[number](collection)]
 
 
 def build_blocks(
@@ -346,11 +343,8 @@ def build_blocks(
     if sides:
         first, second = sides
         found = compare.compare(first, second, num_resamples)
-        blocks += comparison(first, second, found)
-        lines = [compare.verdict(d, first.name, second.name) for d in found]
-        lines += compare.remarks(first, second)
-        table = compare.difference_table(found, first.name, second.name)
-        text = "\n".join([render_text(table), "", *lines])
+        compared, text = comparison(first, second, found)
+        blocks += compared
     blocks += paper_tables(collection, tables)
     blocks += paper_figures(collection, figures, data_dirs)
     blocks += runs_and_others(collection)

@@ -272,17 +272,8 @@ def stem_bars(collection: Collection) -> list[Bar]:
         for score in _SCORES:
             found = groups[name].score(TASK, score) if name in groups else None
             if found is not None:
-                estimate = found.estimate
-                bars.append(
-                    Bar(
-                        title,
-                        colour,
-                        score,
-                        estimate.value,
-                        estimate.low,
-                        estimate.high,
-                    )
-                )
+                estimate = dataclasses.astuple(found.estimate)
+                bars.append(Bar(title, colour, score, *estimate))
     return bars
 
 

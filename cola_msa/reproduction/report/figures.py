@@ -13,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from cola_msa.evaluation.tasks import SCORE_TITLES
 from cola_msa.reproduction.report.figure_data import Bar, Curve, TagDifference
 from cola_msa.values.chart_text import plain, wrapped
 
@@ -32,7 +33,6 @@ COLOURS = {
 }
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _HATCHES = ("", "//", "..", "xx")
-TITLES = {"roc_auc": "ROC-AUC", "pr_auc": "PR-AUC"}
 
 
 def _to_png(figure: Figure) -> bytes:
@@ -51,11 +51,10 @@ def signed(percent: float, digits: int = 0) -> str:
     return text[1:] if float(text) == 0 else text
 
 
-def _tidy(axes: Axes, axis: str = "y") -> None:
-    axes.grid(axis=axis, color=_GRID, linewidth=0.6)  # type: ignore[arg-type]
+def _tidy(axes: Axes) -> None:
+    axes.grid(axis="y", color=_GRID, linewidth=0.6)
     axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _title(figure: Figure, title: str, note: str) -> None:
@@ -131,7 +130,7 @@ def draw_steps(curves: Sequence[Curve], note: str) -> bytes:
             shift = 0.008 * max(curve.steps) * (number - (len(curves) - 1) / 2)
             places = np.array(curve.steps) + shift
             panel.vlines(places, low, high, color=colour, linewidth=1.2, alpha=0.6)
-        panel.set_title(TITLES[score], fontsize=10)
+        panel.set_title(SCORE_TITLES[score], fontsize=10)
         panel.set_xlabel("step of pre-training (0: untrained)")
         panel.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
         _tidy(panel)
@@ -276,7 +275,7 @@ def draw_stems(bars: Sequence[Bar], note: str) -> bytes:
             )
         panel.set_xticks(places, [plain(bar.title) for bar in mine])
         panel.set_ylim(0, 1.1 * max(tops))
-        panel.set_title(TITLES[score], fontsize=10)
+        panel.set_title(SCORE_TITLES[score], fontsize=10)
         _tidy(panel)
     _title(figure, "Figure 5: music tagging (MTAT) by the quality of the stems", note)
     return _to_png(figure)

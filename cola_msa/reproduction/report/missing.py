@@ -70,12 +70,11 @@ def untrained(
         for task in tasks
         if run.config.model.backbone == backbone and 0 in run.by_step(task)
     }
-    known = collection.data_dirs()
     commands = [
         eval_command(
             task,
             first.run_dir,
-            known.get(task) or _default_data(task, collection),
+            _data_of(task, collection),
             encoder="untrained",
         )
         for task in tasks
@@ -102,14 +101,16 @@ def _all_of(
         run_dir = model.run_dir.parent / strategy.name
     data_dir, commands = _training_data(collection, strategy)
     commands.append(train_command(config, data_dir, run_dir))
-    known = collection.data_dirs()
     for task in tasks:
-        folder = known.get(task) or _default_data(task, collection)
+        folder = _data_of(task, collection)
         commands.append(eval_command(task, run_dir, folder))
     return commands
 
 
-def _default_data(task: str, collection: Collection) -> str:
+def _data_of(task: str, collection: Collection) -> str:
+    known = collection.data_dirs().get(task)
+    if known:
+        return known
     dataset = dataset_of(task)
     for run in collection.runs:
         if run.description["data"]["dataset"] == dataset:
@@ -143,10 +144,9 @@ def _training_data(
 def _evaluations(
     collection: Collection, run: Run, tasks: Iterable[str], steps: bool
 ) -> list[Command]:
-    known = collection.data_dirs()
     commands = []
     for task in tasks:
-        folder = known.get(task) or _default_data(task, collection)
+        folder = _data_of(task, collection)
         final = run.final(task)
         last = max(run.kept_steps, default=0)
         if final is None or (final.step or 0) < last:

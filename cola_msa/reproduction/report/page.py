@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from cola_msa.system import folders
 from cola_msa.values.arrays import write_bytes
-from cola_msa.values.markdown import plain
+from cola_msa.values.markdown import aligned, plain, table_row
 
 PAGE_NAME, TEXT_NAME = "report.html", "report.md"
 _MARK = '<meta name="generator" content="cola_msa report">'
@@ -315,7 +315,7 @@ def _markdown_table(table: Table) -> str:
     lines = [
         plain(table.caption, starts_line=True),
         "",
-        "| " + " | ".join(plain(name) for name in table.header) + " |",
+        table_row([plain(name) for name in table.header]),
         "|" + "---|" * len(table.header),
     ]
     for row in table.rows:
@@ -325,21 +325,15 @@ def _markdown_table(table: Table) -> str:
             if cell.kind == MISSING:
                 text = f"*{text}*"
             cells.append(text + (f"<br>{plain(cell.note)}" if cell.note else ""))
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(table_row(cells))
     return "\n".join(lines)
 
 
 def render_text(table: Table) -> str:
     """A table for a terminal."""
-    rows = [list(table.header)]
+    rows: list[Sequence[str]] = [table.header]
     for row in table.rows:
         rows.append(
             [f"{c.text} ({_one_line(c.note)})" if c.note else c.text for c in row]
         )
-    widths = [max(len(row[n]) for row in rows) for n in range(len(table.header))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        for row in rows
-    ]
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join([table.caption, *(line.rstrip() for line in lines)])
+    return "\n".join([table.caption, *aligned(rows)])

@@ -135,11 +135,7 @@ class Result:
 
 
 def load_clip_scores(folder: pathlib.Path) -> ClipScores:
-    """Reads `clip_scores.npz`.
-
-    Raises:
-        ReportError: If the file is missing or damaged.
-    """
+    """Reads `clip_scores.npz`; see `Result.load_scores`."""
     path = folder / "clip_scores.npz"
     try:
         with np.load(path, allow_pickle=False) as arrays:
@@ -265,5 +261,4 @@ def share_of_paper(pairs: int | None) -> str:
     percent = 100.0 * pairs / PAPER_PAIRS
     # Two digits that count, without an exponent.
     digits = 0 if percent >= 10 or not percent else 1 - math.floor(math.log10(percent))
-    text = f"{percent:.{digits}f}"
-    return f"{text} % of the paper's"
+    return f"{percent:.{digits}f} % of the paper's"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -157,14 +158,8 @@ class _Player:
                 note = self._note(
                     bar, step, min(following - step, length), midi, velocity
                 )
-                notes.append(
-                    Note(
-                        note.start_seconds + order * stagger_seconds,
-                        note.duration_seconds,
-                        note.midi,
-                        note.velocity,
-                    )
-                )
+                start = note.start_seconds + order * stagger_seconds
+                notes.append(dataclasses.replace(note, start_seconds=start))
         return notes
 
     def _play_strum(self, bar: int, chord: list[int]) -> list[Note]:

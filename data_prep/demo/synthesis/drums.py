@@ -7,6 +7,8 @@ import dataclasses
 import numpy as np
 import scipy.signal
 
+from data_prep.demo.synthesis.patch import add_at
+
 _HIT_LEVELS = {"x": 1.0, "o": 0.5}
 _FILL = {"tom": "x.xx", "snare": ".x.o"}
 ROOM_SECONDS = 0.12
@@ -244,13 +246,7 @@ def render_drums(
     }
     for hit in hits:
         start = round(hit.start_seconds * sample_rate_hz)
-        stroke = strokes[hit.drum]
-        skip = max(-start, 0)
-        stop = min(start + len(stroke), num_samples)
-        if stop > start + skip:
-            output[start + skip : stop] += (
-                hit.velocity * stroke[skip : skip + stop - start - skip]
-            )
+        add_at(output, start, hit.velocity * strokes[hit.drum])
     if kit.room and hits:
         num_room = int(ROOM_SECONDS * sample_rate_hz)
         room = rng.standard_normal(num_room) * np.exp(-np.linspace(0.0, 5.0, num_room))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
+
 
 @dataclasses.dataclass(frozen=True)
 class Patch:
@@ -69,6 +71,14 @@ class Patch:
     fm_index: float = 0.0
     fm_decay_seconds: float = 0.5
     modes: tuple[tuple[float, float, float], ...] = ()
+
+
+def add_at(output: np.ndarray, start: int, tone: np.ndarray) -> None:
+    """Adds a tone to an output from a sample on; what lies outside falls out."""
+    skip = max(-start, 0)
+    stop = min(start + len(tone), len(output))
+    if stop > start + skip:
+        output[start + skip : stop] += tone[skip : stop - start]
 
 
 def midi_to_hz(midi: float) -> float:

@@ -158,15 +158,8 @@ def write_instrument(
         tone = _fit(tone)
         qualities = _describe(tone, patch)
         note_name = f"{name}-{pitch:03d}-{velocity:03d}"
-        jobs.write_audio(
-            output_dir
-            / "nsynth"
-            / f"nsynth-{job.split}"
-            / "audio"
-            / f"{note_name}.wav",
-            tone,
-            SAMPLE_RATE_HZ,
-        )
+        path = output_dir / f"nsynth/nsynth-{job.split}/audio/{note_name}.wav"
+        jobs.write_audio(path, tone, SAMPLE_RATE_HZ)
         entries[note_name] = {
             "note_str": note_name,
             "instrument": 100 * job.label + number,

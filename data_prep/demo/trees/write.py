@@ -37,12 +37,7 @@ demo.json    seed, options, version and counts
 
 _TREES: tuple[tuple[str, Callable, jobs.JobFunction, Callable], ...] = (
     ("mtat", mtat.list_jobs, mtat.write_song, mtat.write_metadata),
-    (
-        "nsynth",
-        nsynth.list_jobs,
-        nsynth.write_instrument,
-        nsynth.write_metadata,
-    ),
+    ("nsynth", nsynth.list_jobs, nsynth.write_instrument, nsynth.write_metadata),
     ("fma", fma.list_jobs, fma.write_track, fma.write_metadata),
 )
 

@@ -19,10 +19,10 @@ from cola_msa.runs import directory, kept
 from cola_msa.runs import info as info_lib
 from cola_msa.system.errors import UsageError
 from cola_msa.values import arrays
-from tests.cola_msa.evaluation.probes.test_features import tiny_encoder
 from tests.cola_msa.evaluation.probes.test_finetune import make_model
 from tests.cola_msa.evaluation.test_judge import (
     PAPER_INFO,
+    evaluate,
     fma,  # noqa: F401 (a fixture)
     mtat,  # noqa: F401 (a fixture)
     run_command,
@@ -58,19 +58,6 @@ def few_epochs():
 @pytest.fixture
 def datasets(request):
     return {name: request.getfixturevalue(name) for name in ("fma", "mtat")}
-
-
-def evaluate(task, data, folder, cache=None, **options):
-    return judge.evaluate(
-        tiny_encoder(16),
-        "key",
-        task,
-        data,
-        folder,
-        EvaluationConfig(**{"num_resamples": 50, **options}),
-        cache_dir=cache or data.data_dir / "cache",
-        show_progress=False,
-    )
 
 
 def without_times(results):

@@ -8,6 +8,7 @@ import pytest
 from cola_msa.system import folders
 from cola_msa.system.errors import FileError
 from cola_msa.system.files import temporary_folder
+from tests.helpers import trees
 
 LISTED = {"list", "sub/a"}
 
@@ -29,14 +30,6 @@ def put(target, content):
         folders.replace_folder(folder, target, listing, "an output")
 
 
-def tree(folder):
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-
-
 @pytest.mark.parametrize("before", ["absent", "empty", "earlier", "link"])
 def test_what_may_be_replaced_is(tmp_path, before):
     target = tmp_path / "models"
@@ -48,7 +41,7 @@ def test_what_may_be_replaced_is(tmp_path, before):
         put(tmp_path / "real", "old")
         target.symlink_to("real")
     put(target, "new")
-    assert tree(target) == {"list": b"new", "sub/a": b"new"}
+    assert trees.files_of(target) == {"list": b"new", "sub/a": b"new"}
     names = {"real", "models"} if before == "link" else {"models"}
     assert set(os.listdir(tmp_path)) == names
     assert target.is_symlink() == (before == "link")
@@ -72,7 +65,7 @@ def test_anything_else_is_refused_and_stays(tmp_path, victims):
         folders.check_replaceable(target, listing, "an output")
     with pytest.raises(FileError, match="nothing there is replaced"):
         put(target, "new")
-    assert tree(target) == victims and os.listdir(tmp_path) == ["models"]
+    assert trees.files_of(target) == victims and os.listdir(tmp_path) == ["models"]
 
 
 @pytest.mark.parametrize("named", ["../thesis.tex", "sub/../../thesis.tex", None])
@@ -84,7 +77,7 @@ def test_a_list_that_names_files_elsewhere_removes_none(tmp_path, monkeypatch, n
     monkeypatch.setattr("tests.cola_msa.system.test_folders.LISTED", listed)
     put(tmp_path / "models", "new")
     assert (tmp_path / "thesis.tex").read_text() == "years"
-    assert tree(tmp_path / "models") == {"list": b"new", "sub/a": b"new"}
+    assert trees.files_of(tmp_path / "models") == {"list": b"new", "sub/a": b"new"}
 
 
 def test_a_linked_folder_within_is_not_ours(tmp_path):
@@ -121,7 +114,7 @@ def test_without_an_exchange_the_old_one_stays(tmp_path, monkeypatch):
     monkeypatch.setattr(folders, "_rename", fail)
     with pytest.raises(FileError, match="cannot exchange two folders"):
         put(tmp_path / "models", "new")
-    assert tree(tmp_path / "models") == {"list": b"old", "sub/a": b"old"}
+    assert trees.files_of(tmp_path / "models") == {"list": b"old", "sub/a": b"old"}
 
 
 def is_ours(path):
@@ -201,11 +194,11 @@ def test_a_kill_at_any_step_leaves_the_old_or_the_new(tmp_path, before):
             put(target, "old")
         command = [sys.executable, "-c", KILLED, str(target), str(step)]
         codes.append(subprocess.run(command, cwd=root).returncode)
-        found = tree(target) if target.exists() else {}
+        found = trees.files_of(target) if target.exists() else {}
         found.pop(".cola_msa-unfinished", None)
         assert found in ((old, new) if before == "earlier" else ({}, new)), step
         put(target, "new")
-        assert tree(target) == new
+        assert trees.files_of(target) == new
         assert os.listdir(target.parent) == ["models"], "nothing is left over"
         if codes[-1] == 0:
             break

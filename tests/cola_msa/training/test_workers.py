@@ -13,8 +13,7 @@ import time
 import numpy as np
 import pytest
 
-from cola_msa.training import devices
-from cola_msa.training.workers import WorkerError, parse_tf_config
+from cola_msa.training.workers import WorkerError, build_strategy, parse_tf_config
 from cola_msa.values import arrays
 from tests.cola_msa.runs.test_resume import (
     TIMEOUT_SECONDS,
@@ -259,4 +258,4 @@ def test_a_wrong_tf_config_is_explained(monkeypatch, text, message):
     if text is not None:
         monkeypatch.setenv("TF_CONFIG", text)
     with pytest.raises(WorkerError, match=message):
-        devices.build_strategy("multi_worker")
+        build_strategy("multi_worker")

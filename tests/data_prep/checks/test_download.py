@@ -179,12 +179,7 @@ def test_known_broken_clips_of_fma_are_named_as_such(tmp_path, capsys):
 
 def test_known_broken_clips_of_mtat_are_named_as_such(tmp_path, capsys):
     root = trees.write_mtat(tmp_path)
-    rows = (root / "annotations_final.csv").read_text().splitlines()
-    for number, path in enumerate(sorted(mtat.KNOWN_BROKEN)):
-        rows.append(f'"{100 + number}"\t"1"\t"0"\t"{path}"')
-        (root / path).parent.mkdir(exist_ok=True)
-        (root / path).write_bytes(b"")
-    (root / "annotations_final.csv").write_text("\n".join(rows))
+    trees.add_broken_mtat(root)
     assert check("mtat", root) == 0
     printed = capsys.readouterr().out
     assert printed.count("an empty file in the published archive") == 3
@@ -255,8 +250,8 @@ def test_a_good_tree_of_another_task_passes(name, num_clips, splits, tmp_path, c
     assert check(name, root) == 0
     printed = capsys.readouterr().out
     assert f"files: {num_clips} of {num_clips} ({splits}" in printed
-    module = importlib.import_module(f"data_prep.datasets.{name}")
-    for text in (module.LICENCE, module.CITATION, module.LAYOUT):
+    dataset = importlib.import_module(f"data_prep.datasets.{name}").DATASET
+    for text in (dataset.licence, dataset.citation, dataset.layout):
         assert text in printed
     has_source = name != "labelled_folder"
     assert ("get it from: http" in printed) == has_source

@@ -173,12 +173,7 @@ def test_two_clips_with_one_id(tmp_path: pathlib.Path):
 
 
 def _add_broken_mtat(root: pathlib.Path) -> None:
-    rows = (root / "annotations_final.csv").read_text().splitlines()
-    for number, path in enumerate(sorted(mtat.KNOWN_BROKEN)):
-        rows.append(f'"{100 + number}"\t"1"\t"0"\t"{path}"')
-        (root / path).parent.mkdir(exist_ok=True)
-        (root / path).write_bytes(b"")
-    (root / "annotations_final.csv").write_text("\n".join(rows))
+    trees.add_broken_mtat(root)
     # The same fault elsewhere is the user's own.
     (root / "1/a-b-02-y-0-5.mp3").write_bytes(b"")
 

@@ -270,7 +270,8 @@ def test_folder_splits_are_seeded(tmp_path: pathlib.Path, split_by: str):
     [(1, 0.15, 0), (2, 0.15, 1), (3, 0.0, 0), (20, 0.15, 3), (2, 0.9, 1)],
 )
 def test_split_groups_always_leaves_training_data(num_groups, share, expected):
-    split_of = base_lib.split_groups(map(str, range(num_groups)), share, 0.0, 0)
+    options = base_lib.IndexOptions(validation_share=share)
+    split_of = base_lib.split_groups(map(str, range(num_groups)), options)
     assert list(split_of.values()).count("validation") == expected
     assert "train" in split_of.values()
 

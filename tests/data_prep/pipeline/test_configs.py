@@ -13,6 +13,7 @@ from data_prep.pipeline.plan import PrepConfig
 from data_prep.separator.report import EvaluationConfig
 from data_prep.separator.tracks import SeparatorConfig
 from data_prep.stems.stream import Chunking
+from tests.cola_msa.config.test_schema import JSON
 
 ALL = (
     PrepConfig,
@@ -66,16 +67,6 @@ def test_configurations_come_back_from_json():
     options = IndexOptions(stem_names=(("vocals", "voice"), ("mixture", "mix")))
     config = PrepConfig(frontend=FrontendConfig(level="l2"), options=options)
     assert from_dict(PrepConfig, to_dict(config)) == config
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(st.text(max_size=5), inner, max_size=3)
-    ),
-    max_leaves=10,
-)
 
 
 @given(st.sampled_from(ALL), st.data())

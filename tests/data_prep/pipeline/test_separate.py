@@ -1,7 +1,6 @@
 """Stems as a stage of their own, for every dataset whose stems a user may want."""
 
 import json
-import pathlib
 
 import pytest
 from absl import flags
@@ -104,15 +103,11 @@ def test_a_dataset_at_an_address(openunmix, weights_dir, bucket, tmp_path, capsy
     data = put(bucket, root, "raw")
     assert run("folder", root, tmp_path / "local", weights_dir) == 0
     assert run("folder", data, tmp_path / "cache", weights_dir) == 0
-
-    def content(folder: pathlib.Path) -> dict[str, bytes]:
-        return {
-            path.relative_to(folder).as_posix(): path.read_bytes()
-            for path in folder.rglob("*")
-            if path.is_file() and path.name != ".lock"
-        }
-
-    assert content(tmp_path / "cache") == content(tmp_path / "local")
+    local, cache = (
+        {n: c for n, c in trees.files_of(tmp_path / name).items() if ".lock" not in n}
+        for name in ("local", "cache")
+    )
+    assert cache == local
     assert run("folder", data, "memory://cache", weights_dir) == 2
     assert "name a local one" in one_line(capsys.readouterr().err)
 
