@@ -62,7 +62,7 @@ def mtat(tmp_path_factory):
     )
 
 
-def evaluate(task, data, folder, **options):
+def evaluate(task, data, folder, cache=None, **options):
     info = options.pop("info", info_lib.EncoderInfo())
     config = EvaluationConfig(**{"num_resamples": 50, **options})
     return judge.evaluate(
@@ -72,7 +72,7 @@ def evaluate(task, data, folder, **options):
         data,
         folder,
         config,
-        cache_dir=data.data_dir / "cache",
+        cache_dir=cache or data.data_dir / "cache",
         info=info,
         show_progress=False,
     )
