@@ -30,7 +30,7 @@ from cola_msa.collection.table.read import (
     open_reader,
 )
 from cola_msa.system import folders
-from cola_msa.system.errors import UsageError, UserError
+from cola_msa.system.errors import UsageError, UserError, hide_logins
 from cola_msa.system.files import file_sha256
 from cola_msa.values import arrays as arrays_lib
 from cola_msa.values.names import escape, unescape
@@ -208,9 +208,9 @@ def check_model(index: SearchIndex, model: str, model_hash: str | None) -> None:
         )
     if model_hash != expected:
         raise SearchError(
-            f"--model={model} is not the encoder that made the index (its weights are "
-            f"{str(model_hash)[:12]}, the index's {expected[:12]}): name that one, or "
-            "embed the collection with this one and build the index anew"
+            f"--model={hide_logins(model)} is not the encoder that made the index "
+            f"(its weights are {str(model_hash)[:12]}, the index's {expected[:12]}): "
+            "name that one, or embed the collection with this one and build the index anew"
         )
 
 

@@ -22,7 +22,7 @@ from cola_msa.model.matcher import Matcher, projection_network
 from cola_msa.model.statistics import BatchStatistics
 from cola_msa.runs import directory
 from cola_msa.runs import kept as kept_lib
-from cola_msa.system.errors import RunError
+from cola_msa.system.errors import RunError, hide_logins
 from cola_msa.values import arrays as arrays_lib
 from cola_msa.values.reading import read_json
 
@@ -45,8 +45,15 @@ def resolve(
     if download.is_url(text):
         return download.fetch(text)
     path = pathlib.Path(text)
-    if not path.exists() and text in download.read_registry(registry):
+    if path.exists():
+        return path
+    if text in download.read_registry(registry):
         return download.fetch(text, registry)
+    if "://" in text:
+        raise RunError(
+            f"{hide_logins(text)}: an address of a kind that is not read; "
+            f"{', '.join(download.SCHEMES)} are"
+        )
     return path
 
 
@@ -117,7 +124,9 @@ def open_model(
     found = resolve(path, registry)
     kind = find_kind(found)
     if kind != "pretrained" and found != pathlib.Path(path):
-        raise RunError(f"{path}: is no pretrained folder, so it is not opened")
+        raise RunError(
+            f"{hide_logins(str(path))}: is no pretrained folder, so it is not opened"
+        )
     path = found
     if kind != "run" and checkpoint_step is not None:
         raise RunError(
