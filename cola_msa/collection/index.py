@@ -210,7 +210,8 @@ def check_model(index: SearchIndex, model: str, model_hash: str | None) -> None:
         raise SearchError(
             f"--model={hide_logins(model)} is not the encoder that made the index "
             f"(its weights are {str(model_hash)[:12]}, the index's {expected[:12]}): "
-            "name that one, or embed the collection with this one and build the index anew"
+            "name that one, or embed the collection with this one and build the index "
+            "anew"
         )
 
 
