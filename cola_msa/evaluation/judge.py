@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import pathlib
-import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -57,6 +56,7 @@ from cola_msa.evaluation.probes.linear import (
     train_head,
 )
 from cola_msa.evaluation.probes.ridge import RidgeConfig, fit_ridge
+from cola_msa.evaluation.probes.tuned_file import read_model
 from cola_msa.evaluation.results import check_output, render_table, scale_lines
 from cola_msa.evaluation.setting import (
     PARTS,
@@ -73,7 +73,7 @@ from cola_msa.records.prepared import PreparedData
 from cola_msa.records.windows import find_segments, plan_windows
 from cola_msa.runs import directory, kept, network
 from cola_msa.runs.info import EncoderInfo, encoder_info
-from cola_msa.system.errors import FileError, UsageError
+from cola_msa.system.errors import FileError, RunError, UsageError
 from cola_msa.values.arrays import write_json
 from cola_msa.values.reading import read_json
 
@@ -380,9 +380,8 @@ def _finished(path: pathlib.Path, identity: str, is_tags: bool) -> TunedModel | 
         )
         if found != identity:
             return None
-        model = keras.saving.load_model(path, compile=False)
-    # Keras has no error of its own for files that are damaged.
-    except (FileError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        model = read_model(path)
+    except (FileError, RunError) as error:
         logging.warning("%s: cannot be used (%s); it is trained anew", path, error)
         return None
     logging.info("%s was finished before; going on behind it", path)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from absl import logging
 
@@ -118,8 +119,8 @@ def open_model(
         OpenedModel.
 
     Raises:
-        RunError: If the folder is none of these or is damaged, or if a step was named
-            for anything but a run.
+        RunError: If the folder is none of these or is damaged, its encoder's weights
+            are not finite, or a step was named for anything but a run.
     """
     found = resolve(path, registry)
     kind = find_kind(found)
@@ -217,6 +218,15 @@ def _of_model(
     read_pairs: Callable[[], BatchStatistics],
     **fields: Any,
 ) -> OpenedModel:
+    weights = model.encoder.weights
+    bad = [w.path for w in weights if not np.isfinite(np.asarray(w)).all()]
+    if bad:
+        raise RunError(
+            f"{fields['path']}: the encoder's weights are not finite ({len(bad)} of "
+            f"{len(weights)} arrays, first {bad[0]}), so that it can embed nothing: "
+            "use another checkpoint, or another model"
+        )
+
     def make_projection() -> keras.Model:
         return projection_network(model, read_pairs())
 
@@ -328,6 +338,8 @@ def _open_export(path: pathlib.Path) -> OpenedModel:
                 f"{path}: gives {signature.shape} for windows, not (None, {dim}); "
                 "export again"
             )
+        shape = (1, frontend.window_frames, frontend.num_mels, 1)
+        portable.check_finite(path, signature(np.zeros(shape, np.float32)).numpy())
         encoder = signature
         matcher = _export_matcher(loaded, frontend.num_mels)
     return OpenedModel(
