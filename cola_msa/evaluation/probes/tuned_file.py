@@ -37,6 +37,15 @@ def save_model(model: keras.Model, path: str | os.PathLike) -> None:
         shutil.copyfile(folder / path.name, temporary)
 
 
+def is_model(path: str | os.PathLike) -> bool:
+    """Whether a file holds what Keras writes, by the names in it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return set(_LIMITS) <= set(archive.namelist())
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return False
+
+
 def read_model(path: str | os.PathLike) -> keras.Model:
     """Reads what `save_model` wrote.
 
