@@ -262,6 +262,9 @@ def _examine_aiff(file: BinaryIO, size: int) -> Findings:
             file.seek(4)
             whole = 8 + int.from_bytes(file.read(4), "big")
             is_ended = start + length <= whole <= size and not is_open
+            after = start + length + length % 2
+            if is_ended and _has_chunk(file, after, whole, ">", b"SSND"):
+                return Findings("damaged: it has two chunks of samples, not one")
             return Findings(is_unbounded=is_open, end=whole if is_ended else None)
         position = start + length + length % 2
     return Findings()

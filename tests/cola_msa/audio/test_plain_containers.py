@@ -117,12 +117,15 @@ def test_a_w64_with_two_chunks_of_samples_is_damaged(tmp_path):
         decode(tmp_path / "b.w64", whole + chunk)
 
 
-def test_an_svx_with_two_bodies_is_damaged(tmp_path):
-    content = content_of(tmp_path / "a.svx", "SVX", "PCM_16", 1)
-    chunk = b"BODY" + (800).to_bytes(4, "big") + bytes(800)
+@pytest.mark.parametrize(("file_format", "name"), [("SVX", b"BODY"), ("AIFF", b"SSND")])
+def test_two_chunks_of_samples_are_damage(tmp_path, file_format, name):
+    content = content_of(tmp_path / "a", file_format, "PCM_16", 1)
+    content = b"FORM" + (len(content) - 8).to_bytes(4, "big") + content[8:]
+    chunk = name + (800).to_bytes(4, "big") + bytes(800)
     whole = b"FORM" + (len(content + chunk) - 8).to_bytes(4, "big") + content[8:]
+    assert decode(tmp_path / "b", content).size
     with pytest.raises(errors.UnreadableError, match="two chunks of samples"):
-        decode(tmp_path / "b.svx", whole + chunk)
+        decode(tmp_path / "b", whole + chunk)
 
 
 def test_a_name_chunk_after_the_samples_of_an_svx_is_no_sound(tmp_path):
