@@ -14,19 +14,16 @@ import time
 
 import common
 import synthetic
-from absl import app, flags
+from absl import flags
 
 from cola_msa.records.prepared import PreparedData
-from cola_msa.system.console import run_command
+from cola_msa.system import console
 from cola_msa.system.folders import CACHE_VARIABLE
 
 _TARGET_GIGABYTES = 24.0
 _CLIP_BYTES = 7 * 50_176 * (1 + 0.57 * 4)  # seven segments, and stems where active
 _SETTLED_SECONDS = 3  # what was changed just now is not noted
 _REPETITIONS = 3  # of the second start
-
-flags.DEFINE_float("gigabytes", 6.0, "Records to write.", lower_bound=0.01)
-flags.DEFINE_bool("quick", False, "50 MB.")
 
 
 def _start(data_dir: pathlib.Path) -> tuple[float, float]:
@@ -38,10 +35,15 @@ def _start(data_dir: pathlib.Path) -> tuple[float, float]:
     return common.cpu_seconds() - cpu, time.monotonic() - wall
 
 
-def main(argv: list[str]) -> None:
-    """Writes, opens twice, and prints a table."""
-    del argv
-    gigabytes = 0.05 if flags.FLAGS.quick else flags.FLAGS.gigabytes
+def define_flags() -> None:
+    """Defines the command's flags."""
+    flags.DEFINE_float("gigabytes", 6.0, "Records to write.", lower_bound=0.01)
+    flags.DEFINE_bool("quick", False, "50 MB.")
+
+
+def main(options: flags.FlagValues) -> None:
+    """Writes, opens several times, and prints a table."""
+    gigabytes = 0.05 if options.quick else options.gigabytes
     with tempfile.TemporaryDirectory(prefix="cola_msa-checks-", dir=".") as folder:
         root = pathlib.Path(folder)
         os.environ[CACHE_VARIABLE] = str(root / "cache")
@@ -67,4 +69,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(run_command(main))
+    console.start(main, define_flags)

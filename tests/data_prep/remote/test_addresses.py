@@ -5,6 +5,7 @@ import shutil
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from cola_msa.system.errors import UsageError
 from data_prep.pipeline import cli, runner
 from data_prep.remote import addresses, inputs, places
 from tests.data_prep.datasets.test_datasets import (
@@ -264,8 +265,9 @@ def test_no_message_has_the_password(tmp_path, capsys, monkeypatch, address):
     assert execute("folder", address, tmp_path / "out") in (1, 2)
     told = one_line(capsys.readouterr().err)
     assert "***@" in told and "s3c" not in told and "ret@" not in told
-    message = addresses.why_local("data_dir", address)
-    assert "***@" in message and "s3c" not in message
+    with pytest.raises(UsageError) as caught:
+        addresses.check_local("data_dir", address)
+    assert "***@" in str(caught.value) and "s3c" not in str(caught.value)
 
 
 def test_no_file_has_the_password(bucket, tmp_path, capsys):
