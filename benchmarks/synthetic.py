@@ -6,6 +6,7 @@ import numpy as np
 
 from cola_msa.config.schema import FrontendConfig, config_hash, to_dict
 from cola_msa.records import index, schema
+from cola_msa.system.files import file_sha256
 
 SOURCES = ("vocals", "drums", "bass", "other")
 _ACTIVE_SHARE = 0.57  # as in the built-in music
@@ -52,6 +53,7 @@ def write_prepared(
         clips = np.arange(first, first + num_clips)
         groups = np.array_split(clips, max(1, -(-num_clips // _CLIPS_PER_SHARD)))
         names, parts = [], []
+        digests: list[dict[str, str]] = []
         for number, group in enumerate(groups):
             name = f"{split}-{number:05d}-of-{len(groups):05d}.tfrecord"
             segments = (
@@ -62,11 +64,19 @@ def write_prepared(
                 )
             )
             parts.append(
-                index.write_shard(data_dir / name, segments, sources, frontend_hash)
+                index.write_shard(
+                    data_dir / name, segments, sources, frontend_hash, digests.append
+                )
             )
             names.append(name)
-        index.merge_indices(parts, sources).save(data_dir / f"index-{split}.npz")
-        manifest_splits[split] = {"shards": names, "num_clips": num_clips}
+        path = data_dir / f"index-{split}.npz"
+        index.merge_indices(parts, sources).save(path)
+        manifest_splits[split] = {
+            "shards": names,
+            "num_clips": num_clips,
+            "shard_sha256": [found["sha256"] for found in digests],
+            "index_sha256": file_sha256(path),
+        }
         first += num_clips
     schema.write_manifest(
         data_dir,

@@ -36,6 +36,7 @@ from cola_msa.hub.embedder import BATCH_SIZE, Batcher, hop_to_frames
 from cola_msa.hub.opened import OpenedModel
 from cola_msa.system import signals
 from cola_msa.system.console import progress_bar
+from cola_msa.system.errors import RunError
 from cola_msa.system.files import DISK_ERRORS
 from cola_msa.values import names
 
@@ -200,6 +201,7 @@ class _Run:
         hop_frames: int,
         batch_size: int,
     ):
+        self._model = model
         self._store = store
         self._per = per
         self._hop_frames = hop_frames
@@ -244,6 +246,8 @@ class _Run:
         if found.rows_left:
             return
         if not found.is_finite:
+            if not self.num_embedded:
+                _check_encoder(self._model)
             self._store.abandon()
             self._fail(found, "the encoder's values for it are not finite")
             return
@@ -278,6 +282,17 @@ def _in_order(
             if not future.cancelled() and future.exception() is None:
                 if future.result().clip is not None:
                     future.result().clip.close()
+
+
+def _check_encoder(model: OpenedModel) -> None:
+    """Refuses an encoder that gives no numbers: no file is to blame for it."""
+    shape = (1, model.frontend.window_frames, model.frontend.num_mels, 1)
+    if not np.isfinite(model.embed(np.zeros(shape, np.float32))).all():
+        raise RunError(
+            f"{model.path}: the encoder's embedding of a window of zeros is not "
+            "finite, so that no file can be embedded: its weights are broken; use "
+            "another checkpoint, or another model"
+        )
 
 
 def embed_files(
@@ -316,6 +331,7 @@ def embed_files(
         ValueError: If `per` or the hop makes no sense.
         OutputError: If the output cannot be written, or holds something else.
         StoreError: If the work folder cannot be used.
+        RunError: If the encoder's values are not finite, whatever the file.
     """
     output = pathlib.Path(output)
     check_output(output)

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from cola_msa.audio.decode import AudioReader
+from cola_msa.audio.errors import AudioError
 from cola_msa.collection import neighbours
 from cola_msa.collection.neighbours import METRICS
 from cola_msa.collection.table.checks import (
@@ -28,7 +30,7 @@ from cola_msa.collection.table.read import (
     open_reader,
 )
 from cola_msa.system import folders
-from cola_msa.system.errors import UsageError, UserError
+from cola_msa.system.errors import UsageError, UserError, hide_logins
 from cola_msa.system.files import file_sha256
 from cola_msa.values import arrays as arrays_lib
 from cola_msa.values.names import escape, unescape
@@ -104,7 +106,7 @@ def build_index(embeddings: str | os.PathLike, metric: str) -> SearchIndex:
 
 
 def load_index(path: pathlib.Path) -> SearchIndex:
-    """Reads an index.
+    """Reads an index; its embeddings stay in the file, memory-mapped.
 
     Raises:
         SearchError: If there is none, or the file is another or damaged.
@@ -114,7 +116,7 @@ def load_index(path: pathlib.Path) -> SearchIndex:
             f"{path}: there is no such index; python -m cola_msa.search build makes one"
         )
     try:
-        arrays = arrays_lib.read_arrays(path)
+        arrays = arrays_lib.read_arrays(path, mapped=["embedding"])
         state = json.loads(str(arrays[arrays_lib.STATE]))
         if state["format"] != FORMAT or state["version"] != VERSION:
             raise ValueError(f"format {state['format']!r} {state['version']}")
@@ -206,9 +208,10 @@ def check_model(index: SearchIndex, model: str, model_hash: str | None) -> None:
         )
     if model_hash != expected:
         raise SearchError(
-            f"--model={model} is not the encoder that made the index (its weights are "
-            f"{str(model_hash)[:12]}, the index's {expected[:12]}): name that one, or "
-            "embed the collection with this one and build the index anew"
+            f"--model={hide_logins(model)} is not the encoder that made the index "
+            f"(its weights are {str(model_hash)[:12]}, the index's {expected[:12]}): "
+            "name that one, or embed the collection with this one and build the index "
+            "anew"
         )
 
 
@@ -224,7 +227,6 @@ def open_embedder(index: SearchIndex, model: str) -> Callable[[str], np.ndarray]
         RunError: If there is no such model.
     """
     # Here, not above: these import TensorFlow, which files of the index do not need.
-    from cola_msa.audio import errors
     from cola_msa.audio.clip_windows import decode_clip
     from cola_msa.hub.embedder import hop_to_frames
     from cola_msa.hub.loading import open_model
@@ -244,7 +246,7 @@ def open_embedder(index: SearchIndex, model: str) -> Callable[[str], np.ndarray]
         total, count = np.zeros(opened.dim), 0
         try:
             clip = decode_clip(path, opened.frontend)
-        except errors.AudioError as error:
+        except AudioError as error:
             raise SearchError(f"--file={path}: {error}") from error
         with clip:
             for windows in clip.windows(hop_frames):
@@ -298,35 +300,34 @@ def query(
         SearchError: If a file is not in the index and there is no fitting model.
         NeighbourError: If the neighbours cannot be searched.
     """
+    neighbours.choose_backend(backend)
     found = [find_row(index.table, file) for file in files]
     new = [file for file, row in zip(files, found, strict=True) if row is None]
     vectors = _embed_new(index, new, model)
-    finder = neighbours.Neighbours(index.table.embeddings, index.metric, backend)
-    answers = []
-    for file, row in zip(files, found, strict=True):
-        if row is None:
-            vector, skip = vectors[file], None
-        else:
-            vector, skip = index.table.embeddings[row], [row]
-        rows, scores = finder.find(vector, num_results, skip)
-        answers.append(
-            {
-                "query": file,
-                "in_index": row is not None,
-                "metric": index.metric,
-                "results": [
-                    {
-                        "rank": rank,
-                        "path": index.table.paths[r],
-                        "score": float(score),
-                    }
-                    for rank, (r, score) in enumerate(
-                        zip(rows[0], scores[0], strict=True), 1
-                    )
-                ],
-            }
-        )
-    return answers
+    table = index.table
+    nearest = neighbours.find_in_blocks(
+        table.embeddings,
+        [
+            vectors[file] if row is None else table.embeddings[row]
+            for file, row in zip(files, found, strict=True)
+        ],
+        num_results,
+        [-1 if row is None else row for row in found],
+        index.metric,
+        backend,
+    )
+    return [
+        {
+            "query": file,
+            "in_index": row is not None,
+            "metric": index.metric,
+            "results": [
+                {"rank": rank, "path": table.paths[r], "score": float(score)}
+                for rank, (r, score) in enumerate(zip(rows, scores, strict=True), 1)
+            ],
+        }
+        for file, row, (rows, scores) in zip(files, found, nearest, strict=True)
+    ]
 
 
 def _embed_new(
@@ -336,6 +337,11 @@ def _embed_new(
     for file in files:
         if not os.path.isfile(file):
             raise SearchError(f"--file={file} is neither in the index nor a file")
+        try:
+            with AudioReader(file):
+                pass
+        except AudioError as error:
+            raise SearchError(f"--file={file}: {error}") from error
     if not files:
         return {}
     if not model:

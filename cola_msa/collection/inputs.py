@@ -10,7 +10,7 @@ import urllib.parse
 from collections.abc import Iterator
 
 from cola_msa.audio.files import AUDIO_SUFFIXES, is_audio_name, list_audio
-from cola_msa.system.errors import UserError
+from cola_msa.system.errors import UserError, hide_logins
 from cola_msa.values.names import unescape
 from cola_msa.values.tables import PATH_COLUMNS, TableError, name_lines, read_rows
 
@@ -80,7 +80,9 @@ def list_inputs(given: str | os.PathLike) -> Inputs:
         failures |= {name: "not a file, but a folder" for name in listing.folders}
         return Inputs(list(listing.paths), failures, listing.remarks())
     if not path.exists():
-        raise InputError(f"--input={given}: there is no such file or folder")
+        raise InputError(
+            f"--input={hide_logins(os.fspath(given))}: there is no such file or folder"
+        )
     if path.suffix.lower() not in LIST_SUFFIXES:
         return Inputs([str(path)], {})
     try:

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import os
 import pathlib
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 
@@ -19,6 +20,7 @@ from cola_msa.values.tables import (
 NO_LABEL = "no label"
 _NAME = "name"
 _SHOWN = 3
+_ABSOLUTE = re.compile(r"(?:[A-Za-z]:)?/")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,12 +69,14 @@ def make_scheme(name: str, group_names: Sequence[str]) -> Scheme:
 
 
 def read_labels(path: str | os.PathLike, paths: Sequence[str]) -> Labels:
-    """Reads a CSV of labels: `path`, `name` (optional), and a column a way to colour.
+    r"""Reads a CSV of labels: `path`, `name` (optional), and a column a way to colour.
 
     A row is for the track of that path, of the path's end (`000/000002.mp3`), or of
     that file name with or without suffix, as far as only one track has it; where none
     is written with the same characters, composed and decomposed ones count as equal,
     and backslashes are slashes. Of two rows for one track the later counts.
+    An absolute path of another machine (`C:\Music\a\1.mp3`) is for the track that its
+    longest end names; where that is the file's name alone, no other row may have it.
 
     Args:
         path: The CSV file, with a header; comma, semicolon or tab between columns.
@@ -101,23 +105,43 @@ def read_labels(path: str | os.PathLike, paths: Sequence[str]) -> Labels:
         if name and number != place
     }
     rows_of: dict[int, int] = {}
-    missed: dict[str, list[Row]] = {"no track": [], "more than one track": []}
+    missed: dict[str, list[Row]] = {
+        "no track": [],
+        "more than one track": [],
+        "a track that other rows name, too, by its file's name": [],
+    }
     repeated = []
-    for row in table.rows:
-        given = row.cells[place] if place < len(row.cells) else ""
-        tracks = track_of.find(given)
-        if len(tracks) != 1:
-            missed["more than one track" if tracks else "no track"].append(
-                Row(row.line, [given])
-            )
-            continue
-        (track,) = tracks
+    by_name: dict[int, list[tuple[Row, str]]] = {}
+
+    def take(row: Row, track: int) -> None:
         if track in rows_of:
             repeated.append(row.line)
         rows_of[track] = row.line
         values = dict(zip(table.columns, row.cells, strict=False))
         for name, of_track in columns.items():
             of_track[track] = values.get(name, "").strip()
+
+    for row in table.rows:
+        given = row.cells[place] if place < len(row.cells) else ""
+        tracks, is_name = track_of.find(given), False
+        if not tracks:
+            tracks, is_name = track_of.find_end(given)
+        if len(tracks) != 1:
+            missed["more than one track" if tracks else "no track"].append(
+                Row(row.line, [given])
+            )
+        elif is_name:
+            by_name.setdefault(tracks[0], []).append((row, given))
+        else:
+            take(row, tracks[0])
+    for track, claims in by_name.items():
+        if track in rows_of or len({given for _, given in claims}) > 1:
+            *_, several = missed.values()
+            several += [Row(row.line, [given]) for row, given in claims]
+            several.sort()
+            continue
+        for row, _ in claims:
+            take(row, track)
     if not rows_of:
         raise MapError(
             f"--labels={path}: none of its {len(table.rows)} rows names a track; paths "
@@ -194,6 +218,24 @@ class _TrackNames:
             if found := self._find(spelling):
                 return found
         return ()
+
+    def find_end(self, name: str) -> tuple[tuple[int, ...], bool]:
+        """Tracks that the longest end of an absolute path names.
+
+        Args:
+            name: A path that may be another machine's, also of Windows.
+
+        Returns:
+            The tracks, as `find`; whether only the file's name was found.
+        """
+        plain = name.strip().replace("\\", "/")
+        if not _ABSOLUTE.match(plain):
+            return (), False
+        parts = [part for part in plain.split("/") if part]
+        for start in range(1, len(parts)):
+            if found := self._find("/".join(parts[start:])):
+                return found, start == len(parts) - 1
+        return (), False
 
     def _find(self, name: str) -> tuple[int, ...]:
         key = pathlib.PurePath(name).as_posix()

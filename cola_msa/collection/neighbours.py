@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 
 from cola_msa.system.errors import UserError
+from cola_msa.values.arrays import row_blocks
 
 BACKENDS = ("auto", "sklearn", "faiss")
 METRICS = ("cosine", "euclidean")
 _BATCH = 1024  # queries at once: bounds the memory that distances take
 _EXACT_BYTES = 1 << 27  # of the distances of queries to all rows
+_BLOCK_BYTES = 1 << 24  # of the rows that are in memory at once
 _SPARE = 9  # more rows than wanted are asked for: ties at the edge
 _LARGEST = 1e150  # squares beyond it are infinite
 
@@ -187,7 +189,7 @@ class Neighbours:
         wanted = min(len(self._rows), count + 1)
         near = self._propose(queries, wanted)
         score = self._scores(queries, near)
-        near, score = self._in_order(near, score, wanted)
+        near, score = _in_order(near, score, wanted, self.metric)
         if len(self._members) == self.num_rows:
             is_skipped = near == skip[:, np.newaxis]
             order = np.argsort(is_skipped, axis=1, kind="stable")[:, :count]
@@ -201,8 +203,11 @@ class Neighbours:
             is_left = each != skip[n]
             rows[n], scores[n] = (
                 found[0]
-                for found in self._in_order(
-                    each[np.newaxis, is_left], value[np.newaxis, is_left], count
+                for found in _in_order(
+                    each[np.newaxis, is_left],
+                    value[np.newaxis, is_left],
+                    count,
+                    self.metric,
                 )
             )
         return rows, scores
@@ -257,7 +262,7 @@ class Neighbours:
             edge = np.partition(row, asked - 1)[asked - 1]
             rows = np.flatnonzero(row <= edge + slack[n])
             score = self._scores(queries[n : n + 1], rows[np.newaxis])
-            near[n] = self._in_order(rows[np.newaxis], score, asked)[0][0]
+            near[n] = _in_order(rows[np.newaxis], score, asked, self.metric)[0][0]
         return near
 
     def _scores(self, queries: np.ndarray, near: np.ndarray) -> np.ndarray:
@@ -266,13 +271,55 @@ class Neighbours:
             return np.einsum("qd,qkd->qk", queries, self._rows[near])
         return np.linalg.norm(queries[:, np.newaxis] - self._rows[near], axis=-1)
 
-    def _in_order(
-        self, near: np.ndarray, score: np.ndarray, count: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        key = -score if self.metric == "cosine" else score
-        # Beyond 1,000 the 12th decimal is not there.
-        key = np.where(np.abs(key) < 1e3, key.round(12), key)
-        return _take(near, score, np.lexsort((near, key), axis=-1)[:, :count])
+
+def find_in_blocks(
+    embeddings: np.ndarray,
+    queries: Sequence[np.ndarray],
+    num_results: int,
+    skip: Sequence[int],
+    metric: str = "cosine",
+    backend: str = "auto",
+    block_bytes: int = _BLOCK_BYTES,
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Finds what `Neighbours.find` finds for each query, with a few rows at a time.
+
+    Args:
+        embeddings: float [n, dim]; may be memory-mapped.
+        queries: q of float [dim].
+        num_results: k, 1 or more.
+        skip: As `Neighbours.find`.
+        metric: As `Neighbours`.
+        backend: As `Neighbours`.
+        block_bytes: That a block's rows have at most in float64.
+
+    Returns:
+        Of each query, rows int64 [k] and scores float64 [k]; fewer where there are not
+        so many rows.
+
+    Raises:
+        NeighbourError: As `Neighbours` and its `find`.
+    """
+    best = [(np.zeros(0, np.int64), np.zeros(0)) for _ in queries]
+    for first, rows in row_blocks(embeddings, block_bytes):
+        block = Neighbours(rows, metric, backend)
+        for n, (query, skipped) in enumerate(zip(queries, skip, strict=True)):
+            # A row of this block, or none.
+            own = skipped - first if first <= skipped < first + len(rows) else -1
+            near, score = block.find(query, num_results, [own])
+            near = np.concatenate([best[n][0], near[0] + first])
+            score = np.concatenate([best[n][1], score[0]])
+            near, score = _in_order(near[None], score[None], num_results, metric)
+            best[n] = (near[0], score[0])
+    return best
+
+
+def _in_order(
+    near: np.ndarray, score: np.ndarray, count: int, metric: str
+) -> tuple[np.ndarray, np.ndarray]:
+    key = -score if metric == "cosine" else score
+    # Beyond 1,000 the 12th decimal is not there.
+    key = np.where(np.abs(key) < 1e3, key.round(12), key)
+    return _take(near, score, np.lexsort((near, key), axis=-1)[:, :count])
 
 
 def _take(

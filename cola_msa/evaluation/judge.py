@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import pathlib
-import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,7 +24,7 @@ from absl import logging
 
 from cola_msa.config.schema import Config, config_hash
 from cola_msa.evaluation.baseline import untrained_key, untrained_model
-from cola_msa.evaluation.label_fractions import write_curve
+from cola_msa.evaluation.label_fractions import check_curve, write_curve
 from cola_msa.evaluation.probes.features import (
     EmbeddedSplit,
     Encoder,
@@ -57,6 +56,7 @@ from cola_msa.evaluation.probes.linear import (
     train_head,
 )
 from cola_msa.evaluation.probes.ridge import RidgeConfig, fit_ridge
+from cola_msa.evaluation.probes.tuned_file import is_model, read_model
 from cola_msa.evaluation.results import check_output, render_table, scale_lines
 from cola_msa.evaluation.setting import (
     PARTS,
@@ -73,7 +73,8 @@ from cola_msa.records.prepared import PreparedData
 from cola_msa.records.windows import find_segments, plan_windows
 from cola_msa.runs import directory, kept, network
 from cola_msa.runs.info import EncoderInfo, encoder_info
-from cola_msa.system.errors import FileError, UsageError
+from cola_msa.system import folders
+from cola_msa.system.errors import FileError, RunError, UsageError
 from cola_msa.values.arrays import write_json
 from cola_msa.values.reading import read_json
 
@@ -292,6 +293,9 @@ def evaluate_tuned(
         for part in ("validation", "test")
     }
     check_output(output_dir)
+    for seed in range(config.num_seeds):
+        path = output_dir / f"tuned-seed-{seed}.keras"
+        folders.check_file(path, is_model, "a fine-tuned model")
     identity = _identity(setting, key, tuning)
     fitted = []
     for seed in range(config.num_seeds):
@@ -369,9 +373,8 @@ def _finished(path: pathlib.Path, identity: str, is_tags: bool) -> TunedModel | 
         )
         if found != identity:
             return None
-        model = keras.saving.load_model(path, compile=False)
-    # Keras has no error of its own for files that are damaged.
-    except (FileError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        model = read_model(path)
+    except (FileError, RunError) as error:
         logging.warning("%s: cannot be used (%s); it is trained anew", path, error)
         return None
     logging.info("%s was finished before; going on behind it", path)
@@ -538,6 +541,10 @@ def judge_run(
     judge = _judge_function(run_dir, config, asked, statistics, info, data)
     other = statistics if statistics != own else None
     parts = (task, asked.encoder, asked.step, asked.mode)
+    name = output_name(*parts, common, other)
+    curve_dir = pathlib.Path(output_dir or run_dir / "eval" / f"{name}-label_curve")
+    if len(asked.fractions) > 1:
+        check_curve(curve_dir)
     found = []
     for fraction in asked.fractions:
         part = dataclasses.replace(common, label_fraction=fraction)
@@ -551,11 +558,9 @@ def judge_run(
         listed = f"  files: {folder}/{', '.join(filter(None, files))}"
         yield f"{render_table(found[-1])}\n{listed}"
     if len(found) > 1:
-        name = output_name(*parts, common, other)
-        folder = pathlib.Path(output_dir or run_dir / "eval" / f"{name}-label_curve")
-        curve = write_curve(folder, found, "; ".join(scale_lines(found[-1])[:2]))
+        curve = write_curve(curve_dir, found, "; ".join(scale_lines(found[-1])[:2]))
         files_of_curve = "label_curve.png, label_curve.md, label_curve.json"
-        yield f"\n{curve}\n  files: {folder}/{files_of_curve}"
+        yield f"\n{curve}\n  files: {curve_dir}/{files_of_curve}"
 
 
 def _judge_function(

@@ -1,5 +1,6 @@
 """Heads on a part of the labels: which training clips are kept, and the curve."""
 
+import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -8,10 +9,13 @@ import numpy as np
 
 from cola_msa.evaluation import charts
 from cola_msa.evaluation.tasks import SCORE_TITLES
-from cola_msa.system.errors import UsageError
+from cola_msa.system import folders
+from cola_msa.system.errors import FileError, UsageError
 from cola_msa.values import markdown
 from cola_msa.values.arrays import write_bytes, write_json
+from cola_msa.values.reading import read_json
 
+_NAMES = ("label_curve.json", "label_curve.md", "label_curve.png")
 _CLIP_STREAM = 2  # keeps these draws apart from others of the same seed
 
 
@@ -131,6 +135,23 @@ def render_curve(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def check_curve(output_dir: str | os.PathLike) -> None:
+    """Refuses a folder in which the names of a curve are somebody else's files.
+
+    Raises:
+        FileError: If it is a file, or such a name is taken and label_curve.json is no
+            earlier curve.
+    """
+    folders.check_names(output_dir, _NAMES, _holds_curve, "a label curve's folder")
+
+
+def _holds_curve(folder: pathlib.Path) -> bool:
+    try:
+        return isinstance(read_json(folder / _NAMES[0])["rows"], list)
+    except (FileError, KeyError):
+        return False
+
+
 def write_curve(
     output_dir: pathlib.Path, results: Sequence[dict[str, Any]], note: str
 ) -> str:
@@ -143,13 +164,17 @@ def write_curve(
 
     Returns:
         The Markdown table.
+
+    Raises:
+        FileError: As `check_curve`.
     """
+    check_curve(output_dir)
     rows = curve_rows(results)
     table = render_curve(rows)
     text = f"{table}\n\n{markdown.plain(note, starts_line=True)}\n"
-    write_bytes(output_dir / "label_curve.md", text.encode())
     title = f"{results[0]['title']}\nscores against the share of labelled clips"
-    write_json(output_dir / "label_curve.json", {"rows": rows, "note": note})
-    chart = output_dir / "label_curve.png"
+    data, page, chart = (output_dir / name for name in _NAMES)
+    write_json(data, {"rows": rows, "note": note})  # first: it proves the others ours
+    write_bytes(page, text.encode())
     charts.try_to_draw(chart, lambda: charts.draw_label_curve(chart, rows, title, note))
     return table

@@ -10,6 +10,7 @@ What comes from elsewhere is a pretrained folder or is refused: nothing but the 
 `pretrained.LIMITS` leaves an archive.
 """
 
+import base64
 import hashlib
 import http.client
 import os
@@ -31,14 +32,14 @@ from cola_msa.hub.pretrained import (
     read_config,
 )
 from cola_msa.system.archives import read_archive
-from cola_msa.system.errors import RunError
+from cola_msa.system.errors import RunError, hide_logins
 from cola_msa.system.files import temporary_folder
 from cola_msa.system.folders import CACHE_VARIABLE, cache_dir, replace_folder
 from cola_msa.system.locks import Lock
 from cola_msa.values.reading import read_json
 
 REGISTRY_VARIABLE = "COLA_MSA_REGISTRY"
-_SCHEMES = ("http", "https", "file", "ftp")
+SCHEMES = ("http", "https", "file", "ftp")
 _TIMEOUT_SECONDS = 30  # without any byte
 MAX_DOWNLOAD_BYTES = 512 << 20  # an encoder has 20 MB
 MAX_DOWNLOAD_SECONDS = 3600
@@ -72,14 +73,14 @@ def _checked_models(registry: dict[str, Any]) -> dict[str, dict[str, Any]]:
     models = registry["models"]
     for entry in models.values():
         if not isinstance(entry["url"], str) or not _is_sha256(entry["sha256"]):
-            raise ValueError(f"entry {entry!r:.100}")
+            raise ValueError(f"entry {hide_logins(repr(entry)):.100}")
     return models
 
 
 def is_url(text: str) -> bool:
     """Whether a model is named by a URL."""
     # By hand: urlsplit raises on addresses such as http://[.
-    return text.partition(":")[0].lower() in _SCHEMES and ":" in text
+    return text.partition(":")[0].lower() in SCHEMES and ":" in text
 
 
 def _is_sha256(text: str) -> bool:
@@ -107,8 +108,8 @@ def fetch(name_or_url: str, registry: str | os.PathLike | None = None) -> pathli
         # It becomes a part of a folder's name.
         if sha256 and not _is_sha256(sha256):
             raise RunError(
-                f"{name_or_url}: what follows # must be sha256= and 64 hexadecimal "
-                "digits"
+                f"{hide_logins(name_or_url)}: what follows # must be sha256= and 64 "
+                "hexadecimal digits"
             )
         label = hashlib.sha256(os.fsencode(url)).hexdigest()[:16]
     else:
@@ -122,7 +123,9 @@ def fetch(name_or_url: str, registry: str | os.PathLike | None = None) -> pathli
         url, sha256 = models[name_or_url]["url"], models[name_or_url]["sha256"]
         label = name_or_url.replace("/", "_")
     target = cache_dir() / (f"{label}-{sha256[:16]}" if sha256 else label)
-    if not is_pretrained(target):
+    if is_pretrained(target):
+        _check_cached(target, hide_logins(name_or_url))
+    else:
         try:
             with Lock(cache_dir() / ".locks" / f"{target.name}.lock", "", waits=True):
                 if not is_pretrained(target):  # another process may have fetched it
@@ -135,7 +138,19 @@ def fetch(name_or_url: str, registry: str | os.PathLike | None = None) -> pathli
     return target
 
 
+def _check_cached(folder: pathlib.Path, source: str) -> None:
+    """Says where a download lies that was whole once, and is no more."""
+    try:
+        check_files(folder, read_config(folder)["files"])
+    except RunError as error:
+        raise RunError(
+            f"{error}. This is the cached download of {source}: remove the folder "
+            f"{folder}, and the same command fetches it again"
+        ) from error
+
+
 def _fetch_to(url: str, sha256: str | None, target: pathlib.Path) -> None:
+    shown = hide_logins(url)
     with (
         tempfile.TemporaryDirectory(
             prefix="cola_msa-", ignore_cleanup_errors=True
@@ -146,14 +161,14 @@ def _fetch_to(url: str, sha256: str | None, target: pathlib.Path) -> None:
         found = _download(url, archive)
         if sha256 and found != sha256.lower():
             raise RunError(
-                f"{url}: the download is not the expected file: SHA-256 {found}, not "
+                f"{shown}: the download is not the expected file: SHA-256 {found}, not "
                 f"{sha256}"
             )
-        unpacked = read_archive(archive, pathlib.Path(work) / "unpacked", LIMITS, url)
+        unpacked = read_archive(archive, pathlib.Path(work) / "unpacked", LIMITS, shown)
         holding = [path for path in unpacked if is_pretrained(path)]
         if len(holding) != 1:
-            raise RunError(f"{url}: holds no pretrained folder ({FORMAT!r})")
-        _check_whole(holding[0], url)
+            raise RunError(f"{shown}: holds no pretrained folder ({FORMAT!r})")
+        _check_whole(holding[0], shown)
         for path in holding[0].iterdir():
             (folder / path.name).write_bytes(path.read_bytes())
         # What lies there is no pretrained folder: damaged, or of another kind.
@@ -193,8 +208,8 @@ def _download(url: str, path: pathlib.Path) -> str:
         is_late.set()  # Ctrl-C, too, ends the thread at its next block
     if not results:
         raise RunError(
-            f"{url}: not fetched within {MAX_DOWNLOAD_SECONDS:,} s, which is the "
-            "limit; try again, or download it by hand"
+            f"{hide_logins(url)}: not fetched within {MAX_DOWNLOAD_SECONDS:,} s, which "
+            "is the limit; try again, or download it by hand"
         )
     if isinstance(results[0], BaseException):
         raise results[0]
@@ -202,18 +217,19 @@ def _download(url: str, path: pathlib.Path) -> str:
 
 
 def _read_url(url: str, path: pathlib.Path, is_late: threading.Event) -> str:
-    digest, size = hashlib.sha256(), 0
+    digest, size, shown = hashlib.sha256(), 0, hide_logins(url)
     try:
         # Names of files may have any bytes.
         quoted = urllib.parse.quote(os.fsencode(url), safe=_URL_CHARACTERS)
         _check_file(quoted)
+        opener = urllib.request.build_opener(_Redirects)
         with (
-            urllib.request.urlopen(quoted, timeout=_TIMEOUT_SECONDS) as response,
+            opener.open(_request(quoted), timeout=_TIMEOUT_SECONDS) as response,
             open(path, "wb") as file,
         ):
             length = response.headers.get("Content-Length")
             total = int(length) if length and length.isdigit() else None
-            _check_size(total or 0, url)
+            _check_size(total or 0, shown)
             with tqdm.tqdm(
                 total=total, unit="B", unit_scale=True, desc="download"
             ) as bar:
@@ -222,21 +238,53 @@ def _read_url(url: str, path: pathlib.Path, is_late: threading.Event) -> str:
                     file.write(block)
                     digest.update(block)
                     size += len(block)
-                    _check_size(size, url)
+                    _check_size(size, shown)
                     bar.update(len(block))
         if is_late.is_set():
-            raise RunError(f"{url}: stopped")
+            raise RunError(f"{shown}: stopped")
     except RunError:
         raise
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = " ".join(str(getattr(error, "reason", None) or error).split())
+        if isinstance(error, http.client.InvalidURL):  # which quotes a part of it
+            reason = "no valid address"
         raise RunError(
-            f"{url!r} could not be fetched ({reason}). Without a network: download it "
-            "on another machine, unpack it, and name its folder instead"
+            f"{shown!r} could not be fetched ({hide_logins(reason)}). Without a "
+            "network: download it on another machine, unpack it, and name its folder "
+            "instead"
         ) from error
     if total is not None and size != total:
-        raise RunError(f"{url}: cut off after {size} of {total} bytes; try again")
+        raise RunError(f"{shown}: cut off after {size} of {total} bytes; try again")
     return digest.hexdigest()
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows to HTTP alone, and from HTTPS to HTTPS alone."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, *rest: Any
+    ) -> urllib.request.Request | None:
+        headers, newurl = rest
+        parts = urllib.parse.urlsplit(newurl)
+        is_lower = req.type == "https" and parts.scheme != "https"
+        if is_lower or parts.scheme not in ("http", "https") or "@" in parts.netloc:
+            raise ValueError(
+                f"its server sends on from {req.type}:// to {newurl}, which is not "
+                "followed"
+            )
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _request(url: str) -> urllib.request.Request:
+    """A request; user and password of an address of HTTP go to its own host alone."""
+    parts = urllib.parse.urlsplit(url)
+    login, at, host = parts.netloc.rpartition("@")
+    if not at or parts.scheme.lower() not in ("http", "https"):
+        return urllib.request.Request(url)
+    request = urllib.request.Request(parts._replace(netloc=host).geturl())
+    code = base64.b64encode(urllib.parse.unquote_to_bytes(login)).decode()
+    request.add_unredirected_header("Authorization", f"Basic {code}")
+    return request
 
 
 def _check_file(url: str) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from absl import logging
 
@@ -22,7 +23,7 @@ from cola_msa.model.matcher import Matcher, projection_network
 from cola_msa.model.statistics import BatchStatistics
 from cola_msa.runs import directory
 from cola_msa.runs import kept as kept_lib
-from cola_msa.system.errors import RunError
+from cola_msa.system.errors import RunError, hide_logins
 from cola_msa.values import arrays as arrays_lib
 from cola_msa.values.reading import read_json
 
@@ -45,8 +46,15 @@ def resolve(
     if download.is_url(text):
         return download.fetch(text)
     path = pathlib.Path(text)
-    if not path.exists() and text in download.read_registry(registry):
+    if path.exists():
+        return path
+    if text in download.read_registry(registry):
         return download.fetch(text, registry)
+    if "://" in text:
+        raise RunError(
+            f"{hide_logins(text)}: an address of a kind that is not read; "
+            f"{', '.join(download.SCHEMES)} are"
+        )
     return path
 
 
@@ -111,13 +119,15 @@ def open_model(
         OpenedModel.
 
     Raises:
-        RunError: If the folder is none of these or is damaged, or if a step was named
-            for anything but a run.
+        RunError: If the folder is none of these or is damaged, its encoder's weights
+            are not finite, or a step was named for anything but a run.
     """
     found = resolve(path, registry)
     kind = find_kind(found)
     if kind != "pretrained" and found != pathlib.Path(path):
-        raise RunError(f"{path}: is no pretrained folder, so it is not opened")
+        raise RunError(
+            f"{hide_logins(str(path))}: is no pretrained folder, so it is not opened"
+        )
     path = found
     if kind != "run" and checkpoint_step is not None:
         raise RunError(
@@ -208,6 +218,15 @@ def _of_model(
     read_pairs: Callable[[], BatchStatistics],
     **fields: Any,
 ) -> OpenedModel:
+    weights = model.encoder.weights
+    bad = [w.path for w in weights if not np.isfinite(np.asarray(w)).all()]
+    if bad:
+        raise RunError(
+            f"{fields['path']}: the encoder's weights are not finite ({len(bad)} of "
+            f"{len(weights)} arrays, first {bad[0]}), so that it can embed nothing: "
+            "use another checkpoint, or another model"
+        )
+
     def make_projection() -> keras.Model:
         return projection_network(model, read_pairs())
 
@@ -319,6 +338,8 @@ def _open_export(path: pathlib.Path) -> OpenedModel:
                 f"{path}: gives {signature.shape} for windows, not (None, {dim}); "
                 "export again"
             )
+        shape = (1, frontend.window_frames, frontend.num_mels, 1)
+        portable.check_finite(path, signature(np.zeros(shape, np.float32)).numpy())
         encoder = signature
         matcher = _export_matcher(loaded, frontend.num_mels)
     return OpenedModel(

@@ -85,12 +85,26 @@ class FileEncoder:
                 f"{path}: gives {found.dtype} {found.shape} for a window, not float32 "
                 f"(1, {self._dim}); export again"
             )
+        check_finite(path, found)
 
     def _locked(self, windows: np.ndarray) -> np.ndarray:
         if not len(windows):
             return np.zeros((0, self._dim), np.float32)
         with self._lock:
             return self._run(np.ascontiguousarray(windows))
+
+
+def check_finite(path: pathlib.Path, embeddings: np.ndarray) -> None:
+    """Refuses an encoder whose embeddings of a window of zeros are no numbers.
+
+    Raises:
+        RunError: If they are not finite.
+    """
+    if not np.isfinite(embeddings).all():
+        raise RunError(
+            f"{path}: the encoder's weights are not finite: its embedding of a window "
+            "has values that are infinite or not a number; export another checkpoint"
+        )
 
 
 def find_file(folder: pathlib.Path) -> pathlib.Path | None:

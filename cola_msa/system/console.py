@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import tqdm
 from absl import app, flags
 
-from cola_msa.system.errors import UsageError, UserError
+from cola_msa.system.errors import UsageError, UserError, hide_logins
 from cola_msa.system.files import DISK_ERRORS
 from cola_msa.system.memory import keep_freed_memory
 
@@ -115,7 +115,7 @@ def run(main: Callable[..., Any], *arguments: Any, **options: Any) -> int:
         print("stopped; the same command goes on", file=sys.stderr)
         return 130
     except UserError as error:  # anything else is a defect and is shown whole
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {hide_logins(str(error))}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
         if error.errno in DISK_ERRORS:
@@ -124,7 +124,7 @@ def run(main: Callable[..., Any], *arguments: Any, **options: Any) -> int:
             told = str(error)
         else:
             raise
-        print(f"error: {told}", file=sys.stderr)
+        print(f"error: {hide_logins(told)}", file=sys.stderr)
         return 1
     return 0
 

@@ -5,6 +5,7 @@ is a defect of ours and shows its traceback.
 """
 
 import contextlib
+import re
 from collections.abc import Iterator
 
 
@@ -43,3 +44,15 @@ def of_flags() -> Iterator[None]:
         yield
     except UserError as error:
         raise UsageError(str(error)) from error
+
+
+# What stands before the @ of an address, also where a path made one slash of its two. A
+# password should have no slash; where one has, what follows its colon is no port.
+_LOGIN = re.compile(
+    r"(?:(?<=://)(?:[^/\s]*|[^/\s:]*:(?!\d*/)\S*)|(?<=:/)[^/\s:]+:[^/\s]*)@"
+)
+
+
+def hide_logins(text: str) -> str:
+    """A text for the eye: of user and password in an address, `https://***@host/`."""
+    return _LOGIN.sub("***@", text)

@@ -6,13 +6,15 @@ the files are for.
 
 import json
 import math
+import mmap
 import os
 import pathlib
 import struct
 import tokenize
 import zipfile
 import zlib
-from typing import IO, Any
+from collections.abc import Collection, Iterator
+from typing import IO, Any, BinaryIO, Literal
 
 import numpy as np
 
@@ -36,6 +38,9 @@ DAMAGES = (
     zipfile.BadZipFile,
     zlib.error,
 )
+_READ_BYTES = 1 << 20
+# What stands before an entry's bytes in a zip, its name and what is extra.
+_LOCAL_HEADER = struct.Struct("<26xHH")
 _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -84,11 +89,17 @@ def read_state(path: str | os.PathLike) -> dict[str, Any] | None:
     return state if isinstance(state, dict) else None
 
 
-def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+def read_arrays(
+    path: pathlib.Path, mapped: Collection[str] = ()
+) -> dict[str, np.ndarray]:
     """Reads every array of `write_arrays`'s file; zip's checksums are compared.
 
     Arrays must lie in the file as they are, as they are written: what is compressed may
     be a thousand times larger than its file.
+
+    Args:
+        path: The file.
+        mapped: Names of arrays that stay in the file; `row_blocks` reads them.
 
     Raises:
         RunError: If the file is damaged.
@@ -97,10 +108,54 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
         with open_regular(path) as file:
             check_stored(file, os.fstat(file.fileno()).st_size)
             with np.load(file, allow_pickle=False) as arrays:
-                return dict(arrays)
+                return {
+                    name: _map_array(file, arrays.zip, f"{name}.npy")
+                    if name in mapped
+                    else arrays[name]
+                    for name in arrays.files
+                }
     except DAMAGES as error:
         reason = " ".join(repr(error).split())[:300]
         raise RunError(f"{path}: damaged checkpoint ({reason})") from error
+
+
+def _map_array(file: BinaryIO, archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    """An array where it lies, once its bytes were compared with their checksum."""
+    entry = archive.getinfo(name)
+    if entry.compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"{name} is compressed")
+    with archive.open(entry) as member:
+        while member.read(_READ_BYTES):
+            pass
+    file.seek(entry.header_offset)
+    local = file.read(_LOCAL_HEADER.size)
+    file.seek(sum(_LOCAL_HEADER.unpack(local)), os.SEEK_CUR)
+    version = np.lib.format.read_magic(file)
+    shape, is_fortran, dtype = _HEADERS[version](file)
+    if dtype.hasobject:
+        raise ValueError(f"{name} holds Python objects, which could run code")
+    if not math.prod(shape):  # nothing can be mapped
+        return np.zeros(shape, dtype)
+    order: Literal["F", "C"] = "F" if is_fortran else "C"
+    return np.memmap(file, dtype, "r", file.tell(), shape, order)
+
+
+def row_blocks(
+    rows: np.ndarray, block_bytes: int = 1 << 24
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields the rows of an array in blocks, each with its first row's number.
+
+    Of a memory-mapped array the pages that were read are given back.
+
+    Args:
+        rows: [n, ...].
+        block_bytes: That a block of these values has at most in float64.
+    """
+    count = max(1, block_bytes // (8 * max(1, math.prod(rows.shape[1:]))))
+    for first in range(0, len(rows), count):
+        yield first, np.asarray(rows[first : first + count])
+        if isinstance(rows.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            rows.base.madvise(mmap.MADV_DONTNEED)
 
 
 def check_stored(file: IO[bytes], size: int) -> None:

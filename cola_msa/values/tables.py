@@ -1,7 +1,8 @@
 """Tables and lists that users hand in: text files with a row or an entry a line.
 
 Of a table the delimiter alone is guessed, from its header; quotes are CSV's own,
-doubled within a quoted cell. Text is UTF-8, with or without a byte order mark, or
+doubled within a quoted cell. A first line `sep=;`, as Excel writes it, names the
+delimiter instead. Text is UTF-8, with or without a byte order mark, or
 UTF-16 with one. Lines end with a newline or a carriage return alone: other characters
 that Unicode calls line ends are part of a cell, and so are all within quotes.
 """
@@ -11,7 +12,9 @@ import collections
 import csv
 import dataclasses
 import io
+import itertools
 import os
+import re
 from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
@@ -22,6 +25,7 @@ DELIMITERS = ",;\t"
 PATH_COLUMNS = ("path", "file", "filename", "file_path", "filepath")
 MAX_CHARACTERS = 1 << 24  # of a line and of a cell
 _SHOWN_LINES = 5
+_SEPARATOR = re.compile(r'"?sep=([^\w\s"]|\t)"?[\r\n]*', re.IGNORECASE)
 
 
 class TableError(UserError):
@@ -92,6 +96,7 @@ def read_rows(
             the first row has a cell of `known`; of several the one with most cells, of
             none the comma. Where that cell is all of the row, nothing divides cells.
             Where a blank follows each in the first row, blanks after it are left out.
+            A first line `sep=;` names it, and is no row.
         known: Names of columns in lower case.
         errors: What becomes of bytes that are not UTF-8, as `open` takes it.
         is_strict: Whether text after a closing quote is an error, or part of the cell.
@@ -103,12 +108,20 @@ def read_rows(
     """
     try:
         with open(path, "rb") as binary:
-            lines: Iterable[str] = _lines(binary, path, errors, error)
-            skips_blanks = False
+            lines: Iterator[str] = _lines(binary, path, errors, error)
+            skips_blanks, before = False, 0
             if delimiter is None:
-                delimiter, skips_blanks, lines = _guess_delimiter(lines, known)
+                first = next(lines, "")
+                named = _SEPARATOR.fullmatch(first)
+                if named:
+                    before = 1
+                else:
+                    lines = itertools.chain([first], lines)
+                delimiter, skips_blanks, lines = _guess_delimiter(
+                    lines, known, named[1] if named else DELIMITERS
+                )
             try:
-                yield from _parse(lines, delimiter, skips_blanks, is_strict)
+                yield from _parse(lines, delimiter, skips_blanks, is_strict, before)
             except _SyntaxError as problem:
                 raise error(f"{path}, {problem}") from problem
     except OSError as problem:
@@ -240,8 +253,13 @@ class _SyntaxError(Exception):
 
 
 def _parse(
-    lines: Iterable[str], delimiter: str, skips_blanks: bool, is_strict: bool
+    lines: Iterable[str],
+    delimiter: str,
+    skips_blanks: bool,
+    is_strict: bool,
+    before: int,
 ) -> Iterator[Row]:
+    """Rows; `before` lines of the file came before the first of `lines`."""
     has_ended = False
 
     def watched() -> Iterator[str]:
@@ -253,7 +271,7 @@ def _parse(
         watched(), delimiter=delimiter, skipinitialspace=skips_blanks, strict=is_strict
     )
     while True:
-        line = reader.line_num + 1
+        line = before + reader.line_num + 1
         # The module's limit is the whole process's.
         limit = csv.field_size_limit(MAX_CHARACTERS)
         try:
@@ -281,7 +299,7 @@ def _parse(
 
 
 def _guess_delimiter(
-    lines: Iterable[str], known: Collection[str]
+    lines: Iterable[str], known: Collection[str], delimiters: str
 ) -> tuple[str, bool, Iterator[str]]:
     """The delimiter, whether blanks follow it, and all the lines again."""
     remaining = iter(lines)
@@ -294,7 +312,7 @@ def _guess_delimiter(
             yield line
 
     firsts: dict[str, list[str]] = {}
-    for delimiter in DELIMITERS:
+    for delimiter in delimiters:
         try:
             rows = csv.reader(again(), delimiter=delimiter)
             firsts[delimiter] = next((cells for cells in rows if any(cells)), [])
@@ -305,7 +323,7 @@ def _guess_delimiter(
         for delimiter, cells in firsts.items()
         if {cell.strip(" ").lower() for cell in cells} & set(known)
     ]
-    chosen = max(fitting, key=lambda d: len(firsts[d]), default=DELIMITERS[0])
+    chosen = max(fitting, key=lambda d: len(firsts[d]), default=delimiters[0])
     if fitting and len(firsts[chosen]) == 1:
         return "\0", False, again()  # which no line holds
     later = firsts[chosen][1:]

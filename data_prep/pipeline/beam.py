@@ -13,9 +13,11 @@ import re
 import shlex
 import threading
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from cola_msa.system.errors import UserError, hide_logins
 from cola_msa.system.processes import environment
 from data_prep.pipeline import jobs, plan, processes, runner, shards
 from data_prep.remote import addresses
@@ -24,7 +26,14 @@ from data_prep.stems import separator
 _POLL_SECONDS = 0.5
 _ROOT = str(pathlib.Path(__file__).resolve().parents[2])
 _RUNNER_FLAG = re.compile(r"--runner(=|$)")
+_FAILURE = re.compile(r"^(?:[\w.]+\.)?UserFailureError: (.+)$", re.M)
+# Of a traceback that came from a worker.
+_WORKER = re.compile(r'data_prep/pipeline/beam\.py", line \d+, in build$', re.M)
 _ERROR_LINE = re.compile(r"^(?:[\w.]+\.)?(\w*(?:Error|Exception)): (.+)$", re.M)
+
+
+class UserFailureError(Exception):
+    """What a worker's user can mend; engines hand on an error's name and text alone."""
 
 
 def import_beam() -> Any:
@@ -52,10 +61,16 @@ def build(shard: plan.Shard, job: jobs.Job) -> str:
 
     Returns:
         The shard's name.
+
+    Raises:
+        UserFailureError: If a file or a folder cannot be used; all else is a defect.
     """
     processes.limit_threads()
-    if not runner.is_finished(shard, job):
-        runner.build(job, shard, _separator(job), lambda has_failed, seconds: None)
+    try:
+        if not runner.is_finished(shard, job):
+            runner.build(job, shard, _separator(job), lambda has_failed, seconds: None)
+    except (UserError, OSError) as error:
+        raise UserFailureError(str(error)) from error
     return shard.name
 
 
@@ -123,22 +138,26 @@ def run(
             result.wait_until_finish()
         # Engines raise errors of their own; a worker's is quoted in their text.
         except Exception as error:
+            told = "".join(traceback.format_exception(error))
+            if _WORKER.search(told) and not _FAILURE.search(told):
+                raise  # a defect of ours, which is shown whole
             raise jobs.PreparationError(
-                f"the Beam pipeline failed: {_reason(error)}; finished shards are "
-                "kept: run the same command again once that is mended"
+                f"the Beam pipeline failed: {_reason(error, told)}; finished shards "
+                "are kept: run the same command again once that is mended"
             ) from error
     refresh()
     missing = [shard.name for shard in left if not runner.is_finished(shard, job)]
     if missing:
         raise jobs.PreparationError(
             f"the Beam pipeline ended as {result.state}, but {len(missing)} shards are "
-            f"not in {job.output_url or job.output_dir}, first {missing[0]}: do its "
-            "workers see the same folders?"
+            f"not in {hide_logins(job.output_url or str(job.output_dir))}, first "
+            f"{missing[0]}: do its workers see the same folders?"
         )
 
 
-def _reason(error: Exception) -> str:
-    found = _ERROR_LINE.findall(str(error))
+def _reason(error: Exception, told: str) -> str:
+    found = [("", message) for message in _FAILURE.findall(told)]
+    found = found or _ERROR_LINE.findall(str(error))
     if not found:
         return next(iter(str(error).splitlines()), type(error).__name__)
     kind, message = found[-1]

@@ -9,7 +9,7 @@ from absl import flags
 
 from cola_msa.config.schema import SOURCES, FrontendConfig
 from cola_msa.system import console
-from cola_msa.system.errors import FileError, UsageError, of_flags
+from cola_msa.system.errors import FileError, UsageError, hide_logins, of_flags
 from cola_msa.values.numbers import define_float, define_seed
 from cola_msa.values.paths import define_path
 from data_prep.datasets import multitrack
@@ -196,10 +196,11 @@ def parse_config(dataset: Dataset, values: Any) -> Any:
         if not addresses.is_address(stems_dir):
             raise UsageError(
                 f"--stems_dir={stems_dir} is a folder, but "
-                f"--dataset_dir={values.dataset_dir} an address: copy it there"
+                f"--dataset_dir={hide_logins(values.dataset_dir)} an address: copy it "
+                "there"
             )
     if stems_dir and not _is_folder(stems_dir):
-        raise DatasetError(f"--stems_dir={stems_dir} is not a folder")
+        raise DatasetError(f"--stems_dir={hide_logins(stems_dir)} is not a folder")
     if separator and addresses.is_address(separator):
         raise UsageError(
             f"--separator={separator}: a folder of weights must lie on a local disk, "

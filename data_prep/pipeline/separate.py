@@ -9,6 +9,7 @@ from cola_msa.audio import errors
 from cola_msa.config.schema import FrontendConfig
 from cola_msa.system.errors import UsageError
 from cola_msa.system.files import sync
+from cola_msa.system.folders import check_file
 from data_prep.datasets.base import (
     Clip,
     Dataset,
@@ -20,6 +21,7 @@ from data_prep.datasets.base import (
 from data_prep.remote import addresses, places
 
 _BATCH_CLIPS = 8
+_FIRST_WORDS = b'{"clip_id": '  # of a list of failures
 
 
 def wanted_clips(
@@ -110,6 +112,12 @@ def failures_path(cache: pathlib.Path, dataset_name: str) -> pathlib.Path:
     return cache / f"failures-{dataset_name}.jsonl"
 
 
+def _is_failures(path: pathlib.Path) -> bool:
+    """Whether a file is a list of failures, by its first line; a kill may cut it."""
+    with open(path, "rb") as file:
+        return file.read(len(_FIRST_WORDS)) == _FIRST_WORDS
+
+
 def fill_cache(
     dataset: Dataset,
     clips: list[Clip],
@@ -123,6 +131,8 @@ def fill_cache(
     from data_prep.stems import cache as cache_lib
     from data_prep.stems import separator as separator_lib
 
+    path = failures_path(cache, dataset.name)
+    check_file(path, _is_failures, "a list of data_prep.separate's failures")
     name = values.separator
     sources = separator_lib.separator_sources(name, pathlib.Path(name))
     if name not in separator_lib.NAMES:
@@ -144,7 +154,6 @@ def fill_cache(
     units = [
         tuple(clips[k : k + _BATCH_CLIPS]) for k in range(0, len(clips), _BATCH_CLIPS)
     ]
-    path = failures_path(cache, dataset.name)
     with runner.lock(cache), Progress(len(clips)) as progress:
         cache_lib.StemCache(cache, {}).remove_unfinished()
         path.write_text("")

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from cola_msa.system.errors import UsageError, UserError
+from cola_msa.system.errors import UsageError, UserError, hide_logins
 from data_prep.datasets.base import DatasetError, text
 
 # Where a file appears whole or not at all, and folders are but parts of names.
@@ -54,6 +54,7 @@ def protocol_of(url: str) -> str:
 def check_local(flag: str, path: str) -> None:
     """Refuses an address, by UsageError; for what reads local files alone."""
     if is_address(path):
+        path = hide_logins(path)
         raise UsageError(
             f"--{flag}={path} is an address, and this reads local files: copy it "
             f"first: python -m data_prep.copy --data_dir={path} --output_dir=FOLDER"
@@ -84,6 +85,7 @@ class RemoteFolder:
 
     Attributes:
         url: The address.
+        shown: The address without user and password, for messages.
         path: The folder as its file system names it, without slashes at its ends.
     """
 
@@ -100,22 +102,23 @@ class RemoteFolder:
         import fsspec  # here, not above: half a second of imports of its own
 
         protocol = protocol_of(url)
+        self.url, self.shown = url.rstrip("/"), hide_logins(url.rstrip("/"))
         if protocol in ("http", "https"):
             raise UsageError(
-                f"{url}: {protocol}:// has no folders to list: download the files"
+                f"{self.shown}: {protocol}:// has no folders to list: download the "
+                "files"
             )
         try:
             self._files, path = fsspec.url_to_fs(url)
         except ImportError as error:
             raise DatasetError(
-                f"{url}: {protocol}:// needs a package that is not installed: "
+                f"{self.shown}: {protocol}:// needs a package that is not installed: "
                 f"{_pip_command(protocol, error)}"
             ) from error
         except ValueError as error:
             raise UsageError(f"{url}: {_reason(error, protocol)}") from error
         except Exception as error:  # each file system has errors of its own
-            raise DatasetError(f"{url}: {_reason(error, protocol)}") from error
-        self.url = url.rstrip("/")
+            raise DatasetError(f"{self.shown}: {_reason(error, protocol)}") from error
         self._root = path.rstrip("/")
         self.path = self._root.lstrip("/")
         self._protocol = protocol
@@ -168,7 +171,7 @@ class RemoteFolder:
             self._files.invalidate_cache()
             return bool(self._files.isdir(self._root))
 
-        return self._attempt(ask, f"{self.url} cannot be read")
+        return self._attempt(ask, f"{self.shown} cannot be read")
 
     def list(self, name: str = ".") -> dict[str, Entry]:
         """What lies in a folder, by name; {} where there is none.
@@ -190,7 +193,7 @@ class RemoteFolder:
                 return self._files.ls(folder, detail=True)
             return []
 
-        found = self._attempt(ask, f"{self.url} cannot be listed")
+        found = self._attempt(ask, f"{self.shown} cannot be listed")
         return {posixpath.basename(i["name"].rstrip("/")): i for i in found}
 
     def walk(self) -> dict[str, Entry]:
@@ -211,7 +214,7 @@ class RemoteFolder:
             return self._files.find(self._root, withdirs=True, detail=True)
 
         found = {}
-        for path, info in self._attempt(ask, f"{self.url} cannot be listed").items():
+        for path, info in self._attempt(ask, f"{self.shown} cannot be listed").items():
             name = path[len(self._root) :].removeprefix("/")
             if not name or name.endswith("/"):  # a folder's own mark
                 continue
@@ -222,7 +225,7 @@ class RemoteFolder:
     def _check_name(self, name: str) -> None:
         if {"", ".", ".."} & set(name.split("/")):
             raise DatasetError(
-                f"{self.url}: {text(name)} cannot be a file's name here; rename it"
+                f"{self.shown}: {text(name)} cannot be a file's name here; rename it"
             )
 
     def _walk_folders(self) -> dict[str, Entry]:
@@ -296,7 +299,7 @@ class RemoteFolder:
             if info.get("size") is not None and size != info["size"]:
                 raise ConnectionError(f"{size} of {info['size']} bytes arrived")
 
-        self._attempt(copy, f"{self.url}/{text(name)} cannot be read", target)
+        self._attempt(copy, f"{self.shown}/{text(name)} cannot be read", target)
 
     def download_all(self, names: Sequence[str], folder: pathlib.Path) -> None:
         """Copies small files into a folder, many at a time where fsspec can.
@@ -315,7 +318,7 @@ class RemoteFolder:
             targets = [str(folder / name) for name in batch]
             self._attempt(
                 functools.partial(self._files.get, sources, targets),
-                f"{self.url} cannot be read",
+                f"{self.shown} cannot be read",
                 folder,
             )
 
@@ -346,7 +349,7 @@ class RemoteFolder:
                     self._files.rm_file(temporary)
                 raise
 
-        self._attempt(copy, f"{self.url}/{name} cannot be written")
+        self._attempt(copy, f"{self.shown}/{name} cannot be written")
 
     def delete(self, name: str) -> None:
         """Deletes a file, where there is one.
@@ -359,7 +362,7 @@ class RemoteFolder:
             with contextlib.suppress(FileNotFoundError):
                 self._files.rm_file(self._remote(name))
 
-        self._attempt(remove, f"{self.url}/{name} cannot be deleted")
+        self._attempt(remove, f"{self.shown}/{name} cannot be deleted")
 
     def relative(self, other: "RemoteFolder") -> str:
         """Another folder's path as seen from this one.
@@ -369,7 +372,7 @@ class RemoteFolder:
         """
         if self._files != other._files:
             raise UsageError(
-                f"{other.url} lies on another file system than {self.url}: copy it "
+                f"{other.shown} lies on another file system than {self.shown}: copy it "
                 "there"
             )
         return posixpath.relpath("/" + other.path, "/" + self.path)
@@ -392,7 +395,7 @@ def _reason(error: Exception, protocol: str) -> str:
     told = f"{kind}: {first}" if first else kind
     if isinstance(error, PermissionError) or "redential" in told:
         told += f" (check the credentials for {protocol}://, and their rights)"
-    return told
+    return hide_logins(told)
 
 
 def _pip_command(protocol: str, error: ImportError) -> str:

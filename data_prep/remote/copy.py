@@ -35,7 +35,7 @@ def copy_tree(url: str, output_dir: pathlib.Path, show_progress: bool = True) ->
 
     folder = addresses.open_folder(url)
     if not folder.is_there():
-        raise DatasetError(f"{folder.url} does not exist, or is empty")
+        raise DatasetError(f"{folder.shown} does not exist, or is empty")
     entries = {n: e for n, e in folder.walk().items() if not e.is_folder}
     left = []
     for name, entry in entries.items():

@@ -74,7 +74,7 @@ class Inputs:
                 stems = f"{self.stems_dir}/{os.path.splitext(clip.path)[0]}"
                 found = folder.list(stems)
                 if not found and not folder.list(self.stems_dir):
-                    raise FileNotFoundError(f"{folder.url}/{self.stems_dir} is gone")
+                    raise FileNotFoundError(f"{folder.shown}/{self.stems_dir} is gone")
                 for name in found:
                     source = os.path.splitext(name)[0]
                     wanted = map(same_name, sources)
@@ -83,7 +83,7 @@ class Inputs:
         for name in names:
             # Paths come from metadata, and must not lead out of the scratch folder.
             if os.path.normpath(f"{folder.path}/{name}").startswith(".."):
-                raise errors.MissingError(f"{name} lies outside of {folder.url}")
+                raise errors.MissingError(f"{name} lies outside of {folder.shown}")
         return names
 
     def check_presence(self, error: errors.AudioError) -> None:
@@ -116,7 +116,7 @@ class Inputs:
         except addresses.RemoteError as other:
             raise other from error
         if not is_there:
-            raise FileNotFoundError(f"{folder.url} has vanished") from error
+            raise FileNotFoundError(f"{folder.shown} has vanished") from error
 
 
 def make_stand_in(
@@ -142,7 +142,7 @@ def make_stand_in(
         OSError: If it cannot be read, or this machine's disk is full.
     """
     if not folder.is_there():
-        raise DatasetError(f"{folder.url} does not exist, or is empty")
+        raise DatasetError(f"{folder.shown} does not exist, or is empty")
     root = scratch / folder.path
     root.mkdir(parents=True, exist_ok=True)
     for name, entry in folder.walk().items():

@@ -12,7 +12,7 @@ import pathlib
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from cola_msa.system.errors import FileError, UsageError, UserError
+from cola_msa.system.errors import FileError, UsageError, UserError, hide_logins
 from data_prep.datasets.base import DatasetError
 from data_prep.remote import addresses, inputs
 
@@ -55,7 +55,7 @@ class Places:
             (self.output_dir, self.output_url),
         ):
             if url is not None:
-                line = line.replace(str(folder), url)
+                line = line.replace(str(folder), hide_logins(url))
         return line
 
     def refresh(self) -> None:
@@ -205,7 +205,8 @@ def relative(path: str, root: str) -> str:
         return os.path.realpath(path)
     if addresses.is_address(path):
         raise UsageError(
-            f"{path} is an address, but {root} is a folder: copy it to a local disk"
+            f"{hide_logins(str(path))} is an address, but {root} is a folder: copy it "
+            "to a local disk"
         )
     # Of real paths: beyond a symbolic link, `..` is not where its name suggests.
     return os.path.relpath(os.path.realpath(path), os.path.realpath(root))

@@ -6,7 +6,12 @@ Every function takes an open file that begins with the container, and its size.
 import struct
 from typing import BinaryIO
 
-from cola_msa.audio.containers.findings import MAX_TRAILING_BYTES, Findings, is_unknown
+from cola_msa.audio.containers.findings import (
+    MAX_TRAILING_BYTES,
+    Findings,
+    Part,
+    is_unknown,
+)
 
 _BOXES = frozenset(
     b"ftyp moov mdat free skip wide uuid moof mfra sidx ssix styp prft emsg pnot udta "
@@ -142,39 +147,67 @@ def _examine_avi_chunks(file: BinaryIO, position: int, end: int) -> Findings:
 
 def examine_caf(file: BinaryIO, size: int) -> Findings:
     """Core Audio: chunks; the last one's length may be open."""
-    position, has_data = 8, False
+    position, has_sound = 8, False
     while position + 12 <= size:
         file.seek(position)
         name, length = struct.unpack(">4sq", file.read(12))
-        if has_data and name == b"data":  # the decoder reads the last alone
+        if has_sound and name == b"data":  # the decoder reads the last alone
             return Findings("damaged: it has two chunks of samples, not one")
-        has_data |= name == b"data"
         is_tag = name.startswith(b"TAG")  # of ID3, which chunks' names do not
         if name == b"caff" or is_tag or not all(32 <= byte < 127 for byte in name):
             break
         if length < 0:
             return Findings(is_unbounded=True)
-        position += 12 + length
-        if position > size:
-            return _cut(f"chunk {name.decode()}", position, size)
+        end = position + 12 + length
+        # After the samples only their table of packets is missed.
+        if end > size and has_sound and name != b"pakt":
+            break
+        if end > size:
+            return _cut(f"chunk {name.decode()}", end, size)
+        has_sound |= name == b"data"
+        position = end
     return Findings(end=position)
 
 
 def examine_voc(file: BinaryIO, size: int) -> Findings:
-    """Creative Voice: blocks, of which the last is a single zero."""
+    """Creative Voice: blocks, of which the last is a single zero.
+
+    libsndfile takes all that follows the head of a block of type 9 for its samples.
+    """
     file.seek(20)
-    position = int.from_bytes(file.read(2), "little")
+    first = position = int.from_bytes(file.read(2), "little")
+    parts: list[Part] = []
+    voc_head = wide_head = b""
     while position < size:
         file.seek(position)
         head = file.read(4)
-        if head[0] == 0:
-            return Findings(end=position + 1)
-        if head[0] > 9:
+        kind, length = head[0], int.from_bytes(head[1:], "little")
+        if kind == 0:
+            position += 1
+            if not parts and position < size:
+                parts.append(Part(b"", 0, position))
+            return Findings(parts=tuple(parts), end=position)
+        if kind > 9:
             break
-        position += 4 + int.from_bytes(head[1:], "little")
-        if position > size or len(head) < 4:
-            return _cut("last block", position, size)
-    return Findings()
+        end = position + 4 + length
+        if end > size or len(head) < 4:
+            return _cut("last block", end, size)
+        if kind == 9:
+            file.seek(0)
+            voc_head = file.read(first)
+            file.seek(position + 4)
+            wide_head = file.read(12)
+            parts.append(Part(voc_head, position, end))
+        elif wide_head and kind == 2:
+            one = b"\x09" + (length + 12).to_bytes(3, "little") + wide_head
+            parts.append(Part(voc_head + one, position + 4, end))
+        elif wide_head and kind in (1, 3):
+            return Findings(
+                f"has a block of type {kind} after one of type 9, which is not read: "
+                "convert it to WAV"
+            )
+        position = end
+    return Findings(parts=tuple(parts), end=position if parts else None)
 
 
 def _vint(data: bytes, position: int) -> tuple[int, int, bool]:

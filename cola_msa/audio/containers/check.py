@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable
 from typing import BinaryIO
 
-from cola_msa.audio.containers import boxes, frames, mp3
+from cola_msa.audio.containers import boxes, frames, mp3, plain
 from cola_msa.audio.containers.findings import (
     MAX_TRAILING_BYTES,
     WINDOW_BYTES,
@@ -123,6 +123,7 @@ def guess(file: BinaryIO, start: int = 0) -> str:
     file.seek(start)
     head = file.read(_HEAD_BYTES)
     kinds = {b"WAVE": "WAV", b"AVI ": "AVI", b"AIFF": "AIFF", b"AIFC": "AIFF"}
+    kinds |= {b"8SVX": "SVX", b"16SV": "SVX"}
     if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"FORM"):
         return kinds.get(head[8:12], "")
     if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"styp"):
@@ -223,16 +224,27 @@ def _examine_w64(file: BinaryIO, size: int) -> Findings:
         return Findings()
     available = size - start
     if length > 24 and not is_unknown(length, 64):
-        if length - 24 > available:
-            return cut_audio(length - 24, available)
         file.seek(16)
         whole = int.from_bytes(file.read(8), "little")
-        return Findings(end=max(whole, position + length) if whole <= size else None)
+        if _has_w64_data(file, position + -(-length // 8) * 8, min(whole, size)):
+            return Findings("damaged: it has two chunks of samples, not one")
+        return plain.counted(start, length - 24, size, whole if whole <= size else None)
     if not available:
         return Findings()
     file.seek(0)
     head = file.read(start - 8) + (available + 24).to_bytes(8, "little")
     return Findings(parts=(Part(head, start, size),), is_unbounded=True)
+
+
+def _has_w64_data(file: BinaryIO, position: int, end: int) -> bool:
+    """Whether a chunk of samples is among those from `position` to `end`."""
+    while position + 24 <= end:
+        file.seek(position)
+        name, length = struct.unpack("<16sQ", file.read(24))
+        if name == _W64_DATA:
+            return True
+        position += max(24, -(-length // 8) * 8)
+    return False
 
 
 def _examine_aiff(file: BinaryIO, size: int) -> Findings:
@@ -250,6 +262,9 @@ def _examine_aiff(file: BinaryIO, size: int) -> Findings:
             file.seek(4)
             whole = 8 + int.from_bytes(file.read(4), "big")
             is_ended = start + length <= whole <= size and not is_open
+            after = start + length + length % 2
+            if is_ended and _has_chunk(file, after, whole, ">", b"SSND"):
+                return Findings("damaged: it has two chunks of samples, not one")
             return Findings(is_unbounded=is_open, end=whole if is_ended else None)
         position = start + length + length % 2
     return Findings()
@@ -382,6 +397,9 @@ _MAGIC = (
     (b"TTA1", "TTA"),
     (b"\0\0\1\xba", "PS"),
     (b".RMF", "RM"),
+    (b"NIST_1A\n", "NIST"),
+    (b"2BIT", "AVR"),
+    (b"MATLAB 5.0 MAT-file", "MAT5"),
 )
 _CHECKS: dict[str, Callable[[BinaryIO, int], Findings]] = {
     "WAV": _examine_wav,
@@ -401,6 +419,16 @@ _CHECKS: dict[str, Callable[[BinaryIO, int], Findings]] = {
     "PS": boxes.examine_program_stream,
     "TS": boxes.examine_transport_stream,
     "RM": boxes.examine_real_media,
+    "SVX": plain.examine_svx,
+    "NIST": plain.examine_nist,
+    "AVR": plain.examine_avr,
+    "MPC2K": plain.examine_mpc2k,
+    "SDS": plain.examine_sds,
+    "MAT4": plain.examine_mat4,
+    "MAT5": plain.examine_mat5,
+    "IRCAM": plain.examine_tagged,
+    "PAF": plain.examine_tagged,
+    "PVF": plain.examine_tagged,
 }
 for _name in frames.NAMES:
     _CHECKS[_name] = functools.partial(frames.examine, name=_name)

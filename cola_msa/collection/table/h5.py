@@ -16,6 +16,7 @@ import numpy as np
 
 from cola_msa.collection.table.checks import (
     COLUMNS,
+    MAX_METADATA_BYTES,
     MAX_TEXT,
     METADATA,
     NUMBERS,
@@ -38,6 +39,10 @@ _REFERENCE = np.dtype([("length", "<u4"), ("address", "<u8"), ("index", "<u4")])
 _HEAP = b"GCOL\1\0\0\0"
 _HEAP_HEAD = struct.Struct("<8xQ")
 _HEAP_TEXT = struct.Struct("<H6xQ")
+# An attribute: its version, what stands before its name, and to what its name, its type
+# and its shape are padded before its value.
+_ATTRIBUTES = ((1, 8, 8), (2, 8, 1), (3, 9, 1))
+_ATTRIBUTE_SIZES = struct.Struct("<xx3H")
 _DAMAGES = (
     OSError,
     RuntimeError,
@@ -80,6 +85,7 @@ class H5Reader:
             _check_heaps(path)
             for name in COLUMNS:  # once it is known how large a chunk may be
                 self._check_storage(name)
+            self._check_metadata()
         except EmbeddingFileError:
             self.close()
             raise
@@ -192,6 +198,27 @@ class H5Reader:
     def _refuse(self, name: str, reason: str) -> EmbeddingFileError:
         return EmbeddingFileError(f"{self._path}: column {name}: {reason}")
 
+    def _check_metadata(self) -> None:
+        """Refuses metadata that is anything but one text of a bounded length."""
+        import h5py
+
+        name = METADATA.encode()
+        if not h5py.h5a.exists(self._file.id, name):
+            return
+        num_bytes = h5py.h5a.get_info(self._file.id, name).data_size
+        is_text = num_bytes <= MAX_METADATA_BYTES
+        if is_text:
+            attribute = h5py.h5a.open(self._file.id, name)
+            kind = attribute.get_type()
+            is_text = isinstance(kind, h5py.h5t.TypeStringID)
+            is_text &= attribute.get_space().get_simple_extent_type() == h5py.h5s.SCALAR
+            if is_text and kind.is_variable_str():
+                stated = _stated_lengths(self._path, name + b"\0")
+                # Where no length is found it would be taken on trust.
+                is_text = 0 < len(stated) and max(stated) <= MAX_METADATA_BYTES
+        if not is_text:
+            raise EmbeddingFileError(f"{self._path}: metadata: not one short text")
+
     def metadata(self) -> str | bytes | None:
         """JSON that says what made it; None where there is none."""
         try:
@@ -255,6 +282,31 @@ def _check_heaps(path: pathlib.Path) -> None:
                 header = _HEAP_TEXT.size if number else 0
                 position += header + size + -size % 8
             place = content.find(_HEAP, place + 1)
+
+
+def _stated_lengths(path: pathlib.Path, name: bytes) -> list[int]:
+    """Lengths of texts that attributes of a name state, wherever they lie in the file.
+
+    HDF5 takes memory for such a length before it looks for the text.
+    """
+    found = []
+    with (
+        open(path, "rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
+        place = content.find(name)
+        while place >= 0:
+            for version, head_bytes, unit in _ATTRIBUTES:
+                start = place - head_bytes
+                if start < 0 or content[start] != version:
+                    continue
+                sizes = _ATTRIBUTE_SIZES.unpack_from(content, start)
+                first = place + sum(size + -size % unit for size in sizes)
+                text = content[first : first + _REFERENCE.itemsize]
+                if sizes[0] == len(name) and len(text) == _REFERENCE.itemsize:
+                    found.append(int(np.frombuffer(text, _REFERENCE)["length"][0]))
+            place = content.find(name, place + 1)
+    return found
 
 
 def _width(item: Any) -> int:

@@ -26,6 +26,7 @@ from cola_msa.collection.table.checks import EmbeddingFileError, Reader
 from cola_msa.collection.table.h5 import H5Reader
 from cola_msa.collection.table.npz import NpzReader
 from cola_msa.collection.table.parquet import ParquetReader
+from cola_msa.values.arrays import row_blocks
 
 _READERS: dict[str, Callable[[pathlib.Path], Reader]] = {
     ".parquet": ParquetReader,
@@ -195,7 +196,10 @@ def check_values(path: str | os.PathLike, table: Embeddings) -> None:
     """
     values = {"start": table.starts, "seconds": table.seconds}
     for name, column in {**values, "embedding": table.embeddings}.items():
-        is_bad = ~np.isfinite(column).reshape(len(column), -1).all(axis=1)
+        is_bad = np.zeros(len(column), bool)
+        for first, rows in row_blocks(column):
+            is_finite = np.isfinite(rows).reshape(len(rows), -1).all(axis=1)
+            is_bad[first : first + len(rows)] = ~is_finite
         if is_bad.any():
             raise EmbeddingFileError(
                 f"{path}: column {name}: the value of "

@@ -15,8 +15,6 @@ Source: COLA (Saeed et al. 2021), which compares a frozen encoder, a fine-tuned 
 
 import dataclasses
 import os
-import pathlib
-import shutil
 import time
 from typing import Any
 
@@ -33,13 +31,14 @@ from cola_msa.evaluation.probes.heads import (
     window_accuracies,
     window_losses,
 )
+from cola_msa.evaluation.probes.tuned_file import read_model, save_model
 from cola_msa.evaluation.tasks import MULTILABEL
 from cola_msa.model.contrastive import ContrastiveModel
 from cola_msa.model.statistics import StatisticsEstimator
 from cola_msa.records.reader import even_bounds, fixed_bounds, open_windows
 from cola_msa.records.windows import Draw, Segments, WindowPlan
 from cola_msa.system.console import progress_bar
-from cola_msa.system.files import temporary_folder, written_path
+from cola_msa.system.errors import RunError
 from cola_msa.values.fields import within
 
 MODES = ("finetuned", "supervised")
@@ -128,11 +127,7 @@ def save_tuned(tuned: TunedModel, path: str | os.PathLike) -> None:
     Raises:
         FileError: If it cannot be written.
     """
-    path = pathlib.Path(path)
-    # Keras wants its own suffix, which no temporary file of ours has.
-    with written_path(path) as temporary, temporary_folder(path) as folder:
-        tuned.model.save(folder / path.name)
-        shutil.copyfile(folder / path.name, temporary)
+    save_model(tuned.model, path)
 
 
 def load_tuned(path: str | os.PathLike) -> tuple[keras.Model, keras.Model]:
@@ -144,9 +139,14 @@ def load_tuned(path: str | os.PathLike) -> tuple[keras.Model, keras.Model]:
     Returns:
         The encoder, float32 [batch, frames, mels, 1] -> [batch, D], and the head,
         [batch, D] -> logits [batch, K]. Call them with training=False.
+
+    Raises:
+        RunError: If there is no such file, it is damaged, or larger than a model is.
     """
-    _, encoder, head = keras.saving.load_model(path, compile=False).layers
-    return encoder, head
+    layers = read_model(path).layers
+    if len(layers) != 3:
+        raise RunError(f"{path}: no encoder with a head, but {len(layers)} layers")
+    return layers[1], layers[2]
 
 
 def _as_input(windows: tf.Tensor) -> tf.Tensor:

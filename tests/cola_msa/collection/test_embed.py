@@ -1,5 +1,6 @@
 """Folders of files to one file of embeddings: bad files, repeats, kills."""
 
+import dataclasses
 import errno
 import hashlib
 import json
@@ -19,6 +20,7 @@ from cola_msa.collection.table.write import OutputError
 from cola_msa.hub.embedder import Embedder
 from cola_msa.hub.loading import open_model
 from cola_msa.system import files
+from cola_msa.system.errors import RunError
 from cola_msa.values.names import escape
 from tests.cola_msa.audio.test_clip_windows import make_sound
 from tests.helpers.commands import Command, run_module
@@ -226,6 +228,28 @@ def test_values_that_are_not_finite_are_a_failure(model, music, tmp_path, monkey
     found = load(tmp_path / "rows.npz")
     assert target not in found["path"] and len(set(found["path"])) == 5
     assert np.isfinite(found["embedding"]).all()
+
+
+def test_an_encoder_without_numbers_is_to_blame_and_no_file(
+    finished_run, model, music, tmp_path, monkeypatch
+):
+    """Once, before a file is decoded: its weights; else by a window of zeros."""
+    run_dir = shutil.copytree(finished_run, tmp_path / "run")
+    kept = sorted((run_dir / "kept").glob("*.npz"))[-1]
+    with np.load(kept) as arrays:
+        content = dict(arrays)
+    name = next(n for n in content if n.startswith("model/") and "kernel" in n)
+    content[name].flat[0] = np.nan
+    np.savez(kept, **content)
+    with pytest.raises(RunError, match=r"run: the encoder's weights are not finite"):
+        open_model(run_dir)
+
+    broken = dataclasses.replace(model, encoder=lambda windows: windows[:, 0, :, 0] / 0)
+    with pytest.raises(RunError, match="so that no file can be embedded") as caught:
+        run(broken, music, tmp_path / "out.npz")
+    assert not any(path in str(caught.value) for path in paths_of(music))
+    assert not (tmp_path / "out.npz").exists()
+    run(model, music, tmp_path / "out.npz")
 
 
 def test_outputs_of_one_name_have_their_own_failures(model, music, tmp_path):

@@ -3,6 +3,7 @@
 import json
 import pathlib
 import resource
+import struct
 import zipfile
 import zlib
 
@@ -357,6 +358,68 @@ def h5_with(path: pathlib.Path, name: str, make) -> pathlib.Path:
         del file[name]
         make(file, name, values)
     return path
+
+
+@pytest.mark.parametrize("libver", ["earliest", "latest"])
+@pytest.mark.parametrize("num_others", [0, 20])  # many lie in a heap of their own
+@pytest.mark.parametrize("is_fixed", [False, True])
+def test_metadata_of_h5_lies_anywhere(tmp_path, libver, num_others, is_fixed):
+    path, columns = tmp_path / "e.h5", sample()
+    text = json.dumps({"model_hash": embedding_tables.MODEL_HASH})
+    with h5py.File(path, "w", libver=libver, track_order=True) as file:
+        for number in range(num_others):
+            file.attrs[f"other{number}"] = "metadata"
+        file.attrs["metadata"] = np.bytes_(text) if is_fixed else text
+        for name, value in columns.items():
+            is_text = name in ("path", "sha256")
+            file[name] = np.array(value, h5py.string_dtype()) if is_text else value
+    assert load_embeddings(path).model_hash == embedding_tables.MODEL_HASH
+
+
+@pytest.mark.parametrize("num_others", [0, 20])
+@pytest.mark.parametrize("length", [1 << 23, 3_100_000_000])
+def test_metadata_of_h5_that_states_gigabytes_is_not_read(
+    tmp_path, num_others, length, monkeypatch
+):
+    path, stated = tmp_path / "e.h5", struct.pack("<I", 1234)
+    columns = sample()
+    with h5py.File(path, "w") as file:
+        for name, value in columns.items():
+            is_text = name in ("path", "sha256")
+            file[name] = np.array(value, h5py.string_dtype()) if is_text else value
+        for number in range(num_others):
+            file.attrs[f"other{number}"] = "metadata"
+        file.attrs["metadata"] = "{}".ljust(1234)
+    content = path.read_bytes()
+    assert content.count(stated, content.index(b"metadata\0")) >= 1
+    name, rest = content[: (place := content.index(b"metadata\0"))], content[place:]
+    path.write_bytes(name + rest.replace(stated, struct.pack("<I", length), 1))
+    monkeypatch.setattr(h5py.AttributeManager, "get", None)  # is not asked
+    assert "metadata: not one short text" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.array(["{}"] * 1000, h5py.string_dtype()),
+        np.array(["{}"], h5py.string_dtype()),
+        np.bytes_(b"{}".ljust(1 << 23)),
+        np.float64(3),
+        h5py.Empty("S10"),
+        np.array([b"{}"]),
+    ],
+)
+def test_metadata_of_h5_that_is_not_one_short_text_is_not_read(
+    tmp_path, value, monkeypatch
+):
+    path = tmp_path / "e.h5"
+    with h5py.File(path, "w", libver="latest") as file:
+        for name, column in sample().items():
+            is_text = name in ("path", "sha256")
+            file[name] = np.array(column, h5py.string_dtype()) if is_text else column
+        file.attrs["metadata"] = value
+    monkeypatch.setattr(h5py.AttributeManager, "get", None)  # is not asked
+    assert "metadata: not one short text" in refusal(path)
 
 
 def external(file, name, values):

@@ -1,8 +1,11 @@
 """The search command: index, queries by path and content, other encoders refused."""
 
 import dataclasses
+import importlib.util
 import json
 import pathlib
+import subprocess
+import sys
 import types
 
 import numpy as np
@@ -11,6 +14,7 @@ import soundfile
 
 from cola_msa.collection import index as index_lib
 from cola_msa.collection.index import SearchError, build_index, load_index
+from cola_msa.collection.neighbours import NeighbourError
 from cola_msa.config.schema import FrontendConfig
 from cola_msa.system import files
 from cola_msa.system.errors import RunError
@@ -90,6 +94,79 @@ def test_other_files_are_no_index(tmp_path, make, message):
     path = tmp_path / "index.npz"
     make(path)
     with pytest.raises(ValueError, match=message):
+        load_index(path)
+
+
+_QUERY = """
+import pathlib, resource, sys
+from sklearn import neighbors
+from cola_msa.collection import index
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+
+before = peak()
+table = index.load_index(pathlib.Path(sys.argv[1]))
+(answer,) = index.query(table, ["track 7"], 5, sys.argv[2])
+assert "tensorflow" not in sys.modules
+print(peak() - before, answer["results"][0]["path"])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kB on Linux")
+@pytest.mark.parametrize("backend", ["sklearn", "faiss"])
+def test_a_query_holds_a_part_of_the_index(tmp_path, backend):
+    """Loading it whole takes five times its size: the values, in float64, as units."""
+    if backend == "faiss" and importlib.util.find_spec("faiss") is None:
+        pytest.skip("no FAISS: pip install 'cola_msa[search]'")
+    num_rows, dim = 40_000, 512
+    values = np.random.default_rng(0).standard_normal((num_rows, dim), np.float32)
+    values[31_000] = values[7] + 0.01
+    columns = {
+        "path": [f"track {row}" for row in range(num_rows)],
+        "sha256": ["0" * 64] * num_rows,
+        "start": np.zeros(num_rows),
+        "seconds": np.ones(num_rows),
+        "embedding": values,
+    }
+    path = embedding_tables.write(tmp_path / "e.npz", columns)
+    index_lib.build(str(path), str(tmp_path / "index.npz"), "cosine")
+    found = subprocess.run(
+        [sys.executable, "-c", _QUERY, tmp_path / "index.npz", backend],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    megabytes, best = found.stdout.split(maxsplit=1)
+    assert best.strip() == "track 31000"
+    assert int(megabytes) < 2 * values.nbytes >> 20
+
+
+def test_what_cannot_be_searched_is_said_before_anything_is_built(
+    index, tmp_path, monkeypatch
+):
+    """Neither a model nor an index of neighbours: both take long."""
+    monkeypatch.setattr(index_lib, "open_embedder", None)
+    monkeypatch.setattr(index_lib.neighbours, "Neighbours", None)
+    known, text = index.table.paths[0], tmp_path / "no.wav"
+    text.write_text("no sound")
+    with pytest.raises(SearchError, match=r"no\.wav: "):
+        index_lib.query(index, [known, str(text)], 3, model="runs/any")
+    with pytest.raises(SearchError, match="neither in the index nor a file"):
+        index_lib.query(index, [known, "nowhere.wav"], 3, model="runs/any")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(NeighbourError, match="needs FAISS"):
+        index_lib.query(index, [known, "nowhere.wav"], 3, "faiss")
+
+
+@pytest.mark.parametrize("name", ["embedding", "path"])
+def test_an_index_whose_bytes_changed_is_refused(index, tmp_path, name):
+    path = tmp_path / "index.npz"
+    content = bytearray(path.read_bytes())
+    place = content.find(f"{name}.npy".encode()) + 200
+    content[place] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(SearchError, match=f"CRC-32 for file '{name}.npy'.*again"):
         load_index(path)
 
 

@@ -112,6 +112,40 @@ def test_labels_find_tracks_by_path_end_and_stem(tmp_path):
     )
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("delimiter", [";", "\t", ","])
+def test_labels_of_another_machine_find_tracks_by_their_longest_end(
+    tmp_path, encoding, delimiter
+):
+    paths = ["m/a/1.ogg", "m/b/1.ogg", "m/a/2.ogg", "other/caf\u00e9.ogg", "m/c/9.ogg"]
+    rows = [
+        (r"C:\Music\a\1.ogg", "Rock"),
+        (r"d:/Music/b/1.ogg", "Folk"),
+        ("\\\\server\\share\\m\\a\\2.ogg", "Jazz"),
+        ("/Users/me/Music/cafe\u0301.ogg", "Pop"),
+        (r"C:\Music\x\1.ogg", "none: two tracks are called 1.ogg"),
+        (r"C:\Music\x\9.ogg", "none: two rows are called 9.ogg"),
+        (r"C:\Music\y\9.ogg", "none: two rows are called 9.ogg"),
+        (r"C:\Music\x\2.ogg", "none: another row has more of its path"),
+        (r"x\9.ogg", "none: not absolute"),
+    ]
+    lines = [f"sep={delimiter}", delimiter.join(["path", "genre"])]
+    lines += [delimiter.join([path, f'"{genre}"']) for path, genre in rows]
+    table = tmp_path / "labels.csv"
+    table.write_bytes("\r\n".join(lines).encode(encoding))
+    found = labels_lib.read_labels(table, paths)
+    (genre,) = found.schemes
+    expected = ["Rock", "Folk", "Jazz", "Pop", "no label"]
+    assert [genre.groups[g] for g in genre.of] == expected
+    assert found.remarks[0].startswith("rows that found a track: 4 of 9")
+    assert any("more than one track: 1 (" in line for line in found.remarks)
+    assert any(
+        "that other rows name, too, by its file's name: 3 (" in line
+        and line.endswith("lines 8, 9, 10)")
+        for line in found.remarks
+    )
+
+
 COMPOSED, DECOMPOSED = "caf\u00e9.ogg", "cafe\u0301.ogg"
 
 

@@ -10,6 +10,7 @@ from cola_msa.collection.neighbours import (
     NeighbourError,
     Neighbours,
     choose_backend,
+    find_in_blocks,
     unit_rows,
 )
 
@@ -155,6 +156,25 @@ def test_backends_agree_at_the_edges(metric, case):
     ]
     np.testing.assert_array_equal(results[0][0], results[1][0])
     np.testing.assert_array_equal(results[0][1], results[1][1])
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("case", list(edge_cases()))
+@pytest.mark.parametrize("block_rows", [1, 7, 100])
+def test_blocks_give_what_all_rows_give(backend, metric, case, block_rows):
+    values = edge_cases()[case].astype(np.float32)
+    values = np.concatenate([values, values[:20]])  # equal rows of different blocks
+    whole = Neighbours(values, metric, backend)
+    queries, skip = [values[3], values[70], np.ones(8), np.zeros(8)], [3, 70, -1, -1]
+    for count in (1, 5, 79, 200):
+        found = find_in_blocks(
+            values, queries, count, skip, metric, backend, block_rows * 64
+        )
+        for n, (rows, scores) in enumerate(found):
+            own = None if skip[n] < 0 else skip[n : n + 1]
+            expected = whole.find(queries[n], count, own)
+            np.testing.assert_array_equal(rows, expected[0][0])
+            np.testing.assert_array_equal(scores, expected[1][0])
 
 
 def test_silence_is_as_far_from_everything(backend):

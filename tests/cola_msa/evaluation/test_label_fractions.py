@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cola_msa.evaluation import label_fractions
-from cola_msa.system.errors import UsageError
+from cola_msa.system.errors import FileError, UsageError
 
 CLASS_COUNTS = (200, 100, 10, 1)
 
@@ -100,6 +100,23 @@ def make_result(fraction, clips, value, deviation):
         "seeds": [0, 1],
         "scores": {"accuracy": {**row, "deviation": deviation, "published": 0.5}},
     }
+
+
+@pytest.mark.parametrize("suffix", ["json", "md", "png"])
+def test_a_users_file_with_a_curves_name_stays(tmp_path, suffix):
+    path = tmp_path / f"label_curve.{suffix}"
+    path.write_text('{"mine": 1}')
+    with pytest.raises(FileError, match=f"holds 'label_curve.{suffix}', and is not"):
+        label_fractions.write_curve(
+            tmp_path, [make_result(0.1, 8, 0.2, None)], "clips: some"
+        )
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert path.read_text() == '{"mine": 1}'
+    path.unlink()
+    for _ in range(2):  # its own is written over
+        label_fractions.write_curve(
+            tmp_path, [make_result(0.1, 8, 0.2, None)], "clips: some"
+        )
 
 
 def test_the_curve_is_written(tmp_path):

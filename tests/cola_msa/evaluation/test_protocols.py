@@ -17,7 +17,7 @@ from cola_msa.evaluation.tasks import get_task
 from cola_msa.records.schema import manifest_hash
 from cola_msa.runs import directory, kept
 from cola_msa.runs import info as info_lib
-from cola_msa.system.errors import UsageError
+from cola_msa.system.errors import FileError, UsageError
 from cola_msa.values import arrays
 from tests.cola_msa.evaluation.probes.test_finetune import make_model
 from tests.cola_msa.evaluation.test_judge import (
@@ -307,6 +307,33 @@ def test_the_curve_command(run_dir, datasets):  # noqa: F811
     assert (small["label_fraction"], whole["label_fraction"]) == (0.25, 1.0)
     curve = folder / "fma-ridge-label_curve"
     assert {path.suffix for path in curve.iterdir()} == {".json", ".md", ".png"}
+
+
+def test_a_users_curve_is_seen_before_any_head_is_trained(
+    run_dir,  # noqa: F811
+    datasets,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+):
+    (tmp_path / "label_curve.md").write_text("mine")
+    asked = judge.Judgement(get_task("fma"), fractions=(0.25, 1.0))
+    monkeypatch.setattr(judge, "_judge_function", lambda *arguments: None)
+    with pytest.raises(FileError, match="holds 'label_curve.md', and is not"):
+        next(judge.judge_run(run_dir, datasets["fma"].data_dir, asked, tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["label_curve.md"]
+
+
+def test_a_users_file_with_a_tuned_models_name_stays(
+    run_dir,  # noqa: F811
+    datasets,  # noqa: F811
+    tmp_path,
+):
+    path = tmp_path / "tuned-seed-0.keras"
+    path.write_text("mine")
+    asked = judge.Judgement(get_task("fma"), mode="finetuned")
+    with pytest.raises(FileError, match="is not a fine-tuned model"):
+        next(judge.judge_run(run_dir, datasets["fma"].data_dir, asked, tmp_path))
+    assert path.read_text() == "mine"
 
 
 @pytest.mark.parametrize(

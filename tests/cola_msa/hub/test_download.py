@@ -1,5 +1,6 @@
 """Pretrained folders by URL and by name: cached, hashed, refused where they differ."""
 
+import base64
 import contextlib
 import functools
 import hashlib
@@ -12,6 +13,8 @@ import shutil
 import tarfile
 import threading
 import time
+import urllib.parse
+import urllib.request
 import zipfile
 
 import h5py
@@ -58,10 +61,17 @@ def cache(tmp_path, monkeypatch):
 
 class Handler(http.server.SimpleHTTPRequestHandler):
     requests = 0
+    logins: list = []
 
     def do_GET(self):
         type(self).requests += 1
         end = time.monotonic() + 60  # where the test fails
+        type(self).logins.append(self.headers.get("Authorization"))
+        if self.path.startswith("/to/"):
+            self.send_response(302)
+            self.send_header("Location", urllib.parse.unquote(self.path[4:]))
+            self.end_headers()
+            return
         if self.path.startswith("/slow/"):
             self.send_response(200)
             self.end_headers()
@@ -96,6 +106,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 @pytest.fixture
 def server(archives):
     Handler.requests = 0
+    Handler.logins.clear()
     handler = functools.partial(Handler, directory=str(archives))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as found:
         thread = threading.Thread(target=found.serve_forever)
@@ -312,6 +323,84 @@ def test_a_url_may_have_a_space(server, archives):
     assert cola_msa.open_model(f"{server}/a b.zip").kind == "pretrained"
     with pytest.raises(RunError, match="could not be fetched"):
         cola_msa.open_model("http://127.0.0.1:1/a b\n.zip")
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "ftp://127.0.0.1:1/tiny.zip",
+        "FTP://127.0.0.1:1/tiny.zip",
+        "file:///etc/passwd",
+        "data:text/plain,x",
+        "http://user:s3cret@127.0.0.1:1/tiny.zip",
+    ],
+)
+def test_a_server_sends_on_to_http_alone(server, cache, place):
+    with pytest.raises(RunError, match=r"could not be fetched \(.*(not fol|not all)"):
+        loading.resolve(f"{server}/to/{urllib.parse.quote(place, safe='')}")
+    assert Handler.requests == 1 and nothing_cached(cache)
+
+
+def test_a_server_may_send_on(server):
+    place = urllib.parse.quote(f"{server}/tiny.zip", safe="")
+    assert pretrained.is_pretrained(loading.resolve(f"{server}/to/{place}"))
+    assert Handler.requests == 2
+
+
+@pytest.mark.parametrize("place", ["http://host/a", "ftp://host/a", "file:///a"])
+def test_https_stays_https(place):
+    request = urllib.request.Request("https://host/a")
+    redirects = download._Redirects()
+    with pytest.raises(ValueError, match="from https:// to .*, which is not followed"):
+        redirects.redirect_request(request, None, 302, "", {}, place)
+    found = redirects.redirect_request(request, None, 302, "", {}, "https://host/b")
+    assert found.full_url == "https://host/b"
+
+
+def test_a_login_goes_to_its_own_host_alone(server):
+    with_login = server.replace("://", "://user:s3cr%40et@")
+    assert pretrained.is_pretrained(loading.resolve(f"{with_login}/tiny.zip"))
+    place = urllib.parse.quote(f"{server}/tiny.zip", safe="")
+    loading.resolve(f"{with_login}/to/{place}")
+    expected = "Basic " + base64.b64encode(b"user:s3cr@et").decode()
+    assert Handler.logins == [expected, expected, None]
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://user:s3cret@127.0.0.1:1/a.zip",
+        "http://user:s3c/ret@127.0.0.1:1/a.zip",
+        "http://user:s3c@ret@127.0.0.1:1/a.zip",
+        "http://s3cret@127.0.0.1:1/a.zip",
+        "http://user:s3cret@127.0.0.1:1/a.zip#sha256=x",
+        "ftp://user:s3cret@127.0.0.1:1/a.zip",
+        "s3://user:s3cret@127.0.0.1/a.zip",
+    ],
+)
+def test_no_message_has_the_password(cache, capsys, address):
+    with pytest.raises(RunError) as caught:
+        cola_msa.open_model(address)
+    told = str(caught.value) + "".join(capsys.readouterr())
+    assert "***@" in told
+    assert "s3c" not in told and "ret@" not in told
+
+
+def test_a_cached_download_that_rots_is_named(server, archives):
+    secret = server.replace("://", "://user:s3cret@")
+    url = f"{secret}/tiny.zip#sha256={sha256_of(archives / 'tiny.zip')}"
+    path = loading.resolve(url)
+    content = bytearray((path / pretrained.WEIGHTS_NAME).read_bytes())
+    content[len(content) // 2] ^= 1
+    (path / pretrained.WEIGHTS_NAME).write_bytes(content)
+    for open_it in (cola_msa.open_model, cola_msa.from_pretrained, loading.resolve):
+        with pytest.raises(RunError) as caught:
+            open_it(url)
+        told = str(caught.value)
+        assert f"remove the folder {path}, and the same command" in told
+        assert "damaged" in told and "s3cret" not in told and "\n" not in told
+    shutil.rmtree(path)
+    assert cola_msa.open_model(url).kind == "pretrained"
 
 
 def test_downloads_have_limits(server, cache, monkeypatch):

@@ -88,6 +88,12 @@ def test_any_bytes_are_a_table_or_one_line(content):
         (",path\n0,a\n", [["", "path"], ["0", "a"]]),
         ('path\na, b;c\td\n"e, ""f"""\n', [["path"], ["a, b;c\td"], ['e, "f"']]),
         ("path\ra\rb\r", [["path"], ["a"], ["b"]]),
+        ("sep=;\r\npath;n\r\na;1,5\r\n", [["path", "n"], ["a", "1,5"]]),
+        ("SEP=,\npath,n;m\na,b\n", [["path", "n;m"], ["a", "b"]]),
+        ('"sep=\t"\npath\tn\na\tb;c\n', [["path", "n"], ["a", "b;c"]]),
+        ("sep=|\n\npath|n\na|b, c\n", [["path", "n"], ["a", "b, c"]]),
+        ("sep=;\rpath\ra,b\r", [["path"], ["a,b"]]),
+        ("sep=,path\na,b\n", [["sep=", "path"], ["a", "b"]]),
     ],
 )
 def test_tables_of_many_programs(tmp_path, content, expected):
@@ -102,6 +108,9 @@ def test_tables_of_many_programs(tmp_path, content, expected):
         ("", "t.csv: it is empty"),
         (b"\xff\xfe", "t.csv: it is empty"),
         ("path,a,b,a\n1,2,3,4\n", "columns 2 and 4 are both called 'a'"),
+        ("sep=;\npath;a\n1\n", r"t.csv, line 3: .*\(line 3: 1 instead of 2\)"),
+        ('sep=;\n\npath;a\n1;"x"y\n', "line 4: text follows a closing quote"),
+        ("sep=;\n", "t.csv: it is empty"),
         ("path,a\n1\n", r"t.csv, line 2: .*\(line 2: 1 instead of 2\)"),
         ('path,a\n1,"2\n3"\n1,2,3\n4\n', r"lines 4, 5: .*\(line 4: 3 instead of 2\)"),
         ('path,a\n1,2\n3,"4\n5,6\n', "line 3: a quote is opened there and never"),

@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import traceback
 
 import pytest
 
@@ -124,6 +125,68 @@ def test_an_error_in_a_worker_is_one_line(raw, tmp_path, monkeypatch):
     assert not list(tmp_path.glob("*.tmp"))
     monkeypatch.setattr(clip, "load_clip", load)
     prepare(raw, tmp_path, 1, IN_MEMORY)
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("a defect"), KeyError("x")])
+def test_a_defect_in_a_worker_is_shown_whole(raw, tmp_path, monkeypatch, error):
+    """As one line it would look as if the user had made it."""
+
+    def fail(*arguments, **keywords):
+        raise error
+
+    monkeypatch.setattr(runner, "build", fail)
+    with pytest.raises(type(error)) as caught:
+        prepare(raw, tmp_path, 1, IN_MEMORY)
+    assert "in fail" in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_users_error_in_a_worker_is_one_line(raw, tmp_path, monkeypatch):
+    def fail(*arguments, **keywords):
+        raise jobs.PreparationError("the folder of weights is damaged: get it again")
+
+    monkeypatch.setattr(runner, "build", fail)
+    with pytest.raises(
+        jobs.PreparationError, match="failed: the folder of weights is damaged"
+    ) as caught:
+        prepare(raw, tmp_path, 1, IN_MEMORY)
+    assert "\n" not in str(caught.value) and "[while" not in str(caught.value)
+
+
+_QUOTED = """Error message from worker: Traceback (most recent call last):
+  File "apache_beam/runners/common.py", line 1498, in process
+  File "/a/data_prep/pipeline/beam.py", line 79, in build
+    runner.build(job, shard, _separator(job), lambda has_failed, seconds: None)
+{error} [while running 'Build']
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        ("TypeError: 'NoneType' object is not iterable", None),
+        ("ValueError: a defect", None),
+        ("data_prep.pipeline.beam.UserFailureError: no weights", "failed: no weights;"),
+    ],
+)
+def test_what_an_engine_quotes_of_its_workers(
+    raw, tmp_path, monkeypatch, beam, error, message
+):
+    def fail(self, *arguments, **keywords):
+        raise RuntimeError(_QUOTED.format(error=error))
+
+    monkeypatch.setattr(beam.Pipeline, "run", fail)
+    expected = RuntimeError if message is None else jobs.PreparationError
+    with pytest.raises(expected, match=message or "Traceback"):
+        prepare(raw, tmp_path, 1, IN_MEMORY)
+
+
+def test_an_engine_that_cannot_be_reached_is_one_line(raw, tmp_path, monkeypatch, beam):
+    def fail(self, *arguments, **keywords):
+        raise RuntimeError("grpc: nobody listens\nat localhost:8099")
+
+    monkeypatch.setattr(beam.Pipeline, "run", fail)
+    with pytest.raises(jobs.PreparationError, match="failed: grpc: nobody listens;"):
+        prepare(raw, tmp_path, 1, IN_MEMORY)
 
 
 def test_workers_that_write_elsewhere_are_noticed(raw, tmp_path, monkeypatch):

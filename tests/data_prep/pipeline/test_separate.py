@@ -69,6 +69,21 @@ def test_split_files_elsewhere(openunmix, weights_dir, tmp_path, capsys):
     assert "mtat has no split files" in one_line(capsys.readouterr().err)
 
 
+@pytest.mark.parametrize("content", ["my notes\n", '{"mine": 1}\n'])
+def test_a_users_file_with_the_failures_name_stays(
+    openunmix, weights_dir, tmp_path, capsys, content
+):
+    root, cache = trees.write_folder(tmp_path / "raw"), tmp_path / "cache"
+    cache.mkdir()
+    path = cache / "failures-folder.jsonl"
+    path.write_text(content)
+    assert run("folder", root, cache, weights_dir) in (1, 2)
+    assert "nothing is written over it" in one_line(capsys.readouterr().err)
+    assert path.read_text() == content and list(cache.iterdir()) == [path]
+    path.write_text('{"clip_id": "a", "path": "a.wav", "spl')  # of a killed process
+    assert run("folder", root, cache, weights_dir) == 0
+
+
 @pytest.mark.parametrize("what", ["gone", "unmounted"])
 def test_a_lost_disk_fails_no_clip(
     openunmix, weights_dir, tmp_path, monkeypatch, capsys, what

@@ -5,6 +5,7 @@ import shutil
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from cola_msa.system.errors import UsageError
 from data_prep.pipeline import cli, runner
 from data_prep.remote import addresses, inputs, places
 from tests.data_prep.datasets.test_datasets import (
@@ -248,3 +249,33 @@ def test_the_engine_is_asked_to_look_again(bucket, tmp_path):
             places=opened,
         )
     assert seen and all(seen)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "memory://user:s3cret@nowhere/x",
+        "http://user:s3cret@host/x",
+        "nosuch://user:s3c/ret@host/x",
+        "ftp://user:s3cret@127.0.0.1:1/x",
+    ],
+)
+def test_no_message_has_the_password(tmp_path, capsys, monkeypatch, address):
+    monkeypatch.setattr(addresses, "_PAUSE_SECONDS", 0.0)
+    assert execute("folder", address, tmp_path / "out") in (1, 2)
+    told = one_line(capsys.readouterr().err)
+    assert "***@" in told and "s3c" not in told and "ret@" not in told
+    with pytest.raises(UsageError) as caught:
+        addresses.check_local("data_dir", address)
+    assert "***@" in str(caught.value) and "s3c" not in str(caught.value)
+
+
+def test_no_file_has_the_password(bucket, tmp_path, capsys):
+    root = trees.write_folder(tmp_path / "raw")
+    (root / "bad.wav").write_text("no audio")
+    address = put(bucket, root, "user:s3cret@bucket/raw")
+    more = ("--max_failures=1", "--split_by=clip")
+    assert execute("folder", address, tmp_path / "out", *more) == 0
+    for path in (tmp_path / "out").rglob("*"):
+        assert not path.is_file() or b"s3cret" not in path.read_bytes()
+    assert "s3cret" not in "".join(capsys.readouterr())

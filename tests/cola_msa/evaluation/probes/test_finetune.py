@@ -4,7 +4,9 @@ import dataclasses
 import pathlib
 import subprocess
 import sys
+import zipfile
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from cola_msa.evaluation.probes import finetune, heads
 from cola_msa.evaluation.tasks import MULTICLASS, MULTILABEL
 from cola_msa.model.contrastive import ContrastiveModel
 from cola_msa.records import windows
+from cola_msa.system.errors import RunError
 from tests.cola_msa.evaluation.probes.test_features import write_data
 from tests.cola_msa.evaluation.probes.test_linear import (
     numpy_accuracy,
@@ -209,3 +212,75 @@ def test_saved_weights_are_read_in_a_fresh_process(tuned, data, tmp_path):
     assert result.returncode == 0, result.stderr[-3000:]
     count = model.model.layers[1].count_params()
     assert result.stdout.split() == ["64", str(count)]
+
+
+def rewritten(source: pathlib.Path, target: pathlib.Path, members: dict) -> None:
+    """A copy of a zip with some members replaced or added; None leaves one out."""
+    with zipfile.ZipFile(source) as old:
+        content = {name: old.read(name) for name in old.namelist()} | members
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as new:
+        for name, data in content.items():
+            if data is not None:
+                new.writestr(name, data)
+
+
+def h5_bytes(path: pathlib.Path, make) -> bytes:
+    with h5py.File(path, "w") as file:
+        make(file)
+    return path.read_bytes()
+
+
+def huge(file):  # a few kB
+    file.create_dataset("a/vars/0", (1 << 15, 1 << 15), "f4", compression=9)
+
+
+def linked(file):
+    file["a"] = h5py.ExternalLink("other.h5", "/a")
+
+
+def elsewhere(file):
+    where = [("/etc/passwd", 0, h5py.h5f.UNLIMITED)]
+    file.create_dataset("a/vars/0", (100,), "u1", external=where)
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"model.weights.h5": b"no HDF5"}, "damaged"),
+        ({"model.weights.h5": None}, "holds not just"),
+        ({"model.weights.h5": bytes((256 << 20) + 1)}, "has 268,435,457 bytes, too"),
+        ({"config.json": b" " * ((4 << 20) + 1)}, "has 4,194,305 bytes, too much"),
+        ({"config.json": b"{}"}, "damaged"),
+        ({"assets/other": bytes((64 << 20) + 1)}, "holds more than 67,108,864 bytes"),
+        ({f"assets/{n}": b"" for n in range(1001)}, "members"),
+        ({"../model.weights.h5": b""}, "a path that leads elsewhere"),
+        (huge, "do not lie in the file as they are"),
+        (linked, "is a link"),
+        (elsewhere, "do not lie in the file as they are"),
+    ],
+)
+def test_tuned_files_are_opened_within_bounds(
+    tuned, tmp_path, monkeypatch, members, message
+):
+    good, bad = tmp_path / "good.keras", tmp_path / "bad.keras"
+    finetune.save_tuned(tuned[0], good)
+    if callable(members):
+        members = {"model.weights.h5": h5_bytes(tmp_path / "w.h5", members)}
+    rewritten(good, bad, members)
+    assert bad.stat().st_size < 1 << 20
+    if members != {"config.json": b"{}"}:
+        monkeypatch.setattr(keras.saving, "load_model", None)  # is not asked
+    with pytest.raises(RunError, match=message) as caught:
+        finetune.load_tuned(bad)
+    assert str(caught.value).startswith(str(bad)) and "\n" not in str(caught.value)
+
+
+def test_a_tuned_file_that_is_cut_or_missing_is_named(tuned, tmp_path):
+    path = tmp_path / "a.keras"
+    finetune.save_tuned(tuned[0], path)
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(RunError, match="a.keras: "):
+        finetune.load_tuned(path)
+    path.unlink()
+    with pytest.raises(RunError, match="there is no such file"):
+        finetune.load_tuned(path)
