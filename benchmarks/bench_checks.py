@@ -19,6 +19,7 @@ from absl import flags
 from cola_msa.records.prepared import PreparedData
 from cola_msa.system import console
 from cola_msa.system.folders import CACHE_VARIABLE
+from cola_msa.values.numbers import define_float
 
 _TARGET_GIGABYTES = 24.0
 _CLIP_BYTES = 7 * 50_176 * (1 + 0.57 * 4)  # seven segments, and stems where active
@@ -37,7 +38,7 @@ def _start(data_dir: pathlib.Path) -> tuple[float, float]:
 
 def define_flags() -> None:
     """Defines the command's flags."""
-    flags.DEFINE_float("gigabytes", 6.0, "Records to write.", lower_bound=0.01)
+    define_float("gigabytes", 6.0, "Records to write.", 0.01, 100.0)
     flags.DEFINE_bool("quick", False, "50 MB.")
 
 

@@ -11,6 +11,7 @@ import tensorflow as tf
 from cola_msa.audio.frontend import log_mel
 from cola_msa.pairs import augment
 from tests.conftest import SHARED
+from tests.helpers.commands import run_script
 
 CUT = pathlib.Path(__file__).parents[2] / "data" / "mws_cut.npz"
 FRAMES, MELS = 98, 64
@@ -215,6 +216,21 @@ def test_extras_mask_some_values_and_keep_the_rest(name, package):
         else:  # one rectangle
             expected = row.any(0)[np.newaxis, :] & row.any(1)[:, np.newaxis]
         np.testing.assert_array_equal(row, expected)
+
+
+def test_extras_are_made_after_deterministic_operations_were_asked_for(tmp_path):
+    """As an evaluation does it, whose process may train afterwards."""
+    if importlib.util.find_spec("keras_cv") is None:
+        pytest.skip("keras_cv is not installed: pip install '.[augment]'")
+    run_script(
+        "import tensorflow as tf\n"
+        "tf.config.experimental.enable_op_determinism()\n"
+        "from cola_msa.pairs.augment import build_augmentation\n"
+        "windows = tf.ones([2, 98, 64, 1])\n"
+        "found = build_augmentation('cutout')(windows, tf.constant([1, 2]))\n"
+        "assert (found.numpy() == 0.0).any()\n",
+        cwd=tmp_path,
+    )
 
 
 FLOOR = np.log(1e-5)
