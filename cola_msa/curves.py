@@ -11,12 +11,18 @@ import matplotlib
 from absl import flags
 
 from cola_msa.evaluation.charts import try_to_draw
-from cola_msa.evaluation.curves import draw, probe_curve, retrieval_curve
+from cola_msa.evaluation.curves import (
+    CURVES_NAMES,
+    draw,
+    holds_curves,
+    probe_curve,
+    retrieval_curve,
+)
 from cola_msa.evaluation.tasks import get_task
 from cola_msa.records.prepared import PreparedData
 from cola_msa.runs import directory
 from cola_msa.runs.scalars import read_metrics
-from cola_msa.system import console
+from cola_msa.system import console, folders
 from cola_msa.system.errors import UsageError
 from cola_msa.values import arrays
 from cola_msa.values.paths import define_path
@@ -41,6 +47,7 @@ def main(options: flags.FlagValues) -> None:
     tasks = [(get_task(name), name, data_dir) for name, _, data_dir in given]
     run_dir = directory.choose_run(options.run_dir)
     run = directory.load_run(run_dir)
+    folders.check_names(run_dir, CURVES_NAMES, holds_curves, "a run with curves")
     config = directory.load_config(run_dir)
     data = PreparedData(
         options.data_dir or directory.own_data_dir(run_dir), config.frontend
@@ -56,13 +63,12 @@ def main(options: flags.FlagValues) -> None:
         f"{config.train.updates_per_step} updates a step, "
         f"data: {run['data'].get('dataset')}"
     )
-    arrays.write_json(
-        run_dir / "curves.json", {"retrieval": retrieval, "probes": probes}
-    )
-    chart = run_dir / "curves.png"
+    # The numbers first: they say whose the chart is.
+    numbers, chart = (run_dir / name for name in CURVES_NAMES)
+    arrays.write_json(numbers, {"retrieval": retrieval, "probes": probes})
     if try_to_draw(chart, lambda: draw(chart, rows, retrieval, probes, title)):
         print(chart)
-    print(run_dir / "curves.json")
+    print(numbers)
 
 
 if __name__ == "__main__":

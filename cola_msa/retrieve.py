@@ -9,10 +9,15 @@ import pathlib
 
 from absl import flags, logging
 
-from cola_msa.evaluation.baseline import compare_with_untrained, render
+from cola_msa.evaluation.baseline import (
+    compare_with_untrained,
+    holds_comparison,
+    render,
+)
 from cola_msa.records.prepared import PreparedData
 from cola_msa.runs import directory
-from cola_msa.system import console
+from cola_msa.system import console, folders
+from cola_msa.system.errors import UsageError
 from cola_msa.values import arrays
 from cola_msa.values.paths import define_path
 
@@ -28,18 +33,21 @@ def define_flags() -> None:
 def main(options: flags.FlagValues) -> None:
     """Runs the command."""
     step = directory.parse_step(options.checkpoint_step)
+    if not options.split:
+        raise UsageError("--split= names nothing")
     run_dir = directory.choose_run(options.run_dir)
     data_dir = options.data_dir
     if data_dir is None:
         data_dir = directory.own_data_dir(run_dir)
         logging.info("no --data_dir: the run's own, %s", data_dir)
     data = PreparedData(data_dir, directory.load_config(run_dir).frontend)
-    results = compare_with_untrained(run_dir, data, step, options.split)
     name = "retrieval" if step is None else f"retrieval-{step}"
-    output_dir = pathlib.Path(run_dir) / "eval" / name
-    arrays.write_json(output_dir / "results.json", results)
+    path = pathlib.Path(run_dir) / "eval" / name / "results.json"
+    folders.check_file(path, holds_comparison, "a result of retrieve")
+    results = compare_with_untrained(run_dir, data, step, options.split)
+    arrays.write_json(path, results)
     print(render(results))
-    print(f"  files: {output_dir}/results.json")
+    print(f"  files: {path}")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,11 @@ from cola_msa.system import console
 from cola_msa.system.errors import UsageError
 from cola_msa.values.paths import define_path
 
-ACTIONS = ("build", "query")
+# Each action's own flags.
+ACTIONS = {
+    "build": ("embeddings", "output", "metric"),
+    "query": ("index", "file", "model", "num_results", "backend", "json"),
+}
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
@@ -77,6 +81,10 @@ def main(options: flags.FlagValues, action: str = "") -> None:
             "say python -m cola_msa.search build or python -m cola_msa.search query, "
             f"not {action or 'nothing'}; see --help"
         )
+    for other, names in ACTIONS.items():
+        strange = [name for name in names if options[name].present]
+        if other != action and strange:
+            raise UsageError(f"--{strange[0]} is a flag of {other}, not of {action}")
     if action == "build":
         print(build(options.embeddings, options.output, options.metric))
         return

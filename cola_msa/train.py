@@ -82,9 +82,12 @@ def config_from_flags(values: flags.FlagValues = flags.FLAGS) -> Config:
     """The preset with every flag that was given."""
     preset = values.preset or ("default" if values.data_dir else "demo")
     config = get_preset(preset)
+    given = given_fields(TrainConfig, values)
     if values.strategy:
-        config = get_strategy(values.strategy).apply(config)
-    train = dataclasses.replace(config.train, **given_fields(TrainConfig, values))
+        strategy = get_strategy(values.strategy)
+        strategy.check_fields(given)
+        config = strategy.apply(config)
+    train = dataclasses.replace(config.train, **given)
     model = dataclasses.replace(config.model, **given_fields(ModelConfig, values))
     config = dataclasses.replace(config, model=model, train=train)
     check_config(config)

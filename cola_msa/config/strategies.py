@@ -28,7 +28,7 @@ from typing import Any
 
 from cola_msa.config.published import PUBLISHED
 from cola_msa.config.schema import Config, TrainConfig
-from cola_msa.system.errors import UserError
+from cola_msa.system.errors import UsageError, UserError
 
 SEPARATED, RANDOM, DEGRADED, NO_STEMS = "separated", "random", "degraded", "none"
 
@@ -88,6 +88,20 @@ class Strategy:
             strategy=self.name,
             train=train,
         )
+
+    def check_fields(self, given: dict[str, Any]) -> None:
+        """Refuses fields of TrainConfig that would make other pairs than these.
+
+        Raises:
+            UsageError: If one contradicts the strategy.
+        """
+        for name in ("source", "batches", "augment"):
+            own = getattr(self, name)
+            if given.get(name, own) != own:
+                raise UsageError(
+                    f"--{name}={given[name]} contradicts --strategy={self.name}, which "
+                    f"has {own}: leave one of them out"
+                )
 
     def check_data(self, manifest: dict[str, Any]) -> None:
         """Refuses data whose stems are not this strategy's.

@@ -32,6 +32,8 @@ from cola_msa.pairs.sampler import PairSampler
 from cola_msa.records.prepared import PreparedData
 from cola_msa.records.schema import DataError
 from cola_msa.runs import directory, kept, network
+from cola_msa.system.errors import FileError
+from cola_msa.values.reading import read_json
 
 _LABELS = {
     "trained": "trained",
@@ -199,6 +201,14 @@ def _difference(
         "interval": [low, high],
         "ratio": float(trained.mean() / max(against.mean(), 1e-12)),
     }
+
+
+def holds_comparison(path: pathlib.Path) -> bool:
+    """Whether a file is a comparison that was written before."""
+    try:
+        return {"trained", "untrained", "split"} <= set(read_json(path))
+    except FileError:
+        return False
 
 
 def render(results: dict[str, Any]) -> str:

@@ -21,11 +21,20 @@ from cola_msa.system.errors import FileError, UserError
 from cola_msa.values.chart_text import plain, wrapped
 from cola_msa.values.reading import read_json
 
+CURVES_NAMES = ("curves.json", "curves.png")
 _SCORE_NAMES = {"pr_auc": "PR-AUC", "accuracy": "WA"}
 
 
 class CurveError(UserError):
     """Curves that cannot be drawn; the message says why and what to do."""
+
+
+def holds_curves(run_dir: pathlib.Path) -> bool:
+    """Whether a run's curves were drawn before."""
+    try:
+        return {"retrieval", "probes"} <= set(read_json(run_dir / CURVES_NAMES[0]))
+    except FileError:
+        return False
 
 
 def retrieval_curve(

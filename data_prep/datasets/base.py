@@ -102,6 +102,17 @@ class IndexOptions(Checked):
     split_dir: str | None = None
 
 
+def check_stem_splits(splits: Iterable[str]) -> None:
+    """Refuses splits that no clip can be in, by UsageError."""
+    known = (*SPLITS, *(f"{split}_extra" for split in SPLITS))
+    for split in splits:
+        if split not in known:
+            raise UsageError(
+                f"--stem_splits: there is no split {split!r}; there are "
+                f"{', '.join(known)}"
+            )
+
+
 @dataclasses.dataclass(frozen=True)
 class Dataset:
     """One dataset module, as the commands and the contract test see it.

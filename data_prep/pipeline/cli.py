@@ -13,7 +13,13 @@ from cola_msa.system.errors import FileError, UsageError, hide_logins, of_flags
 from cola_msa.values.numbers import define_float, define_seed
 from cola_msa.values.paths import define_path
 from data_prep.datasets import multitrack
-from data_prep.datasets.base import Dataset, DatasetError, IndexOptions, check_shares
+from data_prep.datasets.base import (
+    Dataset,
+    DatasetError,
+    IndexOptions,
+    check_shares,
+    check_stem_splits,
+)
 from data_prep.pipeline.separate import check_stems_cache
 from data_prep.remote import addresses, places
 
@@ -160,6 +166,7 @@ def parse_options(dataset: Dataset, values: Any) -> IndexOptions:
         given["split_dir"] = places.relative(given["split_dir"], values.dataset_dir)
     if getattr(values, "stems_dir", None):
         given["stems_dir"] = places.relative(values.stems_dir, values.dataset_dir)
+    check_stem_splits(given.get("stem_splits", ()))
     with of_flags():
         options = IndexOptions(**given)
     check_shares(options.validation_share, options.test_share)

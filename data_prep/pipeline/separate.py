@@ -16,6 +16,7 @@ from data_prep.datasets.base import (
     DatasetError,
     Failure,
     IndexOptions,
+    check_stem_splits,
     text,
 )
 from data_prep.remote import addresses, places
@@ -29,6 +30,7 @@ def wanted_clips(
 ) -> list[Clip]:
     """The clips of the splits that get stems, each path once."""
     splits = tuple(values.stem_splits)
+    check_stem_splits(splits)
     split_dir = values.split_dir and places.relative(
         values.split_dir, values.dataset_dir
     )

@@ -189,7 +189,12 @@ PREPARE = "--dataset_dir=nowhere --output_dir=out"
         ("cola_msa.reproduce --table=1 --scale=smoke --mtat_dir=x", "--mtat_dir"),
         ("cola_msa.reproduce --table=1 --scale=smoke --tasks=jazz", "jazz"),
         ("cola_msa.retrieve --checkpoint_step=x", "--checkpoint_step"),
+        ("cola_msa.retrieve --split=", "--split"),
         ("cola_msa.search", "build"),
+        ("cola_msa.search build --embeddings=x --output=y.npz --json", "--json"),
+        ("cola_msa.search build --embeddings=x --output=y.npz --file=a", "--file"),
+        ("cola_msa.search query --index=x --file=a --output=o.json", "--output"),
+        ("cola_msa.search query --index=x --file=a --metric=cosine", "--metric"),
         ("cola_msa.search sideways", "sideways"),
         ("cola_msa.search build --embeddings=x", "--output"),
         ("cola_msa.search build --embeddings=x --output=y", "--output=y"),
@@ -197,6 +202,9 @@ PREPARE = "--dataset_dir=nowhere --output_dir=out"
         ("cola_msa.search query --index=x --file=", "--file"),
         ("cola_msa.train --batch_size=1", "--batch_size"),
         ("cola_msa.train --distribution=multi_worker", "--run_dir"),
+        ("cola_msa.train --strategy=msa_vocals --source=none", "--source=none"),
+        ("cola_msa.train --strategy=cola_mws --augment=none", "--augment=none"),
+        ("cola_msa.train --strategy=ablation1 --batches=any", "--batches"),
         ("data_prep.copy --data_dir=folder --output_dir=out", "--data_dir=folder"),
         ("data_prep.copy --data_dir=gs://a --output_dir=gs://b", "--output_dir=gs://b"),
         (f"data_prep.folder {PREPARE} --separator=random --stems_dir=x", "--separator"),
@@ -216,6 +224,7 @@ PREPARE = "--dataset_dir=nowhere --output_dir=out"
             "data_prep.folder --dataset_dir=nonsense://x --output_dir=out",
             "Protocol not known",
         ),
+        (f"data_prep.folder {PREPARE} --stem_splits=bogus", "bogus"),
         (f"data_prep.multitrack {PREPARE} --stem_names=vocals", "--stem_names"),
         (f"data_prep.multitrack {PREPARE} --stem_names=flute=a", "flute"),
         (f"data_prep.multitrack {PREPARE} --stem_names=bass=drums", "--stem_names"),
@@ -258,6 +267,7 @@ def test_a_wrong_command_line_is_2_whatever_the_disk_holds(run, command, named):
         "cola_msa.curves",
         "cola_msa.embed --input=nowhere --output=y.npz",
         "cola_msa.eval --task=fma --run_dir=nowhere --data_dir=nowhere",
+        "cola_msa.eval --task=fma --run_dir=nowhere",
         "cola_msa.eval --task=nowhere.py",
         "cola_msa.export --run_dir=nowhere --output_dir=out",
         "cola_msa.import_weights --checkpoint=nowhere --output_dir=out",
@@ -289,6 +299,7 @@ def test_what_is_not_on_the_disk_is_1(run, command):
     lines = [line for line in ended.err.splitlines() if line.startswith("error: ")]
     assert (ended.code, len(lines)) == (1, 1), ended.err
     assert "Traceback" not in ended.err
+    assert not list(pathlib.Path.cwd().iterdir())
 
 
 def process(*arguments: str) -> subprocess.CompletedProcess:

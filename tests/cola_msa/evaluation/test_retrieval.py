@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -181,3 +182,16 @@ def test_the_command_compares_trained_and_untrained(finished_run, prepared_dir):
     assert 0 <= results["no_learning"]["top1"] <= 1
     low, high = results["difference"]["mrr"]["interval"]
     assert low <= results["difference"]["mrr"]["difference"] <= high
+
+
+def test_a_file_of_the_users_is_not_written_over(finished_run, tmp_path):
+    run_dir = tmp_path / "run"
+    shutil.copytree(finished_run, run_dir)
+    shutil.rmtree(run_dir / "eval", ignore_errors=True)
+    path = run_dir / "eval" / "retrieval" / "results.json"
+    path.parent.mkdir(parents=True)
+    for content in ("MINE", '{"my": "notes"}', "[]"):
+        path.write_text(content)
+        ended = run_module("cola_msa.retrieve", f"--run_dir={run_dir}")
+        assert ended.returncode == 1 and str(path) in ended.stderr
+        assert path.read_text() == content
