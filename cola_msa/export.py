@@ -14,6 +14,7 @@ from absl import flags
 from cola_msa.hub.export import FORMATS, export_encoder
 from cola_msa.runs import directory
 from cola_msa.system import console
+from cola_msa.system.errors import UsageError
 from cola_msa.values.paths import define_path
 
 
@@ -33,6 +34,10 @@ def define_flags() -> None:
 def main(options: flags.FlagValues) -> None:
     """Runs the command."""
     step = directory.parse_step(options.checkpoint_step)
+    if options["licence"].present and options.format != "pretrained":
+        raise UsageError(
+            f"--licence is for --format=pretrained, not for {options.format}"
+        )
     run_dir = directory.choose_run(options.run_dir)
     metadata = export_encoder(
         run_dir, options.output_dir, step, options.format, options.licence

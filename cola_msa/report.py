@@ -21,6 +21,7 @@ from cola_msa.reproduction.report.page import (
 from cola_msa.reproduction.report.results import ReportError
 from cola_msa.reproduction.report.runs import Collection, collect, find_runs
 from cola_msa.system import console
+from cola_msa.system.errors import UsageError
 from cola_msa.values.paths import define_path
 
 
@@ -57,6 +58,9 @@ def main(options: flags.FlagValues, *words: str) -> None:
         UsageError: If a flag's value does not fit.
         ReportError: If a run does not.
     """
+    for name in ("runs", "tables", "figures", "data_dirs", "compare"):
+        if options[name].present and not options[name].value:
+            raise UsageError(f"--{name}= names nothing")
     paths = parse_sides(options.compare, words)
     tables = parse_numbers("tables", options.tables, commands.TABLES)
     figures = parse_numbers("figures", options.figures, commands.FIGURES)
