@@ -28,6 +28,8 @@ _ASF_TYPES = (
     bytes.fromhex("d03fb73c4a0c0348953dedf7b6228f0c"),  # time code index
 )
 _MAX_HEADER_BYTES = 1 << 24
+# 8 bit, one channel, A-law or mu-law.
+_VOC_LOG_MONO = (b"\x08\x01\x06\0", b"\x08\x01\x07\0")
 
 
 def _cut(what: str, promised: int, size: int) -> Findings:
@@ -165,19 +167,23 @@ def examine_caf(file: BinaryIO, size: int) -> Findings:
         if end > size:
             return _cut(f"chunk {name.decode()}", end, size)
         has_sound |= name == b"data"
-        position = end
+        file.seek(end)
+        is_padded = length % 2 and file.read(1) == b"\0"  # as libsndfile does
+        position = end + bool(is_padded)
     return Findings(end=position)
 
 
 def examine_voc(file: BinaryIO, size: int) -> Findings:
     """Creative Voice: blocks, of which the last is a single zero.
 
-    libsndfile takes all that follows the head of a block of type 9 for its samples.
+    libsndfile takes all that follows the head of a block of type 9 for its samples. In
+    mu-law and A-law of one channel it counts the last zero as one of them.
     """
     file.seek(20)
     first = position = int.from_bytes(file.read(2), "little")
     parts: list[Part] = []
     voc_head = wide_head = b""
+    may_have_ended = False
     while position < size:
         file.seek(position)
         head = file.read(4)
@@ -191,12 +197,17 @@ def examine_voc(file: BinaryIO, size: int) -> Findings:
             break
         end = position + 4 + length
         if end > size or len(head) < 4:
+            if may_have_ended:
+                break
             return _cut("last block", end, size)
+        may_have_ended = False
         if kind == 9:
             file.seek(0)
             voc_head = file.read(first)
             file.seek(position + 4)
             wide_head = file.read(12)
+            file.seek(end - 1)
+            may_have_ended = wide_head[4:8] in _VOC_LOG_MONO and not file.read(1)[0]
             parts.append(Part(voc_head, position, end))
         elif wide_head and kind == 2:
             one = b"\x09" + (length + 12).to_bytes(3, "little") + wide_head

@@ -34,6 +34,7 @@ _RIFF = (b"RIFF", b"RIFX", b"RF64")
 _W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
 _REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _HEAD_BYTES = 1 << 14
+_MAX_ZEROS_OF_MAGIC = 4  # that a container begins with
 # libsndfile's names of what is the same container here.
 _SAME = {"WAVEX": "WAV", "RF64": "WAV"}
 
@@ -93,9 +94,8 @@ def _examine_links(
         num_links += 1
         is_unbounded |= found.is_unbounded
         end = left if found.end is None else min(found.end, left)
-        following = skip_tags(view, end)
-        is_joined = end and following < left and guess(view, following) == name
-        if not is_joined and end < left:
+        following = _next_link(view, end, left, name) if end else None
+        if following is None and end < left:
             rest, last = skip_tags(view, end), content_end(view, left)
             if not is_zeros(view, rest, last):
                 end = left  # the decoder's to judge
@@ -105,7 +105,7 @@ def _examine_links(
             Part(part.head, part.start + position, part.end + position)
             for part in found.parts
         ] or [Part(b"", position, position + end)]
-        if not is_joined:
+        if following is None:
             break
         position += following
     if num_links == 1 and not found.parts:
@@ -116,6 +116,30 @@ def _examine_links(
     return dataclasses.replace(
         found, parts=tuple(parts), is_unbounded=is_unbounded, flac_md5=md5
     )
+
+
+def _next_link(file: BinaryIO, end: int, size: int, name: str) -> int | None:
+    """Where the next file of a kind begins, after tags or some zeros; None if not."""
+    start = skip_tags(file, end)
+    if start >= size or _begins(file, start, name):
+        return start if start < size else None
+    if name in frames.NAMES:  # zeros between frames are damage: the decoder tells
+        return None
+    file.seek(start)
+    data = file.read(WINDOW_BYTES)
+    first = start + len(data) - len(data.lstrip(b"\0"))
+    places = range(max(start, first - _MAX_ZEROS_OF_MAGIC), first + 1)
+    return next((place for place in places if _begins(file, place, name)), None)
+
+
+def _begins(file: BinaryIO, position: int, name: str) -> bool:
+    """Whether a file of a kind begins at a place after another one."""
+    if guess(file, position) == name:
+        return True
+    file.seek(0)
+    first = file.read(_HEAD_BYTES)
+    file.seek(position)
+    return plain.begins_again(name, first, file.read(_HEAD_BYTES))
 
 
 def guess(file: BinaryIO, start: int = 0) -> str:
@@ -281,9 +305,7 @@ def _examine_au(file: BinaryIO, size: int) -> Findings:
         file.seek(0)
         whole = file.read(8) + b"\xff\xff\xff\xff"
         return Findings(parts=(Part(whole, 12, size),), is_unbounded=True)
-    if length > size - start:
-        return cut_audio(length, size - start)
-    return Findings(end=start + length)
+    return plain.counted(start, length, size)
 
 
 def _ogg_checksum(page: bytes) -> int:
@@ -399,6 +421,8 @@ _MAGIC = (
     (b".RMF", "RM"),
     (b"NIST_1A\n", "NIST"),
     (b"2BIT", "AVR"),
+    (b"ALawSoundFile**\0", "WVE"),
+    (b"Extended Instrument: ", "XI"),
     (b"MATLAB 5.0 MAT-file", "MAT5"),
 )
 _CHECKS: dict[str, Callable[[BinaryIO, int], Findings]] = {
@@ -422,6 +446,8 @@ _CHECKS: dict[str, Callable[[BinaryIO, int], Findings]] = {
     "SVX": plain.examine_svx,
     "NIST": plain.examine_nist,
     "AVR": plain.examine_avr,
+    "WVE": plain.examine_wve,
+    "XI": plain.examine_xi,
     "MPC2K": plain.examine_mpc2k,
     "SDS": plain.examine_sds,
     "MAT4": plain.examine_mat4,

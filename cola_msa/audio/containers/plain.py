@@ -27,7 +27,13 @@ _NIST_CODINGS = {
 _MAT4_BYTES = (8, 4, 4, 2, 2, 1)
 _MAT5_MATRIX = 14
 _SDS_HEADER_BYTES, _SDS_PACKET_BYTES = 21, 127
+_XI_SAMPLE_AT, _XI_START = 298, 338
 _MAX_HEADER_BYTES = 1 << 16
+# What begins a file of these is too little to know one by, but not where one ended.
+_AGAIN = {
+    "MPC2K": re.compile(rb"\x01\x04.{19}[\x00\x01]", re.DOTALL),
+    "SDS": re.compile(rb"\xf0\x7e[\x00-\x7f]\x01"),
+}
 
 
 def counted(start: int, num_bytes: int, size: int, end: int | None = None) -> Findings:
@@ -47,6 +53,24 @@ def counted(start: int, num_bytes: int, size: int, end: int | None = None) -> Fi
     last = start + num_bytes
     parts = (Part(b"", 0, last),) if last < size else ()
     return Findings(parts=parts, end=max(last, end or 0))
+
+
+def begins_again(name: str, first: bytes, head: bytes) -> bool:
+    """Whether one more file begins after the end of one that has no mark to know it by.
+
+    Args:
+        name: The container.
+        first: What the file begins with.
+        head: What follows its end.
+
+    Returns:
+        bool; False for all containers but MAT4, MPC2K and SDS.
+    """
+    if name == "MAT4":  # no two matrices of one file have the same name
+        title = first[20:].partition(b"\0")[0]
+        is_matrix = head[:4] in (bytes(4), b"\0\0\3\xe8")
+        return bool(title) and is_matrix and head[20:].startswith(title + b"\0")
+    return name in _AGAIN and _AGAIN[name].match(head) is not None
 
 
 def examine_tagged(file: BinaryIO, size: int) -> Findings:
@@ -105,6 +129,27 @@ def examine_avr(file: BinaryIO, size: int) -> Findings:
     channels = 2 if head[12:14] == b"\xff\xff" else 1
     bits, count = head[15], int.from_bytes(head[26:30], "big")
     return counted(128, count * channels * bits // 8, size) if count else Findings()
+
+
+def examine_wve(file: BinaryIO, size: int) -> Findings:
+    """Psion: a header of 32 bytes, then A-law."""
+    head = file.read(32)
+    if len(head) < 32:
+        return Findings()
+    count = int.from_bytes(head[18:22], "big")
+    return counted(32, count, size) if count else Findings(is_unbounded=True)
+
+
+def examine_xi(file: BinaryIO, size: int) -> Findings:
+    """FastTracker's instrument of one sample; libsndfile writes no length of it."""
+    file.seek(_XI_SAMPLE_AT - 2)
+    head = file.read(6)
+    if len(head) < 6:
+        return Findings()
+    num_samples, num_bytes = struct.unpack("<HI", head)
+    if num_samples != 1 or not num_bytes:
+        return examine_tagged(file, size)
+    return counted(_XI_START, num_bytes, size)
 
 
 def examine_mpc2k(file: BinaryIO, size: int) -> Findings:

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+import soundfile
 
 from cola_msa.audio import decode as decode_lib
 from cola_msa.audio import errors
 from tests.cola_msa.audio import test_containers
+from tests.helpers import trees
 
 # Format, subtype, channels.
 COUNTED = [
@@ -15,6 +17,9 @@ COUNTED = [
     ("W64", "IMA_ADPCM", 1),
     ("RF64", "PCM_24", 2),
     ("AU", "ULAW", 1),
+    ("AU", "G721_32", 1),
+    ("AU", "G723_24", 1),
+    ("AU", "G723_40", 1),
     ("AIFF", "PCM_16", 2),
     ("CAF", "PCM_16", 2),
     ("CAF", "ALAC_16", 2),
@@ -29,10 +34,16 @@ COUNTED = [
     ("MAT5", "PCM_16", 1),
     ("MAT5", "FLOAT", 2),
     ("AVR", "PCM_16", 2),
+    ("WVE", "ALAW", 1),
     ("MPC2K", "PCM_16", 2),
     ("SDS", "PCM_16", 1),
 ]
-UNCOUNTED = [("IRCAM", "PCM_16", 2), ("PAF", "PCM_16", 1), ("PVF", "PCM_S8", 2)]
+UNCOUNTED = [
+    ("IRCAM", "PCM_16", 2),
+    ("PAF", "PCM_16", 1),
+    ("PVF", "PCM_S8", 2),
+    ("XI", "DPCM_16", 1),
+]
 TAGS = [
     test_containers.id3v1(),
     test_containers.ape(),
@@ -90,14 +101,110 @@ def test_what_is_cut_is_found(tmp_path, file_format, subtype, channels, tag):
         decode(path, content[:-400] + tag)
 
 
-@pytest.mark.parametrize("suffix", ["svx", "nist", "avr", "mat5"])
-def test_what_was_joined_is_read_whole(tmp_path, suffix):
-    path = tmp_path / f"a.{suffix}"
-    one, two = (
-        content_of(path, suffix.upper(), "PCM_16", 1, seconds) for seconds in (0.3, 0.5)
+# Of an odd number of samples, where bytes are what is odd then.
+JOINED = [
+    ("SVX", "PCM_16"),
+    ("NIST", "PCM_16"),
+    ("AVR", "PCM_16"),
+    ("MAT4", "PCM_16"),
+    ("MAT4", "DOUBLE"),
+    ("MAT5", "PCM_16"),
+    ("MPC2K", "PCM_16"),
+    ("SDS", "PCM_16"),
+    ("SDS", "PCM_24"),
+    ("WVE", "ALAW"),
+    ("CAF", "PCM_S8"),
+    ("CAF", "PCM_24"),
+    ("CAF", "ULAW"),
+    ("CAF", "ALAW"),
+    ("CAF", "ALAC_24"),
+    ("AU", "G721_32"),
+    ("VOC", "ULAW"),
+    ("WAV", "PCM_U8"),
+]
+
+
+@pytest.mark.parametrize(("file_format", "subtype"), JOINED)
+@pytest.mark.parametrize("between", [b"", bytes(1), bytes(5000), TAGS[0]])
+def test_what_was_joined_is_read_whole(tmp_path, file_format, subtype, between):
+    path = tmp_path / "a"
+    one, two, three = (
+        content_of(path, file_format, subtype, 1, number / test_containers.RATE)
+        for number in (12001, 12002, 12003)
     )
-    expected = np.concatenate([decode(path, one), decode(path, two)], 1)
-    np.testing.assert_array_equal(decode(path, one + two), expected)
+    expected = np.concatenate([decode(path, part) for part in (one, two, three)], 1)
+    content = between.join((one, two, three))
+    np.testing.assert_array_equal(decode(path, content), expected)
+    with pytest.raises(errors.TruncatedError):
+        decode(path, content[:-400])
+
+
+@pytest.mark.parametrize("file_format", ["MAT4", "MPC2K", "SDS"])
+def test_joined_files_of_other_rates_are_refused(tmp_path, file_format):
+    options = {"format": file_format, "subtype": "PCM_16", "channels": 1}
+    content = test_containers.write(tmp_path / "a", 0.3, **options)
+    other = test_containers.write(tmp_path / "b", 0.3, rate=16000, **options)
+    with pytest.raises(errors.UnreadableError, match="number 2 has 1 .*16000 Hz"):
+        decode(tmp_path / "c", content + other)
+
+
+def test_a_caf_with_a_title_after_odd_samples_is_joined(tmp_path):
+    path = tmp_path / "a.caf"
+    with soundfile.SoundFile(path, "w", 16000, 1, "PCM_24") as file:
+        file.write(trees.chirp(0.5001, 16000)[:8001])
+        file.title = "after the samples"
+    content = path.read_bytes()
+    assert content.rfind(b"info") > 3 * 8001
+    expected = decode(path, content)
+    assert expected.shape == (1, 8001)
+    found = decode(path, content + content)
+    np.testing.assert_array_equal(found, np.concatenate([expected, expected], 1))
+
+
+def test_a_matrix_after_the_sound_of_a_mat4_file_is_no_sound(tmp_path):
+    path = tmp_path / "a.mat"
+    content = content_of(path, "MAT4", "PCM_16", 1)
+    matrix = content[:20] + b"other_rate\0" + content[31:39]
+    expected = decode(path, content)
+    np.testing.assert_array_equal(decode(path, content + matrix), expected)
+
+
+@pytest.mark.parametrize("subtype", ["DPCM_8", "DPCM_16"])
+def test_an_xi_that_says_how_long_it_is_is_held_to_it(tmp_path, subtype):
+    path = tmp_path / "a.xi"
+    content = content_of(path, "XI", subtype, 1)
+    expected = decode(path, content)
+    length = (len(content) - 338).to_bytes(4, "little")
+    content = content[:298] + length + content[302:]
+    for trailer in (b"", *TRAILERS):
+        np.testing.assert_array_equal(decode(path, content + trailer), expected)
+    found = decode(path, content + content)
+    np.testing.assert_array_equal(found, np.concatenate([expected, expected], 1))
+    with pytest.raises(errors.TruncatedError):
+        decode(path, content[:-400])
+
+
+@pytest.mark.parametrize("subtype", ["ULAW", "ALAW"])
+@pytest.mark.parametrize("number", [12000, 12001])
+@pytest.mark.parametrize("trailer", [b"\1", b"\t", b"\2\2", b"\3" * 5, b"\7" * 2000])
+def test_what_follows_a_voc_is_no_block_that_is_cut(tmp_path, subtype, number, trailer):
+    """libsndfile counts the zero that ends the file as a sample of one channel."""
+    path = tmp_path / "a.voc"
+    seconds = number / test_containers.RATE
+    content = content_of(path, "VOC", subtype, 1, seconds)
+    expected = decode(path, content)
+    np.testing.assert_array_equal(decode(path, content + trailer), expected)
+
+
+def test_a_voc_that_is_cut_in_its_second_block_is_found(tmp_path):
+    content = content_of(tmp_path / "a.voc", "VOC", "ULAW", 1).removesuffix(b"\0")
+    length = int.from_bytes(content[27:30], "little") - 1
+    content = content[:27] + length.to_bytes(3, "little") + content[30:]
+    assert content[-1]  # a zero could be the file's end
+    more = content + voc_block(2, content[42:4042]) + b"\0"
+    assert decode(tmp_path / "b.voc", more).size
+    with pytest.raises(errors.TruncatedError):
+        decode(tmp_path / "b.voc", more[:-400])
 
 
 def test_chunks_after_the_samples_of_a_w64_are_no_sound(tmp_path):
