@@ -28,6 +28,7 @@ _ASF_TYPES = (
     bytes.fromhex("d03fb73c4a0c0348953dedf7b6228f0c"),  # time code index
 )
 _MAX_HEADER_BYTES = 1 << 24
+_VOC_LENGTHS = 1 << 24
 # 8 bit, one channel, A-law or mu-law.
 _VOC_LOG_MONO = (b"\x08\x01\x06\0", b"\x08\x01\x07\0")
 
@@ -196,6 +197,15 @@ def examine_voc(file: BinaryIO, size: int) -> Findings:
         if kind > 9:
             break
         end = position + 4 + length
+        # libsndfile writes the lowest 24 bits of a longer block's length.
+        is_wrapped = size - end > 1 and (size - end) % _VOC_LENGTHS in (0, 1)
+        if position == first and is_wrapped and kind == 9:  # which it reads to the end
+            return Findings()
+        if position == first and is_wrapped and kind == 1:
+            return Findings(
+                "damaged: it has more samples than its block's length can say: convert "
+                "it to WAV"
+            )
         if end > size or len(head) < 4:
             if may_have_ended:
                 break

@@ -172,6 +172,12 @@ def examine_sds(file: BinaryIO, size: int) -> Findings:
     count = head[10] | head[11] << 7 | head[12] << 14
     num_packets = -(-count * bytes_each // 120)
     total = num_packets * _SDS_PACKET_BYTES
+    file.seek(_SDS_HEADER_BYTES + total)
+    if re.match(rb"\xf0\x7e[\x00-\x7f]\x02", file.read(4)):  # one more packet
+        return Findings(
+            f"damaged: its header counts {count} samples, and more follow; SDS counts "
+            "up to 2097151: convert it to WAV"
+        )
     return counted(_SDS_HEADER_BYTES, total, size) if count else Findings()
 
 

@@ -196,6 +196,32 @@ def test_what_follows_a_voc_is_no_block_that_is_cut(tmp_path, subtype, number, t
     np.testing.assert_array_equal(decode(path, content + trailer), expected)
 
 
+@pytest.mark.parametrize("subtype", ["PCM_16", "ULAW"])
+def test_a_voc_of_more_than_its_length_can_say_is_read_whole(tmp_path, subtype):
+    path = tmp_path / "a.voc"
+    samples = np.full(17_000_000, 0.25, np.float32)
+    soundfile.write(path, samples, 48000, format="VOC", subtype=subtype)
+    with decode_lib.AudioReader(path) as reader:
+        found = sum(block.shape[1] for block in reader.blocks())
+    assert found - len(samples) in (0, 1)  # the zero at the end of mu-law
+
+
+def test_a_voc_whose_length_libsndfile_does_not_see_is_refused(tmp_path):
+    path = tmp_path / "a.voc"
+    samples = np.full(17_000_000, 0.25, np.float32)
+    soundfile.write(path, samples, 48000, format="VOC", subtype="PCM_U8")
+    with pytest.raises(errors.UnreadableError, match="more samples than its block"):
+        decode_lib.decode(path)
+
+
+def test_an_sds_of_more_than_it_can_count_is_refused(tmp_path):
+    path = tmp_path / "a.sds"
+    samples = np.full((1 << 21) + 5000, 0.25, np.float32)
+    soundfile.write(path, samples, 16000, format="SDS", subtype="PCM_16")
+    with pytest.raises(errors.UnreadableError, match="counts 5000 samples, and more"):
+        decode_lib.decode(path)
+
+
 def test_a_voc_that_is_cut_in_its_second_block_is_found(tmp_path):
     content = content_of(tmp_path / "a.voc", "VOC", "ULAW", 1).removesuffix(b"\0")
     length = int.from_bytes(content[27:30], "little") - 1
