@@ -58,7 +58,7 @@ def main(options: flags.FlagValues, *words: str) -> None:
         UsageError: If a flag's value does not fit.
         ReportError: If a run does not.
     """
-    for name in ("runs", "tables", "figures", "data_dirs", "compare"):
+    for name in ("runs", "data_dirs", "compare"):  # no tables is a choice
         if options[name].present and not options[name].value:
             raise UsageError(f"--{name}= names nothing")
     paths = parse_sides(options.compare, words)

@@ -181,7 +181,6 @@ PREPARE = "--dataset_dir=nowhere --output_dir=out"
         ("cola_msa.report --compare a", "--compare"),
         ("cola_msa.report a", "'a'"),
         ("cola_msa.report --tables=9", "--tables"),
-        ("cola_msa.report --tables=", "--tables"),
         ("cola_msa.report --compare=", "--compare"),
         ("cola_msa.export --output_dir=x --format=onnx --licence=MIT", "--licence"),
         ("cola_msa.reproduce", "--table"),
