@@ -64,12 +64,12 @@ def read_model(path: str | os.PathLike) -> keras.Model:
         if len(found) != 1 or names != set(_LIMITS):
             raise RunError(f"{path}: holds not just {', '.join(_LIMITS)}")
         plain = pathlib.Path(work) / "model.keras"
+        with zipfile.ZipFile(plain, "w") as archive:
+            for name in _LIMITS:
+                archive.write(found[0] / name, name)
         # Keras has no error of its own for files that are damaged.
         try:
             _check_weights(found[0] / _WEIGHTS)
-            with zipfile.ZipFile(plain, "w") as archive:
-                for name in _LIMITS:
-                    archive.write(found[0] / name, name)
             return keras.saving.load_model(plain, compile=False)
         except Exception as error:
             reason = " ".join(str(error).split())[:300]
