@@ -12,6 +12,7 @@ EMBED = ["pyarrow>=16"]
 SEARCH = ["faiss-cpu>=1.9"]
 FORMATS = ["onnx>=1.17", "onnxruntime>=1.20", "tf2onnx>=1.17"]
 BEAM = ["apache-beam>=2.77", "google-crc32c>=1.9"]
+SOUNDFONT = ["pyfluidsynth>=1.3.4"]
 DEV = [
     "hypothesis>=6.100",
     "selenium>=4.20",
@@ -64,9 +65,10 @@ setup(
         "embed": EMBED,
         "search": SEARCH,
         "formats": FORMATS,
+        "soundfont": SOUNDFONT,  # not in `all`: it needs a system library
         "umap": ["umap-learn>=0.5.7"],  # not in `all`: its Numba bounds NumPy
         "beam": BEAM,  # not in `all`: large, and for clusters only
-        "dev": DEV + BEAM,
+        "dev": DEV + BEAM + SOUNDFONT,
         "all": SEPARATION + AUGMENT + EMBED + SEARCH + FORMATS,
     },
     classifiers=[

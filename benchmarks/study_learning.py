@@ -41,6 +41,12 @@ _BASE = {
     "silence": "zeros",
 }
 _COSINE = {"similarity": "cosine", "temperature": 0.1}
+_SCALED = {
+    **_COSINE,
+    "input_normalization": "bands",
+    "input_clip": 3.0,
+    "band_channel": True,
+}
 # Each differs from the base in what it names.
 VARIANTS: dict[str, dict[str, object]] = {
     "base": {},
@@ -54,11 +60,21 @@ VARIANTS: dict[str, dict[str, object]] = {
     "clip_3": {**_COSINE, "input_clip": 3.0},
     "band_channel": {**_COSINE, "band_channel": True},
     "bands_clip_3": {**_COSINE, "input_normalization": "bands", "input_clip": 3.0},
-    "bands_clip_3_channel": {
-        **_COSINE,
-        "input_normalization": "bands",
-        "input_clip": 3.0,
-        "band_channel": True,
+    "bands_clip_3_channel": _SCALED,
+    "scaled_mean": {**_SCALED, "pooling": "mean"},
+    "scaled_T0.05": {**_SCALED, "temperature": 0.05},
+    "scaled_decay_2e-3": {**_SCALED, "rate_decay": "cosine", "learning_rate": 2e-3},
+    "scaled_averaged": {**_SCALED, "average_decay": 0.99},
+    "scaled_gain": {**_SCALED, "augment": "gain"},
+    "scaled_remix": {**_SCALED, "augment": "remix"},
+    "scaled_mws": {**_SCALED, "augment": "mws"},
+    "scaled_batch64": {**_SCALED, "batch_size": 64},
+    "scaled_batch128": {**_SCALED, "batch_size": 128},
+    "scaled_clip_span": {**_SCALED, "pair_span": "clip"},
+    "scaled_bilinear": {
+        **_SCALED,
+        "similarity": "bilinear",
+        "temperature": 0.2,
     },
     "cosine_decay": {**_COSINE, "rate_decay": "cosine"},
     "cosine_decay_2e-3": {**_COSINE, "rate_decay": "cosine", "learning_rate": 2e-3},
@@ -84,13 +100,15 @@ def train_variant(
     if (run_dir / directory.DONE_NAME).exists():
         return run_dir
     steps = 5
+    batch_size = VARIANTS[name].get("batch_size", _BASE["batch_size"])
     values = {
         **_BASE,
         **VARIANTS[name],
         "preset": "demo",
         "seed": seed,
         "steps": steps,
-        "updates_per_step": updates // steps,
+        # Larger batches are compared by pairs, too.
+        "updates_per_step": updates * _BASE["batch_size"] // batch_size // steps,
         "validate_every_steps": 0,
         "checkpoint_every_steps": steps,
         "keep_steps": steps,

@@ -127,6 +127,10 @@ class ModelConfig(Checked):
         band_channel: Give the network a second channel, which holds the band's place
             (-1.7 for the lowest, 1.7 for the highest): after its global pooling it
             cannot tell otherwise at which frequency something happens.
+        pooling: How the network's last map becomes an embedding: `max` over time and
+            frequency, as the paper has it, or `mean`.
+        embedding: What leaves the encoder: `raw`, its pooled output, or `unit`, see
+            `model.embedding`. The pretext task always sees the raw one.
         similarity: `bilinear` or `cosine`.
         temperature: Divides the similarities.
         kernel_init: `identity` or `normal`: the bilinear kernel's initial value.
@@ -154,6 +158,14 @@ class ModelConfig(Checked):
         0.0, "Bounds normalized log-mels, in deviations; 0: off.", 0.0, 1e3
     )
     band_channel: bool = setting(False, "A second channel with each band's place.")
+    pooling: str = setting(
+        "max", "Of the network's last map, to an embedding.", choices=("max", "mean")
+    )
+    embedding: str = setting(
+        "raw",
+        "What leaves the encoder; unit: standardized, every window of length 1.",
+        choices=("raw", "unit"),
+    )
     similarity: str = setting(
         "bilinear", "Similarity of projections.", choices=("bilinear", "cosine")
     )

@@ -575,10 +575,10 @@ def _judge_function(
     step, mode = asked.step, asked.mode
     if mode == "frozen":
         if info.encoder == "untrained":
-            encoder = untrained_model(run_dir, data, statistics).encoder
+            encoder = untrained_model(run_dir, data, statistics).embedder()
             key = untrained_key(run_dir, data, statistics)
         else:
-            encoder = kept.load_model(run_dir, step, statistics).encoder
+            encoder = kept.load_model(run_dir, step, statistics).embedder()
             key = kept.encoder_key(run_dir, step, statistics)
         return functools.partial(
             evaluate, encoder, key, cache_dir=run_dir / "embeddings", info=info

@@ -1,6 +1,7 @@
 """The pretext task's validation, which leaves the training's state as it is."""
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -87,10 +88,18 @@ class Validator:
                     windows = np.concatenate([windows, pair["positive"]])
                 yield tf.constant(windows, tf.float32)
 
-        return {
+        found = {
             "anchors": self._estimator.estimate(batches(False)),
             "pairs": self._estimator.estimate(batches(True)),
         }
+        if self.model.unit_embedding is not None:
+            for inputs, statistics in found.items():
+                with self._statistics_of(statistics):
+                    moments = self._estimator.embedding_moments(
+                        batches(inputs == "pairs")
+                    )
+                found[inputs] = dataclasses.replace(statistics, embedding=moments)
+        return found
 
     def validate(
         self,
@@ -147,6 +156,8 @@ class Validator:
             for layer in self.model.batch_norm_layers()
             for variable in (layer.moving_mean, layer.moving_variance)
         ]
+        if (unit := self.model.unit_embedding) is not None:
+            own += [(v, replicas.replica_values(v)) for v in unit.variables]
         statistics.assign_to(self.model)
         try:
             yield

@@ -191,7 +191,7 @@ def load_encoder(
     path = resolve(path)
     kind = find_kind(path)
     if kind == "run":
-        return kept_lib.load_model(path, step, statistics).encoder
+        return kept_lib.load_model(path, step, statistics).embedder()
     if kind == "export":
         raise RunError(
             f"{path}: an export is no Keras model; use cola_msa.open_model, or "
@@ -199,7 +199,7 @@ def load_encoder(
         )
     if step is not None:
         raise RunError(f"{path}: a pretrained folder has one step, without a number")
-    return pretrained.load_model(path, statistics).encoder
+    return pretrained.load_model(path, statistics).embedder()
 
 
 def _details(content: dict[str, Any], step: Any) -> dict[str, Any]:
@@ -218,7 +218,8 @@ def _of_model(
     read_pairs: Callable[[], BatchStatistics],
     **fields: Any,
 ) -> OpenedModel:
-    weights = model.encoder.weights
+    encoder = model.embedder()
+    weights = encoder.weights
     bad = [w.path for w in weights if not np.isfinite(np.asarray(w)).all()]
     if bad:
         raise RunError(
@@ -231,7 +232,7 @@ def _of_model(
         return projection_network(model, read_pairs())
 
     return OpenedModel(
-        encoder=model.encoder,
+        encoder=encoder,
         dim=int(model.encoder.output_shape[-1]),
         frontend=model.frontend,
         matcher=Matcher(make_projection, model.similarity, model.frontend.num_mels),

@@ -28,7 +28,7 @@ from cola_msa.config import checks
 from cola_msa.config.schema import STATISTICS, Config, from_dict, to_dict
 from cola_msa.hub.model_card import read_scores, render_card
 from cola_msa.model.contrastive import ContrastiveModel
-from cola_msa.model.statistics import BatchStatistics
+from cola_msa.model.statistics import BatchStatistics, embedding_shapes
 from cola_msa.runs import directory, network
 from cola_msa.runs import kept as kept_lib
 from cola_msa.runs.info import encoder_info
@@ -251,6 +251,8 @@ def _write_statistics(
                 group = file.create_group(f"{inputs}/{number:04d}")
                 group["mean"] = found.means[number]
                 group["variance"] = found.variances[number]
+            for name, value in found.embedding.items():
+                file[f"{inputs}/{kept_lib.EMBEDDING_NAME}/{name}"] = value
 
 
 def _read_weights(
@@ -352,13 +354,22 @@ def read_statistics(
             if not _is_plain(file, inputs) or len(file[inputs]) > _MAX_LAYERS:
                 raise RunError("missing, a link, or of too many layers")
             group = file[inputs]
-            means, variances = [], []
+            means, variances, embedding = [], [], {}
+            shapes = embedding_shapes(model)
             for name in sorted(group):
+                if name == kept_lib.EMBEDDING_NAME and shapes:
+                    if not _is_plain(group, name) or set(group[name]) != set(shapes):
+                        raise RunError(f"{inputs}/{name}: not its three arrays")
+                    embedding = {
+                        part: _read(group[name], part, shape, kind)
+                        for part, shape in shapes.items()
+                    }
+                    continue
                 if not _is_plain(group, name) or len(group[name]) != 2:
                     raise RunError(f"{inputs}/{name}: not a mean and a variance")
                 means.append(_read(group[name], "mean", None, kind))
                 variances.append(_read(group[name], "variance", None, kind))
-            found = BatchStatistics(tuple(means), tuple(variances))
+            found = BatchStatistics(tuple(means), tuple(variances), embedding)
         if not found.fits(model):
             raise RunError("they are another network's")
         return found

@@ -10,6 +10,7 @@ from cola_msa.config.schema import FrontendConfig, ModelConfig, from_dict, to_di
 # Importing `optimizers` registers it: a .keras file that was compiled with it reloads.
 from cola_msa.model import losses, optimizers  # noqa: F401
 from cola_msa.model.acceleration import dtype_policy
+from cola_msa.model.embedding import UnitEmbedding
 from cola_msa.model.encoder import (
     StochasticDepth,
     build_encoder,
@@ -44,6 +45,8 @@ class ContrastiveModel(keras.Model):
         encoder: keras.Model, [batch, frames, num_mels, 1] -> [batch, 1280].
         projector: keras.Model, [batch, 1280] -> [batch, 512].
         similarity: Layer, (anchors [B, 512], candidates [C, 512]) -> [B, C].
+        unit_embedding: Layer behind the encoder where embeddings leave it; None where
+            they are raw.
     """
 
     def __init__(
@@ -92,6 +95,16 @@ class ContrastiveModel(keras.Model):
         with dtype_policy(encoder_policy):
             self.encoder = build_encoder(
                 config, frontend, log_mel_mean, log_mel_std, seed, kernels
+            )
+        self.unit_embedding = None
+        if config.embedding == "unit":
+            self.unit_embedding = UnitEmbedding(name="unit_embedding")
+            self.unit_embedding.build(
+                [self.encoder.input_shape, self.encoder.output_shape]
+            )
+        elif config.embedding != "raw":
+            raise ValueError(
+                f"embedding must be 'raw' or 'unit', not {config.embedding!r}"
             )
         self.projector = build_projector(
             self.encoder.output_shape[-1], config.projection_dim, seed
@@ -143,6 +156,19 @@ class ContrastiveModel(keras.Model):
         return self.projector(
             self.encoder(windows, training=training), training=training
         )
+
+    def embedder(self) -> keras.Model:
+        """The encoder as users have it: what the configuration's `embedding` says.
+
+        Returns:
+            keras.Model, float32 [batch, frames, num_mels, 1] -> [batch, 1280], which
+            shares the weights; call it with training=False.
+        """
+        if self.unit_embedding is None:
+            return self.encoder
+        windows = self.encoder.inputs[0]
+        embedding = self.unit_embedding([windows, self.encoder.outputs[0]])
+        return keras.Model(windows, embedding, name=self.encoder.name)
 
     def project_pairs(
         self, batch: Batch, training: bool = False

@@ -1,4 +1,4 @@
-"""The encoder (EfficientNetB0, global max pooling) and the projection head.
+"""The encoder (EfficientNetB0, global pooling) and the projection head.
 
 The backbone is `keras.applications`' own graph. Some of its layers are replaced by
 ones that compute the same function: batch normalization by TensorFlow's fused operation
@@ -22,6 +22,7 @@ from cola_msa.system.keras_settings import check_loaded
 _EFFICIENTNET_DROP_RATE = 0.2  # what keras.applications builds into EfficientNetB0
 _PIXEL_SCALE = 255.0  # its Rescaling(1 / 255), which precedes its Normalization
 _BAND_RANGE = 1.7  # as deviations go: about that of evenly spread values
+_POOLINGS = {"max": "max", "mean": "avg"}  # as keras.applications calls them
 _collecting = threading.local()
 
 
@@ -223,10 +224,13 @@ def build_encoder(
         # Frames stay unknown, as in the authors' model: with a known length the
         # built-in graph pads its strided convolutions differently.
         backbone = keras.applications.EfficientNetB0(
-            include_top=False, weights=None, input_shape=input_shape, pooling="max"
+            include_top=False,
+            weights=None,
+            input_shape=input_shape,
+            pooling=_POOLINGS[config.pooling],
         )
     elif config.backbone == "tiny":
-        backbone = _tiny_backbone(input_shape)
+        backbone = _tiny_backbone(input_shape, config.pooling)
     else:
         raise ValueError(
             f"backbone must be 'efficientnetb0' or 'tiny', not {config.backbone!r}"
@@ -322,7 +326,7 @@ def set_input_normalization(
     layer.finalize_state()
 
 
-def _tiny_backbone(input_shape: tuple) -> keras.Model:
+def _tiny_backbone(input_shape: tuple, pooling: str) -> keras.Model:
     """A few layers of the same kinds as EfficientNet's, for tests."""
     inputs = keras.Input(input_shape)
     hidden = keras.layers.Rescaling(1.0 / _PIXEL_SCALE)(inputs)
@@ -339,7 +343,10 @@ def _tiny_backbone(input_shape: tuple) -> keras.Model:
         _EFFICIENTNET_DROP_RATE, noise_shape=(None, 1, 1, 1), name="branch_drop"
     )(branch)
     hidden = keras.layers.Add(name="add")([hidden, branch])
-    hidden = keras.layers.GlobalMaxPooling2D(name="max_pool")(hidden)
+    if pooling == "max":
+        hidden = keras.layers.GlobalMaxPooling2D(name="max_pool")(hidden)
+    else:
+        hidden = keras.layers.GlobalAveragePooling2D(name="mean_pool")(hidden)
     return keras.Model(inputs, hidden, name="tiny")
 
 

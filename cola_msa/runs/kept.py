@@ -21,15 +21,19 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from cola_msa.config.schema import ModelConfig
 from cola_msa.model import replicas
 from cola_msa.model.contrastive import ContrastiveModel
-from cola_msa.model.statistics import BatchStatistics
+from cola_msa.model.statistics import BatchStatistics, embedding_shapes
 from cola_msa.runs import network
 from cola_msa.runs.directory import DONE_NAME, NAMED_STEPS, load_config, load_run
 from cola_msa.system.errors import RunError
 from cola_msa.values.arrays import parse_state, read_arrays, write_arrays
 from cola_msa.values.reading import read_json
 
+EMBEDDING_NAME = "unit_embedding"  # of the moments among a checkpoint's statistics
+# Of the network's function, but not to be seen in its weights.
+_WEIGHTLESS_FIELDS = ("input_clip", "pooling")
 _KEPT_NAME = re.compile(r"step-([0-9]{8,12})\.npz")
 
 
@@ -108,6 +112,8 @@ def save_kept(
         ):
             arrays[f"statistics/{inputs}/{number:04d}/mean"] = mean
             arrays[f"statistics/{inputs}/{number:04d}/variance"] = variance
+        for part, value in found.embedding.items():
+            arrays[f"statistics/{inputs}/{EMBEDDING_NAME}/{part}"] = value
     path = pathlib.Path(run_dir) / "kept" / f"{name or f'step-{step:08d}'}.npz"
     write_arrays(path, arrays, {"step": step})
     return path
@@ -207,6 +213,10 @@ def read_statistics(
         found = BatchStatistics(
             tuple(arrays[f"{prefix}/{n:04d}/mean"] for n in layers),
             tuple(arrays[f"{prefix}/{n:04d}/variance"] for n in layers),
+            {
+                name: arrays[f"{prefix}/{EMBEDDING_NAME}/{name}"]
+                for name in embedding_shapes(model)
+            },
         )
     except KeyError as error:
         raise RunError(f"{path}: no batch-norm statistics {prefix}") from error
@@ -252,8 +262,13 @@ def encoder_key(
     statistics: str | None = None,
 ) -> str:
     """16 hexadecimal digits that stand for what `load_model`'s encoder computes."""
-    inputs = statistics or load_config(run_dir).train.statistics_inputs
+    config = load_config(run_dir)
+    inputs = statistics or config.train.statistics_inputs
     digest = hashlib.sha256()
+    for name in _WEIGHTLESS_FIELDS:
+        value = getattr(config.model, name)
+        if value != getattr(ModelConfig, name):
+            digest.update(f"{name}={value}".encode())
     arrays = read_arrays(kept_path(run_dir, step))
     for name in sorted(arrays):
         if name.startswith(("model/", f"statistics/{inputs}/")):

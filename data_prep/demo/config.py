@@ -14,6 +14,7 @@ TRACK_SAMPLE_RATE_HZ = 22050
 NOTE_SECONDS = 4.0
 _MAX_COUNT = 1_000_000
 SPLITS = ("train", "valid", "test")
+TREES = ("mtat", "nsynth", "fma")
 # MagnaTagATune's split by folder.
 SPLIT_FOLDERS = {"train": "0123456789ab", "valid": "c", "test": "def"}
 
@@ -31,6 +32,10 @@ class DemoConfig(Checked):
         track_seconds: length of a track.
         num_notes_per_family: notes a family of the NSynth tree.
         untagged_share: share of clips that nobody annotated.
+        trees: which are written.
+        soundfont: SHA-256 of the sound font that plays the songs and notes; empty
+            where they are synthesised.
+        sampled_share: share of parts that it plays; the others are synthesised.
     """
 
     seed: int = within(0, 0, MAX_SEED)
@@ -41,6 +46,20 @@ class DemoConfig(Checked):
     track_seconds: float = within(30.0, 0.01, 86400.0)
     num_notes_per_family: tuple[int, int, int] = within((40, 10, 10), 0, _MAX_COUNT)
     untagged_share: float = within(0.04, 0.0, 1.0)
+    trees: tuple[str, ...] = TREES
+    soundfont: str = ""
+    sampled_share: float = within(1.0, 0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be meant, by ConfigError."""
+        super().__post_init__()
+        unknown = sorted(set(self.trees) - set(TREES))
+        if unknown or not self.trees:
+            raise ConfigError(
+                f"trees are some of {', '.join(TREES)}, not {', '.join(unknown)}"
+                if unknown
+                else f"no tree is named; there are {', '.join(TREES)}"
+            )
 
     def scaled(self, scale: float) -> DemoConfig:
         """Multiplies all counts.

@@ -8,7 +8,7 @@ import numpy as np
 import scipy.signal
 
 from data_prep.demo.composition import compose, harmony
-from data_prep.demo.synthesis import drums, notes, voice
+from data_prep.demo.synthesis import drums, notes, soundfont, voice
 from data_prep.demo.synthesis.patch import add_at
 
 # Mean absolute value that a source has where it plays, before song loudness. The
@@ -17,6 +17,7 @@ SOURCE_LEVELS = {"vocals": 0.055, "drums": 0.045, "bass": 0.06, "other": 0.06}
 MIN_ACTIVE_LEVEL = 0.026
 MAX_MIXTURE_PEAK = 0.93
 BLOCK_SECONDS = 0.5
+DRUM_SECONDS = 0.2  # how long a sampled drum's key is held
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +59,18 @@ def active_level(waveform: np.ndarray, sample_rate_hz: int) -> float:
 
 
 def _render_part(
-    part: harmony.Part, num_samples: int, rate_hz: int, rng: np.random.Generator
+    part: harmony.Part,
+    num_samples: int,
+    rate_hz: int,
+    rng: np.random.Generator,
+    font: str | None,
 ) -> np.ndarray:
+    if font and part.patch.sampled:
+        strikes = [
+            (n.start_seconds, n.duration_seconds, n.midi, n.velocity)
+            for n in part.notes
+        ]
+        return soundfont.play(font, part.patch.sampled, strikes, num_samples, rate_hz)
     output = np.zeros(num_samples, np.float32)
     rendered: dict[tuple[int, int, int], np.ndarray] = {}
     for note in part.notes:
@@ -78,6 +89,38 @@ def _render_part(
         peak = max(float(np.abs(output).max()), 1e-6)
         output = np.tanh(output * (0.5 * part.patch.drive / peak))
     return output
+
+
+def _render_voice(
+    song: compose.Song,
+    num_samples: int,
+    rate_hz: int,
+    rng: np.random.Generator,
+    font: str | None,
+) -> np.ndarray:
+    if font and song.sampled_choir:
+        strikes = [
+            (n.start_seconds, n.duration_seconds, round(n.midi), n.velocity)
+            for n in song.sung
+        ]
+        return soundfont.play(font, song.sampled_choir, strikes, num_samples, rate_hz)
+    return voice.sing(list(song.sung), song.singer, num_samples, rate_hz, rng)
+
+
+def _render_drums(
+    song: compose.Song,
+    num_samples: int,
+    rate_hz: int,
+    rng: np.random.Generator,
+    font: str | None,
+) -> np.ndarray:
+    if font and song.sampled_kit:
+        strikes = [
+            (h.start_seconds, DRUM_SECONDS, soundfont.DRUM_KEYS[h.drum], h.velocity)
+            for h in song.hits
+        ]
+        return soundfont.play(font, song.sampled_kit, strikes, num_samples, rate_hz)
+    return drums.render_drums(list(song.hits), song.kit, num_samples, rate_hz, rng)
 
 
 def _room(song: compose.Song, rate_hz: int, rng: np.random.Generator) -> np.ndarray:
@@ -123,6 +166,7 @@ def render_song(
     num_samples: int,
     sample_rate_hz: int,
     rng: np.random.Generator,
+    font: str | None = None,
 ) -> RenderedSong:
     """Renders a song.
 
@@ -131,24 +175,22 @@ def render_song(
         num_samples: length of the result.
         sample_rate_hz: of the result.
         rng: for noise in instruments and room.
+        font: file of the sound font that plays what has a sampled tone; see
+            `programs.choose_programs`.
 
     Returns:
         Stems and parts.
     """
     raw = {source: np.zeros(num_samples, np.float32) for source in compose.SOURCES}
     if song.sung:
-        raw["vocals"] = voice.sing(
-            list(song.sung), song.singer, num_samples, sample_rate_hz, rng
-        )
+        raw["vocals"] = _render_voice(song, num_samples, sample_rate_hz, rng, font)
     if song.hits:
-        raw["drums"] = drums.render_drums(
-            list(song.hits), song.kit, num_samples, sample_rate_hz, rng
-        )
+        raw["drums"] = _render_drums(song, num_samples, sample_rate_hz, rng, font)
     buses = []
     for source, part in [("bass", song.bass), *(("other", p) for p in song.other)]:
         if part is None or not part.notes:
             continue
-        bus = _render_part(part, num_samples, sample_rate_hz, rng)
+        bus = _render_part(part, num_samples, sample_rate_hz, rng, font)
         level = active_level(bus, sample_rate_hz)
         if level:
             bus *= part.level / level

@@ -23,6 +23,7 @@ from data_prep.demo.composition.harmony import (
     melodic_line,
 )
 from data_prep.demo.synthesis import drums, instruments, voice
+from data_prep.demo.synthesis.patch import SampledTone
 
 SOURCES = ("vocals", "drums", "bass", "other")
 SECTION_SECONDS = (4.0, 10.0)
@@ -50,6 +51,8 @@ class Song:
         reverb_level: wet level.
         loudness: level of the song, about 0.4 to 1.4.
         balance: level of each source relative to its usual one.
+        sampled_kit: plays the strokes in place of `kit`.
+        sampled_choir: sings in place of `singer`.
     """
 
     style: styles.Style
@@ -68,6 +71,8 @@ class Song:
     reverb_level: float
     loudness: float
     balance: dict[str, float]
+    sampled_kit: SampledTone | None = None
+    sampled_choir: SampledTone | None = None
 
 
 def _draw_sections(

@@ -8,6 +8,21 @@ import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
+class SampledTone:
+    """An instrument of a sound font.
+
+    Attributes:
+        bank: its bank; 128 holds drum kits.
+        program: its number there, from 0.
+        peaks: how it is equalised, as (centre in Hz, decibels).
+    """
+
+    bank: int
+    program: int
+    peaks: tuple[tuple[float, float], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class Patch:
     """One instrument's timbre; drawn once a song, or once an NSynth instrument.
 
@@ -41,6 +56,7 @@ class Patch:
         fm_index: modulation index at the onset, in radians.
         fm_decay_seconds: time constant of the index.
         modes: partials as (frequency ratio, level, decay relative to the first).
+        sampled: plays in place of all of these, where a sound font is given.
     """
 
     name: str
@@ -71,6 +87,7 @@ class Patch:
     fm_index: float = 0.0
     fm_decay_seconds: float = 0.5
     modes: tuple[tuple[float, float, float], ...] = ()
+    sampled: SampledTone | None = None
 
 
 def add_at(output: np.ndarray, start: int, tone: np.ndarray) -> None:

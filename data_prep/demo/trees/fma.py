@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.demo import jobs, render
-from data_prep.demo.composition import compose, styles
+from data_prep.demo.composition import compose, programs, styles
 from data_prep.demo.config import SPLITS, TRACK_SAMPLE_RATE_HZ, DemoConfig
 
 STREAM = 3
@@ -70,7 +70,10 @@ def _pan(rendered: render.RenderedSong, rng: np.random.Generator) -> np.ndarray:
 
 
 def write_track(
-    output_dir: pathlib.Path, config: DemoConfig, job: jobs.Job
+    output_dir: pathlib.Path,
+    config: DemoConfig,
+    job: jobs.Job,
+    font: str | None = None,
 ) -> dict[str, Any]:
     """Composes, renders and writes one track.
 
@@ -78,6 +81,7 @@ def write_track(
         output_dir: root of all trees.
         config: the music's options.
         job: the track.
+        font: the sound font's file, if samples play it.
 
     Returns:
         Its row: id and what describes it.
@@ -86,7 +90,9 @@ def write_track(
     style = styles.STYLES[job.label]
     num_samples = round(config.track_seconds * TRACK_SAMPLE_RATE_HZ)
     song = compose.compose_song(style, config.track_seconds, rng)
-    rendered = render.render_song(song, num_samples, TRACK_SAMPLE_RATE_HZ, rng)
+    if font:
+        song = programs.choose_programs(song, config.sampled_share, rng)
+    rendered = render.render_song(song, num_samples, TRACK_SAMPLE_RATE_HZ, rng, font)
     track_id = FIRST_TRACK_ID + TRACK_ID_STEP * job.index
     path = track_path(output_dir, track_id)
     # Old records are mono, in every genre and split alike.

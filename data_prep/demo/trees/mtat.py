@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.demo import jobs, render
-from data_prep.demo.composition import compose, styles
+from data_prep.demo.composition import compose, programs, styles
 from data_prep.demo.config import SAMPLE_RATE_HZ, SPLIT_FOLDERS, SPLITS, DemoConfig
 
 STREAM = 1
@@ -101,7 +101,10 @@ def tag_clip(
 
 
 def write_song(
-    output_dir: pathlib.Path, config: DemoConfig, job: jobs.Job
+    output_dir: pathlib.Path,
+    config: DemoConfig,
+    job: jobs.Job,
+    font: str | None = None,
 ) -> list[dict[str, Any]]:
     """Composes, renders and writes one song.
 
@@ -109,6 +112,7 @@ def write_song(
         output_dir: root of all trees.
         config: the music's options.
         job: the song.
+        font: the sound font's file, if samples play it.
 
     Returns:
         A row for each clip: relative path, tags, title, start and end in seconds.
@@ -118,7 +122,9 @@ def write_song(
     clip_samples = round(config.clip_seconds * SAMPLE_RATE_HZ)
     num_samples = config.clips_per_song * clip_samples
     song = compose.compose_song(style, num_samples / SAMPLE_RATE_HZ, rng)
-    rendered = render.render_song(song, num_samples, SAMPLE_RATE_HZ, rng)
+    if font:
+        song = programs.choose_programs(song, config.sampled_share, rng)
+    rendered = render.render_song(song, num_samples, SAMPLE_RATE_HZ, rng, font)
     folders = SPLIT_FOLDERS[job.split]
     folder = folders[job.index_in_split % len(folders)]
     title = f"{style.name}-{job.index:04d}"

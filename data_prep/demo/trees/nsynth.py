@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from data_prep.demo import jobs
+from data_prep.demo.composition import programs
 from data_prep.demo.config import NOTE_SECONDS, SAMPLE_RATE_HZ, SPLITS, DemoConfig
-from data_prep.demo.synthesis import instruments, notes, voice
+from data_prep.demo.synthesis import instruments, notes, soundfont, voice
 from data_prep.demo.synthesis.patch import Patch
 
 STREAM = 2
@@ -114,7 +115,10 @@ def draw_instrument(
 
 
 def write_instrument(
-    output_dir: pathlib.Path, config: DemoConfig, job: jobs.Job
+    output_dir: pathlib.Path,
+    config: DemoConfig,
+    job: jobs.Job,
+    font: str | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Draws an instrument and writes its notes.
 
@@ -122,6 +126,7 @@ def write_instrument(
         output_dir: root of all trees.
         config: the music's options.
         job: the instrument.
+        font: the sound font's file, if samples play it.
 
     Returns:
         note name -> NSynth's fields, all but the running number `note`.
@@ -141,12 +146,22 @@ def write_instrument(
     num_notes = _share(total, num_instruments, job.index_in_split)
     num_pitches = high_midi - low_midi + 1
     chosen = rng.choice(num_pitches * len(VELOCITIES), num_notes, replace=False)
+    sampled = None
+    if font:
+        sampled = programs.draw_family_tone(
+            family, split_index, job.index_in_split, rng
+        )
     entries: dict[str, dict[str, Any]] = {}
     for choice in sorted(int(value) for value in chosen):
         pitch = low_midi + choice // len(VELOCITIES)
         velocity = VELOCITIES[choice % len(VELOCITIES)]
         loudness = 0.2 + 0.7 * velocity / 127.0
-        if patch:
+        if font and sampled:
+            strike = (0.0, HELD_SECONDS, pitch, max(velocity / 127.0, 1 / 127.0))
+            num_samples = int(NOTE_SECONDS * SAMPLE_RATE_HZ)
+            tone = soundfont.play(font, sampled, [strike], num_samples, SAMPLE_RATE_HZ)
+            tone = tone * (loudness / max(float(np.abs(tone).max()), 1e-6))
+        elif patch:
             tone = notes.render_note(
                 patch, pitch, HELD_SECONDS, loudness, SAMPLE_RATE_HZ, rng
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -11,13 +12,14 @@ from collections.abc import Callable
 from typing import Any
 
 from cola_msa.system.errors import FileError, UserError
-from cola_msa.system.files import remove_abandoned
+from cola_msa.system.files import file_sha256, remove_abandoned
 from cola_msa.system.folders import check_names
 from cola_msa.system.locks import Lock
 from cola_msa.system.processes import worker_pool
 from cola_msa.values.reading import read_json
 from data_prep.demo import jobs
 from data_prep.demo.config import FORMAT_VERSION, DemoConfig
+from data_prep.demo.synthesis.soundfont import check_soundfont
 from data_prep.demo.trees import fma, mtat, nsynth
 
 RECORD_NAME = "demo.json"
@@ -35,7 +37,7 @@ fma/         FMA's layout: stereo and mono mp3, fma_metadata/tracks.csv
 demo.json    seed, options, version and counts
 """
 
-_TREES: tuple[tuple[str, Callable, jobs.JobFunction, Callable], ...] = (
+_TREES: tuple[tuple[str, Callable, Callable, Callable], ...] = (
     ("mtat", mtat.list_jobs, mtat.write_song, mtat.write_metadata),
     ("nsynth", nsynth.list_jobs, nsynth.write_instrument, nsynth.write_metadata),
     ("fma", fma.list_jobs, fma.write_track, fma.write_metadata),
@@ -50,6 +52,10 @@ def _read_options(path: pathlib.Path) -> dict[str, Any] | None:
 
 def _make_options(config: DemoConfig) -> dict[str, Any]:
     options = {"format_version": FORMAT_VERSION, **dataclasses.asdict(config)}
+    # What is as it always was does not part music from that of earlier versions.
+    for name in ("trees", "soundfont", "sampled_share"):
+        if options[name] == getattr(DemoConfig(), name):
+            del options[name]
     # Tuples become lists, as they will be when read back.
     return json.loads(json.dumps(options))
 
@@ -58,6 +64,7 @@ def write_demo(
     output_dir: str | os.PathLike[str],
     config: DemoConfig | None = None,
     num_workers: int | None = None,
+    soundfont: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
     """Writes the built-in music, or reuses what is there.
 
@@ -69,6 +76,8 @@ def write_demo(
         output_dir: gets the folders mtat, mtat_stems, nsynth and fma.
         config: the music's options; None for the defaults.
         num_workers: processes; None for one a core.
+        soundfont: a General MIDI sound font whose samples play songs and notes, with
+            instruments drawn by role and style; None for synthesised ones.
 
     Returns:
         The record: options, and counts of each tree.
@@ -76,9 +85,13 @@ def write_demo(
     Raises:
         FileError: If the folder holds music made with other options, a damaged record
             of it, or something else under the names of the trees; a ValueError.
-        UserError: If a worker process died.
+        UserError: If a worker process died, or the sound font cannot be played.
     """
     config = config or DemoConfig()
+    font = os.path.abspath(soundfont) if soundfont else None
+    if font:
+        check_soundfont(font)
+        config = dataclasses.replace(config, soundfont=file_sha256(font))
     root = pathlib.Path(output_dir)
     record_path = root / RECORD_NAME
     work_dir = root / WORK_NAME
@@ -122,8 +135,13 @@ def write_demo(
             if num_workers > 1:
                 submit = stack.enter_context(worker_pool(num_workers, died))
             for tree, list_jobs, write_job, write_metadata in _TREES:
+                if tree not in config.trees:
+                    continue
+                write_it: Callable = write_job
+                if font:
+                    write_it = functools.partial(write_job, font=font)
                 rows = jobs.run_jobs(
-                    write_job, list_jobs(config), root, work_dir, config, submit, tree
+                    write_it, list_jobs(config), root, work_dir, config, submit, tree
                 )
                 counts[tree] = write_metadata(root, config, rows)
         record = {"options": options, "counts": counts}

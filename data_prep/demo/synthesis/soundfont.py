@@ -1,0 +1,194 @@
+"""Notes played by a sound font's samples, with FluidSynth.
+
+FluidSynth (a system library) and pyfluidsynth (its Python binding) are needed where
+`--soundfont` is given and nowhere else.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import scipy.signal
+import soxr
+
+from cola_msa.system.errors import FileError, UserError
+from data_prep.demo.synthesis.patch import SampledTone
+
+# Sound fonts are recorded at this rate: lower ones would fold their treble down.
+_RATE_HZ = 44100
+_DRUM_BANK, _DRUM_CHANNEL = 128, 9
+_LOUDEST = 32767
+_GAIN = 0.5
+_PEAK_Q = 0.8
+# General MIDI's keys of the built-in drums; pitched ones are played by their number.
+DRUM_KEYS = {
+    "kick": 36,
+    "rim": 37,
+    "snare": 38,
+    "clap": 39,
+    "hat": 42,
+    "foot": 44,
+    "tom": 45,
+    "open": 46,
+    "crash": 49,
+    "ride": 51,
+    "tambourine": 54,
+    "timpani": 41,
+    "brush": 40,
+    "shaker": 70,
+}
+# (start in seconds, length in seconds, MIDI key, velocity 0 to 1)
+Strike = tuple[float, float, int, float]
+
+
+@functools.cache
+def _binding() -> Any:
+    """pyfluidsynth, with FluidSynth's own messages turned off."""
+    try:
+        module = importlib.import_module("fluidsynth")
+    except ImportError as error:
+        raise UserError(
+            "--soundfont needs FluidSynth and its binding: "
+            "apt-get install libfluidsynth3 (macOS: brew install fluid-synth), then "
+            f"pip install 'cola-msa[soundfont]' ({error})"
+        ) from error
+    quiet = getattr(module, "_fl", None)
+    if quiet is not None and hasattr(quiet, "fluid_set_log_function"):
+        for level in range(1, 5):  # errors to debugging; panic stays
+            quiet.fluid_set_log_function(level, None, None)
+    return module
+
+
+def check_soundfont(path: str | os.PathLike[str]) -> None:
+    """Refuses what FluidSynth cannot play.
+
+    Args:
+        path: a .sf2 or .sf3 file.
+
+    Raises:
+        FileError: If it is no sound font with General MIDI's piano and drums.
+        UserError: If FluidSynth is not installed.
+    """
+    if not pathlib.Path(path).is_file():
+        raise FileError(f"--soundfont={os.fspath(path)}: there is no such file")
+    synth = _binding().Synth(samplerate=_RATE_HZ)
+    try:
+        number = _load(synth, path)
+        for bank, what in ((0, "piano"), (_DRUM_BANK, "drum kit")):
+            if not _has(synth, number, bank, 0):
+                raise FileError(
+                    f"--soundfont={os.fspath(path)} has no {what} (bank {bank}, "
+                    "program 0): it takes a General MIDI sound font, such as FluidR3"
+                )
+    finally:
+        synth.delete()
+
+
+def _load(synth: Any, path: str | os.PathLike[str]) -> int:
+    # Only the samples that are played are read.
+    synth.setting("synth.dynamic-sample-loading", 1)
+    number = synth.sfload(os.fspath(path))
+    if number < 0:
+        raise FileError(
+            f"--soundfont={os.fspath(path)} is no sound font that FluidSynth reads "
+            "(.sf2, .sf3)"
+        )
+    return number
+
+
+def _has(synth: Any, number: int, bank: int, program: int) -> bool:
+    return synth.sfpreset_name(number, bank, program) is not None
+
+
+def play(
+    soundfont: str | os.PathLike[str],
+    tone: SampledTone,
+    strikes: Iterable[Strike],
+    num_samples: int,
+    sample_rate_hz: int,
+) -> np.ndarray:
+    """Plays notes on one instrument.
+
+    Args:
+        soundfont: the file.
+        tone: the instrument; one that the sound font lacks is its bank's first.
+        strikes: notes in any order; what lies outside the result falls out.
+        num_samples: length of the result.
+        sample_rate_hz: of the result.
+
+    Returns:
+        float32 [num_samples], not yet levelled; dry, and equalised.
+    """
+    strikes = list(strikes)
+    num_played = -(-num_samples * _RATE_HZ // sample_rate_hz)
+    gain = _GAIN
+    played = _play_at(soundfont, tone, strikes, num_played, gain)
+    while np.abs(played).max(initial=0) >= _LOUDEST and gain > 1e-3:
+        gain /= 2.0  # it was cut off at full scale
+        played = _play_at(soundfont, tone, strikes, num_played, gain)
+    waveform = played.reshape(-1, 2).mean(axis=1) / (_LOUDEST + 1)
+    for centre_hz, decibels in tone.peaks:
+        waveform = _equalise(waveform, centre_hz, decibels)
+    waveform = soxr.resample(waveform, _RATE_HZ, sample_rate_hz)[:num_samples]
+    missing = num_samples - len(waveform)
+    return np.pad(waveform, (0, missing)).astype(np.float32)
+
+
+def _play_at(
+    soundfont: str | os.PathLike[str],
+    tone: SampledTone,
+    strikes: list[Strike],
+    num_samples: int,
+    gain: float,
+) -> np.ndarray:
+    """Interleaved stereo, int16 [2 * num_samples]."""
+    synth = _binding().Synth(gain=gain, samplerate=float(_RATE_HZ), channels=16)
+    try:
+        for effect in ("reverb", "chorus"):  # songs have a room of their own
+            synth.setting(f"synth.{effect}.active", 0)
+        number = _load(synth, soundfont)
+        is_drums = tone.bank == _DRUM_BANK
+        channel = _DRUM_CHANNEL if is_drums else 0
+        program = tone.program if _has(synth, number, tone.bank, tone.program) else 0
+        synth.program_select(channel, number, tone.bank, program)
+        events: list[tuple[int, int, int, int]] = []
+        for start_seconds, held_seconds, key, velocity in strikes:
+            start = max(round(start_seconds * _RATE_HZ), 0)
+            stop = round((start_seconds + held_seconds) * _RATE_HZ)
+            if not (start < num_samples and stop > start and 0 <= key <= 127):
+                continue
+            level = int(np.clip(round(127 * velocity), 1, 127))
+            # A key is let go before it is struck again.
+            events += [(stop, 0, key, 0), (start, 1, key, level)]
+        blocks, now = [], 0
+        for when, is_start, key, level in sorted(events):
+            when = min(when, num_samples)
+            if when > now:
+                blocks.append(synth.get_samples(when - now))
+                now = when
+            if is_start:
+                synth.noteon(channel, key, level)
+            else:
+                synth.noteoff(channel, key)
+        if num_samples > now:
+            blocks.append(synth.get_samples(num_samples - now))
+        return np.concatenate(blocks) if blocks else np.zeros(0, np.int16)
+    finally:
+        synth.delete()
+
+
+def _equalise(waveform: np.ndarray, centre_hz: float, decibels: float) -> np.ndarray:
+    """A peak or dip; source: R. Bristow-Johnson's Audio EQ Cookbook, peakingEQ."""
+    amplitude = 10.0 ** (decibels / 40.0)
+    angle = 2.0 * np.pi * centre_hz / _RATE_HZ
+    alpha = np.sin(angle) / (2.0 * _PEAK_Q)
+    cosine = -2.0 * np.cos(angle)
+    numerator = [1.0 + alpha * amplitude, cosine, 1.0 - alpha * amplitude]
+    denominator = [1.0 + alpha / amplitude, cosine, 1.0 - alpha / amplitude]
+    return scipy.signal.lfilter(numerator, denominator, waveform)

@@ -1,0 +1,147 @@
+"""Runs whose embeddings leave the encoder standardized and of length 1."""
+
+import dataclasses
+
+import h5py
+import numpy as np
+import pytest
+
+from cola_msa.evaluation import validation
+from cola_msa.hub import export as export_lib
+from cola_msa.hub import loading, pretrained
+from cola_msa.model.contrastive import ContrastiveModel
+from cola_msa.pairs.sampler import PairSampler
+from cola_msa.runs import kept
+from cola_msa.system.errors import RunError
+from cola_msa.training.trainer import Trainer
+from tests.conftest import tiny_config
+
+
+@pytest.fixture(scope="module")
+def config():
+    plain = tiny_config()
+    model = dataclasses.replace(
+        plain.model, embedding="unit", pooling="mean", input_normalization="bands"
+    )
+    train = dataclasses.replace(plain.train, statistics_inputs="pairs")
+    return dataclasses.replace(plain, model=model, train=train)
+
+
+@pytest.fixture(scope="module")
+def run(config, prepared, tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("unit") / "run"
+    assert Trainer(config, prepared, run_dir).run() == "finished"
+    return run_dir
+
+
+@pytest.fixture(scope="module")
+def windows(prepared, config):
+    batch = PairSampler(prepared, config.train).batch(5)
+    return np.concatenate([batch["anchor"], batch["positive"]])
+
+
+def expected_embeddings(model, windows):
+    """The same by loops over windows and values, in double precision."""
+    unit = model.unit_embedding
+    mean, deviation = np.array(unit.mean), np.array(unit.deviation)
+    pooled = np.array(model.encoder(windows, training=False)).astype(np.float64)
+    found = np.zeros_like(pooled)
+    for row, (window, values) in enumerate(zip(windows, pooled, strict=True)):
+        for column, value in enumerate(values):
+            found[row, column] = (value - mean[column]) / deviation[column]
+        found[row] /= np.sqrt(sum(value**2 for value in found[row]))
+        magnitude = np.mean(np.exp(window.astype(np.float64)))
+        decibels = 20 * np.log10(magnitude / float(unit.magnitude))
+        found[row] *= min(max((decibels + 40) / 30, 0.1), 1.0)
+    return found
+
+
+def test_embeddings_equal_a_loop(run, windows):
+    model = kept.load_model(run)
+    soft = windows.copy()
+    soft[1] -= 3.0  # 26 decibels
+    soft[2] -= 9.0
+    found = np.array(model.embedder()(soft, training=False))
+    np.testing.assert_allclose(found, expected_embeddings(model, soft), atol=1e-5)
+    norms = np.linalg.norm(found, axis=1)
+    assert norms.max() < 1.00001 and norms.min() > 0.0999
+    assert norms[2] < 0.11
+
+
+def test_moments_are_those_of_the_training_windows(run, prepared, config):
+    model = kept.load_model(run)
+    sampler = PairSampler(prepared, config.train)
+    rows, magnitudes = [], []
+    for number in range(config.train.statistics_batches):
+        batch = sampler.batch(validation._STATISTICS_UPDATE + number)
+        windows = np.concatenate([batch["anchor"], batch["positive"]])
+        rows.append(np.array(model.encoder(windows, training=False)))
+        magnitudes.append(np.exp(windows.astype(np.float64)).mean())
+    rows = np.concatenate(rows)
+    unit = model.unit_embedding
+    np.testing.assert_allclose(unit.mean, rows.mean(0), rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(unit.deviation, rows.std(0), rtol=1e-3, atol=1e-5)
+    assert float(unit.magnitude) == pytest.approx(np.mean(magnitudes), rel=1e-4)
+
+
+def test_digital_silence_has_a_small_finite_embedding(run):
+    embedder = kept.load_model(run).embedder()
+    silence = np.full((1, 98, 64, 1), np.log(1e-5), np.float32)
+    norm = float(np.linalg.norm(embedder(silence, training=False)))
+    assert norm == pytest.approx(0.1, abs=1e-4)
+
+
+def test_training_and_matching_see_the_raw_output(run, config, prepared, tmp_path):
+    raw = dataclasses.replace(
+        config, model=dataclasses.replace(config.model, embedding="raw")
+    )
+    run_dir = tmp_path / "raw"
+    assert Trainer(raw, prepared, run_dir).run() == "finished"
+    for found, expected in zip(
+        kept.load_model(run_dir).encoder.get_weights(),
+        kept.load_model(run).encoder.get_weights(),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(found, expected)
+    one, other = loading.open_model(run), loading.open_model(run_dir)
+    windows = PairSampler(prepared, config.train).batch(3)["anchor"]
+    np.testing.assert_array_equal(
+        one.matcher.project(windows), other.matcher.project(windows)
+    )
+    assert one.key != other.key
+    assert loading.load_encoder(run_dir).output_shape[-1] == one.dim
+    assert not np.allclose(one.embed(windows), other.embed(windows))
+
+
+@pytest.mark.parametrize("kind", ["saved_model", "pretrained", "tflite", "onnx"])
+def test_every_way_out_gives_the_same_embeddings(run, kind, tmp_path, windows):
+    if kind == "onnx":
+        pytest.importorskip("tf2onnx", reason="needs the extra formats")
+    folder = tmp_path / kind
+    metadata = export_lib.export_encoder(run, folder, file_format=kind)
+    assert metadata["relative_difference"] < 1e-3
+    expected = loading.open_model(run)
+    found = loading.open_model(folder)
+    np.testing.assert_allclose(
+        found.embed(windows), expected.embed(windows), rtol=1e-3, atol=1e-4
+    )
+    assert found.key == expected.key
+    again = loading.load_encoder(run)(windows, training=False)
+    np.testing.assert_allclose(expected.embed(windows), again, rtol=1e-3, atol=1e-4)
+
+
+def test_a_pretrained_folder_without_the_moments_is_refused(run, tmp_path):
+    folder = tmp_path / "folder"
+    pretrained.save_pretrained(run, folder)
+    with h5py.File(folder / pretrained.STATISTICS_NAME, "a") as file:
+        del file[f"pairs/{kept.EMBEDDING_NAME}/mean"]
+    model = kept.load_model(run)
+    with pytest.raises(RunError, match="not its three arrays"):
+        pretrained.read_statistics(folder, "pairs", model)
+
+
+def test_an_unknown_form_is_refused(config):
+    broken = dataclasses.replace(config.model)
+    object.__setattr__(broken, "embedding", "round")
+    with pytest.raises(ValueError, match="'raw' or 'unit'"):
+        ContrastiveModel(broken)
