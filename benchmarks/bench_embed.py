@@ -21,7 +21,7 @@ from cola_msa.collection.embed import embed_files
 from cola_msa.config.schema import FrontendConfig, ModelConfig
 from cola_msa.hub.embedder import Embedder
 from cola_msa.hub.loading import open_model
-from cola_msa.hub.opened import OpenedModel
+from cola_msa.hub.opened import Network, OpenedModel
 from cola_msa.model.encoder import build_encoder
 from cola_msa.system import console
 from cola_msa.values.paths import define_path
@@ -33,13 +33,12 @@ def fresh_model(backbone: str) -> OpenedModel:
     return OpenedModel(
         kind="run",
         path=pathlib.Path("fresh"),
-        encoder=encoder,
         dim=encoder.output_shape[-1],
         frontend=FrontendConfig(),
         key="0" * 16,
         description="fresh weights",
         details={},
-        matcher=None,
+        make_network=lambda: Network(encoder),
     )
 
 

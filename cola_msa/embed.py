@@ -22,11 +22,11 @@ from cola_msa.collection.table.write import (
     check_output,
 )
 from cola_msa.hub.embedder import BATCH_SIZE, hop_to_frames
-from cola_msa.hub.loading import open_model
+from cola_msa.hub.loading import default_model, open_model
 from cola_msa.hub.opened import OpenedModel
 from cola_msa.runs import directory
 from cola_msa.system import console, signals
-from cola_msa.system.errors import RunError, of_flags
+from cola_msa.system.errors import of_flags
 from cola_msa.values.names import escape
 from cola_msa.values.numbers import define_float
 from cola_msa.values.paths import define_path
@@ -37,8 +37,9 @@ def define_flags() -> None:
     define_path(
         "model",
         None,
-        "A run, an export or a pretrained folder; default the newest run in runs/. A "
-        "SavedModel can read and write files: name only one that you trust.",
+        "A run, an export, a pretrained folder or a name; default the newest run in "
+        "runs/, else starter, which comes with the package. A SavedModel can read and "
+        "write files: name only one that you trust.",
     )
     define_path(
         "input",
@@ -113,16 +114,10 @@ def main(options: flags.FlagValues) -> None:
 
 
 def _open(given: str | None, step: int | str | None) -> OpenedModel:
-    path = given
-    if path is None:
-        newest = directory.newest_run()
-        if newest is None:
-            raise RunError(
-                "there is no run under runs/: train one by python -m cola_msa.train, "
-                "or name a run, an export or a pretrained folder by --model"
-            )
-        print(f"no --model: the newest run, {newest}")
-        path = str(newest)
+    if given is not None:
+        return open_model(given, step)
+    path, remark = default_model()
+    print(remark)
     return open_model(path, step)
 
 

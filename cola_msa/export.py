@@ -12,6 +12,7 @@ import json
 from absl import flags
 
 from cola_msa.hub.export import FORMATS, export_encoder
+from cola_msa.hub.pretrained import WEIGHT_TYPES
 from cola_msa.runs import directory
 from cola_msa.system import console
 from cola_msa.system.errors import UsageError
@@ -28,19 +29,31 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "licence", "not stated", "Licence of the weights, for a pretrained folder."
     )
+    flags.DEFINE_enum(
+        "weights",
+        "float32",
+        WEIGHT_TYPES,
+        "How a pretrained folder stores them; float16: in half the space, rounded.",
+    )
     flags.DEFINE_string("checkpoint_step", None, "A kept step, or best; default last.")
 
 
 def main(options: flags.FlagValues) -> None:
     """Runs the command."""
     step = directory.parse_step(options.checkpoint_step)
-    if options["licence"].present and options.format != "pretrained":
-        raise UsageError(
-            f"--licence is for --format=pretrained, not for {options.format}"
-        )
+    for name in ("licence", "weights"):
+        if options[name].present and options.format != "pretrained":
+            raise UsageError(
+                f"--{name} is for --format=pretrained, not for {options.format}"
+            )
     run_dir = directory.choose_run(options.run_dir)
     metadata = export_encoder(
-        run_dir, options.output_dir, step, options.format, options.licence
+        run_dir,
+        options.output_dir,
+        step,
+        options.format,
+        options.licence,
+        options.weights,
     )
     print(
         f"exported step {metadata['step']} of {run_dir} to {options.output_dir}; "

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from cola_msa.audio.frontend import exact_log_mel, level_factor
 from cola_msa.hub.embedder import Batcher, Embedder
-from cola_msa.runs import directory
+from cola_msa.hub.loading import default_model
 
 # The API asks for 50 ms or less: events are matched with that tolerance.
 TIMESTAMP_HOP_FRAMES = 5
@@ -42,12 +42,12 @@ def load_model(model_file_path: str = "") -> HearModel:
 
     Args:
         model_file_path: A run, an export or a pretrained folder; empty for the newest
-            run under `runs/`.
+            run under `runs/`, or else the weights that come with the package.
 
     Raises:
         RunError: If there is none.
     """
-    path = model_file_path or directory.choose_run(None)
+    path = model_file_path or default_model()[0]
     return HearModel(Embedder.from_pretrained(path))
 
 

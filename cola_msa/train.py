@@ -11,24 +11,19 @@ from typing import Any
 
 from absl import flags, logging
 
-from cola_msa.config.presets import PRESETS, get_preset
-from cola_msa.config.schema import (
-    Config,
-    ModelConfig,
-    TrainConfig,
-)
+from cola_msa.config.presets import PRESETS
+from cola_msa.config.schema import ModelConfig, TrainConfig
 from cola_msa.config.strategies import STRATEGIES, get_strategy
 from cola_msa.records.prepared import PreparedData
 from cola_msa.reproduction import music
 from cola_msa.runs import kept
-from cola_msa.runs.directory import resumable_run
 from cola_msa.system import console
 from cola_msa.system.errors import UsageError, of_flags
-from cola_msa.training.checks import check_config
+from cola_msa.training.asked import asked_configs, begun_config, unfinished_run
 from cola_msa.training.trainer import start_trainer
 from cola_msa.training.warm_start import read_warm_start
 from cola_msa.training.workers import build_strategy, set_up_cpu
-from cola_msa.values.field_flags import define_fields, given_fields
+from cola_msa.values.field_flags import define_fields
 from cola_msa.values.paths import define_path
 
 
@@ -78,26 +73,11 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     define_fields(ModelConfig, values)
 
 
-def config_from_flags(values: flags.FlagValues = flags.FLAGS) -> Config:
-    """The preset with every flag that was given."""
-    preset = values.preset or ("default" if values.data_dir else "demo")
-    config = get_preset(preset)
-    given = given_fields(TrainConfig, values)
-    if values.strategy:
-        strategy = get_strategy(values.strategy)
-        strategy.check_fields(given)
-        config = strategy.apply(config)
-    train = dataclasses.replace(config.train, **given)
-    model = dataclasses.replace(config.model, **given_fields(ModelConfig, values))
-    config = dataclasses.replace(config, model=model, train=train)
-    check_config(config)
-    return config
-
-
 def main(options: flags.FlagValues) -> None:
     """Runs the command."""
     with of_flags():
-        config = config_from_flags(options)
+        asked = asked_configs(options)
+    config = begun_config(asked, options.run_dir)
     if config.train.distribution == "multi_worker" and not options.run_dir:
         raise UsageError(
             "--distribution=multi_worker needs --run_dir, which all machines see"
@@ -123,9 +103,7 @@ def main(options: flags.FlagValues) -> None:
         get_strategy(config.strategy).check_data(data.manifest)
     run_dir = pathlib.Path(options.run_dir) if options.run_dir else None
     if run_dir is None:
-        run_dir = resumable_run("runs", config, data)
-        if run_dir is not None:
-            logging.info("no --run_dir: going on with the unfinished run %s", run_dir)
+        config, run_dir = unfinished_run(asked, config.train.init_from, data)
     trainer = start_trainer(config, data, run_dir, strategy, start)
     run_dir = trainer.run_dir
     outcome = trainer.run()

@@ -13,7 +13,13 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from cola_msa.config.presets import get_preset
-from cola_msa.config.schema import SOURCES, FrontendConfig, config_hash, to_dict
+from cola_msa.config.schema import (
+    SOURCES,
+    FrontendConfig,
+    ModelConfig,
+    config_hash,
+    to_dict,
+)
 from cola_msa.records import index, schema
 from cola_msa.records import prepared as prepared_lib
 from cola_msa.system.memory import keep_freed_memory
@@ -140,8 +146,12 @@ def prepared(prepared_dir: pathlib.Path) -> prepared_lib.PreparedData:
 
 
 def tiny_config(**fields):
+    """The paper's method in small: bilinear similarity, raw embeddings."""
     config = get_preset("demo")
+    model = ModelConfig(backbone="tiny", projection_dim=32, drop_connect_rate=0.0)
     train = {
+        "kernel_rate": 0.02,
+        "statistics_inputs": "anchors",
         "batch_size": 8,
         "steps": 4,
         "updates_per_step": 3,
@@ -153,7 +163,7 @@ def tiny_config(**fields):
     }
     return dataclasses.replace(
         config,
-        model=dataclasses.replace(config.model, backbone="tiny", projection_dim=32),
+        model=model,
         train=dataclasses.replace(config.train, **train),
     )
 

@@ -208,6 +208,8 @@ class TrainConfig(Checked):
         augment: `none`, `mws`, `gain`, `transpose`, `remix`, `specaugment` or
             `cutout`, or several with `+` between them, of both windows of a pair;
             `remix` mixes stems of the mini-batch's songs and comes first.
+        remix_share: Share of mini-batches that `remix` mixes anew; the others keep their
+            songs' own mixtures.
         pair_span: `segment` (both windows of a pair come from one segment) or `clip`
             (the positive comes from anywhere in the anchor's clip).
         batch_size: Pairs a mini-batch and replica.
@@ -255,6 +257,9 @@ class TrainConfig(Checked):
     augment: str = setting(
         "none",
         f"Of both windows of a pair: {', '.join(AUGMENTATIONS)}, or several as a+b.",
+    )
+    remix_share: float = setting(
+        1.0, "Share of mini-batches that remix mixes anew.", 0.0, 1.0
     )
     pair_span: str = setting(
         "segment", "Whether a pair shares its segment or its clip.", choices=PAIR_SPANS

@@ -3,9 +3,9 @@
     python -m cola_msa.train --preset=cola_mws --data_dir=...
     python -m cola_msa.train --preset=demo --strategy=cola_mws
 
-A strategy is a way to make pairs. As a preset it is trained with the preset `default`
-at the paper's length, 82 million pairs; `--strategy` puts it on any other preset, so
-that strategies are compared under equal conditions.
+A strategy is a way to make pairs. As a preset it is trained with the paper's network
+and similarity at the paper's length, 82 million pairs; `--strategy` puts it on any
+other preset, so that strategies are compared under equal conditions.
 
 | strategy           | the paper's row            | stems             |
 |--------------------|----------------------------|-------------------|

@@ -26,6 +26,7 @@ from cola_msa.values.reading import read_json
 
 METADATA_NAME = "metadata.json"
 TOLERANCE = 1e-4  # relative difference between export and encoder
+HALF_TOLERANCE = 3e-2  # of weights rounded to float16
 _ROUNDINGS = 10  # a network rounds more often than once
 _HIGHEST_TOLERANCE = 1e-2  # beyond it an export is of no use, rounding or not
 FILE_TOLERANCES = {".tflite": 1e-3, ".onnx": 1e-4}
@@ -42,6 +43,7 @@ def export_encoder(
     step: int | str | None = None,
     file_format: str = "saved_model",
     licence: str = "not stated",
+    weights: str = "float32",
 ) -> dict[str, Any]:
     """Writes an encoder and `metadata.json`, and checks it in a fresh process.
 
@@ -53,6 +55,7 @@ def export_encoder(
         file_format: `saved_model`, `tflite`, `onnx`, or `pretrained` (see
             `cola_msa.hub.pretrained`; of a run alone).
         licence: Of the weights, for the model card of a pretrained folder.
+        weights: How a pretrained folder stores them: `float32`, or `float16`.
 
     Returns:
         The metadata, with the largest relative difference that was found.
@@ -69,7 +72,7 @@ def export_encoder(
             f"--format={file_format}: must be one of {', '.join(FORMATS)}"
         )
     if file_format == "pretrained":
-        return _export_pretrained(run_dir, output_dir, step, licence)
+        return _export_pretrained(run_dir, output_dir, step, licence, weights)
     folders.check_replaceable(output_dir, listed_files, "an export")
     model = open_model(run_dir, step)
     if model.kind == "export":
@@ -110,17 +113,19 @@ def _export_pretrained(
     output_dir: str | os.PathLike,
     step: int | str | None,
     licence: str,
+    weights: str,
 ) -> dict[str, Any]:
     """Writes a pretrained folder that takes its name once it has been checked."""
     found: dict[str, float] = {}
 
     def check(folder: pathlib.Path) -> None:
+        tolerance = TOLERANCE if weights == "float32" else HALF_TOLERANCE
         found["relative_difference"] = check_pretrained(
-            folder, open_model(run_dir, step)
+            folder, open_model(run_dir, step), tolerance
         )
 
     content = pretrained.save_pretrained(
-        run_dir, output_dir, step, licence=licence, check=check
+        run_dir, output_dir, step, licence=licence, weights=weights, check=check
     )
     return {**content, **found}
 
@@ -284,11 +289,13 @@ def check_export(export_dir: pathlib.Path, model: OpenedModel) -> float:
     return worst
 
 
-def check_pretrained(folder: str | os.PathLike, model: OpenedModel) -> float:
+def check_pretrained(
+    folder: str | os.PathLike, model: OpenedModel, tolerance: float = TOLERANCE
+) -> float:
     """Compares a pretrained folder, opened by a fresh process, with its run.
 
     Raises:
-        ExportError: If it differs by more than TOLERANCE.
+        ExportError: If it differs by more than `tolerance`.
     """
     waveform, lengths = check_waveforms(model.frontend)
     mel = reference_mel(waveform[-1, : lengths[-1]], model.frontend)
@@ -298,10 +305,10 @@ def check_pretrained(folder: str | os.PathLike, model: OpenedModel) -> float:
         command = [sys.executable, "-c", _PRETRAINED_SCRIPT, str(folder), str(path)]
         subprocess.run(command, check=True)
         difference = relative_difference(np.load(path), model.embed(mel))
-    if not difference < TOLERANCE:
+    if not difference < tolerance:
         raise ExportError(
             f"{folder} differs from its run by {difference:.2g} (relative), more than "
-            f"{TOLERANCE:g}"
+            f"{tolerance:g}"
         )
     return difference
 

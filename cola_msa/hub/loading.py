@@ -5,6 +5,7 @@ model.embed(windows)                # float32 [n, 98, 64, 1] -> [n, 1280]
 model.matcher.project(windows)      # -> [n, 512]
 """
 
+import functools
 import os
 import pathlib
 from collections.abc import Callable
@@ -16,10 +17,12 @@ import tensorflow as tf
 from absl import logging
 
 from cola_msa.config.checks import check_frontend
+from cola_msa.config.schema import Config, ModelConfig, from_dict
 from cola_msa.hub import download, portable, pretrained
-from cola_msa.hub.opened import OpenedModel
+from cola_msa.hub.opened import Network, OpenedModel
 from cola_msa.model.contrastive import ContrastiveModel
 from cola_msa.model.matcher import Matcher, projection_network
+from cola_msa.model.plain import PLAIN_DIM, plain_encoder
 from cola_msa.model.statistics import BatchStatistics
 from cola_msa.runs import directory
 from cola_msa.runs import kept as kept_lib
@@ -27,6 +30,9 @@ from cola_msa.system.errors import RunError, hide_logins
 from cola_msa.values import arrays as arrays_lib
 from cola_msa.values.reading import read_json
 
+# The weights that come with the package, and what they are called.
+STARTER = "starter"
+STARTER_DIR = pathlib.Path(__file__).parent / STARTER
 _MAX_DIM = 1 << 16
 
 
@@ -48,6 +54,8 @@ def resolve(
     path = pathlib.Path(text)
     if path.exists():
         return path
+    if text == STARTER:
+        return STARTER_DIR
     if text in download.read_registry(registry):
         return download.fetch(text, registry)
     if "://" in text:
@@ -56,6 +64,25 @@ def resolve(
             f"{', '.join(download.SCHEMES)} are"
         )
     return path
+
+
+def default_model() -> tuple[str, str]:
+    """The model of a command that names none, and a line that says which it is.
+
+    The newest run below `runs/`; where there is none, the weights in the package.
+
+    Raises:
+        RunError: If there is neither.
+    """
+    newest = directory.newest_run()
+    if newest is not None:
+        return str(newest), f"no --model: the newest run, {newest}"
+    if STARTER_DIR.is_dir():
+        return STARTER, "no --model: starter, the weights that come with cola_msa"
+    raise RunError(
+        "there is no run under runs/: train one by python -m cola_msa.train, or name "
+        "a run, an export or a pretrained folder by --model"
+    )
 
 
 def find_kind(path: str | os.PathLike) -> str:
@@ -213,47 +240,78 @@ def _details(content: dict[str, Any], step: Any) -> dict[str, Any]:
     }
 
 
-def _of_model(
+def _function_of(
+    config: ModelConfig, weights: dict[str, np.ndarray] | None
+) -> Callable[[tf.Tensor], tf.Tensor] | None:
+    """The encoder as a plain function; None where Keras must build, or refuse, it."""
+    if weights is None:
+        return None
+    floats = (value for value in weights.values() if value.dtype.kind == "f")
+    if not all(np.isfinite(value).all() for value in floats):
+        return None
+    return plain_encoder(config, weights)
+
+
+def _network_of(
+    path: pathlib.Path,
     model: ContrastiveModel,
-    read_pairs: Callable[[], BatchStatistics],
-    **fields: Any,
-) -> OpenedModel:
+    read_pairs: Callable[[ContrastiveModel], BatchStatistics],
+) -> Network:
     encoder = model.embedder()
     weights = encoder.weights
     bad = [w.path for w in weights if not np.isfinite(np.asarray(w)).all()]
     if bad:
         raise RunError(
-            f"{fields['path']}: the encoder's weights are not finite ({len(bad)} of "
+            f"{path}: the encoder's weights are not finite ({len(bad)} of "
             f"{len(weights)} arrays, first {bad[0]}), so that it can embed nothing: "
             "use another checkpoint, or another model"
         )
+    matcher = Matcher(
+        lambda: projection_network(model, read_pairs(model)),
+        model.similarity,
+        model.frontend.num_mels,
+    )
+    return Network(encoder, matcher, model.projector, model.similarity)
 
-    def make_projection() -> keras.Model:
-        return projection_network(model, read_pairs())
 
+def _opened(
+    config: Config,
+    weights: dict[str, np.ndarray] | None,
+    make_network: Callable[[], Network],
+    **fields: Any,
+) -> OpenedModel:
+    function = _function_of(config.model, weights)
+    dim = PLAIN_DIM
+    if function is None:
+        network = make_network()  # now, so that what is damaged is refused now
+        dim = int(network.encoder.output_shape[-1])  # type: ignore[attr-defined]
+        make_network = functools.partial(_given, network)
     return OpenedModel(
-        encoder=encoder,
-        dim=int(model.encoder.output_shape[-1]),
-        frontend=model.frontend,
-        matcher=Matcher(make_projection, model.similarity, model.frontend.num_mels),
-        projector=model.projector,
-        similarity=model.similarity,
+        dim=dim,
+        frontend=config.frontend,
+        make_network=make_network,
+        function=function,
         **fields,
     )
 
 
+def _given(network: Network) -> Network:
+    return network
+
+
 def _open_run(path: pathlib.Path, step: int | str | None) -> OpenedModel:
-    model = kept_lib.load_model(path, step)
+    weights = kept_lib.plain_weights(path, step)
     config = directory.load_config(path)
     kept = kept_lib.kept_path(path, step)
 
-    def read_pairs() -> BatchStatistics:
+    def read_pairs(model: ContrastiveModel) -> BatchStatistics:
         arrays = arrays_lib.read_arrays(kept)
         return kept_lib.read_statistics(kept, arrays, "pairs", model)
 
-    return _of_model(
-        model,
-        read_pairs,
+    return _opened(
+        config,
+        weights,
+        lambda: _network_of(path, kept_lib.load_model(path, step), read_pairs),
         kind="run",
         path=path,
         key=kept_lib.encoder_key(path, step),
@@ -265,10 +323,14 @@ def _open_run(path: pathlib.Path, step: int | str | None) -> OpenedModel:
 
 def _open_pretrained(path: pathlib.Path) -> OpenedModel:
     content = pretrained.read_config(path)
-    model = pretrained.load_model(path)
-    return _of_model(
-        model,
-        lambda: pretrained.read_statistics(path, "pairs", model),
+
+    def read_pairs(model: ContrastiveModel) -> BatchStatistics:
+        return pretrained.read_statistics(path, "pairs", model)
+
+    return _opened(
+        from_dict(Config, content["config"]),
+        pretrained.plain_weights(path),
+        lambda: _network_of(path, pretrained.load_model(path), read_pairs),
         kind="pretrained",
         path=path,
         key=content["encoder_key"],
@@ -346,13 +408,12 @@ def _open_export(path: pathlib.Path) -> OpenedModel:
     return OpenedModel(
         kind="export",
         path=path,
-        encoder=encoder,
         dim=dim,
         frontend=frontend,
         key=key,
         description=f"export {path.resolve().name}, step {metadata['step']}",
         details=_details(metadata, metadata["step"]),
-        matcher=matcher,
+        make_network=functools.partial(_given, Network(encoder, matcher)),
     )
 
 

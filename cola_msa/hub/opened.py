@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -18,6 +18,15 @@ from cola_msa.system.errors import UserError
 KINDS = ("run", "pretrained", "export")
 
 
+class Network(NamedTuple):
+    """What an opened model is made of; `OpenedModel` describes each."""
+
+    encoder: Callable[..., tf.Tensor]
+    matcher: Matcher | None = None
+    projector: keras.Model | None = None
+    similarity: keras.Layer | None = None
+
+
 @dataclasses.dataclass(frozen=True)
 class OpenedModel:
     """An encoder and what belongs to it, wherever it came from.
@@ -25,8 +34,6 @@ class OpenedModel:
     Attributes:
         kind: `run`, `pretrained` or `export`.
         path: The folder.
-        encoder: float32 [n, frames, num_mels, 1] -> [n, dim], in inference mode: a
-            keras.Model (call it with training=False), or for an export a function.
         dim: Values of an embedding (1280).
         frontend: Front end of its training data; `frontend.level` is its level rule.
         key: 16 hexadecimal digits that stand for the encoder's weights: the same for
@@ -34,26 +41,55 @@ class OpenedModel:
         description: One line for logs and titles.
         details: What its config.json or metadata.json says: `config`, `data`, `step`,
             `git_commit`.
-        matcher: Scores mixtures against stems; None for an export that cannot (ONNX,
-            TFLite, a SavedModel without signature `match`).
-        projector: Projection head, keras.Model [n, dim] -> [n, 512]; None for an
-            export.
-        similarity: Layer, (anchors [A, 512], candidates [P, 512]) -> [A, P], without
-            the temperature; None for an export. `similarity.kernel` is W [512, 512],
-            where it is bilinear.
+        make_network: Builds the network, when one of its parts is asked for first.
+        function: The encoder as a plain function (see `model.plain`), where it is one:
+            to embed does not need the network then.
     """
 
     kind: str
     path: pathlib.Path
-    encoder: Callable[..., tf.Tensor]
     dim: int
     frontend: FrontendConfig
     key: str
     description: str
     details: dict[str, Any]
-    matcher: Matcher | None
-    projector: keras.Model | None = None
-    similarity: keras.Layer | None = None
+    make_network: Callable[[], Network]
+    function: Callable[[tf.Tensor], tf.Tensor] | None = None
+
+    @functools.cached_property
+    def network(self) -> Network:
+        """The network's parts."""
+        return self.make_network()
+
+    @property
+    def encoder(self) -> Callable[..., tf.Tensor]:
+        """float32 [n, frames, num_mels, 1] -> [n, dim], in inference mode.
+
+        A keras.Model (call it with training=False), or for an export a function.
+        """
+        return self.network.encoder
+
+    @property
+    def matcher(self) -> Matcher | None:
+        """Scores mixtures against stems; None for an export that cannot.
+
+        Those are ONNX and TFLite files, and a SavedModel without signature `match`.
+        """
+        return self.network.matcher
+
+    @property
+    def projector(self) -> keras.Model | None:
+        """Projection head, keras.Model [n, dim] -> [n, 512]; None for an export."""
+        return self.network.projector
+
+    @property
+    def similarity(self) -> keras.Layer | None:
+        """Layer, (anchors [A, 512], candidates [P, 512]) -> [A, P]; None for an export.
+
+        Without the temperature. `similarity.kernel` is W [512, 512], where it is
+        bilinear.
+        """
+        return self.network.similarity
 
     def embed(self, windows: np.ndarray) -> np.ndarray:
         """Embeds windows in one forward pass.
@@ -79,7 +115,14 @@ class OpenedModel:
 
     @functools.cached_property
     def graph(self) -> Callable[[tf.Tensor], tf.Tensor]:
-        """`inference` as a tf.function, for any number of windows and frames."""
+        """What `embed` runs: a tf.function, for any number of windows and frames."""
+        if self.function is None:
+            return self.network_graph
+        return inference_graph(self.function, self.frontend.num_mels)
+
+    @functools.cached_property
+    def network_graph(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        """`inference` as a tf.function: what exports hold, with its variables."""
         return inference_graph(self.inference, self.frontend.num_mels)
 
 

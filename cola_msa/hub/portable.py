@@ -285,7 +285,7 @@ def freeze(model: OpenedModel) -> Any:
 
     spec = tf.TensorSpec([None, None, model.frontend.num_mels, 1], tf.float32)
     encode = tf.function(
-        lambda log_mel: tf.identity(model.graph(log_mel)),
+        lambda log_mel: tf.identity(model.network_graph(log_mel)),
         input_signature=[tf.TensorSpec(spec.shape, spec.dtype, name="log_mel")],
         autograph=False,
     )

@@ -3,7 +3,7 @@
 config.json        configuration, front end, step, what it was trained on, scores, and
                    the SHA-256 of every other file
 model.weights.h5   the ContrastiveModel's variables by number and name, with batch-norm
-                   statistics of mixtures
+                   statistics of mixtures; floats as float32, or as float16
 statistics.h5      re-estimated batch-norm statistics: of `anchors` (mixtures) and of
                    `pairs` (mixtures and stems, what the pretext task sees)
 README.md          the model card
@@ -14,6 +14,7 @@ the HDF5 files names, shapes, types and storage are compared with what the confi
 makes before a value is read.
 """
 
+import hashlib
 import itertools
 import os
 import pathlib
@@ -27,23 +28,26 @@ import numpy as np
 from cola_msa.config import checks
 from cola_msa.config.schema import STATISTICS, Config, from_dict, to_dict
 from cola_msa.hub.model_card import read_scores, render_card
+from cola_msa.model import plain
 from cola_msa.model.contrastive import ContrastiveModel
 from cola_msa.model.statistics import BatchStatistics, embedding_shapes
 from cola_msa.runs import directory, network
 from cola_msa.runs import kept as kept_lib
 from cola_msa.runs.info import encoder_info
 from cola_msa.system import folders
-from cola_msa.system.errors import FileError, RunError
+from cola_msa.system.errors import FileError, RunError, UserError
 from cola_msa.system.files import file_sha256, plain_hdf5_errors, temporary_folder
 from cola_msa.values import arrays as arrays_lib
 from cola_msa.values.arrays import write_json
 from cola_msa.values.reading import read_json
 
 FORMAT = "cola_msa pretrained encoder"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: weights may be stored in half precision
 WEIGHTS_NAME = "model.weights.h5"
 STATISTICS_NAME = "statistics.h5"
 CARD_NAME = "README.md"
+WEIGHT_TYPES = ("float32", "float16")
+_MOMENTS = ("input_scaling", "normalization", kept_lib.EMBEDDING_NAME)
 _FILES = (WEIGHTS_NAME, STATISTICS_NAME)
 # The only files that are taken from an archive or an address, and their most bytes.
 LIMITS = {
@@ -75,6 +79,7 @@ def save_pretrained(
     *,
     name: str | None = None,
     licence: str = "not stated",
+    weights: str = "float32",
     check: Callable[[pathlib.Path], Any] = lambda folder: None,
 ) -> dict[str, Any]:
     """Writes a pretrained folder of a run's encoder, head and similarity.
@@ -85,6 +90,8 @@ def save_pretrained(
         step: A kept step, `best`, or None for the last.
         name: The model's name; default the folder's.
         licence: Licence of the weights, for the model card.
+        weights: How they are stored: `float32`, or `float16` in half the space; the
+            folder's encoder is then the one of the rounded weights.
         check: Called with the finished folder before it takes its name.
 
     Returns:
@@ -103,11 +110,13 @@ def save_pretrained(
     info = encoder_info(run_dir, step, "trained")
     with temporary_folder(output_dir) as temporary:
         with plain_hdf5_errors():
-            _write_weights(temporary / WEIGHTS_NAME, model)
+            _write_weights(temporary / WEIGHTS_NAME, model, weights)
             _write_statistics(temporary / STATISTICS_NAME, kept, arrays, model)
         content = {
             "format": FORMAT,
-            "format_version": FORMAT_VERSION,
+            # As early as it can be, for those who have an earlier version.
+            "format_version": 1 if weights == "float32" else FORMAT_VERSION,
+            "weights": weights,
             "name": name or output_dir.resolve().name,
             "licence": licence,
             "config": to_dict(config),
@@ -119,7 +128,7 @@ def save_pretrained(
             "num_replicas": run.get("num_replicas", 1),
             "embedding_dim": int(model.encoder.output_shape[-1]),
             "statistics": config.train.statistics_inputs,
-            "encoder_key": kept_lib.encoder_key(run_dir, step),
+            "encoder_key": _key(kept_lib.encoder_key(run_dir, step), weights),
             "scores": read_scores(run_dir, info.step),
             "versions": run.get("versions", {}),
             "git_commit": run.get("git_commit"),
@@ -133,6 +142,13 @@ def save_pretrained(
             temporary, output_dir, _never_replaced, "an empty folder"
         )
     return content
+
+
+def _key(key: str, weights: str) -> str:
+    """The encoder's key; of rounded weights it is another."""
+    if weights == "float32":
+        return key
+    return hashlib.sha256(f"{key} {weights}".encode()).hexdigest()[:16]
 
 
 def _never_replaced(folder: pathlib.Path) -> None:
@@ -178,6 +194,8 @@ def _checked(content: dict[str, Any]) -> dict[str, Any]:
         r"[\x00-\x1f\x7f-\x9f]", content["name"]
     ):
         raise ValueError(f"name {content['name']!r:.40}")
+    if content.get("weights", "float32") not in WEIGHT_TYPES:
+        raise ValueError(f"weights {content['weights']!r:.40}")
     if content["statistics"] not in STATISTICS:
         raise ValueError(f"statistics {content['statistics']!r:.40}")
     if type(content["step"]) is not int:
@@ -217,7 +235,8 @@ def load_model(
     check_files(path, content["files"])
     model = network.build_network(from_dict(Config, content["config"]), content["data"])
     try:
-        values = _read_weights(path / WEIGHTS_NAME, model)
+        stored = content.get("weights", "float32")
+        values = _read_weights(path / WEIGHTS_NAME, model, stored)
     except (RunError, OSError, KeyError, TypeError, RuntimeError) as error:
         raise RunError(
             f"{path / WEIGHTS_NAME}: does not fit its config.json ({error})"
@@ -226,7 +245,55 @@ def load_model(
     return network.put_weights(model, values, found)
 
 
-def _write_weights(path: pathlib.Path, model: ContrastiveModel) -> None:
+def plain_weights(path: str | os.PathLike) -> dict[str, np.ndarray] | None:
+    """As `runs.kept.plain_weights`, of a pretrained folder.
+
+    Raises:
+        RunError: If the folder is damaged.
+    """
+    path = pathlib.Path(path)
+    content = read_config(path)
+    check_files(path, content["files"])
+    config: Config = from_dict(Config, content["config"])
+    mels = config.frontend.num_mels
+    variables = plain.list_variables(config.model, mels)
+    layers = plain.batch_norm_names(config.model, mels)
+    weights, found = {}, {}
+    try:
+        with _opened(path / WEIGHTS_NAME) as file:
+            group = file["model"]
+            if len(group) != len(variables):
+                return None
+            for number, variable in enumerate(variables):
+                kind = np.dtype(variable.kind)
+                stored = _stored_type(
+                    variable.name, kind, content.get("weights", "float32")
+                )
+                value = _read(group, f"{number:04d}", variable.shape, stored)
+                weights[variable.name] = value.astype(kind)
+        with _opened(path / STATISTICS_NAME) as file:
+            group = file[content["statistics"]]
+            kind = np.dtype(np.float32)
+            for number, layer in enumerate(layers):
+                for part in ("mean", "variance"):
+                    value = _read(group[f"{number:04d}"], part, None, kind)
+                    found[f"{layer}/moving_{part}"] = value
+            for name in weights:
+                if name.startswith(f"{kept_lib.EMBEDDING_NAME}/"):
+                    shape = weights[name].shape
+                    found[name] = _read(group, name, shape, kind)
+    except (RunError, OSError, KeyError, TypeError, AttributeError, RuntimeError):
+        return None  # `load_model` says what is wrong
+    return kept_lib.replace_statistics(weights, found)
+
+
+def _stored_type(name: str, kind: np.dtype, weights: str) -> np.dtype:
+    """What a variable is stored as; moments of the data may be of any size."""
+    is_moment = name.split("/")[0] in _MOMENTS
+    return kind if is_moment or kind != np.float32 else np.dtype(weights)
+
+
+def _write_weights(path: pathlib.Path, model: ContrastiveModel, weights: str) -> None:
     """Writes every variable under its name in checkpoints.
 
     Not Keras's `save_weights`: its names follow the classes of layers, and those
@@ -235,7 +302,15 @@ def _write_weights(path: pathlib.Path, model: ContrastiveModel) -> None:
     with h5py.File(path, "w") as file:
         for number, variable in enumerate(model.variables):
             name = network.array_name("model", number, variable)
-            file[name] = np.array(variable)
+            value = np.array(variable)
+            kind = _stored_type(network.plain_path(variable), value.dtype, weights)
+            stored = value.astype(kind)
+            if not np.isfinite(stored).all() and np.isfinite(value).all():
+                raise UserError(
+                    f"{name} holds values up to {np.abs(value).max():.3g}, more than "
+                    f"{weights} can: store the weights as float32"
+                )
+            file[name] = stored
 
 
 def _write_statistics(
@@ -256,7 +331,7 @@ def _write_statistics(
 
 
 def _read_weights(
-    path: pathlib.Path, model: ContrastiveModel
+    path: pathlib.Path, model: ContrastiveModel, weights: str
 ) -> list[tuple[Any, np.ndarray]]:
     with _opened(path) as file:
         group = file.get("model", getclass=False) if _is_plain(file, "model") else None
@@ -271,7 +346,9 @@ def _read_weights(
         for number, variable in enumerate(model.variables):
             name = f"{number:04d}"
             wanted = np.dtype(variable.dtype)
-            arrays[f"model/{name}"] = _read(group, name, variable.shape, wanted)
+            stored = _stored_type(network.plain_path(variable), wanted, weights)
+            value = _read(group, name, variable.shape, stored)
+            arrays[f"model/{name}"] = value.astype(wanted)
     return network.fitting_values("model", model.variables, arrays)
 
 

@@ -88,7 +88,7 @@ class ExportModule(tf.Module):
         self._projection_dim = int(model.projector.output_shape[-1])
         self._similarity = model.similarity
         # One graph each, called by several signatures.
-        self._encode = model.graph
+        self._encode = model.network_graph
         self._project_windows = model.matcher.graph
         mel = tf.TensorSpec([None, None, self.frontend.num_mels, 1], tf.float32)
         projection = tf.TensorSpec([None, self._projection_dim], tf.float32)

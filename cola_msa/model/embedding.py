@@ -6,6 +6,7 @@ cosine and no window outweighs the others of its clip; a window far below the us
 level, as of padding or of a note's last breath, counts for less.
 """
 
+import math
 from typing import Any
 
 import keras
@@ -15,6 +16,7 @@ import tensorflow as tf
 _FULL_DECIBELS, _LEAST_DECIBELS = -10.0, -40.0
 _LEAST_WEIGHT = 0.1
 _TINY = 1e-9
+_DECIBELS = 20.0 / math.log(10.0)
 
 
 def window_magnitudes(windows: tf.Tensor) -> tf.Tensor:
@@ -27,6 +29,34 @@ def window_magnitudes(windows: tf.Tensor) -> tf.Tensor:
         float32 [batch].
     """
     return tf.reduce_mean(tf.exp(tf.cast(windows, tf.float32)), axis=[1, 2, 3])
+
+
+def unit_embedding(
+    windows: tf.Tensor,
+    pooled: tf.Tensor,
+    mean: tf.Tensor,
+    deviation: tf.Tensor,
+    magnitude: tf.Tensor,
+) -> tf.Tensor:
+    """Standardizes, scales to length 1, and weighs by level.
+
+    Args:
+        windows: float32 [batch, frames, num_mels, 1].
+        pooled: float32 [batch, dim].
+        mean: Of the training music, float32 [dim].
+        deviation: Its deviation, float32 [dim].
+        magnitude: Its mean mel magnitude, float32 [].
+
+    Returns:
+        float32 [batch, dim].
+    """
+    values = (tf.cast(pooled, tf.float32) - mean) / deviation
+    norm = tf.sqrt(tf.reduce_sum(tf.square(values), axis=-1, keepdims=True))
+    ratio = window_magnitudes(windows) / magnitude
+    decibels = tf.math.log(tf.maximum(ratio, _TINY)) * _DECIBELS
+    span = _FULL_DECIBELS - _LEAST_DECIBELS
+    weight = tf.clip_by_value((decibels - _LEAST_DECIBELS) / span, _LEAST_WEIGHT, 1)
+    return values / tf.maximum(norm, _TINY) * weight[:, tf.newaxis]
 
 
 @keras.saving.register_keras_serializable(package="cola_msa")
@@ -58,13 +88,9 @@ class UnitEmbedding(keras.layers.Layer):
     def call(self, inputs: list[tf.Tensor]) -> tf.Tensor:
         """[batch, frames, num_mels, 1] and [batch, dim] -> [batch, dim]."""
         windows, pooled = inputs
-        values = (tf.cast(pooled, tf.float32) - self.mean) / self.deviation
-        norm = tf.sqrt(tf.reduce_sum(tf.square(values), axis=-1, keepdims=True))
-        ratio = window_magnitudes(windows) / self.magnitude
-        decibels = tf.math.log(tf.maximum(ratio, _TINY)) * (20.0 / 2.302585092994046)
-        span = _FULL_DECIBELS - _LEAST_DECIBELS
-        weight = tf.clip_by_value((decibels - _LEAST_DECIBELS) / span, _LEAST_WEIGHT, 1)
-        return values / tf.maximum(norm, _TINY) * weight[:, tf.newaxis]
+        return unit_embedding(
+            windows, pooled, self.mean, self.deviation, self.magnitude
+        )
 
     def compute_output_shape(self, input_shape: Any) -> tuple:
         """That of the pooled output."""

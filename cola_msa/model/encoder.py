@@ -20,7 +20,7 @@ from cola_msa.model.cpu_layers import KERNELS, cpu_layer, default_kernels
 from cola_msa.system.keras_settings import check_loaded
 
 _EFFICIENTNET_DROP_RATE = 0.2  # what keras.applications builds into EfficientNetB0
-_PIXEL_SCALE = 255.0  # its Rescaling(1 / 255), which precedes its Normalization
+PIXEL_SCALE = 255.0  # its Rescaling(1 / 255), which precedes its Normalization
 _BAND_RANGE = 1.7  # as deviations go: about that of evenly spread values
 _POOLINGS = {"max": "max", "mean": "avg"}  # as keras.applications calls them
 _collecting = threading.local()
@@ -132,6 +132,26 @@ class StochasticDepth(keras.layers.Dropout):
         return inputs * (keep / (1.0 - self.rate))
 
 
+def scale_input(
+    windows: tf.Tensor,
+    mean: tf.Tensor,
+    deviation: tf.Tensor,
+    clip: float,
+    band_channel: bool,
+) -> tf.Tensor:
+    """What `InputScaling` computes, of moments float32 [num_mels]."""
+    shape = [1, 1, -1, 1]
+    scaled = tf.cast(windows, mean.dtype) - tf.reshape(mean, shape)
+    scaled /= tf.reshape(deviation, shape)
+    if clip:
+        scaled = tf.clip_by_value(scaled, -clip, clip)
+    if band_channel:
+        place = tf.linspace(-_BAND_RANGE, _BAND_RANGE, mean.shape[0])
+        place = tf.reshape(tf.cast(place, scaled.dtype), shape)
+        scaled = tf.concat([scaled, tf.zeros_like(scaled) + place], axis=-1)
+    return scaled
+
+
 @keras.saving.register_keras_serializable(package="cola_msa")
 class InputScaling(keras.layers.Layer):
     """Log-mels normalized band by band, bounded, and beside them each band's place.
@@ -163,16 +183,13 @@ class InputScaling(keras.layers.Layer):
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """[batch, frames, num_mels, 1] -> the same, or with two channels."""
-        shape = [1, 1, -1, 1]
-        mean = tf.reshape(tf.convert_to_tensor(self.mean), shape)
-        deviation = tf.reshape(tf.convert_to_tensor(self.deviation), shape)
-        scaled = (tf.cast(inputs, mean.dtype) - mean) / deviation
-        if self.clip:
-            scaled = tf.clip_by_value(scaled, -self.clip, self.clip)
-        if self.band_channel:
-            place = tf.linspace(-_BAND_RANGE, _BAND_RANGE, self.mean.shape[0])
-            place = tf.reshape(tf.cast(place, scaled.dtype), shape)
-            scaled = tf.concat([scaled, tf.zeros_like(scaled) + place], axis=-1)
+        scaled = scale_input(
+            inputs,
+            tf.convert_to_tensor(self.mean),
+            tf.convert_to_tensor(self.deviation),
+            self.clip,
+            self.band_channel,
+        )
         return tf.cast(scaled, self.compute_dtype)
 
     def compute_output_shape(self, input_shape: Any) -> tuple:
@@ -321,15 +338,15 @@ def set_input_normalization(
             layer.deviation.assign(np.broadcast_to(std, layer.deviation.shape))
             return
     layer = normalization_layer(encoder)
-    layer.adapt_mean.assign([mean / _PIXEL_SCALE])
-    layer.adapt_variance.assign([(std / _PIXEL_SCALE) ** 2])
+    layer.adapt_mean.assign([mean / PIXEL_SCALE])
+    layer.adapt_variance.assign([(std / PIXEL_SCALE) ** 2])
     layer.finalize_state()
 
 
 def _tiny_backbone(input_shape: tuple, pooling: str) -> keras.Model:
     """A few layers of the same kinds as EfficientNet's, for tests."""
     inputs = keras.Input(input_shape)
-    hidden = keras.layers.Rescaling(1.0 / _PIXEL_SCALE)(inputs)
+    hidden = keras.layers.Rescaling(1.0 / PIXEL_SCALE)(inputs)
     hidden = keras.layers.Normalization(axis=-1)(hidden)
     for stage, filters in enumerate((16, 64)):
         hidden = keras.layers.Conv2D(

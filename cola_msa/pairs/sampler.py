@@ -27,6 +27,7 @@ from cola_msa.records.prepared import PreparedData
 
 _AUGMENT_STREAM = 2
 _REMIX_STREAM = 3
+_REMIX_SHARE_STREAM = 4
 _MOMENTS_UPDATE = 2**41  # first of the draws that bands' moments come from
 _MOMENTS_PAIRS = 1024
 
@@ -59,6 +60,7 @@ class PairSampler:
         # Validation is never augmented: its loss is compared between strategies.
         augment = config.augment if split == "train" else "none"
         self.is_remixed, rest = split_remix(augment, config.source)
+        self._remix_share = config.remix_share
         self._augment = build_augmentation(rest, data.frontend.log_floor)
         self._draws = PairDraws(data, config, split, num_replicas)
         self.data = data
@@ -161,7 +163,7 @@ class PairSampler:
                 stems.shape[1],
                 stems.shape[3],
             )
-            anchor, positive = remix.apply_remix(
+            mixed = remix.apply_remix(
                 stems,
                 batch["stem_is_active"],
                 positive,
@@ -169,6 +171,15 @@ class PairSampler:
                 parameters,
                 self.data.frontend.log_floor,
             )
+            if self._remix_share < 1.0:
+                # All of a mini-batch or none: what was mixed would tell itself apart.
+                stream = tf.random.fold_in(seed, _REMIX_SHARE_STREAM)
+                is_mixed = tf.random.stateless_uniform([], stream) < self._remix_share
+                mixed = (
+                    tf.where(is_mixed, mixed[0], anchor),
+                    tf.where(is_mixed, mixed[1], positive),
+                )
+            anchor, positive = mixed
             batch = {k: v for k, v in batch.items() if k not in STEM_KEYS}
         if self._augment is not None:
             windows = tf.concat([anchor, positive], axis=0)

@@ -15,14 +15,15 @@ import hashlib
 import os
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from absl import logging
 
+from cola_msa.config.checks import check_moments
 from cola_msa.config.schema import ModelConfig
-from cola_msa.model import replicas
+from cola_msa.model import plain, replicas
 from cola_msa.model.contrastive import ContrastiveModel
 from cola_msa.model.statistics import BatchStatistics, embedding_shapes
 from cola_msa.runs import network
@@ -254,6 +255,67 @@ def load_model(
     inputs = statistics or load_config(run_dir).train.statistics_inputs
     found = read_statistics(path, arrays, inputs, model)
     return network.put_weights(model, values, found)
+
+
+def plain_weights(
+    run_dir: str | os.PathLike, step: int | str | None = None
+) -> dict[str, np.ndarray] | None:
+    """What `model.plain` computes a run's encoder of, without building the network.
+
+    Args:
+        run_dir: The run.
+        step: A kept step, `best`, or None for the last.
+
+    Returns:
+        Arrays by name; None where the network is another, or an array is not as it
+        must be: `load_model` says what is wrong.
+
+    Raises:
+        RunError: If the run or the step is missing, or the file is damaged.
+    """
+    config = load_config(run_dir)
+    arrays = read_arrays(kept_path(run_dir, step))
+    try:
+        check_moments(load_run(run_dir)["data"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    mels = config.frontend.num_mels
+    weights = {}
+    variables = plain.list_variables(config.model, mels)
+    if sum(name.startswith("model/") for name in arrays) != len(variables):
+        return None
+    for number, variable in enumerate(variables):
+        value = arrays.get(f"model/{number:04d}/{variable.name}")
+        if value is None or (value.shape, str(value.dtype)) != variable[1:]:
+            return None
+        weights[variable.name] = value
+    prefix = f"statistics/{config.train.statistics_inputs}"
+    moments = {
+        f"{layer}/moving_{part}": f"{prefix}/{number:04d}/{part}"
+        for number, layer in enumerate(plain.batch_norm_names(config.model, mels))
+        for part in ("mean", "variance")
+    }
+    moments |= {
+        name: f"{prefix}/{name}"
+        for name in weights
+        if name.startswith(f"{EMBEDDING_NAME}/")
+    }
+    return replace_statistics(weights, {k: arrays.get(v) for k, v in moments.items()})
+
+
+def replace_statistics(
+    weights: dict[str, np.ndarray], found: Mapping[str, np.ndarray | None]
+) -> dict[str, np.ndarray] | None:
+    """Weights with other moments; None where one is missing, or of another shape."""
+    for name, value in found.items():
+        if (
+            value is None
+            or value.shape != weights[name].shape
+            or value.dtype != weights[name].dtype
+        ):
+            return None
+        weights[name] = value
+    return weights
 
 
 def encoder_key(

@@ -7,7 +7,7 @@ import tensorflow as tf
 from cola_msa.config import strategies
 from cola_msa.config.presets import PRESETS, get_preset
 from cola_msa.config.published import PUBLISHED
-from cola_msa.config.schema import TrainConfig
+from cola_msa.config.schema import ModelConfig, TrainConfig
 from cola_msa.pairs import draws as draws_lib
 from cola_msa.pairs import sampler as sampler_lib
 
@@ -38,12 +38,16 @@ def test_every_row_of_the_papers_tables_has_a_strategy():
 
 
 @pytest.mark.parametrize("name", strategies.STRATEGIES)
-def test_presets_differ_from_default_in_their_pairs_alone(name):
+def test_presets_differ_in_their_pairs_alone_and_keep_the_papers_method(name):
     strategy, preset = strategies.get_strategy(name), PRESETS[name]
-    default = PRESETS["default"]
-    assert preset.model == default.model and preset.frontend == default.frontend
+    paper, msa = PRESETS["paper"], PRESETS["msa"]
+    assert preset.model == msa.model and preset.frontend == msa.frontend
+    for field in ("similarity", "silence", "temperature", "backbone", "pooling"):
+        assert getattr(preset.model, field) == getattr(paper.model, field)
+    for field in ("embedding", "input_clip", "band_channel"):
+        assert getattr(preset.model, field) == getattr(ModelConfig(), field)
     train = dataclasses.replace(
-        default.train,
+        msa.train,
         source=strategy.source,
         batches=strategy.batches,
         augment=strategy.augment,

@@ -154,3 +154,26 @@ def test_what_cannot_be_remixed_is_refused(prepared):
         sampler_lib.PairSampler(
             prepared, TrainConfig(batch_size=4, augment="remix+blur")
         )
+
+
+def test_a_share_of_the_mini_batches_is_remixed_as_a_whole(prepared):
+    fields = {"batch_size": 8, "augment": "remix", "seed": 1}
+    whole = sampler_lib.PairSampler(prepared, TrainConfig(**fields))
+    part = sampler_lib.PairSampler(prepared, TrainConfig(**fields, remix_share=0.4))
+    none = sampler_lib.PairSampler(prepared, TrainConfig(**fields, remix_share=0.0))
+    kinds = []
+    for number, batches in enumerate(
+        zip(whole.dataset(0, 40), part.dataset(0, 40), none.dataset(0, 40), strict=True)
+    ):
+        mixed, either, plain = (
+            {k: v.numpy() for k, v in batch.items()} for batch in batches
+        )
+        raw = part.batch(number)
+        for name in ("anchor", "positive"):
+            np.testing.assert_array_equal(plain[name], raw[name].astype(np.float32))
+        is_mixed = not np.array_equal(either["anchor"], plain["anchor"])
+        kinds.append(is_mixed)
+        for name in ("anchor", "positive"):
+            expected = (mixed if is_mixed else plain)[name]
+            np.testing.assert_array_equal(either[name], expected)
+    assert 8 <= sum(kinds) <= 24  # of 40, at a share of 0.4

@@ -12,7 +12,7 @@ from cola_msa.hub import loading, pretrained
 from cola_msa.model.contrastive import ContrastiveModel
 from cola_msa.pairs.sampler import PairSampler
 from cola_msa.runs import kept
-from cola_msa.system.errors import RunError
+from cola_msa.system.errors import RunError, UserError
 from cola_msa.training.trainer import Trainer
 from tests.conftest import tiny_config
 
@@ -145,3 +145,40 @@ def test_an_unknown_form_is_refused(config):
     object.__setattr__(broken, "embedding", "round")
     with pytest.raises(ValueError, match="'raw' or 'unit'"):
         ContrastiveModel(broken)
+
+
+def test_half_precision_takes_half_the_space_and_has_a_key_of_its_own(run, tmp_path):
+    whole = export_lib.export_encoder(run, tmp_path / "whole", file_format="pretrained")
+    half = export_lib.export_encoder(
+        run, tmp_path / "half", file_format="pretrained", weights="float16"
+    )
+    assert (whole["format_version"], half["format_version"]) == (1, 2)
+    assert whole["encoder_key"] != half["encoder_key"]
+    sizes = [
+        sum(v.size * v.dtype.itemsize for v in _arrays(tmp_path / name))
+        for name in ("whole", "half")
+    ]
+    assert sizes[1] < 0.52 * sizes[0]
+    assert 0 < half["relative_difference"] < export_lib.HALF_TOLERANCE
+    found = loading.load_encoder(tmp_path / "half").get_weights()
+    expected = loading.load_encoder(tmp_path / "whole").get_weights()
+    for value, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(value, other, rtol=1e-3, atol=1e-6)
+
+
+def _arrays(folder):
+    found = []
+    with h5py.File(folder / pretrained.WEIGHTS_NAME) as file:
+        file.visititems(
+            lambda _, item: (
+                found.append(item[()]) if isinstance(item, h5py.Dataset) else None
+            )
+        )
+    return found
+
+
+def test_weights_that_half_precision_cannot_hold_are_refused(run, tmp_path):
+    model = kept.load_model(run)
+    model.projector.weights[0].assign(model.projector.weights[0] * 0 + 1e6)
+    with pytest.raises(UserError, match="more than float16 can"):
+        pretrained._write_weights(tmp_path / "weights.h5", model, "float16")

@@ -175,7 +175,10 @@ def test_a_start_that_the_configuration_does_not_name_is_refused(
 
 
 def test_killed_and_resumed_equals_uninterrupted(prepared_dir, finished_run, tmp_path):
-    arguments = (*TINY, "--steps=8", f"--init_from={finished_run}")
+    # The finished run is of the paper's method, see `tiny_config`.
+    method = ("--similarity=bilinear", "--input_normalization=dataset")
+    method += ("--input_clip=0", "--noband_channel", "--embedding=raw")
+    arguments = (*TINY, *method, "--steps=8", f"--init_from={finished_run}")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     result = run_module(*train_arguments(prepared_dir, whole, *arguments))
     assert result.returncode == 0, result.stderr

@@ -20,13 +20,14 @@ _PARSE = """
 import dataclasses, json, sys
 from absl import flags
 from cola_msa import train
+from cola_msa.training import asked
 train.define_flags()
 found = []
 for arguments in json.load(sys.stdin):
     for name in flags.FLAGS:
         flags.FLAGS[name].unparse()
     flags.FLAGS(["train", *arguments])
-    found.append(dataclasses.asdict(train.config_from_flags()))
+    found.append(dataclasses.asdict(asked.config_from_flags()))
 print(json.dumps(found))
 """
 

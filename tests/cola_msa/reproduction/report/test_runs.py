@@ -118,7 +118,7 @@ def test_a_strategy_that_was_not_named_is_told_by_its_fields(tmp_path):
         ({"train_clips": "all"}, "all clips"),
         ({"head": {"standardize": True}}, "standardised"),
         ({"label_subset": {"fraction": 0.1, "clips": 4, "of": 40}}, "10 %"),
-        ({"encoder": {"statistics": "pairs"}}, "pairs"),
+        ({"encoder": {"statistics": "anchors"}}, "anchors"),
     ],
 )
 def test_other_protocols_stay_out_of_the_tables(tmp_path, fields, word):
