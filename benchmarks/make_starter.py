@@ -52,7 +52,8 @@ def define_flags() -> None:
     define_float("scale", 1.0, "Share of songs and pairs.", lower_bound=1e-4)
     flags.DEFINE_integer("pairs", 1_500_000, "Pairs to train on.", lower_bound=1)
     flags.DEFINE_integer("batch_size", 64, "Pairs an update.", lower_bound=2)
-    flags.DEFINE_string("augment", "none", "As in cola_msa.train.")
+    flags.DEFINE_string("augment", "remix", "As in cola_msa.train.")
+    define_float("remix_share", 0.5, "As in cola_msa.train.", 0.0, 1.0)
     flags.DEFINE_integer("threads", 0, "Of training; 0: all.", lower_bound=0)
     flags.DEFINE_integer("num_workers", 0, "Processes; 0: one a core.", lower_bound=0)
 
@@ -102,6 +103,7 @@ def main(options: flags.FlagValues) -> None:
         "cola_msa.train",
         **_RECIPE,
         augment=options.augment,
+        remix_share=options.remix_share,
         batch_size=options.batch_size,
         steps=steps,
         updates_per_step=min(_UPDATES_PER_STEP, math.ceil(num_updates)),

@@ -43,9 +43,9 @@ def define_flags() -> None:
     flags.DEFINE_enum(
         "encoder",
         "trained",
-        ["trained", "untrained", "supervised"],
-        "The run's encoder; the network it started from; or one with fresh weights "
-        "that is trained with the labels alone.",
+        ["trained", "untrained", "supervised", "spectra"],
+        "The run's encoder; the network it started from; one with fresh weights that "
+        "is trained with the labels alone; or none: statistics of the log-mels.",
     )
     flags.DEFINE_bool(
         "finetune", False, "Train the encoder too, from the run's weights."

@@ -208,8 +208,8 @@ class TrainConfig(Checked):
         augment: `none`, `mws`, `gain`, `transpose`, `remix`, `specaugment` or
             `cutout`, or several with `+` between them, of both windows of a pair;
             `remix` mixes stems of the mini-batch's songs and comes first.
-        remix_share: Share of mini-batches that `remix` mixes anew; the others keep their
-            songs' own mixtures.
+        remix_share: Share of mini-batches that `remix` mixes anew; the others keep
+            their songs' own mixtures.
         pair_span: `segment` (both windows of a pair come from one segment) or `clip`
             (the positive comes from anywhere in the anchor's clip).
         batch_size: Pairs a mini-batch and replica.

@@ -13,6 +13,7 @@ import pathlib
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 from absl import logging
 
 from cola_msa.evaluation.retrieval import (
@@ -102,6 +103,30 @@ def untrained_model(
     validator = Validator(model, sampler, None, train.statistics_batches)
     validator.estimate_statistics()[statistics].assign_to(model)
     return model
+
+
+SPECTRA_KEY = "spectra-1"  # raised whenever `window_spectra` gives other values
+
+
+def window_spectra(windows: tf.Tensor) -> tf.Tensor:
+    """What a window says of itself without any network: statistics of its log-mels.
+
+    Args:
+        windows: float32 [n, frames, num_mels, 1].
+
+    Returns:
+        float32 [n, 4 * num_mels]: each band's mean, deviation, mean change from frame
+        to frame, and 90th percentile (the nearest frame's).
+    """
+    values = tf.squeeze(windows, -1)
+    mean = tf.reduce_mean(values, axis=1)
+    deviation = tf.math.reduce_std(values, axis=1)
+    change = tf.reduce_mean(tf.abs(values[:, 1:] - values[:, :-1]), axis=1)
+    rank = tf.cast(
+        tf.round(0.9 * tf.cast(tf.shape(values)[1] - 1, tf.float32)), "int32"
+    )
+    loud = tf.gather(tf.sort(values, axis=1), rank, axis=1)
+    return tf.concat([mean, deviation, change, loud], axis=1)
 
 
 def untrained_key(

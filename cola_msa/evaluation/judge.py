@@ -23,7 +23,12 @@ import tensorflow as tf
 from absl import logging
 
 from cola_msa.config.schema import Config, config_hash
-from cola_msa.evaluation.baseline import untrained_key, untrained_model
+from cola_msa.evaluation.baseline import (
+    SPECTRA_KEY,
+    untrained_key,
+    untrained_model,
+    window_spectra,
+)
 from cola_msa.evaluation.label_fractions import check_curve, write_curve
 from cola_msa.evaluation.probes.features import (
     EmbeddedSplit,
@@ -396,6 +401,8 @@ def choose_mode(
         )
     mode = "supervised" if encoder == "supervised" else "frozen"
     mode = "finetuned" if finetune else mode
+    if encoder == "spectra" and statistics is not None:
+        raise UsageError("--encoder=spectra is no network: leave out --statistics")
     if mode == "frozen" and rate is not None:
         raise UsageError(
             "--finetune_rate is for --finetune and --encoder=supervised; a frozen "
@@ -418,7 +425,7 @@ def choose_step(given: str | None, encoder: str) -> int | str | None:
     if encoder != "trained":
         if given:
             raise UsageError(
-                f"--encoder={encoder} is step 0; leave out --checkpoint_step"
+                f"--encoder={encoder} is of no step; leave out --checkpoint_step"
             )
         return 0
     return directory.parse_step(given)
@@ -436,7 +443,7 @@ def output_name(
 
     Args:
         task: The task; alone it stands for the last weights and all defaults.
-        encoder: `trained`, `untrained` or `supervised`.
+        encoder: `trained`, `untrained`, `supervised` or `spectra`.
         step: A kept step, `best`, or None for the last.
         mode: `frozen`, `finetuned` or `supervised`.
         config: Protocol, probe, labels.
@@ -470,7 +477,7 @@ class Judgement:
 
     Attributes:
         task: The task.
-        encoder: `trained`, `untrained` or `supervised`.
+        encoder: `trained`, `untrained`, `supervised` or `spectra`.
         step: A kept step, `best`, `init`, or None for the last.
         mode: From `choose_mode`.
         statistics: Batch-norm statistics; None for the run's own.
@@ -574,7 +581,10 @@ def _judge_function(
     """What judges the encoder, (task, data, output_dir, config) -> results."""
     step, mode = asked.step, asked.mode
     if mode == "frozen":
-        if info.encoder == "untrained":
+        encoder: Encoder
+        if info.encoder == "spectra":
+            encoder, key = window_spectra, SPECTRA_KEY
+        elif info.encoder == "untrained":
             encoder = untrained_model(run_dir, data, statistics).embedder()
             key = untrained_key(run_dir, data, statistics)
         else:

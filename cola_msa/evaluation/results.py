@@ -257,6 +257,8 @@ def _encoder_line(info: dict[str, Any]) -> str:
     run = f" of run {info['run']} (preset {info['preset']})" if info["run"] else ""
     if info["encoder"] == "supervised":
         return f"the network{run} from fresh weights: 0 updates, 0 pairs"
+    if info["encoder"] == "spectra":
+        return "no network: statistics of log-mels, 0 pairs"
     if info["encoder"] == "untrained":
         trained = "0 updates, 0 pairs"
     elif info["updates"] is None:

@@ -8,6 +8,7 @@ replica, and on CPUs convolutions and activations by those of `cpu_layers`.
 
 import contextlib
 import threading
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -240,12 +241,15 @@ def build_encoder(
     if config.backbone == "efficientnetb0":
         # Frames stay unknown, as in the authors' model: with a known length the
         # built-in graph pads its strided convolutions differently.
-        backbone = keras.applications.EfficientNetB0(
-            include_top=False,
-            weights=None,
-            input_shape=input_shape,
-            pooling=_POOLINGS[config.pooling],
-        )
+        with warnings.catch_warnings():
+            # Two channels are one more than a grey picture's, and meant.
+            warnings.filterwarnings("ignore", "This model usually expects 1 or 3")
+            backbone = keras.applications.EfficientNetB0(
+                include_top=False,
+                weights=None,
+                input_shape=input_shape,
+                pooling=_POOLINGS[config.pooling],
+            )
     elif config.backbone == "tiny":
         backbone = _tiny_backbone(input_shape, config.pooling)
     else:

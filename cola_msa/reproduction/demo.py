@@ -24,6 +24,10 @@ TABLE_NAME = "table.txt"
 _SCORES = {"mtat": ("roc_auc", "pr_auc"), "nsynth": ("accuracy",), "fma": ("accuracy",)}
 
 
+# What the probes judge, with heads on standardized features alike.
+ENCODERS = ("trained", "untrained", "spectra")
+
+
 class DemoError(UserError):
     """A command of the demo failed."""
 
@@ -74,15 +78,13 @@ def run_demo(
                     (
                         f"--task={task}",
                         f"--encoder={encoder}",
+                        "--standardize",
                         f"--run_dir={run_dir}",
                         f"--data_dir={data[task]}",
                     ),
-                    done=_results_path(run_dir, name),
+                    done=_results_path(run_dir, _judgement(task, encoder)),
                 )
-                for encoder, name in (
-                    ("trained", task),
-                    ("untrained", f"{task}-untrained"),
-                )
+                for encoder in ENCODERS
             )
         )
     metadata = export_dir / "metadata.json"
@@ -219,7 +221,7 @@ def final_table(
         The table and the paths, as text.
     """
     done = kept.read_done(run_dir)
-    rows = [("", "trained", "95 % interval", "untrained", "no learning", "chance")]
+    rows = [("", "trained", "95 % interval", "untrained", "spectra", "chance")]
     retrieval = _results(run_dir, "retrieval")
     without = retrieval.get("no_learning", {})  # an older version's lack it
     for measure, label in (("top1", "top-1"), ("mrr", "MRR")):
@@ -236,17 +238,19 @@ def final_table(
             )
         )
     for task, scores in _SCORES.items():
-        trained = _results(run_dir, task)
-        untrained = _results(run_dir, f"{task}-untrained")
+        trained, untrained, spectra = (
+            _results(run_dir, _judgement(task, encoder))["scores"]
+            for encoder in ENCODERS
+        )
         for score in scores:
-            row = trained["scores"][score]
+            row = trained[score]
             rows.append(
                 (
                     f"{task}, {SCORE_TITLES[score]}",
                     f"{row['value']:.3f}",
                     f"{row['low']:.3f} to {row['high']:.3f}",
-                    f"{untrained['scores'][score]['value']:.3f}",
-                    "",
+                    f"{untrained[score]['value']:.3f}",
+                    f"{spectra[score]['value']:.3f}",
                     f"{row['chance']:.3f}",
                 )
             )
@@ -258,7 +262,8 @@ def final_table(
             f"Retrieval: {retrieval['trained']['num_queries']:,} queries from "
             f"{retrieval['trained']['num_songs']} validation songs, up to "
             f"{retrieval['num_candidates']} candidates; untrained is the better of its "
-            "initial kernel and the trained one's, no learning the cosine of spectra.",
+            "initial kernel and the trained one's. Spectra: no learning, the cosine of "
+            "windows' spectra, or the same heads on statistics of log-mels.",
             "",
             *aligned(rows),
             "",
@@ -278,6 +283,12 @@ def _key_of(metadata: pathlib.Path) -> str | None:
     except FileError as error:
         logging.warning("%s", error)
         return None
+
+
+def _judgement(task: str, encoder: str) -> str:
+    """Name of the folder of its results."""
+    name = task if encoder == "trained" else f"{task}-{encoder}"
+    return f"{name}-standardized"
 
 
 def _results_path(run_dir: pathlib.Path, name: str) -> pathlib.Path:

@@ -63,7 +63,7 @@ def encoder_info(
     Args:
         run_dir: The run.
         step: A kept step, `best`, or None for the last.
-        encoder: `trained`, `untrained` or `supervised`.
+        encoder: `trained`, `untrained`, `supervised`, or `spectra` (no network).
         statistics: Batch-norm statistics; None means the run's.
 
     Raises:

@@ -7,10 +7,27 @@ import pathlib
 import struct
 
 import numpy as np
+import pytest
+
+from cola_msa.system.errors import UserError
+from data_prep.demo.synthesis import soundfont
 
 RATE_HZ = 44100
 _PERIOD = 100  # samples a cycle: 441 Hz, the root key's pitch
 ROOT_KEY = 69
+
+
+def _has_fluidsynth() -> bool:
+    try:
+        soundfont._binding()
+    except UserError:
+        return False
+    return True
+
+
+needs_fluidsynth = pytest.mark.skipif(
+    not _has_fluidsynth(), reason="FluidSynth or pyfluidsynth is not installed"
+)
 
 
 def _chunk(name: bytes, data: bytes) -> bytes:

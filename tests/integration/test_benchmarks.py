@@ -1,13 +1,21 @@
 """Every benchmark runs in small and prints its table; its figures are not tested."""
 
+import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
+import time
 
+import numpy as np
 import pytest
 
+import cola_msa
+from tests.helpers.soundfonts import needs_fluidsynth, write_soundfont
+
 FOLDER = pathlib.Path(__file__).parents[2] / "benchmarks"
+_ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
 SCRIPTS = sorted(path.name for path in FOLDER.glob("bench_*.py"))
 
 
@@ -16,7 +24,7 @@ SCRIPTS = sorted(path.name for path in FOLDER.glob("bench_*.py"))
 def test_benchmark_prints_a_table(name):
     done = subprocess.run(
         [sys.executable, str(FOLDER / name), "--quick"],
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"},
+        env={**os.environ, **_ENVIRONMENT},
         capture_output=True,
         text=True,
         check=False,
@@ -25,3 +33,41 @@ def test_benchmark_prints_a_table(name):
     rows = [line for line in done.stdout.splitlines() if line.startswith("|")]
     assert len(rows) >= 3  # a header, its rule, and a row
     assert "nan" not in done.stdout
+
+
+@pytest.mark.slow
+@needs_fluidsynth
+def test_the_starter_is_made_from_nothing_at_a_hundredth_and_goes_on(tmp_path):
+    """Music, records, training, folder: stopped in training, and started again."""
+    font = write_soundfont(tmp_path / "sine.sf2")
+    work = tmp_path / "work"
+    command = [sys.executable, str(FOLDER / "make_starter.py"), f"--work_dir={work}"]
+    command += [f"--soundfont={font}", "--scale=0.01", "--pairs=40000", "--threads=1"]
+    command += ["--batch_size=16", "--augment=remix", "--remix_share=0.5"]
+    environment = {**os.environ, **_ENVIRONMENT}
+    process = subprocess.Popen(
+        command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL
+    )
+    metrics = work / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 400
+    try:
+        while not metrics.exists() and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    folder = work / "starter"
+    size = (folder / "model.weights.h5").stat().st_size
+    assert 8e6 < size < 10.5e6
+    content = json.loads((folder / "config.json").read_text())
+    assert content["config"]["preset"] == "default" and content["pairs"] >= 400
+    waveform = np.random.default_rng(0).normal(0, 0.1, 32000).astype(np.float32)
+    embedding = cola_msa.Embedder.from_pretrained(folder)(waveform, 16000)
+    assert embedding.shape == (1280,) and np.isfinite(embedding).all()
+    assert 0 < np.linalg.norm(embedding) <= 1.0001

@@ -2,18 +2,21 @@
 
 import csv
 import dataclasses
+import itertools
 import pathlib
 import shutil
 
 import matplotlib.image
 import numpy as np
 import pytest
+import tensorflow as tf
 from absl import flags
 from sklearn.metrics import average_precision_score
 
 from cola_msa.config.schema import Config, ModelConfig
 from cola_msa.evaluation import judge, metrics
 from cola_msa.evaluation import results as results_lib
+from cola_msa.evaluation.baseline import window_spectra
 from cola_msa.evaluation.setting import EvaluationConfig
 from cola_msa.evaluation.tasks import TASKS
 from cola_msa.model.contrastive import ContrastiveModel
@@ -326,3 +329,36 @@ def test_classes_may_have_any_name(tmp_path):
     assert results["chart"] == "confusion.png"
     assert (tmp_path / "eval" / "confusion.png").stat().st_size > 5000
     assert (tmp_path / "eval" / "per_class.csv").read_text().startswith("class,")
+
+
+def test_window_spectra_equal_a_loop():
+    rng = np.random.default_rng(0)
+    windows = rng.normal(-4, 2, (3, 21, 5, 1)).astype(np.float32)
+    found = window_spectra(tf.constant(windows)).numpy()
+    assert found.shape == (3, 20)
+    for row, window in zip(found, windows[..., 0].astype(np.float64), strict=True):
+        for band in range(5):
+            values = window[:, band]
+            changes = [abs(b - a) for a, b in itertools.pairwise(values)]
+            expected = [
+                sum(values) / 21,
+                np.std(values),
+                sum(changes) / 20,
+                sorted(values)[18],
+            ]
+            np.testing.assert_allclose(row[band::5], expected, rtol=1e-4)
+
+
+def test_spectra_are_judged_as_an_encoder_is(finished_run, fma, tmp_path):
+    arguments = [
+        "--task=fma",
+        f"--run_dir={finished_run}",
+        f"--data_dir={fma.data_dir}",
+    ]
+    arguments += ["--encoder=spectra", "--standardize", "--seeds=1"]
+    result = run_module("cola_msa.eval", *arguments, f"--output_dir={tmp_path / 'out'}")
+    assert result.returncode == 0, result.stderr
+    assert "no network: statistics of log-mels" in result.stdout
+    result = run_module("cola_msa.eval", *arguments, "--statistics=pairs")
+    assert result.returncode == 2
+    assert "--encoder=spectra is no network" in result.stderr

@@ -16,7 +16,7 @@ from data_prep.demo.synthesis import soundfont
 from data_prep.demo.synthesis.patch import SampledTone
 from data_prep.demo.trees import write as write_lib
 from data_prep.demo.trees.write import RECORD_NAME, write_demo
-from tests.helpers.soundfonts import write_soundfont
+from tests.helpers.soundfonts import needs_fluidsynth, write_soundfont
 
 SMALL = DemoConfig(
     seed=3,
@@ -27,19 +27,6 @@ SMALL = DemoConfig(
     num_notes_per_family=(2, 1, 1),
 )
 RATE_HZ = 16000
-
-
-def has_fluidsynth():
-    try:
-        soundfont._binding()
-    except UserError:
-        return False
-    return True
-
-
-needs_fluidsynth = pytest.mark.skipif(
-    not has_fluidsynth(), reason="FluidSynth or pyfluidsynth is not installed"
-)
 
 
 @pytest.fixture(scope="module")

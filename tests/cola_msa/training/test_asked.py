@@ -1,0 +1,65 @@
+"""What the flags of training ask for, now and in earlier versions."""
+
+import dataclasses
+
+import pytest
+from absl import flags
+
+from cola_msa import train
+from cola_msa.config.presets import FORMER_PRESETS, PRESETS
+from cola_msa.runs import directory
+from cola_msa.training import asked
+from cola_msa.training.trainer import Trainer
+
+
+def parse(*arguments):
+    values = flags.FlagValues()
+    train.define_flags(values)
+    values(["train", *arguments])
+    return values
+
+
+TINY = (
+    "--preset=smoke",
+    "--steps=2",
+    "--updates_per_step=2",
+    "--batch_size=8",
+    "--data_dir=anywhere",
+)
+
+
+def test_a_run_of_a_former_preset_goes_on_as_it_was(prepared, tmp_path, monkeypatch):
+    configs = asked.asked_configs(parse(*TINY))
+    assert len(configs) == 2
+    assert configs[0].model == dataclasses.replace(PRESETS["smoke"].model)
+    assert configs[1].model == FORMER_PRESETS[0]["smoke"].model
+    run_dir = tmp_path / "runs" / "one"
+    trainer = Trainer(configs[1], prepared, run_dir)
+    assert directory.load_config(run_dir) == configs[1]
+    assert asked.begun_config(configs, run_dir) == configs[1]
+    assert asked.begun_config(configs, tmp_path / "new") == configs[0]
+    assert asked.begun_config(configs, None) == configs[0]
+    monkeypatch.chdir(tmp_path)
+    found = asked.unfinished_run(configs, "", prepared)
+    assert found[0] == configs[1] and found[1].resolve() == run_dir
+    assert trainer.run() == "finished"
+    assert asked.unfinished_run(configs, "", prepared) == (configs[0], None)
+
+
+def test_a_run_of_other_flags_is_none_of_a_former_preset(prepared, tmp_path):
+    begun = asked.asked_configs(parse(*TINY, "--learning_rate=2e-3"))
+    run_dir = tmp_path / "run"
+    Trainer(begun[1], prepared, run_dir)
+    configs = asked.asked_configs(parse(*TINY))
+    assert asked.begun_config(configs, run_dir) == configs[0]
+
+
+def test_presets_of_the_paper_have_no_former_values():
+    for name in ("paper", "authors", "msa", "cola"):
+        assert len(asked.asked_configs(parse(f"--preset={name}", "--data_dir=x"))) == 1
+
+
+@pytest.mark.parametrize("flag", ["--input_clip=-1", "--strategy=none_such"])
+def test_what_cannot_be_meant_is_refused(flag):
+    with pytest.raises((flags.Error, ValueError, RuntimeError)):
+        asked.asked_configs(parse(flag, "--data_dir=x"))
