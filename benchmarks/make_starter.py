@@ -52,8 +52,8 @@ def define_flags() -> None:
     define_float("scale", 1.0, "Share of songs and pairs.", lower_bound=1e-4)
     flags.DEFINE_integer("pairs", 1_500_000, "Pairs to train on.", lower_bound=1)
     flags.DEFINE_integer("batch_size", 64, "Pairs an update.", lower_bound=2)
-    flags.DEFINE_string("augment", "remix", "As in cola_msa.train.")
-    define_float("remix_share", 0.5, "As in cola_msa.train.", 0.0, 1.0)
+    flags.DEFINE_string("augment", "none", "As in cola_msa.train.")
+    define_float("remix_share", 1.0, "As in cola_msa.train.", 0.0, 1.0)
     flags.DEFINE_integer("threads", 0, "Of training; 0: all.", lower_bound=0)
     flags.DEFINE_integer("num_workers", 0, "Processes; 0: one a core.", lower_bound=0)
 

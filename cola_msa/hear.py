@@ -1,8 +1,8 @@
 """The HEAR 2021 API (common-api of hearbenchmark.com), TensorFlow flavour.
 
 model = load_model("runs/NAME")
-scenes = get_scene_embeddings(audio, model)                  # [n_sounds, 1280]
-embeddings, times = get_timestamp_embeddings(audio, model)   # [n_sounds, n, 1280], ms
+scenes = get_scene_embeddings(audio, model)                  # [n_sounds, dim]
+embeddings, times = get_timestamp_embeddings(audio, model)   # [n_sounds, n, dim], ms
 
 Benchmark kits take the module's name, `cola_msa.hear`, and a model's path.
 """

@@ -42,7 +42,7 @@ _DEFAULT_MODEL = ModelConfig(
     input_normalization="bands",
     input_clip=3.0,
     band_channel=True,
-    embedding="unit",
+    embedding="levels",
     similarity="cosine",
     temperature=0.1,
 )

@@ -129,8 +129,8 @@ class ModelConfig(Checked):
             cannot tell otherwise at which frequency something happens.
         pooling: How the network's last map becomes an embedding: `max` over time and
             frequency, as the paper has it, or `mean`.
-        embedding: What leaves the encoder: `raw`, its pooled output, or `unit`, see
-            `model.embedding`. The pretext task always sees the raw one.
+        embedding: What leaves the encoder: `raw`, its pooled output, or `levels`, of
+            maps within it, see `model.embedding`. The pretext task sees the raw one.
         similarity: `bilinear` or `cosine`.
         temperature: Divides the similarities.
         kernel_init: `identity` or `normal`: the bilinear kernel's initial value.
@@ -163,8 +163,8 @@ class ModelConfig(Checked):
     )
     embedding: str = setting(
         "raw",
-        "What leaves the encoder; unit: standardized, every window of length 1.",
-        choices=("raw", "unit"),
+        "What leaves the encoder; levels: of maps within it, of length 1.",
+        choices=("raw", "levels"),
     )
     similarity: str = setting(
         "bilinear", "Similarity of projections.", choices=("bilinear", "cosine")

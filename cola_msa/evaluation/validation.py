@@ -92,7 +92,7 @@ class Validator:
             "anchors": self._estimator.estimate(batches(False)),
             "pairs": self._estimator.estimate(batches(True)),
         }
-        if self.model.unit_embedding is not None:
+        if self.model.level_embedding is not None:
             for inputs, statistics in found.items():
                 with self._statistics_of(statistics):
                     moments = self._estimator.embedding_moments(
@@ -156,8 +156,8 @@ class Validator:
             for layer in self.model.batch_norm_layers()
             for variable in (layer.moving_mean, layer.moving_variance)
         ]
-        if (unit := self.model.unit_embedding) is not None:
-            own += [(v, replicas.replica_values(v)) for v in unit.variables]
+        if (level := self.model.level_embedding) is not None:
+            own += [(v, replicas.replica_values(v)) for v in level.variables]
         statistics.assign_to(self.model)
         try:
             yield

@@ -1,7 +1,7 @@
 """Waveforms to embeddings: six lines for whoever has a model and some audio.
 
 embed = cola_msa.Embedder.from_pretrained("runs/NAME")
-clip = embed(waveform, sample_rate)                 # [1280], the mean over windows
+clip = embed(waveform, sample_rate)                 # [dim], the mean over windows
 starts, windows = embed.windows(waveform, sample_rate, hop_seconds=0.5)
 """
 

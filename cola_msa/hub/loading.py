@@ -1,7 +1,7 @@
 """Opens whatever holds an encoder: a run, a pretrained folder or an export.
 
 model = open_model("runs/NAME")
-model.embed(windows)                # float32 [n, 98, 64, 1] -> [n, 1280]
+model.embed(windows)                # float32 [n, 98, 64, 1] -> [n, dim]
 model.matcher.project(windows)      # -> [n, 512]
 """
 
@@ -22,7 +22,7 @@ from cola_msa.hub import download, portable, pretrained
 from cola_msa.hub.opened import Network, OpenedModel
 from cola_msa.model.contrastive import ContrastiveModel
 from cola_msa.model.matcher import Matcher, projection_network
-from cola_msa.model.plain import PLAIN_DIM, plain_encoder
+from cola_msa.model.plain import embedding_dim, plain_encoder
 from cola_msa.model.statistics import BatchStatistics
 from cola_msa.runs import directory
 from cola_msa.runs import kept as kept_lib
@@ -209,7 +209,7 @@ def load_encoder(
             mixtures and stems); None is what the run's configuration names.
 
     Returns:
-        keras.Model, float32 [batch, frames, 64, 1] -> [batch, 1280]; call it with
+        keras.Model, float32 [batch, frames, 64, 1] -> [batch, dim]; call it with
         training=False.
 
     Raises:
@@ -281,7 +281,7 @@ def _opened(
     **fields: Any,
 ) -> OpenedModel:
     function = _function_of(config.model, weights)
-    dim = PLAIN_DIM
+    dim = embedding_dim(config.model, config.frontend.num_mels)
     if function is None:
         network = make_network()  # now, so that what is damaged is refused now
         dim = int(network.encoder.output_shape[-1])  # type: ignore[attr-defined]

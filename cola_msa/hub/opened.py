@@ -34,7 +34,7 @@ class OpenedModel:
     Attributes:
         kind: `run`, `pretrained` or `export`.
         path: The folder.
-        dim: Values of an embedding (1280).
+        dim: Values of an embedding (2048; 1280 where it is raw).
         frontend: Front end of its training data; `frontend.level` is its level rule.
         key: 16 hexadecimal digits that stand for the encoder's weights: the same for
             a run, and for the pretrained folder and the export made of it.

@@ -131,7 +131,7 @@ def save_pretrained(
             "updates": info.updates,
             "pairs": info.pairs,
             "num_replicas": run.get("num_replicas", 1),
-            "embedding_dim": int(model.encoder.output_shape[-1]),
+            "embedding_dim": int(model.embedder().output_shape[-1]),
             "statistics": config.train.statistics_inputs,
             "encoder_key": _key(kept_lib.encoder_key(run_dir, step), weights),
             "scores": read_scores(run_dir, info.step),

@@ -3,9 +3,9 @@
 It needs TensorFlow alone to be used. Signatures:
 
     embed_waveform  waveform float32 [batch, samples] at 16 kHz, lengths int32 [batch]
-                    -> windows float32 [batch, W, 1280], clip float32 [batch, 1280],
+                    -> windows float32 [batch, W, dim], clip float32 [batch, dim],
                     num_windows int32 [batch]; rows past num_windows are 0
-    embed_log_mel   log_mel float32 [batch, frames, 64, 1] -> embedding [batch, 1280]
+    embed_log_mel   log_mel float32 [batch, frames, 64, 1] -> embedding [batch, dim]
     match           mixture_windows float32 [A, frames, 64, 1], stem_windows float32
                     [P, frames, 64, 1] -> scores float32 [A, P]: a^T W p, without the
                     temperature

@@ -10,7 +10,7 @@ from cola_msa.config.schema import FrontendConfig, ModelConfig, from_dict, to_di
 # Importing `optimizers` registers it: a .keras file that was compiled with it reloads.
 from cola_msa.model import losses, optimizers  # noqa: F401
 from cola_msa.model.acceleration import dtype_policy
-from cola_msa.model.embedding import UnitEmbedding
+from cola_msa.model.embedding import LEVELS, LevelEmbedding
 from cola_msa.model.encoder import (
     StochasticDepth,
     build_encoder,
@@ -45,8 +45,8 @@ class ContrastiveModel(keras.Model):
         encoder: keras.Model, [batch, frames, num_mels, 1] -> [batch, 1280].
         projector: keras.Model, [batch, 1280] -> [batch, 512].
         similarity: Layer, (anchors [B, 512], candidates [C, 512]) -> [B, C].
-        unit_embedding: Layer behind the encoder where embeddings leave it; None where
-            they are raw.
+        level_embedding: Layer that makes embeddings of maps within the encoder; None
+            where they are its output.
     """
 
     def __init__(
@@ -96,15 +96,14 @@ class ContrastiveModel(keras.Model):
             self.encoder = build_encoder(
                 config, frontend, log_mel_mean, log_mel_std, seed, kernels
             )
-        self.unit_embedding = None
-        if config.embedding == "unit":
-            self.unit_embedding = UnitEmbedding(name="unit_embedding")
-            self.unit_embedding.build(
-                [self.encoder.input_shape, self.encoder.output_shape]
-            )
+        self.level_embedding = None
+        if config.embedding == "levels":
+            self.level_embedding = LevelEmbedding(name="level_embedding")
+            maps = [self.encoder.inputs[0], *self._level_outputs()]
+            self.level_embedding.build([tensor.shape for tensor in maps])
         elif config.embedding != "raw":
             raise ValueError(
-                f"embedding must be 'raw' or 'unit', not {config.embedding!r}"
+                f"embedding must be 'raw' or 'levels', not {config.embedding!r}"
             )
         self.projector = build_projector(
             self.encoder.output_shape[-1], config.projection_dim, seed
@@ -161,14 +160,22 @@ class ContrastiveModel(keras.Model):
         """The encoder as users have it: what the configuration's `embedding` says.
 
         Returns:
-            keras.Model, float32 [batch, frames, num_mels, 1] -> [batch, 1280], which
+            keras.Model, float32 [batch, frames, num_mels, 1] -> [batch, dim], which
             shares the weights; call it with training=False.
         """
-        if self.unit_embedding is None:
+        if self.level_embedding is None:
             return self.encoder
         windows = self.encoder.inputs[0]
-        embedding = self.unit_embedding([windows, self.encoder.outputs[0]])
+        embedding = self.level_embedding([windows, *self._level_outputs()])
         return keras.Model(windows, embedding, name=self.encoder.name)
+
+    def level_maps(self) -> keras.Model:
+        """What `LevelEmbedding` describes: [batch, frames, num_mels, 1] -> maps."""
+        return keras.Model(self.encoder.inputs[0], self._level_outputs())
+
+    def _level_outputs(self) -> list[Any]:
+        names = LEVELS[self.config.backbone]
+        return [self.encoder.get_layer(name).output for name in names]
 
     def project_pairs(
         self, batch: Batch, training: bool = False

@@ -1,20 +1,35 @@
-"""What is done to the network's output before it leaves as an embedding.
+"""What is done to the network's activations before they leave as an embedding.
 
-`raw` is the pooled output itself. `unit` standardizes each of its values by moments of
-training music and scales a window to length 1, so that clips can be compared by the
-cosine and no window outweighs the others of its clip; a window far below the usual
-level, as of padding or of a note's last breath, counts for less.
+`raw` is the pooled output of the network's last layer, which the pretext task sees.
+`levels` are statistics of three maps within the network: what sounds is told best by
+its middle, whose features are still of sounds and places in the spectrum; its end has
+turned to what tells songs apart. Of every channel at every place in frequency the mean
+and the deviation over time are standardized by moments of training music, bounded, and
+scaled to length 1, so that clips can be compared by the cosine and no window outweighs
+the others of its clip; a window far below the usual level, as of padding or of a note's
+last breath, counts for less.
+
+Source: several levels of a network as features, Lee and Nam 2017, "Multi-level and
+multi-scale feature aggregation using pretrained convolutional neural networks for music
+auto-tagging"; docs/measurements.md has what was compared.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+# Layers whose outputs are described, by backbone.
+LEVELS = {
+    "efficientnetb0": ("block2b_add", "block3b_add", "block4c_add"),
+    "tiny": ("add",),
+}
 # Levels in decibels above which a window counts in full, and below which for least.
-_FULL_DECIBELS, _LEAST_DECIBELS = -10.0, -40.0
+_FULL_DECIBELS, _LEAST_DECIBELS = -20.0, -60.0
 _LEAST_WEIGHT = 0.1
+_BOUND = 2.0  # deviations
 _TINY = 1e-9
 _DECIBELS = 20.0 / math.log(10.0)
 
@@ -31,18 +46,38 @@ def window_magnitudes(windows: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(tf.exp(tf.cast(windows, tf.float32)), axis=[1, 2, 3])
 
 
-def unit_embedding(
+def describe_maps(maps: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Mean and deviation over time of every channel at every place in frequency.
+
+    Args:
+        maps: float32 [batch, time, frequency, channels] each.
+
+    Returns:
+        float32 [batch, dim]: for each map its means, then its deviations.
+    """
+    parts = []
+    for values in maps:
+        values = tf.cast(values, tf.float32)
+        mean = tf.reduce_mean(values, axis=1)
+        variance = tf.reduce_mean(tf.square(values - mean[:, tf.newaxis]), axis=1)
+        size = values.shape[2] * values.shape[3]
+        for part in (mean, tf.sqrt(variance)):
+            parts.append(tf.reshape(part, [-1, size]))
+    return tf.concat(parts, axis=1)
+
+
+def level_embedding(
     windows: tf.Tensor,
-    pooled: tf.Tensor,
+    maps: Sequence[tf.Tensor],
     mean: tf.Tensor,
     deviation: tf.Tensor,
     magnitude: tf.Tensor,
 ) -> tf.Tensor:
-    """Standardizes, scales to length 1, and weighs by level.
+    """Standardizes, bounds, scales to length 1, and weighs by level.
 
     Args:
         windows: float32 [batch, frames, num_mels, 1].
-        pooled: float32 [batch, dim].
+        maps: As `describe_maps` takes them.
         mean: Of the training music, float32 [dim].
         deviation: Its deviation, float32 [dim].
         magnitude: Its mean mel magnitude, float32 [].
@@ -50,7 +85,8 @@ def unit_embedding(
     Returns:
         float32 [batch, dim].
     """
-    values = (tf.cast(pooled, tf.float32) - mean) / deviation
+    values = (describe_maps(maps) - mean) / deviation
+    values = tf.tanh(values / _BOUND)
     norm = tf.sqrt(tf.reduce_sum(tf.square(values), axis=-1, keepdims=True))
     ratio = window_magnitudes(windows) / magnitude
     decibels = tf.math.log(tf.maximum(ratio, _TINY)) * _DECIBELS
@@ -60,11 +96,11 @@ def unit_embedding(
 
 
 @keras.saving.register_keras_serializable(package="cola_msa")
-class UnitEmbedding(keras.layers.Layer):
-    """Standardized, of length 1 or, where a window is soft, of less.
+class LevelEmbedding(keras.layers.Layer):
+    """`level_embedding` with its moments as weights.
 
-    What it standardizes by are weights; they are estimated when an encoder is kept, see
-    `statistics.BatchStatistics`, and never trained.
+    They are estimated when an encoder is kept, see `statistics.BatchStatistics`, and
+    never trained.
     """
 
     def __init__(self, **kwargs: Any):
@@ -73,7 +109,7 @@ class UnitEmbedding(keras.layers.Layer):
 
     def build(self, input_shape: Any) -> None:
         """Makes `mean` and `deviation`, float32 [dim], and `magnitude`, float32 []."""
-        size = (input_shape[1][-1],)
+        size = (_size(input_shape[1:]),)
         for name, shape, start in (
             ("mean", size, "zeros"),
             ("deviation", size, "ones"),
@@ -86,15 +122,13 @@ class UnitEmbedding(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs: list[tf.Tensor]) -> tf.Tensor:
-        """[batch, frames, num_mels, 1] and [batch, dim] -> [batch, dim]."""
-        windows, pooled = inputs
-        return unit_embedding(
-            windows, pooled, self.mean, self.deviation, self.magnitude
-        )
+        """[batch, frames, num_mels, 1] and maps -> [batch, dim]."""
+        windows, *maps = inputs
+        return level_embedding(windows, maps, self.mean, self.deviation, self.magnitude)
 
     def compute_output_shape(self, input_shape: Any) -> tuple:
-        """That of the pooled output."""
-        return tuple(input_shape[1])
+        """[batch, dim]."""
+        return (input_shape[0][0], _size(input_shape[1:]))
 
     def get_config(self) -> dict[str, Any]:
         """Keras's configuration of the layer."""
@@ -102,3 +136,7 @@ class UnitEmbedding(keras.layers.Layer):
         base.pop("trainable", None)
         base.pop("dtype", None)
         return base
+
+
+def _size(map_shapes: Sequence[Sequence[int | None]]) -> int:
+    return sum(2 * (shape[2] or 0) * (shape[3] or 0) for shape in map_shapes)

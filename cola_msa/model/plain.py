@@ -6,7 +6,7 @@ checkpoint's arrays, with the same operations in the same order.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import keras
@@ -14,12 +14,13 @@ import numpy as np
 import tensorflow as tf
 
 from cola_msa.config.schema import ModelConfig
-from cola_msa.model.embedding import unit_embedding
+from cola_msa.model.embedding import LEVELS, level_embedding
 from cola_msa.model.encoder import PIXEL_SCALE, scale_input
 
 SEED_NAME = "seed_generator/seed_generator_state"  # of stochastic depth
 _BATCH_NORM_EPSILON = 1e-3  # Keras's default
-_STEM, PLAIN_DIM = 32, 1280
+_STEM, _TOP = 32, 1280
+_LEVELS = LEVELS["efficientnetb0"]
 _BATCH_NORM_PARTS = ("gamma", "beta", "moving_mean", "moving_variance")
 
 
@@ -124,14 +125,15 @@ def list_variables(config: ModelConfig, num_mels: int) -> tuple[Variable, ...]:
         norm(f"{name}project_bn", block.channels_out)
         if block.is_residual and config.drop_connect_rate > 0:
             add(SEED_NAME, 2, kind="int64")
-    add("top_conv/kernel", 1, 1, _BLOCKS[-1].channels_out, PLAIN_DIM)
-    norm("top_bn", PLAIN_DIM)
-    if config.embedding == "unit":
-        add("unit_embedding/mean", PLAIN_DIM)
-        add("unit_embedding/deviation", PLAIN_DIM)
-        add("unit_embedding/magnitude")
+    add("top_conv/kernel", 1, 1, _BLOCKS[-1].channels_out, _TOP)
+    norm("top_bn", _TOP)
+    if config.embedding == "levels":
+        dim = embedding_dim(config, num_mels)
+        add("level_embedding/mean", dim)
+        add("level_embedding/deviation", dim)
+        add("level_embedding/magnitude")
     dim = config.projection_dim
-    add("projector/projection/kernel", PLAIN_DIM, dim)
+    add("projector/projection/kernel", _TOP, dim)
     add("projector/projection/bias", dim)
     add("projector/projection_norm/gamma", dim)
     add("projector/projection_norm/beta", dim)
@@ -169,15 +171,14 @@ def plain_encoder(
     }
 
     def embed(windows: tf.Tensor) -> tf.Tensor:
-        pooled = _pool(config, constants, windows)
         if config.embedding == "raw":
-            return pooled
-        return unit_embedding(
+            return _pool(config, constants, windows)
+        return level_embedding(
             windows,
-            pooled,
-            constants["unit_embedding/mean"],
-            constants["unit_embedding/deviation"],
-            constants["unit_embedding/magnitude"],
+            _maps(config, constants, windows, _LEVELS),
+            constants["level_embedding/mean"],
+            constants["level_embedding/deviation"],
+            constants["level_embedding/magnitude"],
         )
 
     return embed
@@ -212,10 +213,36 @@ def _fold(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return folded
 
 
+def embedding_dim(config: ModelConfig, num_mels: int) -> int:
+    """Values of an embedding."""
+    if config.embedding == "raw":
+        return _TOP
+    places, dim = -(-num_mels // 2), 0
+    for block in _BLOCKS:
+        places = -(-places // block.stride)
+        if f"{block.name}add" in _LEVELS:
+            dim += 2 * places * block.channels_out
+    return dim
+
+
 def _pool(
     config: ModelConfig, constants: Mapping[str, tf.Tensor], windows: tf.Tensor
 ) -> tf.Tensor:
     """The pooled output, float32 [n, 1280]."""
+    (hidden,) = _maps(config, constants, windows, ("top_activation",))
+    if config.pooling == "max":
+        return tf.reduce_max(hidden, [1, 2])
+    return tf.reduce_mean(hidden, [1, 2])
+
+
+def _maps(
+    config: ModelConfig,
+    constants: Mapping[str, tf.Tensor],
+    windows: tf.Tensor,
+    wanted: Sequence[str],
+) -> list[tf.Tensor]:
+    """Outputs of layers, by their names in keras.applications; no later one is run."""
+    found: list[tf.Tensor] = []
 
     def weight(layer: str) -> tuple[tf.Tensor, tf.Tensor]:
         return constants[f"{layer}/kernel"], constants[f"{layer}/bias"]
@@ -275,7 +302,8 @@ def _pool(
         hidden = pointwise(hidden, f"{name}project_conv")
         if block.is_residual:
             hidden += inputs
-    hidden = swish(pointwise(hidden, "top_conv"))
-    if config.pooling == "max":
-        return tf.reduce_max(hidden, [1, 2])
-    return tf.reduce_mean(hidden, [1, 2])
+        if f"{name}add" in wanted:
+            found.append(hidden)
+            if len(found) == len(wanted):
+                return found
+    return [swish(pointwise(hidden, "top_conv"))]

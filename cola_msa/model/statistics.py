@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from cola_msa.model.contrastive import ContrastiveModel
-from cola_msa.model.embedding import window_magnitudes
+from cola_msa.model.embedding import describe_maps, window_magnitudes
 from cola_msa.model.encoder import (
     FusedBatchNormalization,
     SynchronizedBatchNormalization,
@@ -25,7 +25,7 @@ class BatchStatistics:
     Attributes:
         means: float32 [channels] for each layer.
         variances: The same.
-        embedding: What `UnitEmbedding` standardizes by, its weights by name; empty for
+        embedding: What `LevelEmbedding` standardizes by, its weights by name; empty for
             a model whose embeddings are raw.
     """
 
@@ -36,7 +36,7 @@ class BatchStatistics:
     def assign_to(self, model: ContrastiveModel) -> None:
         """Makes the model's inference mode use these statistics."""
         for name, value in self.embedding.items():
-            getattr(model.unit_embedding, name).assign(value)
+            getattr(model.level_embedding, name).assign(value)
         layers = model.batch_norm_layers()
         for layer, mean, variance in zip(
             layers, self.means, self.variances, strict=True
@@ -48,7 +48,7 @@ class BatchStatistics:
         """Whether a model has as many layers, with as many channels each."""
         shapes = [tuple(layer.moving_mean.shape) for layer in model.batch_norm_layers()]
         wanted = [(shapes, self.means), (shapes, self.variances)]
-        if self.embedding or model.unit_embedding is not None:
+        if self.embedding or model.level_embedding is not None:
             weights = embedding_shapes(model)
             if self.embedding.keys() != weights.keys():
                 return False
@@ -67,7 +67,7 @@ class BatchStatistics:
             tuple(np.array(layer.moving_mean) for layer in layers),
             tuple(np.array(layer.moving_variance) for layer in layers),
             {
-                name: np.array(getattr(model.unit_embedding, name))
+                name: np.array(getattr(model.level_embedding, name))
                 for name in embedding_shapes(model)
             },
         )
@@ -75,10 +75,10 @@ class BatchStatistics:
 
 def embedding_shapes(model: ContrastiveModel) -> dict[str, tuple[int, ...]]:
     """Names and shapes of `BatchStatistics.embedding`; none where it is raw."""
-    if model.unit_embedding is None:
+    if model.level_embedding is None:
         return {}
-    dim = model.encoder.output_shape[-1]
-    return {"mean": (dim,), "deviation": (dim,), "magnitude": ()}
+    weights = model.level_embedding.weights
+    return {weight.name: tuple(weight.shape) for weight in weights}
 
 
 class StatisticsEstimator:
@@ -101,6 +101,7 @@ class StatisticsEstimator:
         self._model = model
         windows = [tf.TensorSpec([None, None, model.frontend.num_mels, 1], tf.float32)]
         self._function = tf.function(self._collect, input_signature=windows)
+        self._maps = None if model.level_embedding is None else model.level_maps()
         self._moments = tf.function(self._measure, input_signature=windows)
 
     def _collect(self, windows: tf.Tensor) -> list[tuple[tf.Tensor, tf.Tensor]]:
@@ -109,8 +110,10 @@ class StatisticsEstimator:
         return list(found)
 
     def _measure(self, windows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        pooled = self._model.encoder(windows, training=False)
-        mean, variance = tf.nn.moments(tf.cast(pooled, tf.float32), [0])
+        assert self._maps is not None
+        maps = self._maps(windows, training=False)
+        values = describe_maps(maps if isinstance(maps, list) else [maps])
+        mean, variance = tf.nn.moments(values, [0])
         return mean, variance, tf.reduce_mean(window_magnitudes(windows))
 
     def estimate(self, batches: Any) -> BatchStatistics:
@@ -137,7 +140,7 @@ class StatisticsEstimator:
         )
 
     def embedding_moments(self, batches: Any) -> dict[str, np.ndarray]:
-        """What `UnitEmbedding` standardizes by, of the model in inference mode.
+        """What `LevelEmbedding` standardizes by, of the model in inference mode.
 
         Args:
             batches: As `estimate`'s.

@@ -32,7 +32,7 @@ from cola_msa.system.errors import RunError
 from cola_msa.values.arrays import parse_state, read_arrays, write_arrays
 from cola_msa.values.reading import read_json
 
-EMBEDDING_NAME = "unit_embedding"  # of the moments among a checkpoint's statistics
+EMBEDDING_NAME = "level_embedding"  # of the moments among a checkpoint's statistics
 # Of the network's function, but not to be seen in its weights.
 _WEIGHTLESS_FIELDS = ("input_clip", "pooling")
 _KEPT_NAME = re.compile(r"step-([0-9]{8,12})\.npz")

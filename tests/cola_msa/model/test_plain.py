@@ -30,10 +30,10 @@ def spread(model):
             variable.assign(rng.uniform(0.9, 1.2, variable.shape))
         elif name in ("beta", "moving_mean", "mean", "bias"):
             variable.assign(rng.normal(0, 0.05, variable.shape))
-    if model.unit_embedding is not None:
-        model.unit_embedding.mean.assign(rng.normal(0, 1, 1280))
-        model.unit_embedding.deviation.assign(rng.uniform(0.5, 2, 1280))
-        model.unit_embedding.magnitude.assign(0.02)
+    if (level := model.level_embedding) is not None:
+        level.mean.assign(rng.normal(0, 0.1, 2048))
+        level.deviation.assign(rng.uniform(0.5, 2, 2048))
+        level.magnitude.assign(0.02)
 
 
 @pytest.fixture(scope="module", params=CONFIGS)

@@ -1,8 +1,10 @@
-"""Runs whose embeddings leave the encoder standardized and of length 1."""
+"""Runs whose embeddings are of maps within the encoder, of length 1."""
 
 import dataclasses
+import math
 
 import h5py
+import keras
 import numpy as np
 import pytest
 
@@ -21,7 +23,7 @@ from tests.conftest import tiny_config
 def config():
     plain = tiny_config()
     model = dataclasses.replace(
-        plain.model, embedding="unit", pooling="mean", input_normalization="bands"
+        plain.model, embedding="levels", pooling="mean", input_normalization="bands"
     )
     train = dataclasses.replace(plain.train, statistics_inputs="pairs")
     return dataclasses.replace(plain, model=model, train=train)
@@ -29,7 +31,7 @@ def config():
 
 @pytest.fixture(scope="module")
 def run(config, prepared, tmp_path_factory):
-    run_dir = tmp_path_factory.mktemp("unit") / "run"
+    run_dir = tmp_path_factory.mktemp("levels") / "run"
     assert Trainer(config, prepared, run_dir).run() == "finished"
     return run_dir
 
@@ -40,27 +42,41 @@ def windows(prepared, config):
     return np.concatenate([batch["anchor"], batch["positive"]])
 
 
+def described(model, windows):
+    """Means and deviations over time of the map, by loops in double precision."""
+    network = keras.Model(model.encoder.inputs, model.encoder.get_layer("add").output)
+    found = []
+    for values in np.array(network(windows, training=False)).astype(np.float64):
+        row = []
+        for part in (np.mean, np.std):
+            for place in range(values.shape[1]):
+                for channel in range(values.shape[2]):
+                    row.append(part(values[:, place, channel]))
+        found.append(row)
+    return np.array(found)
+
+
 def expected_embeddings(model, windows):
     """The same by loops over windows and values, in double precision."""
-    unit = model.unit_embedding
-    mean, deviation = np.array(unit.mean), np.array(unit.deviation)
-    pooled = np.array(model.encoder(windows, training=False)).astype(np.float64)
-    found = np.zeros_like(pooled)
-    for row, (window, values) in enumerate(zip(windows, pooled, strict=True)):
-        for column, value in enumerate(values):
-            found[row, column] = (value - mean[column]) / deviation[column]
+    level = model.level_embedding
+    mean, deviation = np.array(level.mean), np.array(level.deviation)
+    found = described(model, windows)
+    for row, window in enumerate(windows):
+        for column, value in enumerate(found[row]):
+            standard = (value - mean[column]) / deviation[column]
+            found[row, column] = math.tanh(standard / 2)
         found[row] /= np.sqrt(sum(value**2 for value in found[row]))
         magnitude = np.mean(np.exp(window.astype(np.float64)))
-        decibels = 20 * np.log10(magnitude / float(unit.magnitude))
-        found[row] *= min(max((decibels + 40) / 30, 0.1), 1.0)
+        decibels = 20 * np.log10(magnitude / float(level.magnitude))
+        found[row] *= min(max((decibels + 60) / 40, 0.1), 1.0)
     return found
 
 
 def test_embeddings_equal_a_loop(run, windows):
     model = kept.load_model(run)
     soft = windows.copy()
-    soft[1] -= 3.0  # 26 decibels
-    soft[2] -= 9.0
+    soft[1] -= 5.0  # 43 decibels
+    soft[2] -= 90.0
     found = np.array(model.embedder()(soft, training=False))
     np.testing.assert_allclose(found, expected_embeddings(model, soft), atol=1e-5)
     norms = np.linalg.norm(found, axis=1)
@@ -75,13 +91,13 @@ def test_moments_are_those_of_the_training_windows(run, prepared, config):
     for number in range(config.train.statistics_batches):
         batch = sampler.batch(validation._STATISTICS_UPDATE + number)
         windows = np.concatenate([batch["anchor"], batch["positive"]])
-        rows.append(np.array(model.encoder(windows, training=False)))
+        rows.append(described(model, windows))
         magnitudes.append(np.exp(windows.astype(np.float64)).mean())
     rows = np.concatenate(rows)
-    unit = model.unit_embedding
-    np.testing.assert_allclose(unit.mean, rows.mean(0), rtol=1e-3, atol=1e-5)
-    np.testing.assert_allclose(unit.deviation, rows.std(0), rtol=1e-3, atol=1e-5)
-    assert float(unit.magnitude) == pytest.approx(np.mean(magnitudes), rel=1e-4)
+    level = model.level_embedding
+    np.testing.assert_allclose(level.mean, rows.mean(0), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(level.deviation, rows.std(0), rtol=1e-3, atol=1e-4)
+    assert float(level.magnitude) == pytest.approx(np.mean(magnitudes), rel=1e-4)
 
 
 def test_digital_silence_has_a_small_finite_embedding(run):
@@ -109,8 +125,8 @@ def test_training_and_matching_see_the_raw_output(run, config, prepared, tmp_pat
         one.matcher.project(windows), other.matcher.project(windows)
     )
     assert one.key != other.key
-    assert loading.load_encoder(run_dir).output_shape[-1] == one.dim
-    assert not np.allclose(one.embed(windows), other.embed(windows))
+    assert loading.load_encoder(run).output_shape[-1] == one.dim == 512
+    assert other.dim == 64
 
 
 @pytest.mark.parametrize("kind", ["saved_model", "pretrained", "tflite", "onnx"])
@@ -143,7 +159,7 @@ def test_a_pretrained_folder_without_the_moments_is_refused(run, tmp_path):
 def test_an_unknown_form_is_refused(config):
     broken = dataclasses.replace(config.model)
     object.__setattr__(broken, "embedding", "round")
-    with pytest.raises(ValueError, match="'raw' or 'unit'"):
+    with pytest.raises(ValueError, match="'raw' or 'levels'"):
         ContrastiveModel(broken)
 
 
