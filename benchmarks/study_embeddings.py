@@ -4,7 +4,8 @@
         --models=starter=runs/NAME,untrained=runs/NAME@0
 
 MUSIC holds `fma`, `nsynth` and `mtat`, in those data sets' layouts; each model is a
-run (`@STEP`: a kept step), a pretrained folder or an export. Tables, beside log-mel
+run (`@STEP`: a kept step; `:raw`: its network's pooled output, whatever its embeddings
+are), a pretrained folder or an export. Tables, beside log-mel
 statistics (mean, deviation, mean change and 90th percentile of each band):
 
 - the mean over random divisions by song (a quarter of the songs is the test) of a
@@ -25,6 +26,7 @@ import common
 import numpy as np
 import soundfile
 from absl import flags
+from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.pipeline import make_pipeline
@@ -36,6 +38,8 @@ from cola_msa.audio.resample import mono_blocks
 from cola_msa.config.schema import FrontendConfig
 from cola_msa.hub.embedder import Embedder
 from cola_msa.hub.loading import open_model
+from cola_msa.hub.opened import Network
+from cola_msa.runs import kept
 from cola_msa.runs.directory import parse_step
 from cola_msa.system import console
 from cola_msa.system.errors import UsageError
@@ -111,8 +115,21 @@ def logmel_statistics(samples: np.ndarray, rate_hz: int) -> tuple:
 
 def embedder_of(path: str) -> Embed:
     """(samples, rate) -> (clip embedding, its windows'), by a model."""
-    folder, _, step = path.partition("@")
-    embedder = Embedder(open_model(folder, parse_step(step or None)))
+    given, _, form = path.partition(":")
+    folder, _, text = given.partition("@")
+    step = parse_step(text or None)
+    model = open_model(folder, step)
+    if form == "raw":
+        encoder = kept.load_model(folder, step).encoder
+        model = dataclasses.replace(
+            model,
+            dim=int(encoder.output_shape[-1]),
+            make_network=lambda: Network(encoder),
+            function=None,
+        )
+    elif form:
+        raise UsageError(f"--models={path}: after the colon stands raw, or nothing")
+    embedder = Embedder(model)
 
     def embed(samples: np.ndarray, rate_hz: int) -> tuple[np.ndarray, np.ndarray]:
         clip = embedder(samples, rate_hz)
@@ -171,8 +188,10 @@ def _judge_once(
     task: Labelled, clips: np.ndarray, is_train: np.ndarray, is_test: np.ndarray
 ) -> dict[str, float]:
     def head() -> LogisticRegression:
+        # Turned into the directions that the clips span: the same, of fewer values.
+        turn = PCA(svd_solver="full")
         regression = LogisticRegression(C=_PENALTY, max_iter=500)
-        return make_pipeline(StandardScaler(), regression)
+        return make_pipeline(StandardScaler(), turn, regression)
 
     if task.is_exclusive:
         label = task.labels.argmax(1)
@@ -234,7 +253,7 @@ def _disturb(embed: Embed, decoded: list, clips: np.ndarray, step: int) -> dict:
 def define_flags() -> None:
     """Defines the study's flags."""
     define_path("music_dir", None, "Folder with fma, nsynth and mtat.", required=True)
-    flags.DEFINE_list("models", [], "NAME=PATH[@STEP], several with commas.")
+    flags.DEFINE_list("models", [], "NAME=PATH[@STEP][:raw], several with commas.")
     flags.DEFINE_integer("divisions", 20, "Random divisions by song.", 1)
 
 

@@ -6,6 +6,7 @@ FluidSynth (a system library) and pyfluidsynth (its Python binding) are needed w
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import importlib
 import os
@@ -23,7 +24,6 @@ from data_prep.demo.synthesis.patch import SampledTone
 # Sound fonts are recorded at this rate: lower ones would fold their treble down.
 _RATE_HZ = 44100
 _DRUM_BANK, _DRUM_CHANNEL = 128, 9
-_LOUDEST = 32767
 _GAIN = 0.5
 _PEAK_Q = 0.8
 # General MIDI's keys of the built-in drums; pitched ones are played by their number.
@@ -127,12 +127,7 @@ def play(
     """
     strikes = list(strikes)
     num_played = -(-num_samples * _RATE_HZ // sample_rate_hz)
-    gain = _GAIN
-    played = _play_at(soundfont, tone, strikes, num_played, gain)
-    while np.abs(played).max(initial=0) >= _LOUDEST and gain > 1e-3:
-        gain /= 2.0  # it was cut off at full scale
-        played = _play_at(soundfont, tone, strikes, num_played, gain)
-    waveform = played.reshape(-1, 2).mean(axis=1) / (_LOUDEST + 1)
+    waveform = _play(soundfont, tone, strikes, num_played).mean(axis=0)
     for centre_hz, decibels in tone.peaks:
         waveform = _equalise(waveform, centre_hz, decibels)
     waveform = soxr.resample(waveform, _RATE_HZ, sample_rate_hz)[:num_samples]
@@ -140,15 +135,30 @@ def play(
     return np.pad(waveform, (0, missing)).astype(np.float32)
 
 
-def _play_at(
+def _write(synth: Any, output: np.ndarray) -> None:
+    """Fills float32 [2, n] with what comes next.
+
+    Not by pyfluidsynth's own `get_samples`: 16 bits would be cut off at full scale, and
+    are dithered by numbers from the C library's `rand`, so that they depend on what the
+    process did before.
+    """
+    write = _binding()._fl.fluid_synth_write_float
+    pointer, number = ctypes.c_void_p, ctypes.c_int
+    write.argtypes = [pointer, number, *(2 * [pointer, number, number])]
+    left, right = (channel.ctypes.data for channel in output)
+    if write(synth.synth, output.shape[1], left, 0, 1, right, 0, 1):
+        raise UserError("FluidSynth cannot play: fluid_synth_write_float failed")
+
+
+def _play(
     soundfont: str | os.PathLike[str],
     tone: SampledTone,
     strikes: list[Strike],
     num_samples: int,
-    gain: float,
 ) -> np.ndarray:
-    """Interleaved stereo, int16 [2 * num_samples]."""
-    synth = _binding().Synth(gain=gain, samplerate=float(_RATE_HZ), channels=16)
+    """Stereo, float32 [2, num_samples]."""
+    synth = _binding().Synth(gain=_GAIN, samplerate=float(_RATE_HZ), channels=16)
+    output = np.zeros((2, num_samples), np.float32)
     try:
         for effect in ("reverb", "chorus"):  # songs have a room of their own
             synth.setting(f"synth.{effect}.active", 0)
@@ -166,19 +176,19 @@ def _play_at(
             level = int(np.clip(round(127 * velocity), 1, 127))
             # A key is let go before it is struck again.
             events += [(stop, 0, key, 0), (start, 1, key, level)]
-        blocks, now = [], 0
+        now = 0
         for when, is_start, key, level in sorted(events):
             when = min(when, num_samples)
             if when > now:
-                blocks.append(synth.get_samples(when - now))
+                _write(synth, output[:, now:when])
                 now = when
             if is_start:
                 synth.noteon(channel, key, level)
             else:
                 synth.noteoff(channel, key)
         if num_samples > now:
-            blocks.append(synth.get_samples(num_samples - now))
-        return np.concatenate(blocks) if blocks else np.zeros(0, np.int16)
+            _write(synth, output[:, now:])
+        return output
     finally:
         synth.delete()
 

@@ -19,6 +19,7 @@ from cola_msa.collection.table.store import StoreError
 from cola_msa.collection.table.write import OutputError
 from cola_msa.hub.embedder import Embedder
 from cola_msa.hub.loading import open_model
+from cola_msa.hub.opened import Network
 from cola_msa.system import files
 from cola_msa.system.errors import RunError
 from cola_msa.values.names import escape
@@ -244,7 +245,8 @@ def test_an_encoder_without_numbers_is_to_blame_and_no_file(
     with pytest.raises(RunError, match=r"run: the encoder's weights are not finite"):
         open_model(run_dir)
 
-    broken = dataclasses.replace(model, encoder=lambda windows: windows[:, 0, :, 0] / 0)
+    network = Network(lambda windows: windows[:, 0, :, 0] / 0)
+    broken = dataclasses.replace(model, make_network=lambda: network, function=None)
     with pytest.raises(RunError, match="so that no file can be embedded") as caught:
         run(broken, music, tmp_path / "out.npz")
     assert not any(path in str(caught.value) for path in paths_of(music))

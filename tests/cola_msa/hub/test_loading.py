@@ -170,7 +170,7 @@ def test_a_damaged_pretrained_folder_is_refused(folders, tmp_path, name, damage)
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("format_version", 2, "upgrade it"),
+        ("format_version", 3, "upgrade it"),
         ("files", {}, "damaged"),
         ("step", None, "damaged"),
         ("config", {"model": {"unheard_of": 1}}, "another version"),
