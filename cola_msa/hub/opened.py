@@ -59,7 +59,8 @@ class OpenedModel:
     @functools.cached_property
     def network(self) -> Network:
         """The network's parts."""
-        return self.make_network()
+        with tf.init_scope():  # it may be asked for while a graph is traced
+            return self.make_network()
 
     @property
     def encoder(self) -> Callable[..., tf.Tensor]:

@@ -69,5 +69,5 @@ def test_the_starter_is_made_from_nothing_at_a_hundredth_and_goes_on(tmp_path):
     assert content["config"]["preset"] == "default" and content["pairs"] >= 400
     waveform = np.random.default_rng(0).normal(0, 0.1, 32000).astype(np.float32)
     embedding = cola_msa.Embedder.from_pretrained(folder)(waveform, 16000)
-    assert embedding.shape == (1280,) and np.isfinite(embedding).all()
+    assert embedding.shape == (2048,) and np.isfinite(embedding).all()
     assert 0 < np.linalg.norm(embedding) <= 1.0001

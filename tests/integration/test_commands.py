@@ -29,7 +29,7 @@ def test_the_demo_from_nothing_and_again(tmp_path):
     assert first.stdout.rstrip().endswith(table.rstrip())
     lines = table.splitlines()
     header = next(line for line in lines if line.split()[:1] == ["trained"])
-    titles = ["trained", "95 % interval", "untrained", "no learning", "chance"]
+    titles = ["trained", "95 % interval", "untrained", "spectra", "chance"]
     assert re.split(r" {2,}", header.strip()) == titles
     for name in (
         "retrieval, top-1",
@@ -43,14 +43,16 @@ def test_the_demo_from_nothing_and_again(tmp_path):
         scores = [
             float(value) for value in row.removeprefix(name).split() if _is(value)
         ]
-        # Trained, two ends, untrained, chance; retrieval also what needs no learning.
-        assert len(scores) == 5 + name.startswith("retrieval")
+        # Trained, two ends, untrained, spectra, chance.
+        assert len(scores) == 6
         assert all(-1 <= score <= 1 for score in scores)
     assert (out / "export" / "saved_model.pb").is_file()
     assert (out / "export" / "metadata.json").is_file()
     for task in ("mtat", "nsynth", "fma"):
         assert (out / "data" / "prepared" / task / "manifest.json").is_file()
-        assert (out / "run" / "eval" / task / "results.json").is_file()
+        for encoder in ("", "-untrained", "-spectra"):
+            folder = out / "run" / "eval" / f"{task}{encoder}-standardized"
+            assert (folder / "results.json").is_file()
     assert kept.kept_steps(out / "run")[0] == 0
 
     before = snapshot(out)

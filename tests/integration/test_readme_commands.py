@@ -75,8 +75,10 @@ ALONE = {
     "data_prep.mtat": "named alone in the text, without its flags",
 }
 NOT_HERE = {
-    "cola_msa.train --preset=demo": "200 updates of EfficientNetB0: `make demo`'s",
+    "cola_msa.train --preset=demo": "600 updates of EfficientNetB0: `make demo`'s",
     "cola_msa.train --preset=default": "several machines; test_workers runs two",
+    "data_prep.demo --output_dir=sampled": "a sound font; test_soundfont writes one",
+    "data_prep.demo --output_dir=music": "minutes of music; test_demo makes less",
     "cola_msa.reproduce": "trains every strategy; test_reproduce_whole runs it",
     "data_prep.mtat --dataset_dir=gs://": "a bucket; test_remote has one in memory",
     "data_prep.copy --data_dir=gs://": "a bucket; test_remote has one in memory",
