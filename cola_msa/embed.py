@@ -38,7 +38,7 @@ def define_flags() -> None:
         "model",
         None,
         "A run, an export, a pretrained folder or a name; default the newest run in "
-        "runs/, else starter, which comes with the package. A SavedModel can read and "
+        "runs/, else starter, where the package has it. A SavedModel can read and "
         "write files: name only one that you trust.",
     )
     define_path(

@@ -54,7 +54,7 @@ def resolve(
     path = pathlib.Path(text)
     if path.exists():
         return path
-    if text == STARTER:
+    if text == STARTER and STARTER_DIR.is_dir():
         return STARTER_DIR
     if text in download.read_registry(registry):
         return download.fetch(text, registry)
@@ -284,7 +284,8 @@ def _opened(
     dim = embedding_dim(config.model, config.frontend.num_mels)
     if function is None:
         network = make_network()  # now, so that what is damaged is refused now
-        dim = int(network.encoder.output_shape[-1])  # type: ignore[attr-defined]
+        assert isinstance(network.encoder, keras.Model)
+        dim = int(network.encoder.output_shape[-1])
         make_network = functools.partial(_given, network)
     return OpenedModel(
         dim=dim,

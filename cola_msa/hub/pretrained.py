@@ -266,8 +266,10 @@ def plain_weights(path: str | os.PathLike) -> dict[str, np.ndarray] | None:
     weights, found = {}, {}
     try:
         with _opened(path / WEIGHTS_NAME) as file:
+            if len(file) != 1 or not _is_plain(file, "model"):
+                return None
             group = file["model"]
-            if len(group) != len(variables):
+            if not variables or len(group) != len(variables):
                 return None
             for number, variable in enumerate(variables):
                 kind = np.dtype(variable.kind)
@@ -277,7 +279,11 @@ def plain_weights(path: str | os.PathLike) -> dict[str, np.ndarray] | None:
                 value = _read(group, f"{number:04d}", variable.shape, stored)
                 weights[variable.name] = value.astype(kind)
         with _opened(path / STATISTICS_NAME) as file:
+            if not _is_plain(file, content["statistics"]):
+                return None
             group = file[content["statistics"]]
+            if not all(_is_plain(group, name) for name in group):
+                return None
             kind = np.dtype(np.float32)
             for number, layer in enumerate(layers):
                 for part in ("mean", "variance"):

@@ -282,7 +282,9 @@ def plain_weights(
     mels = config.frontend.num_mels
     weights = {}
     variables = plain.list_variables(config.model, mels)
-    if sum(name.startswith("model/") for name in arrays) != len(variables):
+    if not variables or sum(name.startswith("model/") for name in arrays) != len(
+        variables
+    ):
         return None
     for number, variable in enumerate(variables):
         value = arrays.get(f"model/{number:04d}/{variable.name}")

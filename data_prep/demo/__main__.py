@@ -10,7 +10,7 @@ from typing import Any
 from absl import flags
 
 from cola_msa.system import console
-from cola_msa.system.errors import of_flags
+from cola_msa.system.errors import UsageError, of_flags
 from cola_msa.values.field_flags import whole_numbers
 from cola_msa.values.numbers import define_float, define_seed
 from cola_msa.values.paths import define_path
@@ -27,7 +27,9 @@ def define_flags() -> None:
     )
     define_float("scale", 1.0, "Factor on all counts.", lower_bound=1e-6)
     flags.DEFINE_list(
-        "num_songs", None, "Songs of the mtat tree: training, validation, test."
+        "num_songs",
+        None,
+        "Songs of the mtat tree instead of --scale's: training, validation, test.",
     )
     flags.DEFINE_list("trees", list(TREES), "Trees to write.")
     define_path(
@@ -46,13 +48,15 @@ def main(options: flags.FlagValues) -> None:
     """Runs the command."""
     seconds = options.clip_seconds
     lengths = {"clip_seconds": seconds, "track_seconds": seconds} if seconds else {}
+    if options["sampled_share"].present and not options.soundfont:
+        raise UsageError("--sampled_share is for --soundfont, which is not given")
     with of_flags():
         config = DemoConfig(seed=options.seed, clips_per_song=options.clips_per_song)
         config = dataclasses.replace(config, **lengths).scaled(options.scale)
         config = dataclasses.replace(
             config,
             trees=tuple(options.trees),
-            sampled_share=options.sampled_share if options.soundfont else 1.0,
+            sampled_share=options.sampled_share,
         )
         if options.num_songs is not None:
             counts: Any = whole_numbers("num_songs", options.num_songs)

@@ -26,7 +26,7 @@ _RATE_HZ = 44100
 _DRUM_BANK, _DRUM_CHANNEL = 128, 9
 _GAIN = 0.5
 _PEAK_Q = 0.8
-# General MIDI's keys of the built-in drums; pitched ones are played by their number.
+# General MIDI's keys of the built-in drums.
 DRUM_KEYS = {
     "kick": 36,
     "rim": 37,
@@ -56,7 +56,7 @@ def _binding() -> Any:
         raise UserError(
             "--soundfont needs FluidSynth and its binding: "
             "apt-get install libfluidsynth3 (macOS: brew install fluid-synth), then "
-            f"pip install 'cola-msa[soundfont]' ({error})"
+            f"pip install 'cola_msa[soundfont]' ({error})"
         ) from error
     quiet = getattr(module, "_fl", None)
     if quiet is not None and hasattr(quiet, "fluid_set_log_function"):

@@ -171,7 +171,7 @@ def write_instrument(
             tone = voice.sing([sung], singer, num_samples, SAMPLE_RATE_HZ, rng)
             tone = tone * (loudness / max(float(np.abs(tone).max()), 1e-6))
         tone = _fit(tone)
-        qualities = _describe(tone, patch)
+        qualities = _describe(tone, None if sampled else patch)
         note_name = f"{name}-{pitch:03d}-{velocity:03d}"
         path = output_dir / f"nsynth/nsynth-{job.split}/audio/{note_name}.wav"
         jobs.write_audio(path, tone, SAMPLE_RATE_HZ)

@@ -61,5 +61,5 @@ def test_presets_of_the_paper_have_no_former_values():
 
 @pytest.mark.parametrize("flag", ["--input_clip=-1", "--strategy=none_such"])
 def test_what_cannot_be_meant_is_refused(flag):
-    with pytest.raises((flags.Error, ValueError, RuntimeError)):
+    with pytest.raises(flags.Error):
         asked.asked_configs(parse(flag, "--data_dir=x"))
