@@ -47,6 +47,7 @@ _SCALED = {
     "input_clip": 3.0,
     "band_channel": True,
 }
+_LEVELS = {**_SCALED, "pooling": "levels"}
 # Each differs from the base in what it names.
 VARIANTS: dict[str, dict[str, object]] = {
     "base": {},
@@ -63,6 +64,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "bands_clip_3_channel": _SCALED,
     "scaled_mean": {**_SCALED, "pooling": "mean"},
     "scaled_T0.05": {**_SCALED, "temperature": 0.05},
+    "scaled_decay": {**_SCALED, "rate_decay": "cosine"},
     "scaled_decay_2e-3": {**_SCALED, "rate_decay": "cosine", "learning_rate": 2e-3},
     "scaled_averaged": {**_SCALED, "average_decay": 0.99},
     "scaled_gain": {**_SCALED, "augment": "gain"},
@@ -73,6 +75,14 @@ VARIANTS: dict[str, dict[str, object]] = {
     "scaled_clip_span": {**_SCALED, "pair_span": "clip"},
     "scaled_bilinear": {
         **_SCALED,
+        "similarity": "bilinear",
+        "temperature": 0.2,
+    },
+    "scaled_levels": _LEVELS,
+    "scaled_levels_batch128": {**_LEVELS, "batch_size": 128},
+    "scaled_levels_decay": {**_LEVELS, "rate_decay": "cosine"},
+    "scaled_levels_bilinear": {
+        **_LEVELS,
         "similarity": "bilinear",
         "temperature": 0.2,
     },

@@ -4,7 +4,8 @@
     python -m cola_msa.search query --index=index.npz --file=music/song.mp3
 
 A file that the index holds is found by its path or its content; any other is embedded
-by `--model`, which must be the encoder that made the index.
+by `--model`, which must be the encoder that made the index; without it by the newest
+run or the package's weights, if the index is theirs.
 """
 
 import json

@@ -65,8 +65,8 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     define_path(
         "init_from",
         None,
-        "Run, its kept/*.npz, or pretrained folder, whose weights training starts "
-        "from.",
+        "Run, its kept/*.npz, or pretrained folder (or its URL or name), whose "
+        "weights training starts from.",
         **add,
     )
     define_fields(TrainConfig, values)

@@ -1,5 +1,6 @@
 """The index file of `search`: clips, their embeddings, and which encoder made them."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -10,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from cola_msa.audio.decode import AudioReader
 from cola_msa.audio.errors import AudioError
@@ -30,7 +32,7 @@ from cola_msa.collection.table.read import (
     open_reader,
 )
 from cola_msa.system import folders
-from cola_msa.system.errors import UsageError, UserError, hide_logins
+from cola_msa.system.errors import RunError, UsageError, UserError, hide_logins
 from cola_msa.system.files import file_sha256
 from cola_msa.values import arrays as arrays_lib
 from cola_msa.values.names import escape, unescape
@@ -290,7 +292,8 @@ def query(
         files: Paths; each is looked up in the index by path, then by content.
         num_results: Neighbours a file.
         backend: `auto`, `sklearn` or `faiss`.
-        model: Embeds files that the index lacks; None where there are none.
+        model: Embeds files that the index lacks; None for the newest run or the
+            package's weights, whichever made the index.
 
     Returns:
         One dict a file: `query`, `in_index`, `metric`, and `results` of `rank`,
@@ -344,13 +347,23 @@ def _embed_new(
             raise SearchError(f"--file={file}: {error}") from error
     if not files:
         return {}
-    if not model:
-        raise SearchError(
-            f"--file={files[0]} is not in the index; --model=... (the encoder that "
-            "made the index) embeds it"
-        )
-    embed = open_embedder(index, model)
+    embed = open_embedder(index, model or _own_model(index, files[0]))
     return {file: embed(file) for file in files}
+
+
+def _own_model(index: SearchIndex, file: str) -> str:
+    """The newest run or the package's weights, whichever made the index."""
+    from cola_msa.hub.loading import default_models, open_model
+
+    for name, description in default_models():
+        with contextlib.suppress(RunError):  # a run that has kept nothing yet
+            if open_model(name).key == index.table.model_hash:
+                logging.info("no --model: %s", description)
+                return name
+    raise SearchError(
+        f"--file={file} is not in the index; --model=... (the encoder that made the "
+        "index) embeds it"
+    )
 
 
 def render(answers: Sequence[dict[str, Any]]) -> str:

@@ -42,6 +42,7 @@ _DEFAULT_MODEL = ModelConfig(
     input_normalization="bands",
     input_clip=3.0,
     band_channel=True,
+    pooling="levels",
     embedding="levels",
     similarity="cosine",
     temperature=0.1,
@@ -117,13 +118,14 @@ PRESETS: dict[str, Config] = {
 }
 # As presets were in earlier versions: unfinished runs of theirs go on with them.
 _FORMER = _own_presets(_TABLES_MODEL, _TABLES_TRAIN)
+_POOLED = _own_presets(_with(_DEFAULT_MODEL, pooling="max"), _DEFAULT_TRAIN)
 _FORMER["demo"] = _with(
     _FORMER["demo"],
     train=_with(
         _FORMER["demo"].train, steps=20, validate_every_steps=10, keep_steps=(10,)
     ),
 )
-FORMER_PRESETS = (_FORMER,)
+FORMER_PRESETS = (_POOLED, _FORMER)
 PRESETS |= {
     name: strategy.apply(_TABLES, name) for name, strategy in STRATEGIES.items()
 }

@@ -127,8 +127,11 @@ class ModelConfig(Checked):
         band_channel: Give the network a second channel, which holds the band's place
             (-1.7 for the lowest, 1.7 for the highest): after its global pooling it
             cannot tell otherwise at which frequency something happens.
-        pooling: How the network's last map becomes an embedding: `max` over time and
-            frequency, as the paper has it, or `mean`.
+        pooling: How the network's maps become one vector, which the projection head
+            sees: `max` over time and frequency of the last one, as the paper has it,
+            `mean`, or `levels`: mean and deviation over time at each place in
+            frequency of maps within it, standardized by a batch normalization; what
+            lies behind the last of these is left out, see `model.embedding`.
         embedding: What leaves the encoder: `raw`, its pooled output, or `levels`, of
             maps within it, see `model.embedding`. The pretext task sees the raw one.
         similarity: `bilinear` or `cosine`.
@@ -159,7 +162,9 @@ class ModelConfig(Checked):
     )
     band_channel: bool = setting(False, "A second channel with each band's place.")
     pooling: str = setting(
-        "max", "Of the network's last map, to an embedding.", choices=("max", "mean")
+        "max",
+        "Of the network's last map, to a vector, or of levels within it.",
+        choices=("max", "mean", "levels"),
     )
     embedding: str = setting(
         "raw",

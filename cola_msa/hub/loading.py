@@ -54,7 +54,7 @@ def resolve(
     path = pathlib.Path(text)
     if path.exists():
         return path
-    if text == STARTER and STARTER_DIR.is_dir():
+    if text in _own_names():
         return STARTER_DIR
     if text in download.read_registry(registry):
         return download.fetch(text, registry)
@@ -66,19 +66,30 @@ def resolve(
     return path
 
 
+def default_models() -> list[tuple[str, str]]:
+    """Models of a command that names none, the first first, each with what it is.
+
+    The newest run below `runs/`, and the weights in the package.
+    """
+    newest = directory.newest_run()
+    found = [] if newest is None else [(str(newest), f"the newest run, {newest}")]
+    found += [(n, f"{n}, the weights that come with cola_msa") for n in _own_names()]
+    return found
+
+
+def _own_names() -> list[str]:
+    """Names of the weights that this copy of the package holds."""
+    return [STARTER] if STARTER_DIR.is_dir() else []
+
+
 def default_model() -> tuple[str, str]:
     """The model of a command that names none, and a line that says which it is.
 
-    The newest run below `runs/`; where there is none, the weights in the package.
-
     Raises:
-        RunError: If there is neither.
+        RunError: If there is none.
     """
-    newest = directory.newest_run()
-    if newest is not None:
-        return str(newest), f"no --model: the newest run, {newest}"
-    if STARTER_DIR.is_dir():
-        return STARTER, "no --model: starter, the weights that come with cola_msa"
+    for name, description in default_models():
+        return name, f"no --model: {description}"
     raise RunError(
         "there is no run under runs/: train one by python -m cola_msa.train, or name "
         "a run, an export or a pretrained folder by --model"
@@ -94,10 +105,13 @@ def find_kind(path: str | os.PathLike) -> str:
     path = pathlib.Path(path)
     wanted = "a run, a pretrained folder or an export"
     if not path.exists():
-        known = ", ".join(sorted(download.read_registry())) or "none yet"
+        names = {*download.read_registry()} | (
+            {STARTER} if STARTER_DIR.is_dir() else set()
+        )
+        known = ", ".join(sorted(names)) or "none yet"
         raise RunError(
-            f"{path} does not exist; name {wanted}, a URL, or a pretrained encoder of "
-            f"the registry ({known})"
+            f"{path} does not exist; name {wanted}, a URL, or a pretrained encoder by "
+            f"its name ({known})"
         )
     if not path.is_dir():
         raise RunError(f"{path} is a file; name {wanted}, which are folders")
@@ -184,6 +198,17 @@ def from_pretrained(
     Raises:
         RunError: If it is no pretrained folder, or cannot be fetched.
     """
+    return _open_pretrained(find_pretrained(source, registry))
+
+
+def find_pretrained(
+    source: str | os.PathLike, registry: str | os.PathLike | None = None
+) -> pathlib.Path:
+    """The pretrained folder that a path, a URL or a name names; as `from_pretrained`.
+
+    Raises:
+        RunError: If it is no pretrained folder, or cannot be fetched.
+    """
     path = resolve(source, registry)
     kind = find_kind(path)
     if kind != "pretrained":
@@ -191,7 +216,7 @@ def from_pretrained(
             f"{path}: is {'an' if kind == 'export' else 'a'} {kind}, no pretrained "
             "folder; cola_msa.open_model opens each of them"
         )
-    return _open_pretrained(path)
+    return path
 
 
 def load_encoder(

@@ -156,6 +156,58 @@ def _key(key: str, weights: str) -> str:
     return hashlib.sha256(f"{key} {weights}".encode()).hexdigest()[:16]
 
 
+def make_run(
+    source: str | os.PathLike, output_dir: str | os.PathLike
+) -> dict[str, Any]:
+    """Writes a run directory from a pretrained folder.
+
+    It computes what the folder does, under a key of its own.
+
+    Args:
+        source: The folder.
+        output_dir: The run directory; it must not exist, or be empty.
+
+    Returns:
+        `tensors` assigned, `step`, `run_dir` and `encoder_key`.
+
+    Raises:
+        RunError: If the folder is damaged; nothing is written then.
+        FileError: If `output_dir` holds anything.
+    """
+    source, output_dir = pathlib.Path(source), pathlib.Path(output_dir)
+    folders.check_replaceable(output_dir, _never_replaced, "an empty folder")
+    content, model = read_config(source), load_model(source)
+    with _opened(source / STATISTICS_NAME) as file:  # load_model has read of it
+        held = [name for name in STATISTICS if name in file]
+    found = {name: read_statistics(source, name, model) for name in held}
+    done = {
+        "outcome": "imported",
+        "training_seconds": 0.0,
+        **{name: content.get(name, 0) for name in ("step", "updates", "pairs")},
+    }
+    run = {
+        "config": content["config"],
+        "data": {**content["data"], "data_dir": ""},
+        "num_replicas": content.get("num_replicas", 1),
+        "versions": content.get("versions", {}),
+        "git_commit": content.get("git_commit"),
+        "source": f"the pretrained folder {content['name']}",
+    }
+    with temporary_folder(output_dir) as temporary:
+        kept_lib.save_kept(temporary, model, found, content["step"])
+        write_json(temporary / directory.DONE_NAME, done)
+        write_json(temporary / "config.json", run)
+        folders.replace_folder(
+            temporary, output_dir, _never_replaced, "an empty folder"
+        )
+    return {
+        "tensors": len(model.variables),
+        "step": content["step"],
+        "run_dir": str(output_dir),
+        "encoder_key": kept_lib.encoder_key(output_dir),
+    }
+
+
 def _never_replaced(folder: pathlib.Path) -> None:
     """A folder to hand on may hold its owner's work: a model card that was edited."""
 
@@ -207,6 +259,12 @@ def _checked(content: dict[str, Any]) -> dict[str, Any]:
         raise TypeError("step is no whole number")
     if not 0 <= content["step"] < 1 << 63:
         raise ValueError(f"step {content['step']!r:.40}")
+    for name in ("updates", "pairs", "num_replicas"):
+        count = content.get(name, 1)
+        if type(count) is not int or not 0 <= count < 1 << 62:
+            raise ValueError(f"{name} {count!r:.40}")
+    if not isinstance(content.get("versions", {}), dict):
+        raise TypeError("versions is no object")
     sources = content["data"].get("sources", [])
     if not isinstance(sources, list) or not all(isinstance(s, str) for s in sources):
         raise TypeError(f"data: sources is {sources!r:.40}")

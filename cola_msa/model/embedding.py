@@ -30,6 +30,7 @@ LEVELS = {
 _FULL_DECIBELS, _LEAST_DECIBELS = -20.0, -60.0
 _LEAST_WEIGHT = 0.1
 _BOUND = 2.0  # deviations
+_OUTLIER = 5.0  # deviations
 _TINY = 1e-9
 _DECIBELS = 20.0 / math.log(10.0)
 
@@ -64,6 +65,12 @@ def describe_maps(maps: Sequence[tf.Tensor]) -> tf.Tensor:
         for part in (mean, tf.sqrt(variance)):
             parts.append(tf.reshape(part, [-1, size]))
     return tf.concat(parts, axis=1)
+
+
+def bound_features(features: tf.Tensor) -> tf.Tensor:
+    """Standardized features without outliers, [batch, 1, 1, dim] -> [batch, dim]."""
+    size = features.shape[3]
+    return tf.clip_by_value(tf.reshape(features, [-1, size]), -_OUTLIER, _OUTLIER)
 
 
 def level_embedding(
@@ -134,6 +141,52 @@ class LevelEmbedding(keras.layers.Layer):
         """Keras's configuration of the layer."""
         base = super().get_config()
         base.pop("trainable", None)
+        base.pop("dtype", None)
+        return base
+
+
+@keras.saving.register_keras_serializable(package="cola_msa")
+class LevelStatistics(keras.layers.Layer):
+    """`describe_maps` as a layer: maps -> [batch, 1, 1, dim], for a batch norm."""
+
+    def __init__(self, **kwargs: Any):
+        """Takes Keras's own arguments."""
+        super().__init__(dtype="float32", **kwargs)
+
+    def call(self, inputs: list[tf.Tensor]) -> tf.Tensor:
+        """Describes maps [batch, time, frequency, channels]."""
+        return describe_maps(inputs)[:, tf.newaxis, tf.newaxis]
+
+    def compute_output_shape(self, input_shape: Any) -> tuple:
+        """[batch, 1, 1, dim]."""
+        return (input_shape[0][0], 1, 1, _size(input_shape))
+
+    def get_config(self) -> dict[str, Any]:
+        """Keras's configuration of the layer."""
+        base = super().get_config()
+        base.pop("dtype", None)
+        return base
+
+
+@keras.saving.register_keras_serializable(package="cola_msa")
+class BoundedFeatures(keras.layers.Layer):
+    """`bound_features` as a layer."""
+
+    def __init__(self, **kwargs: Any):
+        """Takes Keras's own arguments."""
+        super().__init__(dtype="float32", **kwargs)
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """[batch, 1, 1, dim] -> [batch, dim]."""
+        return bound_features(inputs)
+
+    def compute_output_shape(self, input_shape: Any) -> tuple:
+        """[batch, dim]."""
+        return (input_shape[0], input_shape[3])
+
+    def get_config(self) -> dict[str, Any]:
+        """Keras's configuration of the layer."""
+        base = super().get_config()
         base.pop("dtype", None)
         return base
 

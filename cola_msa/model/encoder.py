@@ -18,12 +18,14 @@ import tensorflow as tf
 
 from cola_msa.config.schema import FrontendConfig, ModelConfig
 from cola_msa.model.cpu_layers import KERNELS, cpu_layer, default_kernels
+from cola_msa.model.embedding import LEVELS, BoundedFeatures, LevelStatistics
 from cola_msa.system.keras_settings import check_loaded
 
 _EFFICIENTNET_DROP_RATE = 0.2  # what keras.applications builds into EfficientNetB0
 PIXEL_SCALE = 255.0  # its Rescaling(1 / 255), which precedes its Normalization
 _BAND_RANGE = 1.7  # as deviations go: about that of evenly spread values
-_POOLINGS = {"max": "max", "mean": "avg"}  # as keras.applications calls them
+# As keras.applications calls them; of levels the pooling is our own.
+_POOLINGS = {"max": "max", "mean": "avg", "levels": None}
 _collecting = threading.local()
 
 
@@ -228,7 +230,8 @@ def build_encoder(
             and the function are the same.
 
     Returns:
-        keras.Model, float32 [batch, frames, num_mels, 1] -> [batch, 1280].
+        keras.Model, float32 [batch, frames, num_mels, 1] -> [batch, 1280]; with the
+        pooling `levels` as many values as the levels have, and no layer behind them.
 
     Raises:
         ValueError: If the configuration names something unknown.
@@ -298,6 +301,8 @@ def build_encoder(
         input_tensors=windows if config.scales_input else None,
         clone_function=clone,
     )
+    if config.pooling == "levels":
+        encoder = _describe_levels(encoder, config)
     if config.input_normalization == "dataset":
         set_input_normalization(encoder, log_mel_mean, log_mel_std)
     elif config.input_normalization not in ("bands", "none"):
@@ -306,6 +311,20 @@ def build_encoder(
             f"{config.input_normalization!r}"
         )
     return encoder
+
+
+def _describe_levels(encoder: keras.Model, config: ModelConfig) -> keras.Model:
+    """The network up to its last level; its output are standardized statistics."""
+    levels = [encoder.get_layer(name).output for name in LEVELS[config.backbone]]
+    hidden = LevelStatistics(name="level_statistics")(levels)
+    kind: type[keras.layers.BatchNormalization] = keras.layers.BatchNormalization
+    if config.sync_batch_norm:
+        kind = SynchronizedBatchNormalization
+    elif config.fused_batch_norm:
+        kind = FusedBatchNormalization
+    hidden = kind(name="level_bn", dtype="float32")(hidden)
+    features = BoundedFeatures(name="level_features")(hidden)
+    return keras.Model(encoder.inputs[0], features, name=encoder.name)
 
 
 def normalization_layer(encoder: keras.Model) -> keras.layers.Normalization:
@@ -366,7 +385,7 @@ def _tiny_backbone(input_shape: tuple, pooling: str) -> keras.Model:
     hidden = keras.layers.Add(name="add")([hidden, branch])
     if pooling == "max":
         hidden = keras.layers.GlobalMaxPooling2D(name="max_pool")(hidden)
-    else:
+    elif pooling == "mean":
         hidden = keras.layers.GlobalAveragePooling2D(name="mean_pool")(hidden)
     return keras.Model(inputs, hidden, name="tiny")
 

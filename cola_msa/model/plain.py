@@ -14,13 +14,19 @@ import numpy as np
 import tensorflow as tf
 
 from cola_msa.config.schema import ModelConfig
-from cola_msa.model.embedding import LEVELS, level_embedding
+from cola_msa.model.embedding import (
+    LEVELS,
+    bound_features,
+    describe_maps,
+    level_embedding,
+)
 from cola_msa.model.encoder import PIXEL_SCALE, scale_input
 
 SEED_NAME = "seed_generator/seed_generator_state"  # of stochastic depth
 _BATCH_NORM_EPSILON = 1e-3  # Keras's default
 _STEM, _TOP = 32, 1280
 _LEVELS = LEVELS["efficientnetb0"]
+_LEVEL_NORM = "level_bn"
 _BATCH_NORM_PARTS = ("gamma", "beta", "moving_mean", "moving_variance")
 
 
@@ -109,7 +115,7 @@ def list_variables(config: ModelConfig, num_mels: int) -> tuple[Variable, ...]:
     add("normalization/count", kind="int64")
     add("stem_conv/kernel", 3, 3, depth, _STEM)
     norm("stem_bn", _STEM)
-    for block in _BLOCKS:
+    for block in _used_blocks(config):
         name, width = block.name, block.width
         if block.expansion > 1:
             add(f"{name}expand_conv/kernel", 1, 1, block.channels_in, width)
@@ -125,15 +131,20 @@ def list_variables(config: ModelConfig, num_mels: int) -> tuple[Variable, ...]:
         norm(f"{name}project_bn", block.channels_out)
         if block.is_residual and config.drop_connect_rate > 0:
             add(SEED_NAME, 2, kind="int64")
-    add("top_conv/kernel", 1, 1, _BLOCKS[-1].channels_out, _TOP)
-    norm("top_bn", _TOP)
+    pooled = _TOP
+    if config.pooling == "levels":
+        pooled = _level_dim(num_mels)
+        norm(_LEVEL_NORM, pooled)
+    else:
+        add("top_conv/kernel", 1, 1, _BLOCKS[-1].channels_out, _TOP)
+        norm("top_bn", _TOP)
     if config.embedding == "levels":
-        dim = embedding_dim(config, num_mels)
+        dim = _level_dim(num_mels)
         add("level_embedding/mean", dim)
         add("level_embedding/deviation", dim)
         add("level_embedding/magnitude")
     dim = config.projection_dim
-    add("projector/projection/kernel", _TOP, dim)
+    add("projector/projection/kernel", pooled, dim)
     add("projector/projection/bias", dim)
     add("projector/projection_norm/gamma", dim)
     add("projector/projection_norm/beta", dim)
@@ -162,7 +173,7 @@ def plain_encoder(
             embedding's moments are those to use.
 
     Returns:
-        A function to trace, float32 [n, frames, num_mels, 1] -> [n, 1280].
+        A function to trace, float32 [n, frames, num_mels, 1] -> [n, dim].
     """
     constants = {
         name: tf.constant(value, tf.float32)
@@ -202,6 +213,9 @@ def _fold(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         factor *= gamma
         bias = -mean * factor
         bias += beta
+        if layer == _LEVEL_NORM:  # no convolution comes before it
+            folded |= {f"{layer}/factor": factor, f"{layer}/offset": bias}
+            continue
         # block2a_bn follows block2a_dwconv, every other x_bn follows x_conv.
         before = layer.removesuffix("bn")
         is_depthwise = f"{before}dwconv/kernel" in weights
@@ -215,8 +229,13 @@ def _fold(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def embedding_dim(config: ModelConfig, num_mels: int) -> int:
     """Values of an embedding."""
-    if config.embedding == "raw":
+    if config.embedding == "raw" and config.pooling != "levels":
         return _TOP
+    return _level_dim(num_mels)
+
+
+def _level_dim(num_mels: int) -> int:
+    """Values that describe the levels: two a channel and place in frequency."""
     places, dim = -(-num_mels // 2), 0
     for block in _BLOCKS:
         places = -(-places // block.stride)
@@ -225,10 +244,23 @@ def embedding_dim(config: ModelConfig, num_mels: int) -> int:
     return dim
 
 
+def _used_blocks(config: ModelConfig) -> tuple[_Block, ...]:
+    """The blocks that the network has: none behind the last level."""
+    if config.pooling != "levels":
+        return _BLOCKS
+    last = [f"{block.name}add" for block in _BLOCKS].index(_LEVELS[-1])
+    return _BLOCKS[: last + 1]
+
+
 def _pool(
     config: ModelConfig, constants: Mapping[str, tf.Tensor], windows: tf.Tensor
 ) -> tf.Tensor:
-    """The pooled output, float32 [n, 1280]."""
+    """The pooled output, float32 [n, 1280], or the levels' statistics."""
+    if config.pooling == "levels":
+        found = describe_maps(_maps(config, constants, windows, _LEVELS))
+        found = found * constants[f"{_LEVEL_NORM}/factor"]
+        found = found + constants[f"{_LEVEL_NORM}/offset"]
+        return bound_features(found[:, tf.newaxis, tf.newaxis])
     (hidden,) = _maps(config, constants, windows, ("top_activation",))
     if config.pooling == "max":
         return tf.reduce_max(hidden, [1, 2])

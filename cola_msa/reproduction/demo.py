@@ -13,6 +13,8 @@ from typing import Any
 from absl import logging
 
 from cola_msa.evaluation.tasks import SCORE_TITLES
+from cola_msa.hub import pretrained
+from cola_msa.hub.loading import STARTER, STARTER_DIR
 from cola_msa.reproduction import music
 from cola_msa.reproduction.report.commands import Command
 from cola_msa.runs import kept
@@ -70,6 +72,17 @@ def run_demo(
             ),
         )
     )
+    judged = [(run_dir, encoder) for encoder in ENCODERS]
+    starter_dir = _starter_dir(output_dir)
+    if starter_dir is not None:
+        judged.append((starter_dir, ENCODERS[0]))
+        _side_by_side(
+            _Command(
+                "cola_msa.import_weights",
+                (f"--pretrained={STARTER}", f"--output_dir={starter_dir}"),
+                done=starter_dir / "config.json",
+            )
+        )
     for task in music.TASKS:
         _side_by_side(
             *(
@@ -79,22 +92,25 @@ def run_demo(
                         f"--task={task}",
                         f"--encoder={encoder}",
                         "--standardize",
-                        f"--run_dir={run_dir}",
+                        f"--run_dir={folder}",
                         f"--data_dir={data[task]}",
                     ),
-                    done=_results_path(run_dir, _judgement(task, encoder)),
+                    done=_results_path(folder, _judgement(task, encoder)),
                 )
-                for encoder in ENCODERS
+                for folder, encoder in judged
             )
         )
     metadata = export_dir / "metadata.json"
     key = kept.encoder_key(run_dir)
     is_exported = metadata.exists() and _key_of(metadata) == key
     _side_by_side(
-        _Command(
-            "cola_msa.retrieve",
-            (f"--run_dir={run_dir}", f"--data_dir={data['mtat']}"),
-            done=_results_path(run_dir, "retrieval"),
+        *(
+            _Command(
+                "cola_msa.retrieve",
+                (f"--run_dir={folder}", f"--data_dir={data['mtat']}"),
+                done=_results_path(folder, "retrieval"),
+            )
+            for folder in dict.fromkeys(folder for folder, _ in judged)
         ),
         _Command(
             "cola_msa.export",
@@ -104,7 +120,18 @@ def run_demo(
     )
     reloaded = _reload(export_dir, output_dir / "data" / "music" / "mtat")
     seconds = time.monotonic() - started
-    return final_table(run_dir, export_dir, reloaded, seconds)
+    return final_table(run_dir, export_dir, reloaded, seconds, starter_dir)
+
+
+def _starter_dir(output_dir: pathlib.Path) -> pathlib.Path | None:
+    """Where the package's own weights become a run; None where it holds none.
+
+    Other weights come into another folder.
+    """
+    if not STARTER_DIR.is_dir():
+        return None
+    key = pretrained.read_config(STARTER_DIR)["encoder_key"]
+    return output_dir / f"{STARTER}-{key}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,7 +234,11 @@ def _reload(export_dir: pathlib.Path, music_dir: pathlib.Path) -> str:
 
 
 def final_table(
-    run_dir: pathlib.Path, export_dir: pathlib.Path, reloaded: str, seconds: float
+    run_dir: pathlib.Path,
+    export_dir: pathlib.Path,
+    reloaded: str,
+    seconds: float,
+    starter_dir: pathlib.Path | None = None,
 ) -> str:
     """Everything that the demo measured, beside untrained, no learning and chance.
 
@@ -216,12 +247,23 @@ def final_table(
         export_dir: The SavedModel.
         reloaded: What the reloaded export gave.
         seconds: Wall time of this invocation.
+        starter_dir: The package's own weights as a run, with their results; None where
+            it holds none.
 
     Returns:
         The table and the paths, as text.
     """
     done = kept.read_done(run_dir)
-    rows = [("", "trained", "95 % interval", "untrained", "spectra", "chance")]
+    folders = [] if starter_dir is None else [starter_dir]
+    others = {
+        name: [
+            _results(f, "retrieval" if name == "retrieval" else _judgement(name))
+            for f in folders
+        ]
+        for name in ("retrieval", *_SCORES)
+    }
+    titles = [STARTER for _ in folders]
+    rows = [("", "trained", "95 % interval", "untrained", "spectra", *titles, "chance")]
     retrieval = _results(run_dir, "retrieval")
     without = retrieval.get("no_learning", {})  # an older version's lack it
     for measure, label in (("top1", "top-1"), ("mrr", "MRR")):
@@ -234,6 +276,7 @@ def final_table(
                 f"difference {low:+.3f} to {high:+.3f}",
                 f"{retrieval[difference['against']][measure]:.3f}",
                 f"{without[measure]:.3f}" if without else "",
+                *(f"{found['trained'][measure]:.3f}" for found in others["retrieval"]),
                 f"{retrieval['trained'][f'chance_{measure}']:.3f}",
             )
         )
@@ -251,6 +294,10 @@ def final_table(
                     f"{row['low']:.3f} to {row['high']:.3f}",
                     f"{untrained[score]['value']:.3f}",
                     f"{spectra[score]['value']:.3f}",
+                    *(
+                        f"{found['scores'][score]['value']:.3f}"
+                        for found in others[task]
+                    ),
                     f"{row['chance']:.3f}",
                 )
             )
@@ -264,6 +311,14 @@ def final_table(
             f"{retrieval['num_candidates']} candidates; untrained is the better of its "
             "initial kernel and the trained one's. Spectra: no learning, the cosine of "
             "windows' spectra, or the same heads on statistics of log-mels.",
+            *(
+                [
+                    "Starter: the weights that come with the package, learned on other "
+                    "songs of the same composer."
+                ]
+                if folders
+                else []
+            ),
             "",
             *aligned(rows),
             "",
@@ -285,7 +340,7 @@ def _key_of(metadata: pathlib.Path) -> str | None:
         return None
 
 
-def _judgement(task: str, encoder: str) -> str:
+def _judgement(task: str, encoder: str = "trained") -> str:
     """Name of the folder of its results."""
     name = task if encoder == "trained" else f"{task}-{encoder}"
     return f"{name}-standardized"

@@ -16,7 +16,7 @@ import numpy as np
 from absl import logging
 
 from cola_msa.config.schema import Config
-from cola_msa.hub import pretrained
+from cola_msa.hub import loading, pretrained
 from cola_msa.model.contrastive import ContrastiveModel
 from cola_msa.runs import kept, network
 from cola_msa.system.errors import RunError
@@ -49,12 +49,12 @@ def read_warm_start(source: str | os.PathLike) -> WarmStart:
 
     Args:
         source: A run directory (its last kept encoder), one kept/*.npz of it, or a
-            pretrained folder.
+            pretrained folder, its URL or its name.
 
     Raises:
         RunError: If it is none of them, or damaged.
     """
-    path = pathlib.Path(source)
+    path = loading.resolve(source)
     if pretrained.is_pretrained(path):
         variables = pretrained.load_model(path).variables
         arrays = {

@@ -89,7 +89,9 @@ NOT_HERE = {
     ),
     "data_prep.separate": "downloads weights; test_separate has random ones",
     "data_prep.train_separator": "trains for hours; test_train_separator is small",
-    "cola_msa.import_weights": "the authors' files; test_imported_run has its own",
+    "cola_msa.import_weights": "weights of others; test_imported_run and test_starter "
+    "have their own",
+    "cola_msa.eval --task=fma --run_dir=runs/my-encoder": "a run made of such weights",
 }
 
 

@@ -15,6 +15,10 @@ NUM_MELS = FrontendConfig().num_mels
 CONFIGS = {
     "default": PRESETS["default"].model,
     "paper": PRESETS["paper"].model,  # with stochastic depth
+    "levels, embeddings raw": ModelConfig(
+        pooling="levels", input_normalization="bands", similarity="cosine"
+    ),
+    "levels": ModelConfig(pooling="levels", embedding="levels"),
     "learned silence, mean pooling": ModelConfig(
         silence="learned", pooling="mean", input_clip=2.0, projection_dim=64
     ),

@@ -28,20 +28,24 @@ TINY = (
 )
 
 
-def test_a_run_of_a_former_preset_goes_on_as_it_was(prepared, tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", range(len(FORMER_PRESETS)))
+def test_a_run_of_a_former_preset_goes_on_as_it_was(
+    prepared, tmp_path, monkeypatch, number
+):
     configs = asked.asked_configs(parse(*TINY))
-    assert len(configs) == 2
+    assert len(configs) == 1 + len(FORMER_PRESETS)
     assert configs[0].model == dataclasses.replace(PRESETS["smoke"].model)
-    assert configs[1].model == FORMER_PRESETS[0]["smoke"].model
+    former = configs[1 + number]
+    assert former.model == FORMER_PRESETS[number]["smoke"].model
     run_dir = tmp_path / "runs" / "one"
-    trainer = Trainer(configs[1], prepared, run_dir)
-    assert directory.load_config(run_dir) == configs[1]
-    assert asked.begun_config(configs, run_dir) == configs[1]
+    trainer = Trainer(former, prepared, run_dir)
+    assert directory.load_config(run_dir) == former
+    assert asked.begun_config(configs, run_dir) == former
     assert asked.begun_config(configs, tmp_path / "new") == configs[0]
     assert asked.begun_config(configs, None) == configs[0]
     monkeypatch.chdir(tmp_path)
     found = asked.unfinished_run(configs, "", prepared)
-    assert found[0] == configs[1] and found[1].resolve() == run_dir
+    assert found[0] == former and found[1].resolve() == run_dir
     assert trainer.run() == "finished"
     assert asked.unfinished_run(configs, "", prepared) == (configs[0], None)
 

@@ -19,11 +19,14 @@ from cola_msa.training.trainer import Trainer
 from tests.conftest import tiny_config
 
 
-@pytest.fixture(scope="module")
-def config():
+@pytest.fixture(scope="module", params=["mean", "levels"])
+def config(request):
     plain = tiny_config()
     model = dataclasses.replace(
-        plain.model, embedding="levels", pooling="mean", input_normalization="bands"
+        plain.model,
+        embedding="levels",
+        pooling=request.param,
+        input_normalization="bands",
     )
     train = dataclasses.replace(plain.train, statistics_inputs="pairs")
     return dataclasses.replace(plain, model=model, train=train)
@@ -126,7 +129,24 @@ def test_training_and_matching_see_the_raw_output(run, config, prepared, tmp_pat
     )
     assert one.key != other.key
     assert loading.load_encoder(run).output_shape[-1] == one.dim == 512
-    assert other.dim == 64
+    assert other.dim == (512 if config.model.pooling == "levels" else 64)
+
+
+def test_the_head_sees_standardized_statistics(run, config, windows):
+    """Where they are pooled so; by the loops of above."""
+    if config.model.pooling != "levels":
+        pytest.skip("the head sees the last map's mean")
+    model = kept.load_model(run)
+    norm = model.encoder.get_layer("level_bn")
+    mean, variance = np.array(norm.moving_mean), np.array(norm.moving_variance)
+    expected = (described(model, windows) - mean) / np.sqrt(variance + norm.epsilon)
+    expected = expected * np.array(norm.gamma) + np.array(norm.beta)
+    assert (np.abs(expected) > 5).any()  # so that bounding is seen
+    found = model.encoder(windows, training=False)
+    np.testing.assert_allclose(found, np.clip(expected, -5, 5), atol=1e-4)
+    assert "act1" in [layer.name for layer in model.encoder.layers]
+    trained = np.std(model.encoder(windows, training=True), axis=0)
+    assert np.median(trained) == pytest.approx(1.0, abs=0.1)
 
 
 @pytest.mark.parametrize("kind", ["saved_model", "pretrained", "tflite", "onnx"])
