@@ -152,7 +152,8 @@ def evaluate(
         clips = setting.choose_clips(seed)
         windows = source.windows(None if is_whole else clips)
         head = _fit(setting, windows, validation, seed, show_progress)
-        fitted.append(Fitted(head.row(), score_clips(head, test), clips))
+        scores = [score_clips(head, part) for part in (test, validation)]
+        fitted.append(Fitted(head.row(), scores[0], clips, head.member(), scores[1]))
     num_windows = {part: split.num_windows for part, split in embedded.items()}
     return conclude(
         setting,
@@ -322,8 +323,12 @@ def evaluate_tuned(
             )
             save_tuned(tuned, path)
             write_json(_note(path), {"identity": identity, "row": tuned.row})
-        scores = tuned.score_clips(parts["test"], data.frontend)
-        fitted.append(Fitted({**tuned.row, "weights": path.name}, scores, clips))
+        scores = [
+            tuned.score_clips(parts[part], data.frontend)
+            for part in ("test", "validation")
+        ]
+        row = {**tuned.row, "weights": path.name}
+        fitted.append(Fitted(row, scores[0], clips, tuned.member(), scores[1]))
     results = conclude(
         setting,
         output_dir,

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from cola_msa.evaluation import charts, metrics
+from cola_msa.evaluation.probes.kept_heads import HEADS_NAME, Heads, pack_heads
 from cola_msa.evaluation.tasks import MULTILABEL, SCORE_TITLES, TaskSpec
 from cola_msa.system import files, folders
 from cola_msa.system.errors import FileError, RunError
-from cola_msa.values.arrays import DAMAGES, write_json
+from cola_msa.values.arrays import DAMAGES, save_arrays, write_json
 from cola_msa.values.markdown import aligned
 from cola_msa.values.reading import read_json
 
@@ -112,8 +113,9 @@ def write_results(
     clip_ids: np.ndarray,
     labels: np.ndarray,
     scores: np.ndarray,
+    heads: Heads,
 ) -> None:
-    """Writes per_class.csv, clip_scores.npz, the chart and results.json.
+    """Writes per_class.csv, clip_scores.npz, heads.npz, the chart and results.json.
 
     Args:
         output_dir: Where to.
@@ -123,6 +125,7 @@ def write_results(
         clip_ids: str [C], of the test clips.
         labels: Of the test clips, as for `score_rows`.
         scores: float [S, C, K].
+        heads: To keep.
     """
     check_output(output_dir)
     rows = results["per_class"]
@@ -133,7 +136,7 @@ def write_results(
         # They take their names at the end, in the opposite order: results.json last.
         paths = {
             name: stack.enter_context(files.written_path(output_dir / name, RunError))
-            for name in (RESULTS_NAME, _SCORES_NAME, _TABLE_NAME)
+            for name in (RESULTS_NAME, _SCORES_NAME, HEADS_NAME, _TABLE_NAME)
         }
         with open(
             paths[_TABLE_NAME],
@@ -153,6 +156,9 @@ def write_results(
                 scores=scores,
                 class_names=np.array(class_names, dtype=np.str_),
             )
+        arrays, state = pack_heads(heads)
+        with open(paths[HEADS_NAME], "wb") as heads_file:
+            save_arrays(heads_file, arrays, state)
         text = json.dumps(results, indent=1) + "\n"
         paths[RESULTS_NAME].write_text(text, encoding="utf-8")
         for path in paths.values():
@@ -176,7 +182,7 @@ def check_output(output_dir: str | os.PathLike) -> None:
         FileError: If it is a file, or such a name is taken and neither results.json
             nor clip_scores.npz is an earlier evaluation's.
     """
-    names = (RESULTS_NAME, _SCORES_NAME, _TABLE_NAME, *CHARTS)
+    names = (RESULTS_NAME, _SCORES_NAME, HEADS_NAME, _TABLE_NAME, *CHARTS)
     folders.check_names(output_dir, names, _holds_results, "an evaluation's folder")
 
 

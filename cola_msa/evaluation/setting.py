@@ -15,6 +15,13 @@ from cola_msa.config.schema import Checked
 from cola_msa.evaluation import metrics
 from cola_msa.evaluation.label_fractions import choose_clips
 from cola_msa.evaluation.probes.heads import PROBES, ProbeError, monitor_of, own_probe
+from cola_msa.evaluation.probes.kept_heads import (
+    OUTPUTS,
+    PROBABILITIES,
+    Heads,
+    Member,
+    best_thresholds,
+)
 from cola_msa.evaluation.results import (
     class_rows,
     num_counted,
@@ -105,11 +112,15 @@ class Fitted:
         row: What results.json says of the head.
         scores: float32 [C, K], of the test clips.
         clips: Numbers of the training clips whose labels were used.
+        member: The head's weights.
+        validation: float32 [C, K], scores of the validation clips.
     """
 
     row: dict[str, Any]
     scores: np.ndarray
     clips: np.ndarray
+    member: Member
+    validation: np.ndarray
 
 
 def prepare(
@@ -256,5 +267,42 @@ def conclude(
     clip_ids = np.concatenate(
         [data.index(name).clip_ids for name in setting.split_names("test")]
     )
-    write_results(output_dir, task, results, clip_ids, test_labels, scores)
+    heads = _heads(setting, fitted, results)
+    write_results(output_dir, task, results, clip_ids, test_labels, scores, heads)
     return results
+
+
+def _heads(
+    setting: Setting, fitted: Sequence[Fitted], results: dict[str, Any]
+) -> Heads:
+    """What is kept of an evaluation, to be applied to other clips."""
+    thresholds = None
+    if setting.is_tags:
+        validation = np.mean([seed.validation for seed in fitted], axis=0)
+        thresholds = best_thresholds(setting.labels["validation"], validation)
+    task, splits = setting.task, results["splits"]
+    return Heads(
+        members=tuple(seed.member for seed in fitted),
+        class_names=tuple(setting.data.class_names),
+        task={"name": task.name, "title": task.title, "task_type": task.task_type},
+        encoder_key=results["encoder"]["key"],
+        frontend=setting.data.frontend,
+        thresholds=thresholds,
+        outputs=OUTPUTS if setting.probe == "ridge" else PROBABILITIES,
+        details={
+            "mode": results["mode"],
+            "protocol": results["protocol"],
+            "probe": results["probe"],
+            "encoder": results["encoder"],
+            "label_fraction": results["label_fraction"],
+            "scores": {name: row["value"] for name, row in results["scores"].items()},
+            "intervals": {
+                name: [row["low"], row["high"]]
+                for name, row in results["scores"].items()
+            },
+            "chance": {name: row["chance"] for name, row in results["scores"].items()},
+            "clips": {part: splits[part]["clips"] for part in splits},
+            # Of encoders that were trained with the labels; they hold heads, too.
+            "tuned": [seed.row["weights"] for seed in fitted if "weights" in seed.row],
+        },
+    )

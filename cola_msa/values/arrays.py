@@ -69,12 +69,14 @@ def write_arrays(
     Raises:
         RunError: If it cannot be written.
     """
-    arrays = {**arrays, STATE: np.array(json.dumps(state))}
-    files.write_file(
-        path,
-        lambda file: np.savez(file, **arrays),  # type: ignore[arg-type]  # names
-        RunError,
-    )
+    files.write_file(path, lambda file: save_arrays(file, arrays, state), RunError)
+
+
+def save_arrays(
+    file: Any, arrays: dict[str, np.ndarray], state: dict[str, Any]
+) -> None:
+    """As `write_arrays`, into a file that is open already."""
+    np.savez(file, **{**arrays, STATE: np.array(json.dumps(state))})
 
 
 def read_state(path: str | os.PathLike) -> dict[str, Any] | None:

@@ -27,10 +27,12 @@ from cola_msa.evaluation.probes.heads import (
     BestEpoch,
     ProbeConfig,
     build_head,
+    member_of,
     to_probabilities,
     window_accuracies,
     window_losses,
 )
+from cola_msa.evaluation.probes.kept_heads import Member
 from cola_msa.evaluation.probes.tuned_file import read_model, save_model
 from cola_msa.evaluation.tasks import MULTILABEL
 from cola_msa.model.contrastive import ContrastiveModel
@@ -95,6 +97,10 @@ class TunedModel:
     model: keras.Model
     is_tags: bool
     row: dict[str, Any]
+
+    def member(self) -> Member:
+        """The head's weights, to be kept."""
+        return member_of(self.model.layers[-1].layers)
 
     def score_clips(
         self, clips: LabelledWindows, frontend: FrontendConfig

@@ -1,7 +1,7 @@
 """What a head is: its configuration, network, loss, accuracy, and when to stop."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -9,6 +9,7 @@ import tensorflow as tf
 from absl import logging
 
 from cola_msa.config.schema import Checked
+from cola_msa.evaluation.probes.kept_heads import Member
 from cola_msa.evaluation.tasks import MULTICLASS, MULTILABEL, TaskSpec
 from cola_msa.system.errors import UserError
 from cola_msa.values.fields import within
@@ -206,6 +207,18 @@ def build_head(
         mean, variance = moments
         layers.insert(0, keras.layers.Normalization(mean=mean, variance=variance))
     return keras.Sequential([keras.Input((dim,)), *layers])
+
+
+def member_of(layers: Sequence[keras.layers.Layer]) -> Member:
+    """The weights of `build_head`'s layers, to be kept."""
+    scaling = [x for x in layers if isinstance(x, keras.layers.Normalization)]
+    moments: list[np.ndarray] = []
+    if scaling:
+        variance = np.asarray(scaling[0].variance).reshape(-1)
+        moments = [np.asarray(scaling[0].mean).reshape(-1), np.sqrt(variance)]
+    dense = [x for x in layers if isinstance(x, keras.layers.Dense)]
+    weights = [(np.array(x.kernel), np.array(x.bias)) for x in dense]
+    return Member(tuple(weights), *moments)
 
 
 def to_probabilities(logits: tf.Tensor, is_tags: bool) -> tf.Tensor:

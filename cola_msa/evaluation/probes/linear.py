@@ -21,10 +21,12 @@ from cola_msa.evaluation.probes.heads import (
     BestEpoch,
     ProbeConfig,
     build_head,
+    member_of,
     to_probabilities,
     window_accuracies,
     window_losses,
 )
+from cola_msa.evaluation.probes.kept_heads import Member
 from cola_msa.evaluation.tasks import MULTILABEL
 from cola_msa.records.reader import fixed_bounds, open_windows, read_ahead
 from cola_msa.records.schema import DataError
@@ -235,6 +237,10 @@ class TrainedHead:
             return to_probabilities(self.model(tf.cast(windows, tf.float32)), is_tags)
 
         return lambda windows: probabilities(windows).numpy()
+
+    def member(self) -> Member:
+        """Its weights, to be kept."""
+        return member_of(self.model.layers)
 
     def row(self) -> dict[str, Any]:
         """What results.json says of it."""

@@ -16,6 +16,7 @@ from absl import logging
 
 from cola_msa.evaluation.probes.features import EmbeddedSplit
 from cola_msa.evaluation.probes.heads import LOSS, ProbeError
+from cola_msa.evaluation.probes.kept_heads import Member
 from cola_msa.evaluation.probes.linear import CachedWindows, TrainingWindows
 from cola_msa.evaluation.tasks import MULTILABEL
 from cola_msa.records.schema import DataError
@@ -74,6 +75,10 @@ class RidgeHead:
     def scorer(self) -> Callable[[np.ndarray], np.ndarray]:
         """Windows float16 [N, D] -> the regression's outputs, float64 [N, K]."""
         return lambda windows: windows.astype(np.float64) @ self.kernel + self.bias
+
+    def member(self) -> Member:
+        """Its weights, to be kept."""
+        return Member(((self.kernel, self.bias),))
 
     def row(self) -> dict[str, Any]:
         """What results.json says of it; a closed form has no epochs."""
