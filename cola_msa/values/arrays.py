@@ -76,7 +76,8 @@ def save_arrays(
     file: Any, arrays: dict[str, np.ndarray], state: dict[str, Any]
 ) -> None:
     """As `write_arrays`, into a file that is open already."""
-    np.savez(file, **{**arrays, STATE: np.array(json.dumps(state))})
+    named: dict[str, Any] = {**arrays, STATE: np.array(json.dumps(state))}
+    np.savez(file, **named)
 
 
 def read_state(path: str | os.PathLike) -> dict[str, Any] | None:
