@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from cola_msa.records.prepared import PreparedData
     from cola_msa.runs.directory import load_config
     from cola_msa.system.errors import UserError
+    from cola_msa.tagging.tagger import Tagger
     from cola_msa.training.trainer import Trainer
 
 from cola_msa.system import keras_settings
@@ -50,6 +51,7 @@ __all__ = [
     "PairSampler",
     "PreparedData",
     "Splits",
+    "Tagger",
     "TaskSpec",
     "TrainConfig",
     "Trainer",
@@ -101,6 +103,7 @@ _HOMES = {
         "cola_msa.evaluation.tasks.TASKS",
         "cola_msa.evaluation.tasks.Splits",
         "cola_msa.evaluation.tasks.TaskSpec",
+        "cola_msa.tagging.tagger.Tagger",
         "cola_msa.training.trainer.Trainer",
     )
 }

@@ -15,20 +15,20 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from absl import flags
 
-from cola_msa.collection.embed import GRANULARITIES, describe_summary, embed_files
-from cola_msa.collection.inputs import InputError, list_inputs
+from cola_msa.collection.embed import describe_summary, embed_files
+from cola_msa.collection.file_flags import check_failures, define_file_flags
+from cola_msa.collection.inputs import list_inputs
 from cola_msa.collection.table.write import (
     SUFFIXES,
     check_output,
 )
-from cola_msa.hub.embedder import BATCH_SIZE, hop_to_frames
+from cola_msa.hub.embedder import hop_to_frames
 from cola_msa.hub.loading import default_model, open_model
 from cola_msa.hub.opened import OpenedModel
 from cola_msa.runs import directory
 from cola_msa.system import console, signals
 from cola_msa.system.errors import of_flags
 from cola_msa.values.names import escape
-from cola_msa.values.numbers import define_float
 from cola_msa.values.paths import define_path
 
 
@@ -50,32 +50,7 @@ def define_flags() -> None:
     define_path(
         "output", None, f"A file that ends in {', '.join(SUFFIXES)}.", required=True
     )
-    flags.DEFINE_enum(
-        "per", "clip", GRANULARITIES, "One row a clip (mean over windows), or a window."
-    )
-    define_float(
-        "hop_seconds",
-        None,
-        "From one window to the next; default: windows touch (0.98).",
-        lower_bound=1e-6,
-        upper_bound=86400.0,
-    )
-    flags.DEFINE_string(
-        "checkpoint_step", None, "A run's kept step, or best; default its last."
-    )
-    flags.DEFINE_integer(
-        "batch_size", BATCH_SIZE, "Windows in one forward pass.", lower_bound=1
-    )
-    flags.DEFINE_integer(
-        "num_workers", 0, "Threads that decode; 0 for one a core.", lower_bound=0
-    )
-    define_float(
-        "max_failures",
-        1.0,
-        "Share of files that may fail before the command ends with an error.",
-        lower_bound=0.0,
-        upper_bound=1.0,
-    )
+    define_file_flags()
 
 
 def main(options: flags.FlagValues) -> None:
@@ -103,14 +78,7 @@ def main(options: flags.FlagValues) -> None:
     )
     for line in describe_summary(summary, output, model.dim):
         print(line)
-    num_failed = len(summary.failures)
-    if not summary.num_rows:
-        raise InputError(f"none of {summary.num_files} files could be embedded")
-    if num_failed > options.max_failures * summary.num_files:
-        raise InputError(
-            f"{num_failed} of {summary.num_files} files failed, more than "
-            f"--max_failures={options.max_failures:g}; all others are in {output}"
-        )
+    check_failures(summary, options.max_failures, output)
 
 
 def _open(given: str | None, step: int | str | None) -> OpenedModel:

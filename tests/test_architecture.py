@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 # A folder imports the folders above its own line, never one below; `|` = side by side.
 FLOORS = {
     "cola_msa": "system values config audio|records pairs|model runs evaluation hub "
-    "training|collection|reproduction",
+    "training|collection tagging reproduction",
     "data_prep": "datasets remote|stems pipeline checks|separator demo",
 }
 SHARED = {"audio", "config", "records", "system", "values"}  # of cola_msa, by data_prep

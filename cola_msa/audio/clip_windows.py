@@ -25,12 +25,30 @@ _READ_WINDOWS = 64  # windows that are cut at once
 
 
 @functools.lru_cache(maxsize=8)
-def _magnitudes(config: FrontendConfig) -> Callable[[np.ndarray], tf.Tensor]:
+def magnitudes_function(config: FrontendConfig) -> Callable[[np.ndarray], tf.Tensor]:
+    """Compiles waveform float32 [n] -> mel magnitudes float32 [frames, num_mels]."""
     return tf.function(
         lambda waveform: exact_mel_magnitudes(waveform, config),
         input_signature=[tf.TensorSpec([None], tf.float32)],
         autograph=False,
     )
+
+
+def scaled_log_mel(
+    magnitudes: np.ndarray, scale: float, config: FrontendConfig
+) -> np.ndarray:
+    """Log-mels of magnitudes at the level rule's level.
+
+    Args:
+        magnitudes: float32 [..., num_mels], of the waveform as it was decoded.
+        scale: What the waveform is to be multiplied by, of `level_scale`.
+        config: FrontendConfig.
+
+    Returns:
+        float32 [..., num_mels].
+    """
+    scaled = magnitudes * np.float32(scale)
+    return np.log(np.clip(scaled, config.log_floor, config.log_ceiling))
 
 
 class ClipWindows:
@@ -103,7 +121,7 @@ class ClipWindows:
         self._rest = self._rest[:0]
 
     def _keep(self, samples: np.ndarray) -> None:
-        magnitudes = _magnitudes(self.frontend)(samples).numpy()
+        magnitudes = magnitudes_function(self.frontend)(samples).numpy()
         self.num_frames += len(magnitudes)
         try:
             self._file.write(np.ascontiguousarray(magnitudes, "<f4").tobytes())
@@ -135,13 +153,11 @@ class ClipWindows:
         """
         config = self.frontend
         starts = self.starts(hop_frames)
-        scale = np.float32(
-            level_scale(self._square_sum, self.num_samples, config.level)
-        )
+        scale = level_scale(self._square_sum, self.num_samples, config.level)
         for first in range(0, len(starts), _READ_WINDOWS):
             part = starts[first : first + _READ_WINDOWS]
             mel = self._read(int(part[0]), int(part[-1]) + config.window_frames)
-            mel = np.log(np.clip(mel * scale, config.log_floor, config.log_ceiling))
+            mel = scaled_log_mel(mel, scale, config)
             rows = (part - part[0])[:, np.newaxis] + np.arange(config.window_frames)
             yield mel[rows][..., np.newaxis]
 

@@ -2,13 +2,13 @@
 
 The same functions run eagerly, inside `tf.data`, and in an exported SavedModel.
 
-`log_mel` is the authors' front end, in single precision, and what records hold. Its
-FFT errs by about 1e-7 of a frame's loudest bin, which in bands near log_floor moves
-the log-mel by up to 0.0055 (an MP3; a record's float16 rounds by 0.004), and by other
-amounts where the same clip has another gain or is cut into blocks.
-`exact_log_mel` has its FFT in double precision, and is what every way from a waveform
-to an embedding uses: files, Python, the SavedModel and `cola_msa.audio.frontend_numpy`
-agree on any audio.
+`log_mel` is the authors' front end, in single precision. Its FFT errs by about 1e-7 of
+a frame's loudest bin, which in bands near log_floor moves the log-mel by up to 0.0055
+(an MP3; a record's float16 rounds by 0.004), and by other amounts where the same clip
+has another gain or is cut into blocks.
+`exact_log_mel` has its FFT in double precision, and is what records hold, in float16,
+and what every way from a waveform to an embedding uses: files, Python, the SavedModel
+and `cola_msa.audio.frontend_numpy` agree on any audio.
 """
 
 import functools

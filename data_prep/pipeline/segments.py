@@ -1,15 +1,13 @@
 """From waveforms to records: level, log-mel, segments, silence gate."""
 
-import functools
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
-import tensorflow as tf
 
 from cola_msa.audio import decode
-from cola_msa.audio import frontend as frontend_lib
+from cola_msa.audio.clip_windows import magnitudes_function, scaled_log_mel
+from cola_msa.audio.frontend import level_scale
 from cola_msa.config.schema import FrontendConfig
 from cola_msa.records import schema
 from data_prep.datasets.base import Clip
@@ -22,20 +20,6 @@ if TYPE_CHECKING:
 _GROUP_SEGMENTS = 16
 
 
-@functools.lru_cache(maxsize=4)
-def _log_mel_function(frontend: FrontendConfig) -> Callable[..., tf.Tensor]:
-    @tf.function(
-        input_signature=[
-            tf.TensorSpec([None], tf.float32),
-            tf.TensorSpec([], tf.float32),
-        ]
-    )
-    def scaled_log_mel(waveform: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-        return tf.cast(frontend_lib.log_mel(waveform * factor, frontend), tf.float16)
-
-    return scaled_log_mel
-
-
 def level_factor(waveform: Waveform, frontend: FrontendConfig) -> float:
     """What a whole waveform is multiplied by, so that its level is the rule's.
 
@@ -46,14 +30,19 @@ def level_factor(waveform: Waveform, frontend: FrontendConfig) -> float:
     Returns:
         The factor of `frontend.normalize_level`; 0 for digital silence.
     """
-    norm = math.sqrt(waveform.sum_of_squares())
-    if norm == 0:
-        return 0.0
-    # A waveform of norm 1 becomes the factor of that length.
-    unit = np.ones(1, np.float32)
-    length = np.array(waveform.num_samples)
-    scaled = frontend_lib.normalize_level(unit, frontend.level, length)
-    return float(scaled.numpy()[0]) / norm
+    square_sum = waveform.sum_of_squares()
+    return level_scale(square_sum, waveform.num_samples, frontend.level)
+
+
+def _log_mel(
+    samples: np.ndarray, factor: float, frontend: FrontendConfig
+) -> np.ndarray:
+    """float16 [frames, num_mels], as embedding has it before it is rounded.
+
+    Heads that are trained on records then see the same of a file itself.
+    """
+    magnitudes = magnitudes_function(frontend)(samples).numpy()
+    return scaled_log_mel(magnitudes, factor, frontend).astype(np.float16)
 
 
 def stored_log_mel(waveform: np.ndarray, frontend: FrontendConfig) -> np.ndarray:
@@ -67,7 +56,7 @@ def stored_log_mel(waveform: np.ndarray, frontend: FrontendConfig) -> np.ndarray
         float16 [frames, num_mels].
     """
     factor = level_factor(Waveform(waveform), frontend)
-    return _log_mel_function(frontend)(waveform, factor).numpy()
+    return _log_mel(waveform, factor, frontend)
 
 
 def segment_bounds(num_frames: int, segment_frames: int) -> list[tuple[int, int, bool]]:
@@ -189,4 +178,4 @@ def _group_mel(
         first * frontend.hop_samples,
         last * frontend.hop_samples + frontend.window_samples,
     )
-    return _log_mel_function(frontend)(samples, factor).numpy()
+    return _log_mel(samples, factor, frontend)

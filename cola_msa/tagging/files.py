@@ -1,0 +1,302 @@
+"""Many files to labels: tables of probabilities, and pictures of them over time.
+
+Files are embedded by `collection.embed`, with the heads behind the encoder: what it
+can do with files is done here, too. The probabilities of what is finished lie beside
+the output, in `<output>.clip.npz` or `<output>.window.npz`; a later call goes on there.
+"""
+
+import csv
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cola_msa.collection.embed import Summary, embed_files
+from cola_msa.collection.table.read import Embeddings, load_embeddings
+from cola_msa.collection.table.write import import_pyarrow
+from cola_msa.evaluation.probes.kept_heads import Heads
+from cola_msa.hub.embedder import BATCH_SIZE
+from cola_msa.system import files, folders
+from cola_msa.system.errors import UsageError, hide_logins
+from cola_msa.tagging.tagger import TagError, TaggingModel
+
+SUFFIXES = (".csv", ".parquet", ".json")
+LABEL_COLUMN = "tags"
+_COLUMNS = ("path", "start", "seconds", LABEL_COLUMN)
+_SEPARATOR = "; "
+_SHOWN_LABELS, _SHOWN_FILES = 5, 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Labelled:
+    """What the heads say of clips or windows.
+
+    Attributes:
+        table: One row a clip or a window; `embeddings` are the scores [n, K].
+        heads: Whose they are.
+        per: `clip` or `window`.
+    """
+
+    table: Embeddings
+    heads: Heads
+    per: str
+
+    def labels(self, top: int = 0) -> list[list[str]]:
+        """The labels of each row, the likeliest first.
+
+        Args:
+            top: How many; 0 for those that apply: tags above their thresholds, or the
+                likeliest class.
+        """
+        scores, names = self.table.embeddings, self.heads.class_names
+        order = np.argsort(-scores, axis=1, kind="stable")
+        if top:
+            return [[names[k] for k in row[:top]] for row in order]
+        chosen = self.heads.choose(scores)
+        return [
+            [names[k] for k in row if is_chosen[k]]
+            for row, is_chosen in zip(order, chosen, strict=True)
+        ]
+
+
+def scores_path(output: pathlib.Path, per: str) -> pathlib.Path:
+    """Where the probabilities of what is finished lie."""
+    return output.with_name(f"{output.name}.{per}.npz")
+
+
+def check_tags_output(output: pathlib.Path) -> None:
+    """Refuses an output that could not be written, before the work begins.
+
+    Raises:
+        UsageError: If the suffix is unknown.
+        FileError: If another file has its name, or it is a folder.
+    """
+    if output.suffix not in SUFFIXES:
+        raise UsageError(f"--output={output} must end in {', '.join(SUFFIXES)}")
+    folders.check_file(output, _is_ours, "a table of labels")
+    if output.suffix == ".parquet":
+        import_pyarrow()
+
+
+def _is_ours(path: pathlib.Path) -> bool:
+    if path.suffix == ".parquet":
+        _, parquet = import_pyarrow()
+        try:
+            return LABEL_COLUMN in parquet.read_schema(path).names
+        except Exception:  # whatever a file that is none makes of it
+            return False
+    with open(path, "rb") as file:
+        start = file.read(4096)
+    if path.suffix == ".json":
+        return start.lstrip().startswith(b'{"task"')
+    header = start.split(b"\n", 1)[0].decode("utf-8", "replace")
+    return header.startswith("path,") and f",{LABEL_COLUMN}," in header
+
+
+def tag_files(
+    paths: Sequence[str],
+    output: str | os.PathLike,
+    model: TaggingModel,
+    per: str = "clip",
+    *,
+    top: int = 0,
+    hop_seconds: float | None = None,
+    batch_size: int = BATCH_SIZE,
+    num_workers: int = 0,
+    is_quiet: bool = False,
+    failures: Mapping[str, str] | None = None,
+) -> tuple[Summary, Labelled | None]:
+    """Labels files into one table; goes on where an earlier call was.
+
+    Args:
+        paths: Audio files.
+        output: .csv, .parquet or .json.
+        model: From `open_tagging_model`.
+        per: `clip` (one row a file, the mean over its windows) or `window`.
+        top: Labels a row; 0 for those that apply.
+        hop_seconds: From one window to the next; None for windows that touch.
+        batch_size: Windows that pass through the network at once.
+        num_workers: Threads that decode; 0 for one a core.
+        is_quiet: Whether there is no progress bar.
+        failures: Reason by path of what failed already.
+
+    Returns:
+        Summary, and what was found; None where no file could be read.
+
+    Raises:
+        As `collection.embed.embed_files`.
+    """
+    output = pathlib.Path(output)
+    check_tags_output(output)
+    scores = scores_path(output, per)
+    summary = embed_files(
+        paths,
+        scores,
+        model,
+        per=per,
+        hop_seconds=hop_seconds,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        is_quiet=is_quiet,
+        failures=failures,
+    )
+    if not summary.num_rows:
+        return summary, None
+    assert model.heads is not None
+    found = Labelled(load_embeddings(scores, per_clip=False), model.heads, per)
+    write_labels(output, found, top)
+    return summary, found
+
+
+def tag_embeddings(
+    embeddings: str | os.PathLike, heads: Heads, per: str = "clip"
+) -> Labelled:
+    """Labels what was embedded before; needs no audio.
+
+    Of a table with a row a window, a clip's scores are the mean over its windows, as
+    `tag_files` has them. Of one with a row a clip they are those of its mean embedding,
+    which is not quite the same.
+
+    Args:
+        embeddings: .parquet, .npz or .h5, of the heads' encoder.
+        heads: The heads.
+        per: `clip` or `window`.
+
+    Raises:
+        TagError: If they are another encoder's, or of clips where windows are wanted.
+        EmbeddingFileError: If they cannot be read.
+    """
+    table = load_embeddings(embeddings, per_clip=False)
+    name = hide_logins(str(embeddings))
+    if table.model_hash != heads.encoder_key:
+        raise TagError(
+            f"--embeddings={name} are of the encoder {table.model_hash or 'nobody'}, "
+            f"and the heads for {heads.task['name']} of {heads.encoder_key}: embed the "
+            "files by that one, or train heads for this one"
+        )
+    if table.embeddings.shape[1] != heads.dim:
+        raise TagError(
+            f"--embeddings={name} have {table.embeddings.shape[1]} values, and the "
+            f"heads take {heads.dim}"
+        )
+    if per == "window" and table.metadata.get("per") != "window":
+        raise TagError(
+            f"--embeddings={name} have one row a clip: --per=window needs those of "
+            "python -m cola_msa.embed --per=window"
+        )
+    scores = np.concatenate(
+        [
+            heads.score_windows(table.embeddings[first : first + 4096])
+            for first in range(0, len(table.embeddings), 4096)
+        ]
+    )
+    table = dataclasses.replace(table, embeddings=scores)
+    return Labelled(table.per_clip() if per == "clip" else table, heads, per)
+
+
+def column_names(class_names: Sequence[str]) -> list[str]:
+    """Names of the columns of probabilities: the labels', but for reserved ones."""
+    return [f"{name} (label)" if name in _COLUMNS else name for name in class_names]
+
+
+def write_labels(output: str | os.PathLike, labelled: Labelled, top: int = 0) -> None:
+    """Writes a table of labels and probabilities, whole or not at all.
+
+    Args:
+        output: .csv, .parquet or .json.
+        labelled: From `tag_files` or `tag_embeddings`.
+        top: Labels a row; 0 for those that apply.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
+    output = pathlib.Path(output)
+    writers = {".csv": _write_csv, ".parquet": _write_parquet, ".json": _write_json}
+    with files.written_path(output) as temporary:
+        writers[output.suffix](temporary, labelled, labelled.labels(top))
+
+
+def _write_csv(path: pathlib.Path, found: Labelled, labels: list[list[str]]) -> None:
+    table = found.table
+    has_times = found.per == "window"
+    times = ["start", "seconds"] if has_times else []
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        names = column_names(found.heads.class_names)
+        writer.writerow(["path", *times, LABEL_COLUMN, *names])
+        for row, name in enumerate(table.paths):
+            when = [f"{table.starts[row]:g}", f"{table.seconds[row]:g}"]
+            writer.writerow(
+                [
+                    name,
+                    *(when if has_times else []),
+                    _SEPARATOR.join(labels[row]),
+                    *(f"{score:.6g}" for score in table.embeddings[row]),
+                ]
+            )
+
+
+def _write_json(path: pathlib.Path, found: Labelled, labels: list[list[str]]) -> None:
+    table, heads = found.table, found.heads
+    names = heads.class_names
+    thresholds = heads.thresholds
+    head: dict[str, Any] = {
+        "task": heads.task["name"],
+        "encoder_key": heads.encoder_key,
+        "class_names": list(names),
+        "thresholds": None if thresholds is None else thresholds.tolist(),
+        "per": found.per,
+    }
+    with open(path, "w", encoding="utf-8") as file:
+        # A row a line: it can be read in pieces, and compared by eye.
+        file.write(json.dumps(head)[:-1] + ', "rows": [\n')
+        for row, name in enumerate(table.paths):
+            values: dict[str, Any] = {"path": name}
+            if found.per == "window":
+                values |= {
+                    "start": float(table.starts[row]),
+                    "seconds": float(table.seconds[row]),
+                }
+            values[LABEL_COLUMN] = labels[row]
+            values["scores"] = [float(f"{s:.6g}") for s in table.embeddings[row]]
+            ending = ",\n" if row + 1 < len(table.paths) else "\n"
+            file.write(json.dumps(values, ensure_ascii=False) + ending)
+        file.write("]}\n")
+
+
+def _write_parquet(
+    path: pathlib.Path, found: Labelled, labels: list[list[str]]
+) -> None:
+    pyarrow, parquet = import_pyarrow()
+    table = found.table
+    columns: dict[str, Any] = {"path": list(table.paths)}
+    if found.per == "window":
+        columns |= {"start": table.starts, "seconds": table.seconds}
+    columns[LABEL_COLUMN] = pyarrow.array(labels, pyarrow.list_(pyarrow.string()))
+    names = column_names(found.heads.class_names)
+    columns |= dict(zip(names, table.embeddings.T, strict=True))
+    metadata = {"task": found.heads.task["name"], "model": found.heads.encoder_key}
+    parquet.write_table(pyarrow.table(columns).replace_schema_metadata(metadata), path)
+
+
+def describe_labels(labelled: Labelled) -> Iterator[str]:
+    """The first files with their first labels, as lines for a terminal."""
+    table = labelled.table
+    names, shown = labelled.heads.class_names, 0
+    previous = None
+    for path, scores in zip(table.paths, table.embeddings, strict=True):
+        if path == previous:
+            continue
+        previous = path
+        if shown == _SHOWN_FILES:
+            break
+        shown += 1
+        order = np.argsort(-scores, kind="stable")[:_SHOWN_LABELS]
+        yield f"{path}: " + ", ".join(f"{names[k]} {scores[k]:.2f}" for k in order)
+    num_files = len(set(table.paths))
+    if num_files > shown:
+        yield f"... and {num_files - shown} more files"

@@ -1,0 +1,356 @@
+"""Waveforms to labels: an encoder, and heads that were trained on its embeddings.
+
+tag = cola_msa.Tagger.from_pretrained("runs/NAME", task="fma")
+names, probabilities = tag(samples, rate_hz)                 # [K], mean over windows
+starts, probabilities = tag.windows(samples, rate_hz)        # [W], [W, K]
+"""
+
+import dataclasses
+import functools
+import hashlib
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from cola_msa.evaluation.probes.heads import to_probabilities
+from cola_msa.evaluation.probes.kept_heads import (
+    HEADS_NAME,
+    Heads,
+    describe,
+    pack_heads,
+    read_heads,
+)
+from cola_msa.evaluation.probes.tuned_file import read_model
+from cola_msa.hub.embedder import BATCH_SIZE, Embedder
+from cola_msa.hub.loading import open_model
+from cola_msa.hub.opened import Network, OpenedModel
+from cola_msa.system.errors import RunError, UserError
+from cola_msa.system.files import file_sha256
+
+HEADS_FOLDER = "heads"  # of a pretrained folder and of an export
+
+
+class TagError(UserError):
+    """Heads that are missing, or that are another encoder's."""
+
+
+def list_heads(path: str | os.PathLike) -> dict[pathlib.Path, Heads]:
+    """All heads that a model holds: a run's evaluations, or a folder's `heads`.
+
+    Args:
+        path: A run, a pretrained folder or an export.
+
+    Returns:
+        Heads by their file, in order of the names; damaged ones are left out.
+    """
+    folder = pathlib.Path(path)
+    files = [
+        *folder.glob(f"eval/*/{HEADS_NAME}"),
+        *folder.glob(f"{HEADS_FOLDER}/*.npz"),
+    ]
+    found = {}
+    for file in sorted(files):
+        try:
+            found[file] = read_heads(file)
+        except RunError:
+            continue
+    return found
+
+
+def find_heads(
+    path: str | os.PathLike, key: str, task: str | None
+) -> tuple[pathlib.Path, Heads]:
+    """The heads of a model for a task.
+
+    Args:
+        path: A run, a pretrained folder or an export.
+        key: The encoder's key: heads of other weights or steps are no use.
+        task: A task's name; None where the model has heads for one alone.
+
+    Returns:
+        The file and the heads: of an evaluation by the defaults where there is one,
+        else of the one that was made last.
+
+    Raises:
+        TagError: If there are none; the message says what to do.
+    """
+    found = list_heads(path)
+    fitting = {file: heads for file, heads in found.items() if heads.encoder_key == key}
+    tasks = sorted({heads.task["name"] for heads in fitting.values()})
+    if task is None and len(tasks) == 1:
+        task = tasks[0]
+    if task is None and tasks:
+        raise TagError(f"{path} has heads for {', '.join(tasks)}: name one by --task")
+    chosen = [file for file, heads in fitting.items() if heads.task["name"] == task]
+    if not chosen:
+        raise TagError(_say_what_is_missing(path, task, tasks, bool(found)))
+    plain = [file for file in chosen if task in (file.parent.name, file.stem)]
+    last = max(plain or chosen, key=lambda file: file.stat().st_mtime)
+    return last, fitting[last]
+
+
+def _say_what_is_missing(
+    path: str | os.PathLike, task: str | None, tasks: Sequence[str], has_other: bool
+) -> str:
+    named = f"heads for --task={task}" if task else "heads"
+    text = f"{path} has no {named}"
+    if tasks:
+        text += f" (it has some for {', '.join(tasks)})"
+    elif has_other:
+        text += " of this step and these batch-norm statistics"
+    return (
+        f"{text}: python -m cola_msa.eval --task={task or 'TASK'} --run_dir=RUN makes "
+        "them, python -m cola_msa.tag fit some of labels of your own, and --head names "
+        "a folder of either"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class TaggingModel(OpenedModel):
+    """An encoder with heads behind it: `embed` gives what the heads say.
+
+    All that embeds files tags them by this.
+
+    Attributes:
+        score: float32 [n, frames, num_mels, 1] -> float32 [n, K].
+        heads: The heads.
+    """
+
+    score: Callable[[np.ndarray], np.ndarray] | None = None
+    heads: Heads | None = None
+
+    def embed(self, windows: np.ndarray) -> np.ndarray:
+        """Scores windows, float32 [n, frames, num_mels, 1] -> [n, K].
+
+        Log-mels are rounded to half precision first, as they are in records, of which
+        the heads were trained.
+        """
+        assert self.score is not None
+        return self.score(np.asarray(windows).astype(np.float16).astype(np.float32))
+
+
+def _key(parts: Sequence[str], heads: Heads) -> str:
+    """16 hexadecimal digits that stand for an encoder and its heads."""
+    digest = hashlib.sha256("\n".join(parts).encode())
+    arrays, state = pack_heads(heads)
+    digest.update(repr([state["class_names"], state["outputs"]]).encode())
+    for name in sorted(arrays):
+        digest.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _no_network() -> Network:
+    raise AssertionError("heads are applied to embeddings")
+
+
+def tagging_model(model: OpenedModel, heads: Heads) -> TaggingModel:
+    """An encoder with heads behind it.
+
+    Raises:
+        TagError: If the heads are another encoder's.
+    """
+    if heads.encoder_key != model.key:
+        raise TagError(
+            f"the heads for {heads.task['name']} were trained on the embeddings of the "
+            f"encoder {heads.encoder_key}, and {model.path} is {model.key}: name that "
+            "encoder by --model, or train heads for this one"
+        )
+    if heads.dim != model.dim:
+        raise TagError(
+            f"the heads take embeddings of {heads.dim} values, and {model.path} gives "
+            f"{model.dim}"
+        )
+    return TaggingModel(
+        kind=model.kind,
+        path=model.path,
+        dim=len(heads.class_names),
+        frontend=model.frontend,
+        key=_key([model.key], heads),
+        description=f"{model.description}; {describe(heads)}",
+        details=model.details,
+        make_network=_no_network,
+        score=lambda windows: heads.score_windows(model.embed(windows)),
+        heads=heads,
+    )
+
+
+def tuned_model(path: pathlib.Path, heads: Heads) -> TaggingModel:
+    """An encoder that was trained with the labels, with its own heads.
+
+    Args:
+        path: The evaluation's heads.npz; its models lie beside it.
+        heads: What it holds.
+
+    Raises:
+        RunError: If a model is missing or damaged.
+    """
+    files = [path.parent / str(name) for name in heads.details["tuned"]]
+    if any(file.parent != path.parent for file in files):
+        raise RunError(f"{path}: names files that do not lie beside it")
+    models = [read_model(file) for file in files]
+    frontend = heads.frontend
+    shape = (frontend.window_frames, frontend.num_mels, 1)
+    functions = [_probability_function(m, shape, heads.is_tags) for m in models]
+
+    def score(windows: np.ndarray) -> np.ndarray:
+        found = [function(tf.constant(windows)).numpy() for function in functions]
+        return np.asarray(np.mean(found, axis=0, dtype=np.float64), np.float32)
+
+    return TaggingModel(
+        kind="run",
+        path=path,
+        dim=len(heads.class_names),
+        frontend=frontend,
+        key=_key([file_sha256(file) for file in files], heads),
+        description=f"fine-tuned; {describe(heads)}",
+        details={},
+        make_network=_no_network,
+        score=score,
+        heads=heads,
+    )
+
+
+def _probability_function(
+    model: keras.Model, shape: tuple[int, ...], is_tags: bool
+) -> Any:
+    @tf.function(
+        input_signature=[tf.TensorSpec([None, *shape], tf.float32)], autograph=False
+    )
+    def probabilities(windows: tf.Tensor) -> tf.Tensor:
+        return to_probabilities(model(windows, training=False), is_tags)
+
+    return probabilities
+
+
+def open_heads(path: str | os.PathLike) -> tuple[pathlib.Path, Heads]:
+    """Heads that a file, or the folder of an evaluation or of `tag fit`, holds.
+
+    Raises:
+        RunError: If there are none, or they are damaged.
+    """
+    path = pathlib.Path(path)
+    if path.is_dir():
+        path = path / HEADS_NAME
+    return path, read_heads(path)
+
+
+def open_tagging_model(
+    model: str | os.PathLike | None,
+    task: str | None = None,
+    head: str | os.PathLike | None = None,
+    checkpoint_step: int | str | None = None,
+) -> TaggingModel:
+    """Opens an encoder and the heads behind it.
+
+    Args:
+        model: A run, a pretrained folder, an export or a name; may be None for heads of
+            an encoder that was fine-tuned, which lie beside it.
+        task: A task's name, see `find_heads`.
+        head: A file or a folder of heads; None for the model's own.
+        checkpoint_step: For a run: a kept step, `best`, or None for the last.
+
+    Raises:
+        TagError: If there are no heads, or they do not fit.
+        RunError: If there is no such model.
+    """
+    if head is not None:
+        file, heads = open_heads(head)
+        if task is not None and heads.task["name"] != task:
+            raise TagError(
+                f"{file} holds heads for {heads.task['name']}, not for --task={task}"
+            )
+        if heads.details.get("tuned"):
+            return tuned_model(file, heads)
+    if model is None:
+        raise TagError("name an encoder by --model")
+    opened = open_model(model, checkpoint_step)
+    if head is None:
+        _, heads = find_heads(opened.path, opened.key, task)
+    return tagging_model(opened, heads)
+
+
+class Tagger:
+    """Labels waveforms by a trained encoder and its heads."""
+
+    def __init__(self, model: TaggingModel, batch_size: int = BATCH_SIZE):
+        """Wraps what `open_tagging_model` gives.
+
+        Args:
+            model: Encoder and heads.
+            batch_size: Windows that pass through the network at once.
+        """
+        assert model.heads is not None
+        self.model = model
+        self.heads: Heads = model.heads
+        self._embedder = Embedder(model, batch_size)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | os.PathLike,
+        task: str | None = None,
+        head: str | os.PathLike | None = None,
+        checkpoint_step: int | str | None = None,
+    ) -> "Tagger":
+        """Opens a run, a pretrained folder or an export with its heads.
+
+        Args:
+            path: The folder, or a name such as `starter`.
+            task: Which of its heads, by the task's name; None where it has one.
+            head: A folder or file of heads instead of its own, as of `tag fit`.
+            checkpoint_step: For a run: a kept step, `best`, or None for the last.
+
+        Raises:
+            TagError: If there are no such heads, or they are another encoder's.
+            RunError: If the folder is none of these.
+        """
+        return cls(open_tagging_model(path, task, head, checkpoint_step))
+
+    @functools.cached_property
+    def class_names(self) -> tuple[str, ...]:
+        """K names of labels."""
+        return self.heads.class_names
+
+    def __call__(
+        self, samples: np.ndarray, rate_hz: int
+    ) -> tuple[tuple[str, ...], np.ndarray]:
+        """Labels a clip.
+
+        Args:
+            samples: float32 [n] or [channels, n], any level; channels are averaged.
+            rate_hz: Its rate, Hz; any.
+
+        Returns:
+            (K names, float32 [K]): each label's probability, the mean over windows of
+            0.98 s that touch.
+
+        Raises:
+            ValueError: If it is not such a waveform, has no sample, or has samples
+                that are infinite or not a number.
+        """
+        windows = self.windows(samples, rate_hz)[1]
+        mean = windows.mean(axis=0, dtype=np.float64).astype(np.float32)
+        return self.class_names, mean
+
+    def windows(
+        self, samples: np.ndarray, rate_hz: int, hop_seconds: float | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Labels a clip over time.
+
+        Args:
+            samples: As `__call__` takes them.
+            rate_hz: Their rate, Hz.
+            hop_seconds: From one window to the next; None for windows that touch.
+
+        Returns:
+            (starts float64 [W], seconds; probabilities float32 [W, K]).
+
+        Raises:
+            ValueError: As `__call__`; or if the hop is below one frame.
+        """
+        return self._embedder.windows(samples, rate_hz, hop_seconds)

@@ -1,0 +1,302 @@
+"""Labels of files: the probabilities of an evaluation's clips, from their audio."""
+
+import csv
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+
+import cola_msa
+from cola_msa.evaluation.probes import kept_heads
+from cola_msa.hub import loading
+from cola_msa.system.errors import RunError
+from cola_msa.tagging import files as files_lib
+from cola_msa.tagging import tagger as tagger_lib
+from cola_msa.tagging.tagger import TagError
+from data_prep.datasets import labelled_folder, mtat
+from data_prep.datasets.base import IndexOptions
+from tests.helpers.commands import run_module
+from tests.helpers.trees import chirp, write_mp3, write_wav
+
+TASKS = {"folder": labelled_folder, "mtat": mtat}
+TAGS = ("slow", "rock", "with, comma")
+
+
+def run(module, *arguments, cwd=None):
+    found = run_module(module, *arguments, cwd=cwd or pathlib.Path.cwd())
+    assert found.returncode == 0, found.stderr
+    return found
+
+
+def write_labelled(root):
+    """Three classes of albums with two files each, of several formats and rates."""
+    for number, name in enumerate(("calm", "loud", "ünruhig")):
+        for k in range(12):
+            path = root / name / f"album{k // 2}" / f"{k}.wav"
+            rate = (16000, 44100)[k % 2]
+            write_wav(path, chirp(4 + k / 3, rate, 20 * number + k), rate)
+
+
+def write_tagged(root):
+    """MagnaTagATune's layout: clips in folders that decide their split."""
+    random = np.random.default_rng(0)
+    rows = [["clip_id", *TAGS, "mp3_path"]]
+    for k, folder in enumerate("0123456789abcccdefff"):
+        path = f"{folder}/artist{k}-album-{k:02}-title-0-5.mp3"
+        flags = random.integers(0, 2, len(TAGS))
+        flags[k % len(TAGS)] = 1
+        if folder == "f":  # positives and negatives of each tag
+            flags = np.roll([1, 0, 0], k)
+        rows.append([str(k), *map(str, flags), path])
+        write_mp3(root / path, chirp(5 + k / 7, seed=k))
+    with open(root / "annotations_final.csv", "w", newline="") as file:
+        csv.writer(file, delimiter="\t", quoting=csv.QUOTE_ALL).writerows(rows)
+
+
+WRITERS = {"folder": write_labelled, "mtat": write_tagged}
+MODULES = {"folder": "data_prep.labelled_folder", "mtat": "data_prep.mtat"}
+
+
+@pytest.fixture(scope="module", params=TASKS)
+def judged(request, finished_run, tmp_path_factory):
+    """A run with kept heads for a task: (task, run, music, expected scores by path)."""
+    task = request.param
+    root = tmp_path_factory.mktemp(f"judged-{task}")
+    WRITERS[task](root / "music")
+    arguments = [f"--dataset_dir={root / 'music'}", f"--output_dir={root / 'data'}"]
+    arguments += ["--validation_share=0.2", "--test_share=0.3"] * (task == "folder")
+    run(MODULES[task], *arguments, "--num_workers=1")
+    shutil.copytree(finished_run, root / "run")
+    shutil.rmtree(root / "run" / "eval", ignore_errors=True)
+    arguments = [f"--task={task}", f"--run_dir={root / 'run'}"]
+    run("cola_msa.eval", *arguments, f"--data_dir={root / 'data'}", "--seeds=2")
+    options = {"validation_share": 0.2, "test_share": 0.3} if task == "folder" else {}
+    clips = TASKS[task].index(root / "music", IndexOptions(**options)).clips
+    paths = {clip.clip_id: str(root / "music" / clip.path) for clip in clips}
+    arrays = np.load(root / "run" / "eval" / task / "clip_scores.npz")
+    scores = arrays["scores"].mean(axis=0)
+    ids = [str(clip) for clip in arrays["clip_ids"]]
+    return (
+        task,
+        root / "run",
+        root / "music",
+        {paths[clip]: row for clip, row in zip(ids, scores, strict=True)},
+    )
+
+
+def read_csv(path, class_names):
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return rows, {
+        row["path"]: np.array([float(row[name]) for name in class_names])
+        for row in rows
+    }
+
+
+def test_files_have_the_probabilities_of_their_evaluation(judged, tmp_path):
+    """With a damaged file, a duplicate, and a second call, of CSV, JSON and Parquet."""
+    task, run_dir, music, expected = judged
+    folder = shutil.copytree(music, tmp_path / "music")
+    some = next(folder.rglob("*.[wm][ap][v3]"))
+    shutil.copyfile(some, folder / f"copy{some.suffix}")
+    (folder / f"broken{some.suffix}").write_bytes(b"no audio" * 100)
+    model = f"--model={run_dir}"
+    arguments = (model, f"--task={task}", f"--input={folder}")
+    found = run("cola_msa.tag", *arguments, "--output=tags.csv", cwd=tmp_path)
+    assert "1 files failed" in found.stdout
+    heads = kept_heads.read_heads(run_dir / "eval" / task / "heads.npz")
+    rows, scores = read_csv(tmp_path / "tags.csv", heads.class_names)
+    own = {
+        str(music / pathlib.Path(p).relative_to(folder)): s for p, s in scores.items()
+    }
+    assert len(expected) >= 3
+    for path, values in expected.items():
+        np.testing.assert_allclose(own[path], values, atol=1e-5)
+    np.testing.assert_array_equal(
+        scores[str(folder / f"copy{some.suffix}")], scores[str(some)]
+    )
+    assert not any("broken" in path for path in scores)
+    failures = (tmp_path / "tags.csv.clip.npz.failures.csv").read_text()
+    assert "broken" in failures
+    labels = [row["tags"].split("; ") if row["tags"] else [] for row in rows]
+    for row, chosen in zip(scores.values(), labels, strict=True):
+        if task == "folder":
+            assert chosen == [heads.class_names[row.argmax()]]
+        else:
+            above = row >= heads.thresholds
+            assert set(chosen) == set(np.array(heads.class_names)[above])
+    # A new file, and the rest known from before.
+    write_wav(folder / "new.wav", chirp(4, seed=99))
+    again = run("cola_msa.tag", *arguments, "--output=tags.csv", cwd=tmp_path)
+    assert "embedded 1 files" in again.stdout
+    after = read_csv(tmp_path / "tags.csv", heads.class_names)[1]
+    assert len(after) == len(scores) + 1
+    for path, values in scores.items():
+        np.testing.assert_array_equal(after[path], values)
+
+
+@pytest.mark.parametrize("suffix", [".json", ".parquet", ".csv"])
+def test_every_format_holds_the_same(judged, tmp_path, suffix):
+    task, run_dir, _, expected = judged
+    paths = list(expected)
+    model = tagger_lib.open_tagging_model(run_dir, task)
+    output = tmp_path / f"tags{suffix}"
+    summary, labelled = files_lib.tag_files(paths, output, model, top=2, is_quiet=True)
+    assert summary.num_rows == len(paths)
+    if suffix == ".json":
+        content = json.loads(output.read_text())
+        assert content["task"] == task and content["per"] == "clip"
+        rows = {row["path"]: (row["scores"], row["tags"]) for row in content["rows"]}
+    elif suffix == ".parquet":
+        parquet = pytest.importorskip("pyarrow.parquet")
+        columns = parquet.read_table(output).to_pydict()
+        scores = np.array([columns[n] for n in model.heads.class_names]).T
+        rows = dict(
+            zip(
+                columns["path"],
+                zip(scores, columns["tags"], strict=True),
+                strict=True,
+            )
+        )
+    else:
+        found, scores = read_csv(output, model.heads.class_names)
+        rows = {
+            row["path"]: (scores[row["path"]], row["tags"].split("; ")) for row in found
+        }
+    assert list(rows) == paths
+    for path, (scores, tags) in rows.items():
+        np.testing.assert_allclose(scores, expected[path], atol=1e-5)
+        order = np.argsort(-np.asarray(scores), kind="stable")[:2]
+        assert tags == [model.heads.class_names[k] for k in order]
+
+
+def test_windows_have_times_and_their_mean_is_the_clips(judged, tmp_path):
+    task, run_dir, _, expected = judged
+    path, values = next(iter(expected.items()))
+    arguments = (f"--model={run_dir}", f"--task={task}", f"--input={path}")
+    run("cola_msa.tag", *arguments, "--per=window", "--output=w.csv", cwd=tmp_path)
+    heads = kept_heads.read_heads(run_dir / "eval" / task / "heads.npz")
+    with open(tmp_path / "w.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    scores = np.array(
+        [[float(row[name]) for name in heads.class_names] for row in rows]
+    )
+    starts = [float(row["start"]) for row in rows]
+    np.testing.assert_allclose(starts, 0.98 * np.arange(len(rows)), atol=1e-6)
+    np.testing.assert_allclose(scores.mean(axis=0), values, atol=2e-5)
+
+
+def test_python_says_the_same(judged):
+    task, run_dir, _, expected = judged
+    tag = cola_msa.Tagger.from_pretrained(run_dir, task)
+    for path, values in expected.items():
+        song = cola_msa.decode(path)
+        names, found = tag(song.samples, song.rate_hz)
+        np.testing.assert_allclose(found, values, atol=1e-5)
+        starts, windows = tag.windows(song.samples, song.rate_hz)
+        assert windows.shape == (len(starts), len(names))
+        np.testing.assert_allclose(windows.mean(axis=0), found, atol=1e-6)
+
+
+def test_embeddings_need_no_audio(judged, tmp_path):
+    """Of windows the clips' own scores; of clips those of the mean embedding."""
+    task, run_dir, _, expected = judged
+    listing = tmp_path / "list.txt"
+    listing.write_text("\n".join(expected), encoding="utf-8")
+    for per in ("window", "clip"):
+        arguments = (f"--model={run_dir}", f"--input={listing}", f"--per={per}")
+        run("cola_msa.embed", *arguments, f"--output={per}.npz", cwd=tmp_path)
+        arguments = (f"--model={run_dir}", f"--task={task}", f"--output={per}.csv")
+        run("cola_msa.tag", *arguments, f"--embeddings={per}.npz", cwd=tmp_path)
+    heads = kept_heads.read_heads(run_dir / "eval" / task / "heads.npz")
+    found = read_csv(tmp_path / "window.csv", heads.class_names)[1]
+    for path, values in expected.items():
+        # Log-mels that records round to half precision are not rounded here.
+        np.testing.assert_allclose(found[path], values, atol=5e-3)
+    labelled = files_lib.tag_embeddings(tmp_path / "clip.npz", heads)
+    table = cola_msa.load_embeddings(tmp_path / "clip.npz")
+    np.testing.assert_array_equal(
+        labelled.table.embeddings, heads.score_windows(table.embeddings)
+    )
+    with pytest.raises(TagError, match="one row a clip"):
+        files_lib.tag_embeddings(tmp_path / "clip.npz", heads, "window")
+    windows = files_lib.tag_embeddings(tmp_path / "window.npz", heads, "window")
+    assert len(windows.table.paths) > len(expected)
+
+
+def test_embeddings_of_another_encoder_are_refused_by_name(judged, tmp_path):
+    task, run_dir, _, expected = judged
+    path = next(iter(expected))
+    arguments = (f"--model={run_dir}", "--checkpoint_step=0", f"--input={path}")
+    run("cola_msa.embed", *arguments, "--output=other.npz", cwd=tmp_path)
+    arguments = (f"--model={run_dir}", f"--task={task}", "--output=tags.csv")
+    found = run_module(
+        "cola_msa.tag", *arguments, "--embeddings=other.npz", cwd=tmp_path
+    )
+    assert found.returncode == 1
+    key = loading.open_model(run_dir).key
+    assert f"of {key}" in found.stderr and "other.npz" in found.stderr
+    assert not (tmp_path / "tags.csv").exists()
+
+
+def test_heads_of_another_step_are_not_taken(judged):
+    task, run_dir, _, _ = judged
+    with pytest.raises(TagError, match="no heads for --task=.* of this step"):
+        tagger_lib.open_tagging_model(run_dir, task, checkpoint_step=0)
+    with pytest.raises(TagError, match="trained on the embeddings of the encoder"):
+        head = run_dir / "eval" / task
+        tagger_lib.open_tagging_model(run_dir, None, head, checkpoint_step=0)
+
+
+def test_what_is_missing_is_said(finished_run, judged, tmp_path):
+    task, run_dir, _, _ = judged
+    bare = shutil.copytree(finished_run, tmp_path / "bare")
+    shutil.rmtree(bare / "eval", ignore_errors=True)
+    with pytest.raises(TagError, match=r"has no heads.*cola_msa.eval.*tag fit"):
+        tagger_lib.open_tagging_model(bare)
+    with pytest.raises(TagError, match=f"no heads for --task=nsynth .*some for {task}"):
+        tagger_lib.open_tagging_model(run_dir, "nsynth")
+    with pytest.raises(TagError, match=f"holds heads for {task}, not for --task=x"):
+        tagger_lib.open_tagging_model(run_dir, "x", run_dir / "eval" / task)
+    with pytest.raises(RunError, match="there is no such file"):
+        tagger_lib.open_tagging_model(run_dir, None, tmp_path)
+
+
+def test_other_peoples_files_stay(judged, tmp_path):
+    task, run_dir, _, expected = judged
+    path = next(iter(expected))
+    for name, content in (
+        ("notes.csv", "path,mood\na,sad\n"),
+        ("thesis.json", '{"years": 4}'),
+        ("table.parquet", "PAR1 something"),
+    ):
+        (tmp_path / name).write_text(content)
+        arguments = (f"--model={run_dir}", f"--task={task}", f"--input={path}")
+        found = run_module("cola_msa.tag", *arguments, f"--output={name}", cwd=tmp_path)
+        assert found.returncode == 1, name
+        assert name in found.stderr
+        assert (tmp_path / name).read_text() == content
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--output=a.csv"], "either --input"),
+        (["--output=a.csv", "--input=b", "--embeddings=c"], "either --input"),
+        (["--output=a.txt", "--input=b"], "must end in .csv"),
+        (["--input=b"], "--output"),
+    ],
+)
+def test_wrong_usage(tmp_path, arguments, message):
+    found = run_module("cola_msa.tag", *arguments, cwd=tmp_path)
+    assert found.returncode == 2 and message in found.stderr
+
+
+def test_a_label_may_be_called_like_a_column(tmp_path):
+    assert files_lib.column_names(["tags", "path", "rock"]) == [
+        "tags (label)",
+        "path (label)",
+        "rock",
+    ]
