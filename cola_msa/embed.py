@@ -15,7 +15,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from absl import flags
 
-from cola_msa.collection.embed import describe_summary, embed_files
+from cola_msa.collection.embed import describe_summary, embed_files, row_dim
 from cola_msa.collection.file_flags import check_failures, define_file_flags
 from cola_msa.collection.inputs import list_inputs
 from cola_msa.collection.table.write import (
@@ -76,7 +76,7 @@ def main(options: flags.FlagValues) -> None:
         num_workers=options.num_workers,
         failures=inputs.failures,
     )
-    for line in describe_summary(summary, output, model.dim):
+    for line in describe_summary(summary, output, row_dim(model, options.per)):
         print(line)
     check_failures(summary, options.max_failures, output)
 

@@ -33,7 +33,7 @@ class HearModel(tf.Module):
         super().__init__()
         self.embedder = embedder
         self.sample_rate = int(embedder.model.frontend.sample_rate_hz)
-        self.scene_embedding_size = int(embedder.dim)
+        self.scene_embedding_size = int(embedder.clip_dim)
         self.timestamp_embedding_size = int(embedder.dim)
 
 
@@ -52,7 +52,7 @@ def load_model(model_file_path: str = "") -> HearModel:
 
 
 def get_scene_embeddings(audio: tf.Tensor, model: HearModel) -> tf.Tensor:
-    """Embeds whole sounds: the mean over windows that touch, as the probes see them.
+    """Embeds whole sounds, as `Embedder` does.
 
     Args:
         audio: float32 [n_sounds, n_samples], mono, at model.sample_rate, within

@@ -34,6 +34,7 @@ from cola_msa.collection.table.write import (
 )
 from cola_msa.hub.embedder import BATCH_SIZE, Batcher, hop_to_frames
 from cola_msa.hub.opened import OpenedModel
+from cola_msa.model.embedding import ClipPooling
 from cola_msa.system import signals
 from cola_msa.system.console import progress_bar
 from cola_msa.system.errors import RunError
@@ -80,8 +81,7 @@ class _Prepared:
     clip: ClipWindows | None = None
     failure: str = ""
     rows_left: int = 0
-    total: Any = 0.0
-    num_windows: int = 0
+    pooling: ClipPooling | None = None
     is_finite: bool = True
 
 
@@ -100,13 +100,22 @@ def describe(model: OpenedModel, per: str, hop_seconds: float | None) -> dict[st
         raise ValueError(f"per must be one of {', '.join(GRANULARITIES)}, not {per!r}")
     frontend = model.frontend
     frame_seconds = frontend.seconds(1)
+    clip = {}
+    if model.clip_embedding != "mean":  # of which earlier versions said nothing
+        clip["clip_embedding"] = model.clip_embedding
     return {
         "model_hash": model.key,
         "frontend": dataclasses.asdict(frontend),
         "per": per,
         "hop_seconds": round(hop_to_frames(hop_seconds, frontend) * frame_seconds, 6),
-        "embedding_dim": model.dim,
+        "embedding_dim": row_dim(model, per),
+        **clip,
     }
+
+
+def row_dim(model: OpenedModel, per: str) -> int:
+    """Values of a row."""
+    return model.clip_dim if per == "clip" else model.dim
 
 
 def _version(file: str | int | os.PathLike) -> tuple[int, ...]:
@@ -222,8 +231,8 @@ class _Run:
         if found.clip is None:
             return
         with found.clip as clip:
-            found.num_windows = len(clip.starts(self._hop_frames))
-            found.rows_left = found.num_windows
+            found.rows_left = len(clip.starts(self._hop_frames))
+            found.pooling = ClipPooling(self._model.clip_embedding)
             for windows in clip.windows(self._hop_frames):
                 self._batcher.add(found, windows)
                 signals.check()
@@ -241,8 +250,8 @@ class _Run:
         found.is_finite &= bool(np.isfinite(embeddings).all())
         if self._per == "window":
             self._store.append(embeddings)
-        else:
-            found.total = found.total + embeddings.sum(axis=0, dtype=np.float64)
+        elif found.pooling is not None:
+            found.pooling.add(embeddings)
         if found.rows_left:
             return
         if not found.is_finite:
@@ -251,8 +260,8 @@ class _Run:
             self._store.abandon()
             self._fail(found, "the encoder's values for it are not finite")
             return
-        if self._per == "clip":
-            self._store.append((found.total / found.num_windows)[np.newaxis])
+        if self._per == "clip" and found.pooling is not None:
+            self._store.append(found.pooling.result()[np.newaxis])
         assert found.clip is not None
         self._store.finish(found.sha256, found.clip.seconds)
         self.num_embedded += 1
@@ -341,7 +350,8 @@ def embed_files(
     earlier = Earlier(output, settings) if output.exists() else None
     begin = time.monotonic()
     try:
-        with Store(work_folder(output), model.dim, settings) as store:
+        dim = row_dim(model, per)
+        with Store(work_folder(output), dim, settings) as store:
             if _version(output) != version:  # by a process that ended just now
                 if earlier:
                     earlier.close()
@@ -405,7 +415,7 @@ def _write(
 
         clips.append(Clip(text(path), sha256, starts, seconds, read))
     metadata = {**settings, "model": model.description, "kind": model.kind}
-    table = Table(clips, model.dim, metadata)
+    table = Table(clips, row_dim(model, settings["per"]), metadata)
     current = {clip.path: clip.sha256 for clip in clips}
     previous = None
     if earlier is None or list(earlier.paths.items()) != list(current.items()):

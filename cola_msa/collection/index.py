@@ -232,6 +232,7 @@ def open_embedder(index: SearchIndex, model: str) -> Callable[[str], np.ndarray]
     from cola_msa.audio.clip_windows import decode_clip
     from cola_msa.hub.embedder import hop_to_frames
     from cola_msa.hub.loading import open_model
+    from cola_msa.model.embedding import ClipPooling
 
     opened = open_model(model)
     check_model(index, model, opened.key)
@@ -245,16 +246,15 @@ def open_embedder(index: SearchIndex, model: str) -> Callable[[str], np.ndarray]
         ) from error
 
     def embed(path: str) -> np.ndarray:
-        total, count = np.zeros(opened.dim), 0
+        pooling = ClipPooling(opened.clip_embedding)
         try:
             clip = decode_clip(path, opened.frontend)
         except AudioError as error:
             raise SearchError(f"--file={path}: {error}") from error
         with clip:
             for windows in clip.windows(hop_frames):
-                total += opened.embed(windows).sum(axis=0, dtype=np.float64)
-                count += len(windows)
-        return (total / count).astype(np.float32)
+                pooling.add(opened.embed(windows))
+        return pooling.result()
 
     return embed
 

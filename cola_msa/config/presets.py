@@ -44,6 +44,7 @@ _DEFAULT_MODEL = ModelConfig(
     band_channel=True,
     pooling="levels",
     embedding="levels",
+    clip_embedding="moments",
     similarity="cosine",
     temperature=0.1,
 )
@@ -118,7 +119,9 @@ PRESETS: dict[str, Config] = {
 }
 # As presets were in earlier versions: unfinished runs of theirs go on with them.
 _FORMER = _own_presets(_TABLES_MODEL, _TABLES_TRAIN)
-_POOLED = _own_presets(_with(_DEFAULT_MODEL, pooling="max"), _DEFAULT_TRAIN)
+_POOLED = _own_presets(
+    _with(_DEFAULT_MODEL, pooling="max", clip_embedding="mean"), _DEFAULT_TRAIN
+)
 _FORMER["demo"] = _with(
     _FORMER["demo"],
     train=_with(

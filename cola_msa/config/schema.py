@@ -134,6 +134,8 @@ class ModelConfig(Checked):
             lies behind the last of these is left out, see `model.embedding`.
         embedding: What leaves the encoder: `raw`, its pooled output, or `levels`, of
             maps within it, see `model.embedding`. The pretext task sees the raw one.
+        clip_embedding: How a clip's windows become its embedding: their `mean`, or
+            `moments`: their mean and, behind it, their deviation.
         similarity: `bilinear` or `cosine`.
         temperature: Divides the similarities.
         kernel_init: `identity` or `normal`: the bilinear kernel's initial value.
@@ -170,6 +172,11 @@ class ModelConfig(Checked):
         "raw",
         "What leaves the encoder; levels: of maps within it, of length 1.",
         choices=("raw", "levels"),
+    )
+    clip_embedding: str = setting(
+        "mean",
+        "Of a clip's windows: their mean, or their mean and deviation.",
+        choices=("mean", "moments"),
     )
     similarity: str = setting(
         "bilinear", "Similarity of projections.", choices=("bilinear", "cosine")

@@ -1,7 +1,7 @@
 """Waveforms to embeddings: six lines for whoever has a model and some audio.
 
 embed = cola_msa.Embedder.from_pretrained("runs/NAME")
-clip = embed(waveform, sample_rate)                 # [dim], the mean over windows
+clip = embed(waveform, sample_rate)                 # [clip_dim], of all its windows
 starts, windows = embed.windows(waveform, sample_rate, hop_seconds=0.5)
 """
 
@@ -16,6 +16,7 @@ from cola_msa.audio.clip_windows import ClipWindows
 from cola_msa.config.schema import FrontendConfig
 from cola_msa.hub.loading import open_model
 from cola_msa.hub.opened import OpenedModel
+from cola_msa.model.embedding import ClipPooling
 from cola_msa.system.errors import UserError
 
 BATCH_SIZE = 64  # windows that pass through the network at once
@@ -124,24 +125,31 @@ class Embedder:
 
     @property
     def dim(self) -> int:
-        """Values of an embedding."""
+        """Values of a window's embedding."""
         return self.model.dim
 
+    @property
+    def clip_dim(self) -> int:
+        """Values of a clip's embedding."""
+        return self.model.clip_dim
+
     def __call__(self, waveform: np.ndarray, sample_rate: int) -> np.ndarray:
-        """Embeds a clip: the mean over windows that touch.
+        """Embeds a clip by its windows, which touch: their mean, or as the model says.
 
         Args:
             waveform: float32 [n] or [channels, n], any level; channels are averaged.
             sample_rate: Its rate, Hz; any.
 
         Returns:
-            float32 [dim].
+            float32 [clip_dim].
 
         Raises:
             ValueError: If it is not such a waveform, has no sample, or has samples
                 that are infinite or not a number.
         """
-        return self.windows(waveform, sample_rate)[1].mean(axis=0)
+        pooling = ClipPooling(self.model.clip_embedding)
+        pooling.add(self.windows(waveform, sample_rate)[1])
+        return pooling.result()
 
     def windows(
         self,

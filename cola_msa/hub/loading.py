@@ -317,6 +317,7 @@ def _opened(
         frontend=config.frontend,
         make_network=make_network,
         function=function,
+        clip_embedding=config.model.clip_embedding,
         **fields,
     )
 
@@ -387,6 +388,8 @@ def _checked_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
     dim = metadata["embedding_dim"]
     if type(dim) is not int or not 1 <= dim <= _MAX_DIM:
         raise ValueError(f"embedding_dim is {dim!r:.40}")
+    if metadata.get("clip_embedding", "mean") not in ("mean", "moments"):
+        raise ValueError(f"clip_embedding is {metadata['clip_embedding']!r:.40}")
     if type(metadata["step"]) is not int:
         raise TypeError("step is no whole number")
     for part in ("config", "data"):
@@ -440,6 +443,7 @@ def _open_export(path: pathlib.Path) -> OpenedModel:
         description=f"export {path.resolve().name}, step {metadata['step']}",
         details=_details(metadata, metadata["step"]),
         make_network=functools.partial(_given, Network(encoder, matcher)),
+        clip_embedding=metadata.get("clip_embedding", "mean"),
     )
 
 

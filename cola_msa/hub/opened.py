@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from cola_msa.config.schema import FrontendConfig
+from cola_msa.model.embedding import clip_dim
 from cola_msa.model.folding import fold_batch_normalization
 from cola_msa.model.matcher import Matcher, inference_graph
 from cola_msa.system.errors import UserError
@@ -44,6 +45,8 @@ class OpenedModel:
         make_network: Builds the network, when one of its parts is asked for first.
         function: The encoder as a plain function (see `model.plain`), where it is one:
             to embed does not need the network then.
+        clip_embedding: How windows' embeddings become their clip's, see
+            `ModelConfig.clip_embedding`.
     """
 
     kind: str
@@ -55,6 +58,12 @@ class OpenedModel:
     details: dict[str, Any]
     make_network: Callable[[], Network]
     function: Callable[[tf.Tensor], tf.Tensor] | None = None
+    clip_embedding: str = "mean"
+
+    @property
+    def clip_dim(self) -> int:
+        """Values of a clip's embedding."""
+        return clip_dim(self.clip_embedding, self.dim)
 
     @functools.cached_property
     def network(self) -> Network:

@@ -35,7 +35,8 @@ SIGNATURES = {
         "inputs": {"waveform": "float32 [batch, samples]", "lengths": "int32 [batch]"},
         "outputs": {
             "windows": "float32 [batch, windows, embedding_dim]",
-            "clip": "float32 [batch, embedding_dim], mean over windows",
+            "clip": "float32 [batch, clip_dim], of the windows: their mean, and with "
+            "clip_embedding moments their deviation behind it",
             "num_windows": "int32 [batch]",
         },
     },
@@ -85,6 +86,7 @@ class ExportModule(tf.Module):
         # Tracked, so that the SavedModel holds the weights.
         self.variables_ = [v.value for network in networks for v in network.variables]
         self._dim = model.dim
+        self._clip_embedding = model.clip_embedding
         self._projection_dim = int(model.projector.output_shape[-1])
         self._similarity = model.similarity
         # One graph each, called by several signatures.
@@ -158,7 +160,14 @@ class ExportModule(tf.Module):
         is_window = tf.sequence_mask(num_windows, most, tf.float32)
         embedded *= is_window[..., tf.newaxis]
         mean = tf.reduce_sum(embedded, 1) / tf.cast(num_windows, tf.float32)[:, None]
-        return {"windows": embedded, "clip": mean, "num_windows": num_windows}
+        clip = mean
+        if self._clip_embedding == "moments":
+            # About the mean: squares of single precision would not do.
+            apart = (embedded - mean[:, tf.newaxis]) * is_window[..., tf.newaxis]
+            count = tf.cast(num_windows, tf.float32)[:, tf.newaxis]
+            variance = tf.reduce_sum(tf.square(apart), 1) / count
+            clip = tf.concat([mean, tf.sqrt(variance)], axis=1)
+        return {"windows": embedded, "clip": clip, "num_windows": num_windows}
 
     def _embed_sounds(
         self, sounds: tf.Tensor, num_frames: tf.Tensor, scale: tf.Tensor

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 # Layers whose outputs are described, by backbone.
@@ -100,6 +101,43 @@ def level_embedding(
     span = _FULL_DECIBELS - _LEAST_DECIBELS
     weight = tf.clip_by_value((decibels - _LEAST_DECIBELS) / span, _LEAST_WEIGHT, 1)
     return values / tf.maximum(norm, _TINY) * weight[:, tf.newaxis]
+
+
+class ClipPooling:
+    """A clip's embedding of its windows', which may come a few at a time."""
+
+    def __init__(self, kind: str):
+        """Begins a clip.
+
+        Args:
+            kind: `mean`, or `moments` for the mean and the deviation behind it: how
+                much a clip changes tells what its mean does not.
+        """
+        self._kind = kind
+        self._count = 0
+        self._sum: np.ndarray | float = 0.0
+        self._squares: np.ndarray | float = 0.0
+
+    def add(self, rows: np.ndarray) -> None:
+        """Takes embeddings of windows, float [n, dim]."""
+        self._count += len(rows)
+        self._sum = self._sum + rows.sum(axis=0, dtype=np.float64)
+        if self._kind == "moments":
+            squares = np.square(rows, dtype=np.float64)
+            self._squares = self._squares + squares.sum(axis=0)
+
+    def result(self) -> np.ndarray:
+        """float32 [clip_dim] of what was added."""
+        mean = np.asarray(self._sum / self._count)
+        if self._kind == "moments":
+            variance = self._squares / self._count - np.square(mean)
+            mean = np.concatenate([mean, np.sqrt(np.maximum(variance, 0.0))])
+        return mean.astype(np.float32)
+
+
+def clip_dim(kind: str, dim: int) -> int:
+    """Values of a clip's embedding of windows' with `dim`."""
+    return 2 * dim if kind == "moments" else dim
 
 
 @keras.saving.register_keras_serializable(package="cola_msa")

@@ -22,7 +22,7 @@ from cola_msa.evaluation.probes.kept_heads import Heads
 from cola_msa.hub.embedder import BATCH_SIZE
 from cola_msa.system import files, folders
 from cola_msa.system.errors import UsageError, hide_logins
-from cola_msa.tagging.tagger import TagError, TaggingModel
+from cola_msa.tagging.tagger import TagError, TaggingModel, check_granularity
 
 SUFFIXES = (".csv", ".parquet", ".json")
 LABEL_COLUMN = "tags"
@@ -131,12 +131,14 @@ def tag_files(
         As `collection.embed.embed_files`.
     """
     output = pathlib.Path(output)
+    assert model.heads is not None
     check_tags_output(output)
+    check_granularity(model.heads, per)
     scores = scores_path(output, per)
     summary = embed_files(
         paths,
         scores,
-        model,
+        model.base or model,
         per=per,
         hop_seconds=hop_seconds,
         batch_size=batch_size,
@@ -146,8 +148,10 @@ def tag_files(
     )
     if not summary.num_rows:
         return summary, None
-    assert model.heads is not None
-    found = Labelled(load_embeddings(scores, per_clip=False), model.heads, per)
+    if model.base is not None:
+        found = tag_embeddings(scores, model.heads)
+    else:
+        found = Labelled(load_embeddings(scores, per_clip=False), model.heads, per)
     write_labels(output, found, top)
     return summary, found
 
@@ -178,6 +182,14 @@ def tag_embeddings(
             f"and the heads for {heads.task['name']} of {heads.encoder_key}: embed the "
             "files by that one, or train heads for this one"
         )
+    check_granularity(heads, per)
+    if heads.are_of_clips:
+        table = table.per_clip()
+    elif table.metadata.get("per") == "clip":
+        # Where a deviation stands behind it, the mean is what heads of windows know.
+        if table.metadata.get("clip_embedding") == "moments":
+            means = table.embeddings[:, : table.embeddings.shape[1] // 2]
+            table = dataclasses.replace(table, embeddings=means)
     if table.embeddings.shape[1] != heads.dim:
         raise TagError(
             f"--embeddings={name} have {table.embeddings.shape[1]} values, and the "
@@ -194,7 +206,9 @@ def tag_embeddings(
             for first in range(0, len(table.embeddings), 4096)
         ]
     )
-    table = dataclasses.replace(table, embeddings=scores)
+    # Of scores a clip has the mean, whatever its embeddings have.
+    metadata = {k: v for k, v in table.metadata.items() if k != "clip_embedding"}
+    table = dataclasses.replace(table, embeddings=scores, metadata=metadata)
     return Labelled(table.per_clip() if per == "clip" else table, heads, per)
 
 

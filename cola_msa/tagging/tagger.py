@@ -119,10 +119,13 @@ class TaggingModel(OpenedModel):
     Attributes:
         score: float32 [n, frames, num_mels, 1] -> float32 [n, K].
         heads: The heads.
+        base: The encoder alone, where the heads take embeddings of whole clips; it is
+            to be used then, and the heads on what it gives.
     """
 
     score: Callable[[np.ndarray], np.ndarray] | None = None
     heads: Heads | None = None
+    base: OpenedModel | None = None
 
     def embed(self, windows: np.ndarray) -> np.ndarray:
         """Scores windows, float32 [n, frames, num_mels, 1] -> [n, K].
@@ -160,10 +163,11 @@ def tagging_model(model: OpenedModel, heads: Heads) -> TaggingModel:
             f"encoder {heads.encoder_key}, and {model.path} is {model.key}: name that "
             "encoder by --model, or train heads for this one"
         )
-    if heads.dim != model.dim:
+    dim = model.clip_dim if heads.are_of_clips else model.dim
+    if heads.dim != dim:
         raise TagError(
             f"the heads take embeddings of {heads.dim} values, and {model.path} gives "
-            f"{model.dim}"
+            f"{dim}"
         )
     return TaggingModel(
         kind=model.kind,
@@ -176,6 +180,7 @@ def tagging_model(model: OpenedModel, heads: Heads) -> TaggingModel:
         make_network=_no_network,
         score=lambda windows: heads.score_windows(model.embed(windows)),
         heads=heads,
+        base=model if heads.are_of_clips else None,
     )
 
 
@@ -225,6 +230,20 @@ def _probability_function(
         return to_probabilities(model(windows, training=False), is_tags)
 
     return probabilities
+
+
+def check_granularity(heads: Heads, per: str) -> None:
+    """Refuses windows where heads know whole clips alone.
+
+    Raises:
+        TagError: If so.
+    """
+    if heads.are_of_clips and per == "window":
+        raise TagError(
+            f"the heads for {heads.task['name']} were trained on embeddings of whole "
+            "clips and know no windows: leave out --per=window, or take heads of "
+            "python -m cola_msa.eval"
+        )
 
 
 def open_heads(path: str | os.PathLike) -> tuple[pathlib.Path, Heads]:
@@ -287,7 +306,7 @@ class Tagger:
         assert model.heads is not None
         self.model = model
         self.heads: Heads = model.heads
-        self._embedder = Embedder(model, batch_size)
+        self._embedder = Embedder(model.base or model, batch_size)
 
     @classmethod
     def from_pretrained(
@@ -333,6 +352,9 @@ class Tagger:
             ValueError: If it is not such a waveform, has no sample, or has samples
                 that are infinite or not a number.
         """
+        if self.model.base is not None:
+            clip = self._embedder(samples, rate_hz)
+            return self.class_names, self.heads.score_windows(clip[np.newaxis])[0]
         windows = self.windows(samples, rate_hz)[1]
         mean = windows.mean(axis=0, dtype=np.float64).astype(np.float32)
         return self.class_names, mean
@@ -351,6 +373,8 @@ class Tagger:
             (starts float64 [W], seconds; probabilities float32 [W, K]).
 
         Raises:
+            TagError: If the heads know whole clips alone, as those of `tag fit` do.
             ValueError: As `__call__`; or if the hop is below one frame.
         """
+        check_granularity(self.heads, "window")
         return self._embedder.windows(samples, rate_hz, hop_seconds)

@@ -62,15 +62,28 @@ class Embeddings:
         return self.metadata.get("model_hash")
 
     def per_clip(self) -> "Embeddings":
-        """One row a path, in order of first appearance: the mean over its windows."""
+        """One row a path, in order of first appearance, of all its windows.
+
+        Their mean, and behind it their deviation where the encoder's clips have it.
+        """
+        has_deviation = (
+            self.metadata.get("per") == "window"
+            and self.metadata.get("clip_embedding") == "moments"
+        )
         first: dict[str, int] = {}
         clip = np.array([first.setdefault(p, len(first)) for p in self.paths], int)
-        if len(first) == len(self.paths):
+        if len(first) == len(self.paths) and not has_deviation:
             return self
         rows = np.unique(clip, return_index=True)[1]
         counts = np.bincount(clip)
         means = np.zeros((len(first), self.embeddings.shape[1]))
         np.add.at(means, clip, self.embeddings)
+        means /= counts[:, np.newaxis]
+        if has_deviation:
+            squares = np.zeros(means.shape)
+            np.add.at(squares, clip, np.square(self.embeddings, dtype=np.float64))
+            variance = squares / counts[:, np.newaxis] - np.square(means)
+            means = np.concatenate([means, np.sqrt(np.maximum(variance, 0.0))], axis=1)
         ends = np.full(len(first), -np.inf)
         np.maximum.at(ends, clip, self.starts + self.seconds)
         begins = np.full(len(first), np.inf)
@@ -80,7 +93,7 @@ class Embeddings:
             sha256=tuple(self.sha256[row] for row in rows),
             starts=begins,
             seconds=ends - begins,
-            embeddings=(means / counts[:, np.newaxis]).astype(np.float32),
+            embeddings=means.astype(np.float32),
             metadata=self.metadata,
         )
 

@@ -85,6 +85,11 @@ class Heads:
         return self.task["task_type"] == MULTILABEL
 
     @property
+    def are_of_clips(self) -> bool:
+        """Whether they take embeddings of whole clips, not of windows."""
+        return self.details.get("level") == "clip"
+
+    @property
     def dim(self) -> int:
         """Width of the embeddings, D."""
         return self.members[0].layers[0][0].shape[0]
@@ -93,8 +98,9 @@ class Heads:
         """What the heads say of windows.
 
         Args:
-            embeddings: float [N, D]. They are rounded to half precision first, in which
-                the heads' own training windows were kept.
+            embeddings: float [N, D], or of clips where the heads are of those. They
+                are rounded to half precision first, in which the heads' own training
+                windows were kept.
 
         Returns:
             float32 [N, K]: probabilities, or a ridge's outputs.

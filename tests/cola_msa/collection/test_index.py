@@ -317,6 +317,7 @@ def test_memory_does_not_grow_with_a_new_file(index, monkeypatch):
     model = types.SimpleNamespace(
         frontend=FrontendConfig(),
         dim=1000,
+        clip_embedding="mean",
         key=embedding_tables.MODEL_HASH,
         embed=lambda windows: np.full((len(windows), 1000), 0.5, np.float32),
     )
@@ -332,7 +333,9 @@ def test_memory_does_not_grow_with_a_new_file(index, monkeypatch):
 @pytest.mark.parametrize("hop_seconds", ["often", -1, float("nan"), [], 1e300])
 def test_a_hop_that_is_none_is_named(index, monkeypatch, hop_seconds):
     key = embedding_tables.MODEL_HASH
-    model = types.SimpleNamespace(frontend=FrontendConfig(), dim=4, key=key)
+    model = types.SimpleNamespace(
+        frontend=FrontendConfig(), dim=4, key=key, clip_embedding="mean"
+    )
     monkeypatch.setattr("cola_msa.hub.loading.open_model", lambda path: model)
     index.table.metadata["hop_seconds"] = hop_seconds
     with pytest.raises(SearchError, match="the index says that windows are"):
