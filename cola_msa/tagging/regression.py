@@ -182,6 +182,7 @@ def cross_validate(
     features: np.ndarray,
     labels: np.ndarray,
     num_classes: int,
+    dim: int,
     folds: Folds,
     seed: int = 0,
 ) -> Validated:
@@ -195,14 +196,15 @@ def cross_validate(
         features: float32 [n, D], standardised.
         labels: Class numbers [n], or tags float [n, K] of 0, 1 and NaN.
         num_classes: K.
+        dim: How many features there were before `turn`; strengths are by it.
         folds: At least two.
         seed: Of the clips that strengths are chosen on, where there are many.
 
     Returns:
         Validated.
     """
-    strengths = np.array(STRENGTHS) / features.shape[1]
-    default = DEFAULT_STRENGTH / features.shape[1]
+    strengths = np.array(STRENGTHS) / dim
+    default = DEFAULT_STRENGTH / dim
     chosen, strength, num_chosen_on = [default] * folds.count, default, 0
     if folds.count > 2:
         rows = _rows_for_choice(labels, num_classes, seed)

@@ -118,7 +118,7 @@ def class_rows(
         if probabilities is None or not row["is_scored"]:
             continue
         if labels.is_tags:
-            row |= {score: estimate(v) for score, v in of_tag[number].items()}
+            row |= {score: estimate(v) for score, v in of_tag[np.intp(number)].items()}
             continue
         asked = scored_rows(labels, folds)
         is_found = (probabilities.argmax(axis=1) == number) & asked
@@ -129,7 +129,7 @@ def class_rows(
 
 
 def _weights(groups: np.ndarray, num_resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Yields int32 [n, block]: ones, then how often resamples draw each clip's group."""
+    """Yields int32 [n, block]: ones, then how often each resample draws a clip."""
     yield np.ones((len(groups), 1), np.int32)
     number = np.unique(groups, return_inverse=True)[1]
     count = int(number.max()) + 1
