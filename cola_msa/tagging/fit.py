@@ -47,6 +47,7 @@ from cola_msa.tagging.regression import (
     cross_validate,
     find_scaling,
     fit_path,
+    suited_threads,
     turn,
 )
 from cola_msa.values.markdown import aligned
@@ -292,7 +293,8 @@ def _regress(
     else:
         nothing = np.zeros((0, num_classes), np.float32)
         validated = Validated(nothing, (), DEFAULT_STRENGTH / dim, 0)
-    (fitted,) = fit_path(turned, labels.values, num_classes, [validated.strength])
+    with suited_threads(turned.size):
+        (fitted,) = fit_path(turned, labels.values, num_classes, [validated.strength])
     if basis is not None:
         fitted = Linear(basis @ fitted.kernel, fitted.bias)
     return scaling, fitted, validated
@@ -439,8 +441,10 @@ def _warnings(labels: ClipLabels, folds: Folds, results: dict[str, Any]) -> list
         name, row = next(iter(results["scores"].items()))
         lines.append(
             f"half of the {kind} have at most {int(np.median(smallest))} clips, which "
-            f"is little: {_TITLES[name]} lies anywhere between {row['low']:.2f} "
-            f"and {row['high']:.2f}; label more, `tag suggest` says which"
+            f"is little: {_TITLES[name]} is over {results['clips']['scored']:,} clips, "
+            f"and lies anywhere between {row['low']:.2f} and {row['high']:.2f}"
+            + (" or so" if row["low"] == row["high"] else "")
+            + "; label more, `tag suggest` says which"
         )
     if not results["strength"]["choice"].startswith("by"):
         lines.append(

@@ -1,5 +1,6 @@
 """Logistic regression of standardised features, and scores of clips it never saw."""
 
+import contextlib
 import dataclasses
 import warnings
 from collections.abc import Iterable, Iterator
@@ -17,6 +18,7 @@ MOST_FOR_CHOICE = 1500  # clips that the strength is chosen on
 _LEAST_OF_CLASS = 20  # clips of a class that are among them
 _ITERATIONS = 200
 _TINY = 1e-6
+_SMALL = 1 << 23  # numbers, of which one processor is quicker than several
 
 
 class Linear(NamedTuple):
@@ -70,6 +72,22 @@ class Validated:
     fold_strengths: tuple[float, ...]
     strength: float
     num_chosen_on: int
+
+
+@contextlib.contextmanager
+def suited_threads(size: int) -> Iterator[None]:
+    """Inside, small regressions take one processor.
+
+    On a busy machine, threads that wait for each other make a quarter of a minute of
+    one second.
+
+    Args:
+        size: Numbers that are computed with.
+    """
+    from threadpoolctl import threadpool_limits  # scikit-learn's own
+
+    with threadpool_limits(1 if size < _SMALL else None):
+        yield
 
 
 def find_scaling(features: np.ndarray) -> Scaling:
@@ -208,18 +226,22 @@ def cross_validate(
     chosen, strength, num_chosen_on = [default] * folds.count, default, 0
     if folds.count > 2:
         rows = _rows_for_choice(labels, num_classes, seed)
-        losses = _losses(
-            features[rows], labels[rows], num_classes, folds.of[rows], folds, strengths
-        )
+        part = features[rows]
+        with suited_threads(part.size):
+            losses = _losses(
+                part, labels[rows], num_classes, folds.of[rows], folds, strengths
+            )
         num_chosen_on = len(rows)
         chosen = [float(strengths[k]) for k in losses.sum(axis=2).argmin(axis=0)]
         strength = float(strengths[losses.sum(axis=(1, 2)).argmin()])
     probabilities = np.zeros((len(features), num_classes), np.float32)
     for fold, chosen_strength in enumerate(chosen):
         is_held = folds.of == fold
-        (fitted,) = fit_path(
-            features[~is_held], labels[~is_held], num_classes, [chosen_strength]
-        )
+        rows = ~is_held
+        with suited_threads(features.size):
+            (fitted,) = fit_path(
+                features[rows], labels[rows], num_classes, [chosen_strength]
+            )
         probabilities[is_held] = fitted.probabilities(
             features[is_held], labels.ndim == 2
         )
