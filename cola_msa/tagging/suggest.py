@@ -16,7 +16,7 @@ from cola_msa.system import folders
 from cola_msa.system.errors import FileError, UserError
 from cola_msa.system.files import write_bytes
 from cola_msa.tagging.labels import LABEL_COLUMN, content_numbers, read_clip_labels
-from cola_msa.tagging.regression import Scaling, find_scaling
+from cola_msa.tagging.regression import Scaling, find_scaling, suited_threads
 from cola_msa.values.arrays import row_blocks
 from cola_msa.values.markdown import aligned
 from cola_msa.values.tables import TableError, read_table
@@ -298,7 +298,10 @@ def _cover(table: Embeddings, candidates: np.ndarray, num: int, seed: int) -> li
         return [int(row) for row in sample]
     num_different = len(np.unique(directions, axis=0))
     count = min(num, num_different)
-    found = KMeans(count, n_init=1, random_state=seed).fit(directions)
+    trials = 5 if count <= 50 else 1
+    means = KMeans(count, n_init=trials, max_iter=50, random_state=seed)
+    with suited_threads(directions.size):
+        found = means.fit(directions)
     sizes = np.bincount(found.labels_, minlength=count)
     chosen: list[int] = []
     for cluster in np.argsort(-sizes, kind="stable"):
