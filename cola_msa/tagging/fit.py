@@ -5,11 +5,10 @@ worth and what was found odd; predictions.csv, what cross-validation said of eac
 the surest mistakes first (absent where there are too few clips for any).
 """
 
-import csv
 import importlib.metadata
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from cola_msa.evaluation.probes.kept_heads import (
     best_thresholds,
     save_heads,
 )
-from cola_msa.evaluation.tasks import MULTICLASS, MULTILABEL, SCORE_TITLES
+from cola_msa.evaluation.tasks import MULTICLASS, MULTILABEL
 from cola_msa.system import folders
 from cola_msa.system.errors import FileError, UserError
 from cola_msa.system.files import file_sha256, temporary_folder, write_json
@@ -50,13 +49,12 @@ from cola_msa.tagging.regression import (
     suited_threads,
     turn,
 )
-from cola_msa.values.markdown import aligned
+from cola_msa.tagging.report import TITLES, write_predictions
 from cola_msa.values.reading import read_json
 
 RESULTS_NAME, PREDICTIONS_NAME = "results.json", "predictions.csv"
 FORMAT, VERSION = "cola_msa fit", 1
 WHAT = "a head of `tag fit`"
-_TITLES = {**SCORE_TITLES, "accuracy": "accuracy"}
 FEW, LITTLE = 5, 20  # clips of a class that are too few, and that are little
 # Paths -> float [n, B], what is compared with; a row of NaN where a file is unreadable.
 Baseline = Callable[[Sequence[str]], np.ndarray]
@@ -96,7 +94,7 @@ def fit(
         seed: Of folds and resamples.
 
     Returns:
-        What results.json holds; `describe` makes lines of it.
+        What results.json holds; `report.describe` makes lines of it.
 
     Raises:
         UserError: If a file cannot be read or labels fit nothing (LabelError), there
@@ -104,7 +102,7 @@ def fit(
             `output` holds anything else.
     """
     if (labels is None) != labels_from_folders:
-        raise LabelError("hand in labels, or take them from folders: one of both")
+        raise LabelError("hand in --labels, or take them from folders: one of both")
     folders.check_replaceable(output, listed_files, WHAT)
     table = load_embeddings(embeddings)
     encoder_key, frontend = _encoder_of(embeddings, table)
@@ -176,7 +174,7 @@ def fit(
         save_heads(temporary / HEADS_NAME, heads)
         names = [HEADS_NAME]
         if probabilities is not None:
-            _write_predictions(
+            write_predictions(
                 temporary / PREDICTIONS_NAME, paths, known, probabilities, thresholds
             )
             names.append(PREDICTIONS_NAME)
@@ -441,7 +439,7 @@ def _warnings(labels: ClipLabels, folds: Folds, results: dict[str, Any]) -> list
         name, row = next(iter(results["scores"].items()))
         lines.append(
             f"half of the {kind} have at most {int(np.median(smallest))} clips, which "
-            f"is little: {_TITLES[name]} is over {results['clips']['scored']:,} clips, "
+            f"is little: {TITLES[name]} is over {results['clips']['scored']:,} clips, "
             f"and lies anywhere between {row['low']:.2f} and {row['high']:.2f}"
             + (" or so" if row["low"] == row["high"] else "")
             + "; label more, `tag suggest` says which"
@@ -493,105 +491,3 @@ def _heads(
             "strength": results["strength"]["c"],
         },
     )
-
-
-def _write_predictions(
-    path: pathlib.Path,
-    paths: Sequence[str],
-    labels: ClipLabels,
-    probabilities: np.ndarray,
-    thresholds: np.ndarray | None,
-) -> None:
-    """The surest mistakes first, and what is right at last, the least sure first."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if thresholds is None:
-            writer.writerow(["path", "label", "predicted", "probability"])
-            writer.writerows(_class_answers(paths, labels, probabilities))
-        else:
-            writer.writerow(["path", "tag", "label", "predicted", "probability"])
-            writer.writerows(_tag_answers(paths, labels, probabilities, thresholds))
-
-
-def _class_answers(
-    paths: Sequence[str], labels: ClipLabels, probabilities: np.ndarray
-) -> Iterator[list[str]]:
-    best, names = probabilities.argmax(axis=1), labels.class_names
-    surest = probabilities.max(axis=1)
-    is_right = best == labels.values
-    for row in np.lexsort((np.where(is_right, surest, -surest), is_right)):
-        label = names[labels.values[row]]
-        yield [paths[row], label, names[best[row]], f"{surest[row]:.4f}"]
-
-
-def _tag_answers(
-    paths: Sequence[str],
-    labels: ClipLabels,
-    probabilities: np.ndarray,
-    thresholds: np.ndarray,
-) -> Iterator[list[str]]:
-    rows, tags = np.nonzero(~np.isnan(labels.values))
-    values, truth = probabilities[rows, tags], labels.values[rows, tags].astype(int)
-    predicted = (values >= thresholds[tags]).astype(int)
-    is_right = predicted == truth
-    sureness = np.abs(values - thresholds[tags])
-    for k in np.lexsort((np.where(is_right, sureness, -sureness), is_right)):
-        name = labels.class_names[tags[k]]
-        cells = [str(truth[k]), str(predicted[k]), f"{values[k]:.4f}"]
-        yield [paths[rows[k]], name, *cells]
-
-
-def describe(results: dict[str, Any]) -> list[str]:
-    """Lines for people: scores beside chance and log-mel statistics, classes, warnings.
-
-    Args:
-        results: From `fit`.
-    """
-    clips, groups = results["clips"], results["groups"]
-    is_tags = results["task_type"] == MULTILABEL
-    held = "folder" if groups["by"] != CONTENT else "clip"
-    lines = [
-        f"{len(results['class_names'])} {'tags' if is_tags else 'classes'}; "
-        f"{clips['labelled']:,} labelled clips of {clips['of']:,}"
-        + (
-            f"; {results['folds']} folds, {groups['count']:,} {held}s, none in two"
-            if results["folds"]
-            else ""
-        )
-    ]
-    baseline = results["baseline"]
-    if results["scores"]:
-        table = [["score", "embeddings", "95 %", "log-mel statistics", "chance"]]
-        for name, row in results["scores"].items():
-            other = "not measured"
-            if baseline is not None:
-                other = "no audio"
-                if name in baseline["scores"]:
-                    other = f"{baseline['scores'][name]['value']:.3f}"
-                    if baseline["clips"] < clips["labelled"]:
-                        other += f" (of {baseline['clips']:,} clips)"
-            interval = f"{row['low']:.3f} to {row['high']:.3f}"
-            cells = [f"{row['value']:.3f}", interval, other, f"{row['chance']:.3f}"]
-            table.append([_TITLES[name], *cells])
-        lines += ["", *aligned(table)]
-    lines += ["", *aligned(_class_table(results["per_class"], is_tags, held))]
-    notes = [*results["remarks"], *results["warnings"]]
-    return [*lines, *([""] if notes else []), *notes]
-
-
-def _class_table(rows: list[dict[str, Any]], is_tags: bool, held: str) -> list:
-    def number(value: Any) -> str:
-        if isinstance(value, dict):
-            value = value["value"]
-        return "-" if value is None else f"{value:.3f}"
-
-    scores = ("roc_auc", "pr_auc") if is_tags else ("recall", "precision")
-    titles = [_TITLES.get(name, name) for name in scores]
-    counts = ["clips", *(["without"] if is_tags else []), f"{held}s"]
-    table = [["tag" if is_tags else "class", *counts, *titles]]
-    for row in rows:
-        cells = [f"{row['clips']:,}"]
-        cells += [f"{row['clips_without']:,}"] if is_tags else []
-        found = [number(row.get(name)) for name in scores]
-        table.append([row["name"], *cells, f"{row['groups']:,}", *found])
-    return table

@@ -97,7 +97,8 @@ def find_scaling(features: np.ndarray) -> Scaling:
     for first in range(0, len(features), 4096):
         squares += ((features[first : first + 4096] - mean) ** 2).sum(axis=0)
     deviation = np.sqrt(squares / len(features))
-    is_constant = deviation <= _TINY * np.maximum(np.abs(mean), _TINY)
+    # Heads divide by no less than 1e-7.
+    is_constant = deviation <= np.maximum(_TINY * np.abs(mean), 1e-7)
     deviation[is_constant] = 1.0
     return Scaling(mean.astype(np.float32), deviation.astype(np.float32))
 

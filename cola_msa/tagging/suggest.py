@@ -161,7 +161,7 @@ def write_suggestions(path: str | os.PathLike, found: Suggestions) -> None:
     writer.writerow(["path", *found.columns])
     empty = [""] * len(found.columns)
     writer.writerows([row.path, *empty] for row in found.rows)
-    write_bytes(path, text.getvalue().encode(), FileError)
+    write_bytes(path, text.getvalue().encode("utf-8", "replace"), FileError)
 
 
 def describe(found: Suggestions) -> list[str]:

@@ -12,10 +12,11 @@ from cola_msa.collection.table.read import EmbeddingFileError
 from cola_msa.evaluation.probes.kept_heads import read_heads
 from cola_msa.system.errors import FileError, UserError
 from cola_msa.tagging import fit as fit_lib
-from cola_msa.tagging.fit import FitError, describe, fit
+from cola_msa.tagging.fit import FitError, fit
 from cola_msa.tagging.folds import make_folds
 from cola_msa.tagging.labels import ClipLabels, LabelError
 from cola_msa.tagging.regression import fit_path, turn
+from cola_msa.tagging.report import describe
 from tests.cola_msa.tagging.conftest import METADATA
 
 CLASSES = ("folk", "jazz", "rock")
