@@ -11,12 +11,13 @@ import numpy as np
 
 from cola_msa.collection.neighbours import unit_rows
 from cola_msa.collection.table.read import Embeddings, load_embeddings
-from cola_msa.evaluation.probes.kept_heads import HEADS_NAME, Heads, read_heads
+from cola_msa.evaluation.probes.kept_heads import Heads
 from cola_msa.system import folders
 from cola_msa.system.errors import FileError, UserError
 from cola_msa.system.files import write_bytes
 from cola_msa.tagging.labels import LABEL_COLUMN, content_numbers, read_clip_labels
 from cola_msa.tagging.regression import Scaling, find_scaling, suited_threads
+from cola_msa.tagging.tagger import open_heads
 from cola_msa.values.arrays import row_blocks
 from cola_msa.values.markdown import aligned
 from cola_msa.values.tables import TableError, read_table
@@ -96,7 +97,7 @@ def suggest(
     """
     if num < 1:
         raise SuggestError(f"--num={num}: at least 1 clip")
-    heads = None if head is None else _read_head(head)
+    heads = None if head is None else open_heads(head)[1]
     table = load_embeddings(embeddings)
     if heads is not None:
         _check_encoder(embeddings, table, head, heads)
@@ -184,17 +185,17 @@ def _is_unfilled(path: pathlib.Path) -> bool:
     return table.columns[0] == "path" and len(table.columns) > 1 and not any(cells)
 
 
-def _read_head(head: str | os.PathLike) -> Heads:
-    path = pathlib.Path(head)
-    return read_heads(path / HEADS_NAME if path.is_dir() else path)
-
-
 def _check_encoder(
     embeddings: str | os.PathLike,
     table: Embeddings,
     head: str | os.PathLike | None,
     heads: Heads,
 ) -> None:
+    if heads.details.get("tuned"):
+        raise SuggestError(
+            f"{head}: belongs to an encoder that was trained with it, whose embeddings "
+            "no table holds; fit a head on these embeddings"
+        )
     dim = table.embeddings.shape[1]
     if table.model_hash != heads.encoder_key or dim != heads.dim:
         raise SuggestError(

@@ -180,5 +180,9 @@ def test_what_cannot_be_suggested_is_refused(halves, make_labels, tmp_path):
     save_heads(tmp_path / "other.npz", dataclasses.replace(heads, encoder_key="b" * 16))
     with pytest.raises(SuggestError, match="other.npz: takes embeddings"):
         suggest(table, labels, tmp_path / "other.npz")
+    tuned = dataclasses.replace(heads, details={"tuned": ["tuned_0.keras"]})
+    save_heads(tmp_path / "tuned.npz", tuned)
+    with pytest.raises(SuggestError, match="tuned.npz: belongs to an encoder"):
+        suggest(table, labels, tmp_path / "tuned.npz")
     with pytest.raises(LabelError):
         suggest(table, tmp_path / "nothing.csv", head)
