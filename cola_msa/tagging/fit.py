@@ -55,6 +55,7 @@ from cola_msa.values.reading import read_json
 RESULTS_NAME, PREDICTIONS_NAME = "results.json", "predictions.csv"
 FORMAT, VERSION = "cola_msa fit", 1
 WHAT = "a head of `tag fit`"
+_SHOWN = 20  # classes that a warning names
 FEW, LITTLE = 5, 20  # clips of a class that are too few, and that are little
 # Paths -> float [n, B], what is compared with; a row of NaN where a file is unreadable.
 Baseline = Callable[[Sequence[str]], np.ndarray]
@@ -159,7 +160,7 @@ def fit(
             )
     probabilities = validated.probabilities if folds.count else None
     results["per_class"] = scoring.class_rows(
-        known, probabilities, folds, tags if is_judged else []
+        known, probabilities if is_judged else None, folds, tags
     )
     thresholds = _thresholds(known, probabilities, folds)
     results["thresholds"] = None if thresholds is None else thresholds.tolist()
@@ -413,7 +414,7 @@ def _warnings(labels: ClipLabels, folds: Folds, results: dict[str, Any]) -> list
         return min(row["clips"], row.get("clips_without", row["clips"]))
 
     if few := [f"{row['name']} ({least(row)})" for row in rows if least(row) < FEW]:
-        lines.append(f"{kind} with too few clips (below {FEW}): {', '.join(few)}")
+        lines.append(f"{kind} with too few clips (below {FEW}): {_name_some(few)}")
     is_whole = folds.by != CONTENT
     two = "clips in two folders" if is_whole else "two clips"
     if not results["scores"]:
@@ -427,9 +428,9 @@ def _warnings(labels: ClipLabels, folds: Folds, results: dict[str, Any]) -> list
         lines.append(
             f"{kind} that cannot be scored, with "
             f"{'clips in one folder' if is_whole else 'one clip'} alone: "
-            f"{', '.join(left)}"
+            f"{_name_some(left)}"
         )
-    if folds.count and not is_whole:
+    if results["scores"] and not is_whole:
         lines.append(
             "folders cannot be held out, since classes are folders or lie in one: "
             "clips are, one by one, so that a score may be of albums that are known"
@@ -450,6 +451,12 @@ def _warnings(labels: ClipLabels, folds: Folds, results: dict[str, Any]) -> list
             "was not chosen: that takes three folds"
         )
     return lines
+
+
+def _name_some(names: Sequence[str]) -> str:
+    more = len(names) - _SHOWN
+    shown = ", ".join(names[:_SHOWN])
+    return shown + (f" and {more:,} more, see {RESULTS_NAME}" if more > 0 else "")
 
 
 def _heads(

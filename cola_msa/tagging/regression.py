@@ -166,7 +166,6 @@ def _fit_classes(
     features: np.ndarray, labels: np.ndarray, strengths: Iterable[float]
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, int]]:
     """Yields (classes, kernel [D, m], bias [m], clips) a strength; m = 1 for two."""
-    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     classes = np.unique(labels)
@@ -179,8 +178,9 @@ def _fit_classes(
     for strength in strengths:
         model.set_params(C=strength)
         with warnings.catch_warnings():
-            # Single precision ends the last steps early; the scores tell what it is.
-            warnings.simplefilter("ignore", ConvergenceWarning)
+            # Of steps that single precision ends early, and of many classes for few
+            # clips: the scores tell what it is worth.
+            warnings.simplefilter("ignore")
             model.fit(features, labels)
         kernel = model.coef_.T.astype(np.float32)
         yield classes, kernel, model.intercept_.astype(np.float32), len(labels)
@@ -209,7 +209,8 @@ def cross_validate(
 
     Nested: the strength for a fold is chosen by the log loss on the other folds, each
     of which is held out in turn together with it. So a regression without folds i
-    and j serves twice, and all of them choose the strength for all clips.
+    and j serves twice, and all of them choose the strength for all clips. Classes count
+    as frequent as they are among all clips.
 
     Args:
         features: float32 [n, D], standardised.
@@ -243,10 +244,29 @@ def cross_validate(
             (fitted,) = fit_path(
                 features[rows], labels[rows], num_classes, [chosen_strength]
             )
+        fitted = _with_shares(fitted, labels[rows], labels)
         probabilities[is_held] = fitted.probabilities(
             features[is_held], labels.ndim == 2
         )
     return Validated(probabilities, tuple(chosen), strength, num_chosen_on)
+
+
+def _with_shares(fitted: Linear, learnt: np.ndarray, labels: np.ndarray) -> Linear:
+    """Answers as if classes were as frequent among `learnt` as among all `labels`.
+
+    What is often in a fold is seldom without it: else answers that know nothing but
+    how frequent classes are would be wrong more often than chance.
+    """
+
+    def log_odds(known: np.ndarray) -> np.ndarray:
+        if labels.ndim == 2:
+            has, has_not = (known == 1).sum(axis=0), (known == 0).sum(axis=0)
+            return np.log(np.maximum(has, 0.5) / np.maximum(has_not, 0.5))
+        counts = np.bincount(known, minlength=len(fitted.bias))
+        return np.log(np.maximum(counts, 0.5) / len(known))
+
+    shift = (log_odds(labels) - log_odds(learnt)).astype(np.float32)
+    return Linear(fitted.kernel, fitted.bias + shift)
 
 
 def _rows_for_choice(labels: np.ndarray, num_classes: int, seed: int) -> np.ndarray:

@@ -82,8 +82,9 @@ def describe(results: dict[str, Any]) -> list[str]:
     clips, groups = results["clips"], results["groups"]
     is_tags = results["task_type"] == MULTILABEL
     held = "folder" if groups["by"] != CONTENT else "clip"
+    num_names = len(results["class_names"])
     lines = [
-        f"{len(results['class_names'])} {'tags' if is_tags else 'classes'}; "
+        f"{num_names} {'tag' if is_tags else 'classe'}{'s' if num_names > 1 else ''}; "
         f"{clips['labelled']:,} labelled clips of {clips['of']:,}"
         + (
             f"; {results['folds']} folds, {groups['count']:,} {held}s, none in two"
@@ -121,11 +122,14 @@ def _class_table(rows: list[dict[str, Any]], is_tags: bool, held: str) -> list:
 
     scores = ("roc_auc", "pr_auc") if is_tags else ("recall", "precision")
     titles = [TITLES.get(name, name) for name in scores]
-    counts = ["clips", *(["without"] if is_tags else []), f"{held}s"]
+    has_groups = held != "clip"
+    counts = ["clips", *(["without"] if is_tags else [])]
+    counts += [f"{held}s"] if has_groups else []
     table = [["tag" if is_tags else "class", *counts, *titles]]
     for row in rows[:_MOST_ROWS]:
         cells = [f"{row['clips']:,}"]
         cells += [f"{row['clips_without']:,}"] if is_tags else []
+        cells += [f"{row['groups']:,}"] if has_groups else []
         found = [number(row.get(name)) for name in scores]
-        table.append([row["name"], *cells, f"{row['groups']:,}", *found])
+        table.append([row["name"], *cells, *found])
     return table

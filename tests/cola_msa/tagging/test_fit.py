@@ -15,7 +15,7 @@ from cola_msa.tagging import fit as fit_lib
 from cola_msa.tagging.fit import FitError, fit
 from cola_msa.tagging.folds import make_folds
 from cola_msa.tagging.labels import ClipLabels, LabelError
-from cola_msa.tagging.regression import fit_path, turn
+from cola_msa.tagging.regression import cross_validate, fit_path, turn
 from cola_msa.tagging.report import describe
 from tests.cola_msa.tagging.conftest import METADATA
 
@@ -138,6 +138,16 @@ def test_albums_that_are_recognisable_give_no_score(make_table, make_labels, tmp
     assert leaking["groups"]["by"] == "content"
     assert leaking["scores"]["accuracy"]["value"] > 0.95  # what a leak looks like
     assert any("folders cannot be held out" in line for line in leaking["warnings"])
+
+
+def test_answers_that_know_nothing_are_not_worse_than_chance():
+    """What is often in a fold is seldom without it: that must not decide."""
+    values = np.repeat([0, 1, 2], [12, 12, 13])
+    labels = ClipLabels(CLASSES, values)
+    folds = make_folds(labels, [f"{k}.wav" for k in range(37)], by_content=True)
+    nothing = np.zeros((37, 3), np.float32)
+    found = cross_validate(nothing, values, 3, 3, folds)
+    assert (found.probabilities.argmax(axis=1) == 2).all()
 
 
 @pytest.mark.parametrize("is_tags", [False, True])
