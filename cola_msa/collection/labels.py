@@ -7,6 +7,7 @@ import pathlib
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from cola_msa.collection.layout import MapError
 from cola_msa.values.tables import (
@@ -88,22 +89,81 @@ def read_labels(path: str | os.PathLike, paths: Sequence[str]) -> Labels:
     Raises:
         MapError: If the file cannot be read as a table, or no row is for any track.
     """
+    found = match_rows(path, paths)
+    columns = {name: [""] * len(paths) for name in found.columns}
+    for row in found.rows:
+        for name, of_track in columns.items():
+            of_track[row.track] = row.cells.get(name, "")
+    names = columns.pop(_NAME, [""] * len(paths))
+    schemes = [
+        make_scheme(name, [value or NO_LABEL for value in values])
+        for name, values in columns.items()
+        if any(values)
+    ]
+    return Labels(tuple(schemes), tuple(names), found.remarks)
+
+
+class TrackRow(NamedTuple):
+    """A row of a table, and the track that it is for.
+
+    Attributes:
+        line: Of the file, from 1.
+        track: Number of the track.
+        cells: Text by column, without blanks around it; "" where the row is short.
+    """
+
+    line: int
+    track: int
+    cells: dict[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class MatchedTable:
+    """What a table says of tracks.
+
+    Attributes:
+        columns: Names of its columns but the one of paths and those without a name.
+        rows: Those that found a track; of two for one track the later counts.
+        remarks: How many rows found a track, and what was left over; a line each.
+    """
+
+    columns: tuple[str, ...]
+    rows: tuple[TrackRow, ...]
+    remarks: tuple[str, ...]
+
+
+def match_rows(
+    path: str | os.PathLike,
+    paths: Sequence[str],
+    error: type[Exception] = MapError,
+) -> MatchedTable:
+    """Finds the track that each row of a table is for; `read_labels` says how.
+
+    Args:
+        path: The CSV file.
+        paths: n paths of tracks.
+        error: Class of the errors.
+
+    Returns:
+        The MatchedTable.
+
+    Raises:
+        MapError: As `read_labels` (or `error`).
+    """
     try:
         table = read_table(path, known=PATH_COLUMNS, allows_short=True)
-    except TableError as error:
-        raise MapError(f"--labels={error}") from error
+    except TableError as problem:
+        raise error(f"--labels={problem}") from problem
     place = _path_column(table.columns)
     if place is None or len(table.columns) < 2:
-        raise MapError(
+        raise error(
             f"--labels={path}: its header must have a column `path` and a column of "
             f"labels, not {', '.join(table.columns)}"
         )
     track_of = _TrackNames(paths)
-    columns = {
-        name: [""] * len(paths)
-        for number, name in enumerate(table.columns)
-        if name and number != place
-    }
+    columns = tuple(
+        name for number, name in enumerate(table.columns) if name and number != place
+    )
     rows_of: dict[int, int] = {}
     missed: dict[str, list[Row]] = {
         "no track": [],
@@ -111,6 +171,7 @@ def read_labels(path: str | os.PathLike, paths: Sequence[str]) -> Labels:
         "a track that other rows name, too, by its file's name": [],
     }
     repeated = []
+    taken = []
     by_name: dict[int, list[tuple[Row, str]]] = {}
 
     def take(row: Row, track: int) -> None:
@@ -118,8 +179,8 @@ def read_labels(path: str | os.PathLike, paths: Sequence[str]) -> Labels:
             repeated.append(row.line)
         rows_of[track] = row.line
         values = dict(zip(table.columns, row.cells, strict=False))
-        for name, of_track in columns.items():
-            of_track[track] = values.get(name, "").strip()
+        cells = {name: values.get(name, "").strip() for name in columns}
+        taken.append(TrackRow(row.line, track, cells))
 
     for row in table.rows:
         given = row.cells[place] if place < len(row.cells) else ""
@@ -143,16 +204,10 @@ def read_labels(path: str | os.PathLike, paths: Sequence[str]) -> Labels:
         for row, _ in claims:
             take(row, track)
     if not rows_of:
-        raise MapError(
+        raise error(
             f"--labels={path}: none of its {len(table.rows)} rows names a track; paths "
             f"look like {paths[0]}"
         )
-    names = columns.pop(_NAME, [""] * len(paths))
-    schemes = [
-        make_scheme(name, [value or NO_LABEL for value in values])
-        for name, values in columns.items()
-        if any(values)
-    ]
     num_found = len(rows_of) + len(repeated)
     remarks = [
         f"rows that found a track: {num_found:,} of {len(table.rows):,}; tracks with a "
@@ -180,7 +235,7 @@ def read_labels(path: str | os.PathLike, paths: Sequence[str]) -> Labels:
             f"rows that are shorter than the header: {len(table.short):,}; what they "
             f"lack is empty ({name_lines(table.short)})"
         )
-    return Labels(tuple(schemes), tuple(names), tuple(remarks))
+    return MatchedTable(columns, tuple(taken), tuple(remarks))
 
 
 def _path_column(columns: Sequence[str]) -> int | None:

@@ -1,4 +1,4 @@
 """Embeddings and heads to labels: of files, of waveforms, and from labels of one's own.
 
-Imports `collection`, `evaluation`, `hub` and `system`.
+Imports `collection`, `config`, `evaluation`, `hub`, `system` and `values`.
 """
