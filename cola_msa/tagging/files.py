@@ -45,6 +45,11 @@ class Labelled:
     heads: Heads
     per: str
 
+    @property
+    def num_rows(self) -> int:
+        """Rows of the table."""
+        return len(self.table.paths)
+
     def labels(self, top: int = 0) -> list[list[str]]:
         """The labels of each row, the likeliest first.
 
@@ -174,6 +179,11 @@ def tag_embeddings(
         TagError: If they are another encoder's, or of clips where windows are wanted.
         EmbeddingFileError: If they cannot be read.
     """
+    if heads.details.get("tuned"):
+        raise TagError(
+            f"the heads for {heads.task['name']} have encoders of their own, that were "
+            "fine-tuned with them: they take audio by --input"
+        )
     table = load_embeddings(embeddings, per_clip=False)
     name = hide_logins(str(embeddings))
     if table.model_hash != heads.encoder_key:

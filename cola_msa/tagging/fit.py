@@ -485,6 +485,7 @@ def _heads(
         thresholds=thresholds,
         details={
             "mode": "frozen",
+            "level": "clip",
             "protocol": "fit",
             "probe": "logistic",
             "encoder": results["encoder"],

@@ -300,3 +300,135 @@ def test_a_label_may_be_called_like_a_column(tmp_path):
         "path (label)",
         "rock",
     ]
+
+
+def write_own_labels(path, music, number=8):
+    """The folder's name as a class, of some files a class."""
+    rows = [["path", "mood"]]
+    for folder in sorted(music.iterdir()):
+        for file in sorted(folder.rglob("*.wav"))[:number]:
+            rows.append([str(file), folder.name])
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+
+
+@pytest.fixture(scope="module")
+def own(finished_run, tmp_path_factory):
+    """Three commands, from a folder of music to labels of the rest."""
+    root = tmp_path_factory.mktemp("own")
+    write_labelled(root / "music")
+    write_own_labels(root / "labels.csv", root / "music")
+    model = f"--model={finished_run}"
+    run("cola_msa.embed", model, "--input=music", "--output=all.npz", cwd=root)
+    table = "--embeddings=all.npz"
+    fitted = run(
+        "cola_msa.tag", "fit", table, "--labels=labels.csv", "--output=head", cwd=root
+    )
+    tagged = run("cola_msa.tag", table, "--head=head", "--output=tags.csv", cwd=root)
+    return root, model, fitted.stdout, tagged.stdout
+
+
+def test_a_head_of_my_own(own):
+    root, _, fitted, tagged = own
+    assert "24 labelled clips of 36" in fitted
+    assert "log-mel statistics" in fitted and "chance" in fitted
+    results = json.loads((root / "head" / "results.json").read_text())
+    assert results["baseline"]["clips"] == 24
+    assert results["groups"]["count"] == 12  # albums of two
+    heads = kept_heads.read_heads(root / "head" / "heads.npz")
+    assert heads.task["name"] == "head" and heads.are_of_clips
+    rows, scores = read_csv(root / "tags.csv", heads.class_names)
+    assert len(rows) == 36
+    for row, values in zip(rows, scores.values(), strict=True):
+        assert values.sum() == pytest.approx(1, abs=1e-4)
+        assert row["tags"] == heads.class_names[values.argmax()]
+    assert "tags.csv: 36 rows" in tagged
+
+
+def test_it_labels_audio_as_it_labels_embeddings(own):
+    root, model, _, _ = own
+    arguments = (model, "--head=head", "--input=music", "--output=audio.csv")
+    run("cola_msa.tag", *arguments, cwd=root)
+    heads = kept_heads.read_heads(root / "head" / "heads.npz")
+    a, b = (
+        read_csv(root / name, heads.class_names)[1]
+        for name in ("tags.csv", "audio.csv")
+    )
+    assert list(a) == list(b)
+    for path, values in a.items():
+        np.testing.assert_allclose(values, b[path], atol=1e-5)
+    tag = cola_msa.Tagger.from_pretrained(model.partition("=")[2], head=root / "head")
+    path, values = next(iter(a.items()))
+    song = cola_msa.decode(str(root / path))
+    np.testing.assert_allclose(tag(song.samples, song.rate_hz)[1], values, atol=1e-5)
+    with pytest.raises(TagError, match="know no windows"):
+        tag.windows(song.samples, song.rate_hz)
+    found = run_module("cola_msa.tag", *arguments, "--per=window", cwd=root)
+    assert found.returncode == 1 and "know no windows" in found.stderr
+
+
+def test_suggestions_are_filled_in_and_handed_back(own):
+    root, _, _, _ = own
+    arguments = ("--embeddings=all.npz", "--labels=labels.csv", "--head=head")
+    run("cola_msa.tag", "suggest", *arguments, "--num=4", "--output=q.csv", cwd=root)
+    with open(root / "q.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == ["path", "label"] and len(rows) == 5
+    labelled = (root / "labels.csv").read_text(encoding="utf-8")
+    assert not any(path in labelled for path, _ in rows[1:])
+    rows[1:] = [[path, path.split("/")[1]] for path, _ in rows[1:]]
+    with open(root / "q.csv", "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+    again = run(
+        "cola_msa.tag",
+        "fit",
+        "--embeddings=all.npz",
+        "--labels=labels.csv,q.csv",
+        "--no" + "baseline",
+        "--output=head2",
+        cwd=root,
+    )
+    assert "28 labelled clips of 36" in again.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fit", "--output=h"], "--embeddings is needed"),
+        (["fit", "--output=h", "--embeddings=a.npz"], "either --labels"),
+        (["suggest", "--output=a.csv", "--model=b"], "no flag of tag suggest"),
+        (["fit", "--output=h", "--num=3"], "no flag of tag fit"),
+        (["--output=a.csv", "--labels=b"], "no flag of tag"),
+        (["guess", "--output=a.csv"], "say fit, suggest, or nothing"),
+    ],
+)
+def test_wrong_usage_of_actions(tmp_path, arguments, message):
+    found = run_module("cola_msa.tag", *arguments, cwd=tmp_path)
+    assert found.returncode == 2 and message in found.stderr
+
+
+def test_fine_tuned_encoders_label_by_themselves(judged, tmp_path):
+    """Their own clip scores, without --model; not from embeddings of another."""
+    task, run_dir, music, _ = judged
+    if task == "mtat":
+        pytest.skip("one task says it")
+    data = run_dir.parent / "data"
+    arguments = (f"--task={task}", f"--run_dir={run_dir}", f"--data_dir={data}")
+    run("cola_msa.eval", *arguments, "--finetune", f"--output_dir={tmp_path / 'tuned'}")
+    clips = labelled_folder.index(
+        music, IndexOptions(validation_share=0.2, test_share=0.3)
+    ).clips
+    paths = {clip.clip_id: str(music / clip.path) for clip in clips}
+    arrays = np.load(tmp_path / "tuned" / "clip_scores.npz")
+    some = [str(clip) for clip in arrays["clip_ids"]]
+    (tmp_path / "list.txt").write_text(
+        "\n".join(paths[clip] for clip in some), encoding="utf-8"
+    )
+    found = ("--head=tuned", "--input=list.txt", "--output=tags.csv")
+    run("cola_msa.tag", *found, cwd=tmp_path)
+    heads = kept_heads.read_heads(tmp_path / "tuned" / "heads.npz")
+    scores = read_csv(tmp_path / "tags.csv", heads.class_names)[1]
+    for clip, values in zip(some, arrays["scores"].mean(axis=0), strict=True):
+        np.testing.assert_allclose(scores[paths[clip]], values, atol=1e-5)
+    with pytest.raises(TagError, match="encoders of their own"):
+        files_lib.tag_embeddings(tmp_path / "any.npz", heads)

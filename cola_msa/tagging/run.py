@@ -1,0 +1,118 @@
+"""What the actions of `cola_msa.tag` do, with their flags parsed."""
+
+import pathlib
+
+from absl import flags
+
+from cola_msa.collection.embed import describe_summary
+from cola_msa.collection.file_flags import check_failures
+from cola_msa.collection.inputs import list_inputs
+from cola_msa.evaluation.probes.kept_heads import Heads
+from cola_msa.hub.embedder import hop_to_frames
+from cola_msa.hub.loading import default_model, open_model
+from cola_msa.runs import directory
+from cola_msa.system.errors import UsageError, of_flags
+from cola_msa.tagging import fit, report, suggest
+from cola_msa.tagging.files import (
+    check_tags_output,
+    describe_labels,
+    scores_path,
+    tag_embeddings,
+    tag_files,
+    write_labels,
+)
+from cola_msa.tagging.spectra import spectra_of
+from cola_msa.tagging.tagger import find_heads, open_heads, open_tagging_model
+from cola_msa.values.names import escape
+
+
+def run_fit(options: flags.FlagValues) -> None:
+    """A head of labels of one's own."""
+    _need(options, "embeddings")
+    if bool(options.labels) == options.labels_from_folders:
+        raise UsageError("fit needs either --labels=FILE.csv or --labels_from_folders")
+    found = fit.fit(
+        options.embeddings,
+        options.labels or None,
+        options.output,
+        labels_from_folders=options.labels_from_folders,
+        column=options.column,
+        baseline=spectra_of if options.baseline else None,
+    )
+    print("\n".join(report.describe(found)))
+
+
+def run_suggest(options: flags.FlagValues) -> None:
+    """Clips whose labels would help most."""
+    _need(options, "embeddings")
+    found = suggest.suggest(
+        options.embeddings,
+        options.labels or None,
+        options.head,
+        options.num,
+        column=options.column,
+    )
+    suggest.write_suggestions(options.output, found)
+    print("\n".join([*suggest.describe(found), f"{options.output}: to be filled in"]))
+
+
+def _need(options: flags.FlagValues, name: str) -> None:
+    if not options[name].value:
+        raise UsageError(f"--{name} is needed")
+
+
+def run_tag(options: flags.FlagValues) -> None:
+    """Labels of files, or of a table of embeddings."""
+    if (options.input is None) == (options.embeddings is None):
+        raise UsageError("name either --input (audio) or --embeddings (a table)")
+    output = pathlib.Path(options.output)
+    check_tags_output(output)
+    if options.embeddings is not None:
+        found = tag_embeddings(options.embeddings, _heads(options), options.per)
+        write_labels(output, found, options.top)
+        print("\n".join([*describe_labels(found), f"{output}: {found.num_rows} rows"]))
+        return
+    inputs = list_inputs(options.input)
+    step = directory.parse_step(options.checkpoint_step)
+    model = open_tagging_model(_model(options), options.task, options.head, step)
+    with of_flags():
+        hop_to_frames(options.hop_seconds, model.frontend)
+    for remark in inputs.remarks:
+        print(escape(remark))
+    print(f"{len(inputs.paths)} files; {model.description}", flush=True)
+    summary, labelled = tag_files(
+        inputs.paths,
+        output,
+        model,
+        options.per,
+        top=options.top,
+        hop_seconds=options.hop_seconds,
+        batch_size=options.batch_size,
+        num_workers=options.num_workers,
+        failures=inputs.failures,
+    )
+    for line in describe_summary(summary, scores_path(output, options.per), model.dim):
+        print(line)
+    if labelled is not None:
+        lines = describe_labels(labelled)
+        print("\n".join([*lines, f"{output}: {labelled.num_rows} rows"]))
+    check_failures(summary, options.max_failures, output)
+
+
+def _model(options: flags.FlagValues) -> str | None:
+    if options.model is not None:
+        return options.model
+    if options.head is not None and open_heads(options.head)[1].details.get("tuned"):
+        return None
+    path, remark = default_model()
+    print(remark)
+    return path
+
+
+def _heads(options: flags.FlagValues) -> Heads:
+    """The heads alone."""
+    if options.head is not None:
+        return open_heads(options.head)[1]
+    step = directory.parse_step(options.checkpoint_step)
+    model = open_model(_model(options) or "", step)
+    return find_heads(model.path, model.key, options.task)[1]
