@@ -80,6 +80,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     },
     "scaled_levels": _LEVELS,
     "scaled_levels_batch128": {**_LEVELS, "batch_size": 128},
+    "scaled_levels_cola": {**_LEVELS, "source": "none"},
     "scaled_levels_decay": {**_LEVELS, "rate_decay": "cosine"},
     "scaled_levels_bilinear": {
         **_LEVELS,
@@ -137,7 +138,8 @@ def judge(run_dir: pathlib.Path, data_dir: str) -> dict[str, float]:
     if not path.exists():
         data = PreparedData(data_dir, directory.load_config(run_dir).frontend)
         path.parent.mkdir(parents=True, exist_ok=True)
-        arrays.write_json(path, compare_with_untrained(run_dir, data))
+        found = compare_with_untrained(run_dir, data, source="multi")
+        arrays.write_json(path, found)
     found = json.loads(path.read_text())
     last = read_metrics(run_dir)[-1]
     done = json.loads((run_dir / directory.DONE_NAME).read_text())

@@ -7,6 +7,9 @@ from cola_msa.collection.inputs import InputError
 from cola_msa.hub.embedder import BATCH_SIZE
 from cola_msa.values.numbers import define_float
 
+# A flag belongs to the command that asks for it, whose --help shows it.
+flags.disclaim_key_flags()
+
 
 def define_file_flags() -> None:
     """Defines what decides windows, threads and the failures that are borne."""

@@ -148,6 +148,7 @@ def compare_with_untrained(
     data: PreparedData,
     step: int | str | None = None,
     split: str = "validation",
+    source: str | None = None,
 ) -> dict[str, Any]:
     """Retrieval of a run's network and of the network that it started from.
 
@@ -156,6 +157,7 @@ def compare_with_untrained(
         data: Prepared data with stems.
         step: A kept step, `best`, or None for the last.
         split: Where the songs come from.
+        source: What candidates are of, as `--source`; None for the run's own.
 
     Returns:
         `trained` (its own kernel), `untrained` (its own initial kernel) and
@@ -166,7 +168,8 @@ def compare_with_untrained(
         against `no_learning`.
     """
     config = directory.load_config(run_dir)
-    sampler = PairSampler(data, config.train, split)
+    train = dataclasses.replace(config.train, source=source or config.train.source)
+    sampler = PairSampler(data, train, split)
     trained_model = kept.load_model(run_dir, step, "pairs")
     untrained_network = untrained_model(run_dir, data, "pairs")
     draws = retrieval_draws(sampler, NUM_CANDIDATES, NUM_ROUNDS)
