@@ -32,7 +32,7 @@ _LABELLED = ("labels", "column")
 ACTIONS = {
     "fit": ("embeddings", "output", "labels_from_folders", "baseline", *_LABELLED),
     "suggest": ("embeddings", "output", "head", "num", *_LABELLED),
-    "": ("model", "task", "head", "input", "embeddings", "output", "top", "per")
+    "": ("model", "task", "head", "input", "embeddings", "output", "top", "per", "plot")
     + ("hop_seconds", "checkpoint_step", "batch_size", "num_workers", "max_failures"),
 }
 
@@ -53,6 +53,7 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "top", 0, "Labels a row; 0: tags above their thresholds, or the best class.", 0
     )
+    define_path("plot", None, "Folder of pictures over time; with --per=window.")
     define_file_flags()
     flags.DEFINE_list("labels", [], "fit, suggest: CSV files with a column `path`.")
     flags.DEFINE_string("column", None, "fit, suggest: which column holds the class.")

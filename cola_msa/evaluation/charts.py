@@ -21,6 +21,7 @@ _CURVES = ("#4878a8", "#dd8452")
 # Of many classes a chart is still opened: sides in inches, and numbers in cells.
 _MAX_SIDE, _MAX_HEIGHT = 45.0, 100.0
 _MAX_NUMBERS = 100
+_MOST_ROWS = 24  # labels of a chart over time
 
 
 def try_to_draw(path: str | os.PathLike, draw: Callable[[], None]) -> bool:
@@ -243,6 +244,48 @@ def draw_label_curve(
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.legend(frameon=False)
+    _titles(figure, axes, title, note)
+    save_figure(figure, path)
+
+
+def draw_over_time(
+    path: str | os.PathLike,
+    starts: np.ndarray,
+    scores: np.ndarray,
+    class_names: Sequence[str],
+    title: str,
+    note: str = "",
+) -> None:
+    """Draws labels' probabilities over time: a row a label, the likeliest on top.
+
+    Args:
+        path: The PNG file.
+        starts: float [W], seconds, evenly spaced.
+        scores: float [W, K], between 0 and 1.
+        class_names: K names; of more than 24 those that are ever the likeliest.
+        title: First lines above the chart.
+        note: A smaller line below it.
+    """
+    order = np.argsort(-scores.mean(axis=0), kind="stable")
+    if len(order) > _MOST_ROWS:
+        kept = np.argsort(-scores.max(axis=0), kind="stable")[:_MOST_ROWS]
+        order = order[np.isin(order, kept)]
+    step = float(starts[1] - starts[0]) if len(starts) > 1 else 1.0
+    width = float(np.clip(3 + 0.06 * len(starts), 7, 16))
+    figure = Figure(figsize=(width, 1.6 + 0.27 * len(order)), layout="constrained")
+    axes: Axes = figure.add_subplot()
+    image = axes.imshow(
+        scores[:, order].T,
+        aspect="auto",
+        interpolation="nearest",
+        vmin=0.0,
+        vmax=1.0,
+        cmap="Blues",
+        extent=(starts[0], starts[-1] + step, len(order) - 0.5, -0.5),
+    )
+    axes.set_yticks(range(len(order)), [plain(class_names[k]) for k in order])
+    axes.set_xlabel("seconds")
+    figure.colorbar(image, ax=axes, label="probability", pad=0.01)
     _titles(figure, axes, title, note)
     save_figure(figure, path)
 

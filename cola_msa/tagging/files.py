@@ -18,10 +18,12 @@ import numpy as np
 from cola_msa.collection.embed import Summary, embed_files
 from cola_msa.collection.table.read import Embeddings, load_embeddings
 from cola_msa.collection.table.write import import_pyarrow
-from cola_msa.evaluation.probes.kept_heads import Heads
+from cola_msa.evaluation import charts
+from cola_msa.evaluation.probes.kept_heads import Heads, describe
 from cola_msa.hub.embedder import BATCH_SIZE
 from cola_msa.system import files, folders
-from cola_msa.system.errors import UsageError, hide_logins
+from cola_msa.system.console import progress_bar
+from cola_msa.system.errors import UsageError, UserError, hide_logins
 from cola_msa.tagging.tagger import TagError, TaggingModel, check_granularity
 
 SUFFIXES = (".csv", ".parquet", ".json")
@@ -29,6 +31,7 @@ LABEL_COLUMN = "tags"
 _COLUMNS = ("path", "start", "seconds", LABEL_COLUMN)
 _SEPARATOR = "; "
 _SHOWN_LABELS, _SHOWN_FILES = 5, 20
+_MAX_STEM = 100  # characters of a picture's name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -305,6 +308,66 @@ def _write_parquet(
     columns |= dict(zip(names, table.embeddings.T, strict=True))
     metadata = {"task": found.heads.task["name"], "model": found.heads.encoder_key}
     parquet.write_table(pyarrow.table(columns).replace_schema_metadata(metadata), path)
+
+
+def draw_labels(
+    folder: str | os.PathLike, labelled: Labelled
+) -> tuple[int, dict[str, str]]:
+    """Draws a picture a file: its labels' probabilities over time.
+
+    Args:
+        folder: Where to; made where it is missing.
+        labelled: Windows.
+
+    Returns:
+        How many were drawn, and of those that were not why, by path.
+
+    Raises:
+        TagError: If these are clips.
+        FileError: If the folder cannot be made.
+    """
+    if labelled.per != "window":
+        raise TagError("pictures over time need windows: --per=window")
+    files.make_folder(pathlib.Path(folder))
+    table = labelled.table
+    rows: dict[str, list[int]] = {}
+    for row, path in enumerate(table.paths):
+        rows.setdefault(path, []).append(row)
+    names, drawn, failed = picture_names(list(rows)), 0, {}
+    with progress_bar(len(rows), "pictures", "file") as bar:
+        for path, name in zip(rows, names, strict=True):
+            chosen = rows[path]
+            try:
+                charts.draw_over_time(
+                    pathlib.Path(folder) / name,
+                    table.starts[chosen],
+                    table.embeddings[chosen],
+                    labelled.heads.class_names,
+                    pathlib.PurePath(path).name,
+                    describe(labelled.heads),
+                )
+                drawn += 1
+            except UserError as error:
+                failed[path] = str(error)
+            bar.update()
+    return drawn, failed
+
+
+def picture_names(paths: Sequence[str]) -> list[str]:
+    """A file's name for each path: its own, or where that is taken with a number."""
+    taken: dict[str, int] = {}
+    found = []
+    for path in paths:
+        stem = pathlib.PurePath(path).stem[:_MAX_STEM] or "file"
+        taken[stem] = taken.get(stem, 0) + 1
+        number = taken[stem]
+        name = stem if number == 1 else f"{stem}-{number}"
+        while name in taken and number > 1:
+            number += 1
+            name = f"{stem}-{number}"
+        taken.setdefault(name, 1)
+        found.append(f"{name}.png")
+    return found
 
 
 def describe_labels(labelled: Labelled) -> Iterator[str]:

@@ -14,8 +14,10 @@ from cola_msa.runs import directory
 from cola_msa.system.errors import UsageError, of_flags
 from cola_msa.tagging import fit, report, suggest
 from cola_msa.tagging.files import (
+    Labelled,
     check_tags_output,
     describe_labels,
+    draw_labels,
     scores_path,
     tag_embeddings,
     tag_files,
@@ -67,10 +69,12 @@ def run_tag(options: flags.FlagValues) -> None:
         raise UsageError("name either --input (audio) or --embeddings (a table)")
     output = pathlib.Path(options.output)
     check_tags_output(output)
+    if options.plot is not None and options.per != "window":
+        raise UsageError("--plot draws labels over time: it needs --per=window")
     if options.embeddings is not None:
         found = tag_embeddings(options.embeddings, _heads(options), options.per)
         write_labels(output, found, options.top)
-        print("\n".join([*describe_labels(found), f"{output}: {found.num_rows} rows"]))
+        _finish(options, found, output)
         return
     inputs = list_inputs(options.input)
     step = directory.parse_step(options.checkpoint_step)
@@ -94,9 +98,18 @@ def run_tag(options: flags.FlagValues) -> None:
     for line in describe_summary(summary, scores_path(output, options.per), model.dim):
         print(line)
     if labelled is not None:
-        lines = describe_labels(labelled)
-        print("\n".join([*lines, f"{output}: {labelled.num_rows} rows"]))
+        _finish(options, labelled, output)
     check_failures(summary, options.max_failures, output)
+
+
+def _finish(options: flags.FlagValues, found: Labelled, output: pathlib.Path) -> None:
+    """Says what was found, and draws it where that is asked for."""
+    print("\n".join([*describe_labels(found), f"{output}: {found.num_rows} rows"]))
+    if options.plot is not None:
+        drawn, failed = draw_labels(options.plot, found)
+        for path, reason in failed.items():
+            print(escape(f"not drawn: {path}: {reason}"))
+        print(f"{options.plot}: {drawn} pictures")
 
 
 def _model(options: flags.FlagValues) -> str | None:

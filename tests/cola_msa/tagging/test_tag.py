@@ -5,10 +5,12 @@ import json
 import pathlib
 import shutil
 
+import matplotlib.image
 import numpy as np
 import pytest
 
 import cola_msa
+from cola_msa.evaluation import charts
 from cola_msa.evaluation.probes import kept_heads
 from cola_msa.hub import loading
 from cola_msa.system.errors import RunError
@@ -432,3 +434,46 @@ def test_fine_tuned_encoders_label_by_themselves(judged, tmp_path):
         np.testing.assert_allclose(scores[paths[clip]], values, atol=1e-5)
     with pytest.raises(TagError, match="encoders of their own"):
         files_lib.tag_embeddings(tmp_path / "any.npz", heads)
+
+
+def test_pictures_over_time(judged, tmp_path):
+    """A picture a file: darker where a label is likelier, under names of their own."""
+    task, run_dir, _, expected = judged
+    paths = sorted(expected)[:2]
+    (tmp_path / "list.txt").write_text("\n".join(paths), encoding="utf-8")
+    arguments = (f"--model={run_dir}", f"--task={task}", "--input=list.txt")
+    found = run(
+        "cola_msa.tag",
+        *arguments,
+        "--per=window",
+        "--plot=pictures",
+        "--output=w.csv",
+        cwd=tmp_path,
+    )
+    assert "pictures: 2 pictures" in found.stdout
+    names = sorted(p.name for p in (tmp_path / "pictures").iterdir())
+    assert names == sorted(files_lib.picture_names(paths))
+    image = matplotlib.image.imread(tmp_path / "pictures" / names[0])
+    assert min(image.shape[:2]) > 150 and image[..., :3].std() > 0.02
+    wrong = run_module(
+        "cola_msa.tag", *arguments, "--plot=pictures", "--output=c.csv", cwd=tmp_path
+    )
+    assert wrong.returncode == 2 and "--per=window" in wrong.stderr
+
+
+def test_a_picture_shows_when_a_label_applies(tmp_path):
+    scores = np.zeros((10, 2))
+    scores[:5, 0], scores[5:, 1] = 1.0, 1.0
+    charts.draw_over_time(tmp_path / "a.png", np.arange(10.0), scores, ["x", "y"], "t")
+    image = matplotlib.image.imread(tmp_path / "a.png")[..., :3]
+    dark = (image.sum(axis=2) < 1.0) & (image[..., 2] > image[..., 0] + 0.2)
+    rows, columns = np.nonzero(dark[:, : int(dark.shape[1] * 0.8)])
+    upper = rows < np.median(rows)
+    assert columns[upper].max() <= columns[~upper].min() + 3  # first the one, then y
+
+
+def test_names_of_pictures_differ():
+    paths = ["a/x.mp3", "b/x.mp3", "x-2.wav", "c/x.ogg", "d/.mp3", "e/" + "y" * 300]
+    names = files_lib.picture_names(paths)
+    assert len(set(names)) == len(paths) == len(names)
+    assert names[0] == "x.png" and max(map(len, names)) < 120
