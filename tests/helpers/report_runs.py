@@ -10,6 +10,7 @@ from cola_msa.config.published import PAPER_PAIRS, PAPER_UPDATES
 from cola_msa.config.schema import SOURCES, FrontendConfig, config_hash, to_dict
 from cola_msa.config.strategies import STRATEGIES
 from cola_msa.evaluation import results
+from cola_msa.evaluation.probes.kept_heads import Heads, Member
 from cola_msa.evaluation.tasks import MULTILABEL, OTHER_TASKS, TASKS
 from cola_msa.records.schema import SCHEMA_VERSION, manifest_hash, write_manifest
 from cola_msa.runs import directory
@@ -158,7 +159,15 @@ def write_result(
     }
     path = run_dir / "eval" / (folder or task)
     clip_ids = np.array([f"clip{number:03d}" for number in range(num_clips)])
-    results.write_results(path, spec, content, clip_ids, labels, scores)
+    heads = Heads(
+        members=(Member(((np.eye(len(names)), np.zeros(len(names))),)),),
+        class_names=names,
+        task={"name": task, "title": spec.title, "task_type": spec.task_type},
+        encoder_key=content["encoder"]["key"],
+        frontend=FrontendConfig(),
+        thresholds=np.full(len(names), 0.5) if is_tags else None,
+    )
+    results.write_results(path, spec, content, clip_ids, labels, scores, heads)
     return path
 
 

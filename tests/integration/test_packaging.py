@@ -101,8 +101,10 @@ def test_the_wheel_holds_the_packages_and_nothing_else(wheel):
     expected = {name_of(path) for path in SOURCES}
     expected |= {f"{name}/py.typed" for name in PACKAGES}
     expected.add("cola_msa/hub/registry.json")
-    page = ROOT / "cola_msa" / "collection" / "map_page"
-    assert modules == expected | {name_of(path) for path in page.iterdir()}
+    for folder in ("collection/map_page", "hub/starter"):
+        expected |= {name_of(path) for path in (ROOT / "cola_msa" / folder).iterdir()}
+    assert modules == expected
+    assert "cola_msa/hub/starter/model.weights.h5" in modules
     assert "data_prep/demo/__main__.py" in modules
     assert any(name.endswith("LICENSE") for name in names)
 
@@ -241,7 +243,9 @@ def test_flags_live_in_command_modules(path):
     # All dataset modules' flags, and what reads or makes flags for several commands.
     is_command |= name_of(path) in (
         "data_prep/pipeline/cli.py",
+        "cola_msa/collection/file_flags.py",
         "cola_msa/system/console.py",
+        "cola_msa/tagging/run.py",
         "cola_msa/training/asked.py",
         "cola_msa/values/field_flags.py",
         "cola_msa/values/numbers.py",

@@ -466,7 +466,6 @@ def test_the_command_says_what_it_did(finished_run, music, tmp_path):
     ("arguments", "code", "message"),
     [
         (["--input=.", "--output=rows.csv"], 2, "must end in .parquet, .npz, .h5"),
-        (["--input=song.wav", "--output=rows.npz"], 1, "no run under runs/"),
     ],
 )
 def test_a_wrong_command_is_one_line(tmp_path, arguments, code, message):

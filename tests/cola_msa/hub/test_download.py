@@ -163,7 +163,7 @@ def test_a_name_of_a_users_registry(server, archives, tmp_path, monkeypatch):
 def test_the_packages_registry_invents_nothing():
     models = download.read_registry()
     assert all(entry["url"].startswith("https://") for entry in models.values())
-    with pytest.raises(RunError, match=r"does not exist; name .*of the registry"):
+    with pytest.raises(RunError, match=r"does not exist; name .*by its name \("):
         cola_msa.open_model("no-such-encoder")
 
 

@@ -178,6 +178,7 @@ def test_killed_and_resumed_equals_uninterrupted(prepared_dir, finished_run, tmp
     # The finished run is of the paper's method, see `tiny_config`.
     method = ("--similarity=bilinear", "--input_normalization=dataset")
     method += ("--input_clip=0", "--noband_channel", "--embedding=raw")
+    method += ("--pooling=max", "--clip_embedding=mean")
     arguments = (*TINY, *method, "--steps=8", f"--init_from={finished_run}")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     result = run_module(*train_arguments(prepared_dir, whole, *arguments))
