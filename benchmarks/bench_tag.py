@@ -79,13 +79,14 @@ def measure(folder: pathlib.Path, *arguments: str) -> list[str]:
 def define_flags() -> None:
     """Defines the benchmark's flags."""
     flags.DEFINE_list("rows", ["10000", "100000"], "Clips of a table.")
+    flags.DEFINE_bool("quick", False, "300 clips alone: whether it runs.")
     flags.DEFINE_integer("dim", 2048, "Values of an embedding.", lower_bound=1)
 
 
 def main(options: flags.FlagValues) -> None:
     """Prints the table."""
     found = []
-    for rows in whole_numbers("rows", options.rows):
+    for rows in whole_numbers("rows", ["300"] if options.quick else options.rows):
         with tempfile.TemporaryDirectory() as name:
             folder = pathlib.Path(name)
             write_table(folder, rows, options.dim)

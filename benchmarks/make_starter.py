@@ -7,7 +7,7 @@ Composes and renders songs of which three quarters of the parts are played by th
 font, trains the preset `default` on them, and writes the pretrained folder
 `WORK_DIR/starter` with weights in half precision. Each step is a command that is
 printed; Ctrl-C stops, and the same command goes on where it was. On a CPU of two cores
-1.5 million pairs take five hours; on a GPU, --pairs=15000000 --batch_size=256.
+1.5 million pairs take three hours; on a GPU, --pairs=15000000 --batch_size=256.
 
 --scale=0.01 makes a hundredth of the songs and pairs: whether everything runs.
 """

@@ -29,7 +29,7 @@ def test_the_demo_from_nothing_and_again(tmp_path):
     assert first.stdout.rstrip().endswith(table.rstrip())
     lines = table.splitlines()
     header = next(line for line in lines if line.split()[:1] == ["trained"])
-    titles = ["trained", "95 % interval", "untrained", "spectra", "chance"]
+    titles = ["trained", "95 % interval", "untrained", "spectra", "starter", "chance"]
     assert re.split(r" {2,}", header.strip()) == titles
     for name in (
         "retrieval, top-1",
@@ -43,8 +43,8 @@ def test_the_demo_from_nothing_and_again(tmp_path):
         scores = [
             float(value) for value in row.removeprefix(name).split() if _is(value)
         ]
-        # Trained, two ends, untrained, spectra, chance.
-        assert len(scores) == 6
+        # Trained, two ends, untrained, spectra, starter, chance.
+        assert len(scores) == 7
         assert all(-1 <= score <= 1 for score in scores)
     assert (out / "export" / "saved_model.pb").is_file()
     assert (out / "export" / "metadata.json").is_file()
