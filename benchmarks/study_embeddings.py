@@ -43,6 +43,7 @@ from cola_msa.runs import kept
 from cola_msa.runs.directory import parse_step
 from cola_msa.system import console
 from cola_msa.system.errors import UsageError
+from cola_msa.tagging.spectra import mel_statistics
 from cola_msa.values.paths import define_path
 from data_prep.datasets import fma, mtat, nsynth
 from data_prep.datasets.base import IndexOptions
@@ -103,14 +104,8 @@ def logmel_statistics(samples: np.ndarray, rate_hz: int) -> tuple:
             clip.add(block)
         clip.finish()
         windows = np.concatenate(list(clip.windows(frontend.window_frames)))[..., 0]
-
-    def statistics(mel: np.ndarray) -> np.ndarray:
-        change = np.abs(np.diff(mel, axis=0)).mean(0)
-        parts = (mel.mean(0), mel.std(0), change, np.percentile(mel, 90, axis=0))
-        return np.concatenate(parts)
-
-    whole = statistics(windows.reshape(-1, frontend.num_mels))
-    return whole, np.stack([statistics(window) for window in windows])
+    whole = mel_statistics(windows.reshape(-1, frontend.num_mels))
+    return whole, np.stack([mel_statistics(window) for window in windows])
 
 
 def embedder_of(path: str) -> Embed:

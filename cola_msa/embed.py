@@ -38,7 +38,7 @@ def define_flags() -> None:
         "model",
         None,
         "A run, an export, a pretrained folder or a name; default the newest run in "
-        "runs/, else starter, where the package has it. A SavedModel can read and "
+        "runs/, else starter, the package's own weights. A SavedModel can read and "
         "write files: name only one that you trust.",
     )
     define_path(

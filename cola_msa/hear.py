@@ -42,7 +42,7 @@ def load_model(model_file_path: str = "") -> HearModel:
 
     Args:
         model_file_path: A run, an export or a pretrained folder; empty for the newest
-            run under `runs/`, or else the package's own weights, where it has some.
+            run under `runs/`, or else `starter`, the package's own weights.
 
     Raises:
         RunError: If there is none.

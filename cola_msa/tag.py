@@ -39,7 +39,12 @@ ACTIONS = {
 
 def define_flags() -> None:
     """Defines the command's flags."""
-    define_path("model", None, "A run, an export, a pretrained folder or a name.")
+    define_path(
+        "model",
+        None,
+        "A run, an export, a pretrained folder or a name; default as in embed. A "
+        "SavedModel can read and write files: name only one that you trust.",
+    )
     flags.DEFINE_string("task", None, "Which of the model's heads; default the one.")
     define_path("head", None, "A folder or file of heads, instead of the model's.")
     define_path("input", None, "An audio file, a folder of them, or a list.")

@@ -137,12 +137,7 @@ def listed_files(folder: pathlib.Path) -> list[str] | None:
         files = read_json(folder / METADATA_NAME, check=_files_of_export)
     except FileError:
         return None
-    unchanged = [
-        name
-        for name, digest in files.items()
-        if (folder / name).is_file() and file_sha256(folder / name) == digest
-    ]
-    return [*unchanged, METADATA_NAME]
+    return [*folders.unchanged_files(folder, files), METADATA_NAME]
 
 
 def _files_of_export(content: dict[str, Any]) -> dict[str, str]:

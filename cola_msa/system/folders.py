@@ -10,15 +10,24 @@ import ctypes
 import errno
 import os
 import pathlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 from cola_msa.system.errors import FileError
-from cola_msa.system.files import MARKER, sync, sync_tree
+from cola_msa.system.files import MARKER, file_sha256, sync, sync_tree
 
 _AT_FDCWD = -100
 _RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2
 # Files of the folder, relative, with "/"; None where it is none of ours.
 Listing = Callable[[pathlib.Path], Collection[str] | None]
+
+
+def unchanged_files(folder: pathlib.Path, hashes: Mapping[str, str]) -> list[str]:
+    """Names of the files whose SHA-256 is still the one that was written down."""
+    return [
+        name
+        for name, digest in hashes.items()
+        if (folder / name).is_file() and file_sha256(folder / name) == digest
+    ]
 
 
 def check_replaceable(target: str | os.PathLike, listing: Listing, what: str) -> None:

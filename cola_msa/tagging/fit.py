@@ -191,12 +191,7 @@ def listed_files(folder: pathlib.Path) -> list[str] | None:
         files = read_json(folder / RESULTS_NAME, check=_files_of_fit)
     except FileError:
         return None
-    unchanged = [
-        name
-        for name, digest in files.items()
-        if (folder / name).is_file() and file_sha256(folder / name) == digest
-    ]
-    return [*unchanged, RESULTS_NAME]
+    return [*folders.unchanged_files(folder, files), RESULTS_NAME]
 
 
 def _files_of_fit(content: dict[str, Any]) -> dict[str, str]:

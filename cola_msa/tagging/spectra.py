@@ -16,8 +16,22 @@ _SIZE = 4 * _FRONTEND.num_mels
 _MOST_WINDOWS = 3600  # an hour; of what is longer the first
 
 
+def mel_statistics(mel: np.ndarray) -> np.ndarray:
+    """Each band's mean, deviation, mean change and 90th percentile.
+
+    Args:
+        mel: float [frames, num_mels].
+
+    Returns:
+        float [4 * num_mels].
+    """
+    change = np.abs(np.diff(mel, axis=0)).mean(0)
+    loud = np.percentile(mel, 90, axis=0)
+    return np.concatenate([mel.mean(0), mel.std(0), change, loud])
+
+
 def clip_spectra(path: str) -> np.ndarray:
-    """Each band's mean, deviation, mean change and 90th percentile, float32 [256].
+    """`mel_statistics` of a whole file, float32 [256].
 
     Args:
         path: An audio file.
@@ -31,10 +45,7 @@ def clip_spectra(path: str) -> np.ndarray:
             parts.append(windows[..., 0].reshape(-1, _FRONTEND.num_mels))
             if sum(map(len, parts)) > _MOST_WINDOWS * _FRONTEND.window_frames:
                 break
-    mel = np.concatenate(parts)
-    change = np.abs(np.diff(mel, axis=0)).mean(0)
-    loud = np.percentile(mel, 90, axis=0)
-    return np.concatenate([mel.mean(0), mel.std(0), change, loud]).astype(np.float32)
+    return mel_statistics(np.concatenate(parts)).astype(np.float32)
 
 
 def spectra_of(paths: Sequence[str]) -> np.ndarray:

@@ -16,6 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from cola_msa.evaluation.probes.heads import to_probabilities
 from cola_msa.evaluation.probes.kept_heads import (
@@ -46,7 +47,7 @@ def list_heads(path: str | os.PathLike) -> dict[pathlib.Path, Heads]:
         path: A run, a pretrained folder or an export.
 
     Returns:
-        Heads by their file, in order of the names; damaged ones are left out.
+        Heads by their file, in order of the names; damaged ones are warned of.
     """
     folder = pathlib.Path(path)
     files = [
@@ -57,8 +58,8 @@ def list_heads(path: str | os.PathLike) -> dict[pathlib.Path, Heads]:
     for file in sorted(files):
         try:
             found[file] = read_heads(file)
-        except RunError:
-            continue
+        except RunError as error:
+            logging.warning("left out: %s", error)
     return found
 
 

@@ -8,7 +8,6 @@ judged. They are applied by NumPy alone.
 import dataclasses
 import os
 import pathlib
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -305,9 +304,3 @@ def describe(heads: Heads) -> str:
         f"{len(heads.members)} head{'s' if len(heads.members) > 1 else ''}"
         + (f", {listed}" if listed else "")
     )
-
-
-def average(scores: Sequence[np.ndarray]) -> np.ndarray:
-    """A clip's scores from its windows', float32 [K]; sums are in double precision."""
-    total = np.sum([np.sum(part, axis=0, dtype=np.float64) for part in scores], axis=0)
-    return (total / sum(len(part) for part in scores)).astype(np.float32)

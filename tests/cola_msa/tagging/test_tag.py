@@ -386,7 +386,7 @@ def test_suggestions_are_filled_in_and_handed_back(own):
         "fit",
         "--embeddings=all.npz",
         "--labels=labels.csv,q.csv",
-        "--no" + "baseline",
+        "--baseline=false",
         "--output=head2",
         cwd=root,
     )
