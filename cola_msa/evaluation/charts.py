@@ -21,6 +21,7 @@ _CURVES = ("#4878a8", "#dd8452")
 # Of many classes a chart is still opened: sides in inches, and numbers in cells.
 _MAX_SIDE, _MAX_HEIGHT = 45.0, 100.0
 _MAX_NUMBERS = 100
+_OVER_TIME = "cola_msa: labels over time"
 _MOST_ROWS = 24  # labels of a chart over time
 
 
@@ -49,15 +50,27 @@ def _font_size(largest: float, inches: float) -> float:
 
 
 def save_figure(
-    figure: Figure, path: str | os.PathLike, dots_per_inch: int = _DOTS_PER_INCH
+    figure: Figure,
+    path: str | os.PathLike,
+    dots_per_inch: int = _DOTS_PER_INCH,
+    mark: str = "",
 ) -> None:
     """Writes a figure as PNG, whole or not at all.
+
+    Args:
+        figure: The figure.
+        path: The PNG file.
+        dots_per_inch: Of the picture.
+        mark: A description within the file, by which it is known again.
 
     Raises:
         FileError: If it cannot be written.
     """
     FigureCanvasAgg(figure)
-    write_file(path, lambda file: figure.savefig(file, format="png", dpi=dots_per_inch))
+    options: dict[str, Any] = {"format": "png", "dpi": dots_per_inch}
+    if mark:
+        options["metadata"] = {"Description": mark}
+    write_file(path, lambda file: figure.savefig(file, **options))
 
 
 def draw_confusion(
@@ -287,7 +300,13 @@ def draw_over_time(
     axes.set_xlabel("seconds")
     figure.colorbar(image, ax=axes, label="probability", pad=0.01)
     _titles(figure, axes, title, note)
-    save_figure(figure, path)
+    save_figure(figure, path, mark=_OVER_TIME)
+
+
+def is_over_time(path: str | os.PathLike) -> bool:
+    """Whether a file is a picture that `draw_over_time` drew."""
+    with open(path, "rb") as file:
+        return _OVER_TIME.encode() in file.read(4096)
 
 
 def _titles(figure: Figure, axes: Axes, title: str, note: str) -> None:

@@ -336,10 +336,11 @@ def draw_labels(
     names, drawn, failed = picture_names(list(rows)), 0, {}
     with progress_bar(len(rows), "pictures", "file") as bar:
         for path, name in zip(rows, names, strict=True):
-            chosen = rows[path]
+            chosen, target = rows[path], pathlib.Path(folder) / name
             try:
+                folders.check_file(target, charts.is_over_time, "a picture of labels")
                 charts.draw_over_time(
-                    pathlib.Path(folder) / name,
+                    target,
                     table.starts[chosen],
                     table.embeddings[chosen],
                     labelled.heads.class_names,

@@ -71,6 +71,8 @@ def run_tag(options: flags.FlagValues) -> None:
     check_tags_output(output)
     if options.plot is not None and options.per != "window":
         raise UsageError("--plot draws labels over time: it needs --per=window")
+    if options.plot is not None and pathlib.Path(options.plot).is_file():
+        raise UsageError(f"--plot={options.plot} is a file: name a folder")
     if options.embeddings is not None:
         found = tag_embeddings(options.embeddings, _heads(options), options.per)
         write_labels(output, found, options.top)

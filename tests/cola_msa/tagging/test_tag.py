@@ -472,6 +472,24 @@ def test_a_picture_shows_when_a_label_applies(tmp_path):
     assert columns[upper].max() <= columns[~upper].min() + 3  # first the one, then y
 
 
+def test_pictures_replace_their_own_alone(judged, tmp_path):
+    """What is another's stays, is named, and ends nothing."""
+    task, run_dir, _, expected = judged
+    paths = sorted(expected)[:2]
+    model = tagger_lib.open_tagging_model(run_dir, task)
+    _, found = files_lib.tag_files(
+        paths, tmp_path / "w.csv", model, "window", is_quiet=True
+    )
+    names = files_lib.picture_names(paths)
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / names[0]).write_bytes(b"a photo")
+    for _ in range(2):  # the second time over its own
+        drawn, failed = files_lib.draw_labels(tmp_path / "pictures", found)
+        assert drawn == 1 and list(failed) == paths[:1]
+        assert "nothing is written over it" in failed[paths[0]]
+    assert (tmp_path / "pictures" / names[0]).read_bytes() == b"a photo"
+
+
 def test_names_of_pictures_differ():
     paths = ["a/x.mp3", "b/x.mp3", "x-2.wav", "c/x.ogg", "d/.mp3", "e/" + "y" * 300]
     names = files_lib.picture_names(paths)
