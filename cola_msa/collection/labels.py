@@ -19,6 +19,9 @@ from cola_msa.values.tables import (
 )
 
 NO_LABEL = "no label"
+# A table that `tag` wrote: the labels of a track, and a column of probabilities each.
+TAG_COLUMN, TAG_SEPARATOR = "tags", "; "
+_WINDOW_COLUMNS = ("start", "seconds")
 _NAME = "name"
 _SHOWN = 3
 _ABSOLUTE = re.compile(r"(?:[A-Za-z]:)?/")
@@ -32,11 +35,16 @@ class Scheme:
         name: What the page calls it.
         groups: Names of its groups, the largest first.
         of: int [n], each track's group.
+        percent: int [n], how sure each is, 0 to 100, which the page shows as opacity;
+            None where nobody says.
+        is_label: Whether the scheme is of one label: its first group has it.
     """
 
     name: str
     groups: tuple[str, ...]
     of: tuple[int, ...]
+    percent: tuple[int, ...] | None = None
+    is_label: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +86,8 @@ def read_labels(path: str | os.PathLike, paths: Sequence[str]) -> Labels:
     and backslashes are slashes. Of two rows for one track the later counts.
     An absolute path of another machine (`C:\Music\a\1.mp3`) is for the track that its
     longest end names; where that is the file's name alone, no other row may have it.
+    Of a table that `tag` wrote a way to colour is the likeliest label, and each label
+    alone, with its probability.
 
     Args:
         path: The CSV file, with a header; comma, semicolon or tab between columns.
@@ -87,20 +97,81 @@ def read_labels(path: str | os.PathLike, paths: Sequence[str]) -> Labels:
         Labels.
 
     Raises:
-        MapError: If the file cannot be read as a table, or no row is for any track.
+        MapError: If the file cannot be read as a table, no row is for any track, or
+            `tag` wrote it of windows.
     """
     found = match_rows(path, paths)
     columns = {name: [""] * len(paths) for name in found.columns}
     for row in found.rows:
         for name, of_track in columns.items():
             of_track[row.track] = row.cells.get(name, "")
-    names = columns.pop(_NAME, [""] * len(paths))
-    schemes = [
-        make_scheme(name, [value or NO_LABEL for value in values])
-        for name, values in columns.items()
-        if any(values)
-    ]
+    schemes = _tag_schemes(columns)
+    if schemes and {*_WINDOW_COLUMNS} <= {*columns}:
+        raise MapError(
+            f"--labels={path}: has a row a window, and a map shows tracks: use a table "
+            "that tag wrote without --per=window"
+        )
+    names = [""] * len(paths)
+    if not schemes:
+        names = columns.pop(_NAME, names)
+        schemes = [
+            make_scheme(name, [value or NO_LABEL for value in values])
+            for name, values in columns.items()
+            if any(values)
+        ]
     return Labels(tuple(schemes), tuple(names), found.remarks)
+
+
+def _tag_schemes(columns: Mapping[str, Sequence[str]]) -> list[Scheme]:
+    """The ways to colour by what `tag` wrote; none where it is no such table."""
+    if TAG_COLUMN not in columns:
+        return []
+    given = columns[TAG_COLUMN]
+    labels = list(columns)[list(columns).index(TAG_COLUMN) + 1 :]
+    if not labels:
+        return []
+    try:
+        scores = {
+            label: [_percent(text) for text in columns[label]] for label in labels
+        }
+    except ValueError:
+        return []
+    cells = [_split(text, labels) for text in given]
+    if None in cells:
+        return []  # tags that have no column: another table's
+    has = [cell or [] for cell in cells]
+    likeliest = [cell[0] if cell else NO_LABEL for cell in has]
+    percents = tuple(
+        scores[cell[0]][n] if cell else max(scores[label][n] for label in labels)
+        for n, cell in enumerate(has)
+    )
+    schemes = [
+        dataclasses.replace(make_scheme(TAG_COLUMN, likeliest), percent=percents)
+    ]
+    for label in labels:
+        of = tuple(0 if label in cell else 1 for cell in has)
+        names = (label, "other tracks")
+        schemes.append(Scheme(label, names, of, tuple(scores[label]), is_label=True))
+    return schemes
+
+
+def _percent(text: str) -> int:
+    """Of a probability, and of a ridge's output; 0 where a track has no row."""
+    value = float(text) if text else 0.0
+    return round(100 * min(1.0, max(0.0, value)))  # raises where it is not a number
+
+
+def _split(text: str, labels: Sequence[str]) -> list[str] | None:
+    """A cell's labels, of those that fit the longest; None where one is unknown."""
+    found = []
+    rest = text
+    while rest:
+        begins = [n for n in labels if rest == n or rest.startswith(n + TAG_SEPARATOR)]
+        if not begins:
+            return None
+        found.append(max(begins, key=len))
+        rest = rest[len(found[-1]) + len(TAG_SEPARATOR) :]
+    return found
 
 
 class TrackRow(NamedTuple):

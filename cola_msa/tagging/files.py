@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from cola_msa.collection.embed import Summary, embed_files
+from cola_msa.collection.labels import TAG_COLUMN, TAG_SEPARATOR
 from cola_msa.collection.table.read import Embeddings, load_embeddings
 from cola_msa.collection.table.write import import_pyarrow
 from cola_msa.evaluation import charts
@@ -27,9 +28,7 @@ from cola_msa.system.errors import UsageError, UserError, hide_logins
 from cola_msa.tagging.tagger import TagError, TaggingModel, check_granularity
 
 SUFFIXES = (".csv", ".parquet", ".json")
-LABEL_COLUMN = "tags"
-_COLUMNS = ("path", "start", "seconds", LABEL_COLUMN)
-_SEPARATOR = "; "
+_COLUMNS = ("path", "start", "seconds", TAG_COLUMN)
 _SHOWN_LABELS, _SHOWN_FILES = 5, 20
 _MAX_STEM = 100  # characters of a picture's name
 
@@ -94,7 +93,7 @@ def _is_ours(path: pathlib.Path) -> bool:
     if path.suffix == ".parquet":
         _, parquet = import_pyarrow()
         try:
-            return LABEL_COLUMN in parquet.read_schema(path).names
+            return TAG_COLUMN in parquet.read_schema(path).names
         except Exception:  # whatever a file that is none makes of it
             return False
     with open(path, "rb") as file:
@@ -102,7 +101,7 @@ def _is_ours(path: pathlib.Path) -> bool:
     if path.suffix == ".json":
         return start.lstrip().startswith(b'{"task"')
     header = start.split(b"\n", 1)[0].decode("utf-8", "replace")
-    return header.startswith("path,") and f",{LABEL_COLUMN}," in header
+    return header.startswith("path,") and f",{TAG_COLUMN}," in header
 
 
 def tag_files(
@@ -254,14 +253,14 @@ def _write_csv(path: pathlib.Path, found: Labelled, labels: list[list[str]]) -> 
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         names = column_names(found.heads.class_names)
-        writer.writerow(["path", *times, LABEL_COLUMN, *names])
+        writer.writerow(["path", *times, TAG_COLUMN, *names])
         for row, name in enumerate(table.paths):
             when = [f"{table.starts[row]:g}", f"{table.seconds[row]:g}"]
             writer.writerow(
                 [
                     name,
                     *(when if has_times else []),
-                    _SEPARATOR.join(labels[row]),
+                    TAG_SEPARATOR.join(labels[row]),
                     *(f"{score:.6g}" for score in table.embeddings[row]),
                 ]
             )
@@ -288,7 +287,7 @@ def _write_json(path: pathlib.Path, found: Labelled, labels: list[list[str]]) ->
                     "start": float(table.starts[row]),
                     "seconds": float(table.seconds[row]),
                 }
-            values[LABEL_COLUMN] = labels[row]
+            values[TAG_COLUMN] = labels[row]
             values["scores"] = [float(f"{s:.6g}") for s in table.embeddings[row]]
             ending = ",\n" if row + 1 < len(table.paths) else "\n"
             file.write(json.dumps(values, ensure_ascii=False) + ending)
@@ -303,7 +302,7 @@ def _write_parquet(
     columns: dict[str, Any] = {"path": list(table.paths)}
     if found.per == "window":
         columns |= {"start": table.starts, "seconds": table.seconds}
-    columns[LABEL_COLUMN] = pyarrow.array(labels, pyarrow.list_(pyarrow.string()))
+    columns[TAG_COLUMN] = pyarrow.array(labels, pyarrow.list_(pyarrow.string()))
     names = column_names(found.heads.class_names)
     columns |= dict(zip(names, table.embeddings.T, strict=True))
     metadata = {"task": found.heads.task["name"], "model": found.heads.encoder_key}

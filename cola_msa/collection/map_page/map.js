@@ -108,6 +108,12 @@
   const scheme = () => data.schemes[state.scheme];
   const groupOf = (track) => scheme().of[track];
   const isShown = (track) => !state.hiddenGroups.has(groupOf(track));
+  // How sure a track's group is, where the scheme says.
+  const FAINTEST = 0.12;
+  const opacityOf = (track) => Math.max(FAINTEST, scheme().percent[track] / 100);
+  const textOf = (found, track) => found.groups[found.of[track]]
+    + (found.percent ? `, ${found.percent[track]} %` : "");
+  const says = (found, track) => !found.is_label || found.of[track] === 0;
   const isMatch = (track) => !state.matches || state.matches[track] === 1;
 
   const scaleX = () => state.scale * state.stretchX;
@@ -193,25 +199,37 @@
     pointsDue = viewDue = false;
   }
 
+  // What is sure lies above what is not.
+  const inOrder = Array.from({ length: count }, (_, n) => n);
+  const orders = new Map();
+  function order() {
+    const percent = scheme().percent;
+    if (!percent) return inOrder;
+    if (!orders.has(percent)) orders.set(percent, inOrder.slice().sort((a, b) => percent[a] - percent[b]));
+    return orders.get(percent);
+  }
+
   function drawPoints() {
     const started = performance.now();
     const context = pointsContext;
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.clearRect(0, 0, points.width, points.height);
     const radius = pointRadius();
-    const of = scheme().of;
+    const of = scheme().of, percent = scheme().percent;
     const used = scheme().groups.map((_, group) =>
       state.hiddenGroups.has(group) ? null : spriteOf(group, radius));
     const margin = 12, byX = scaleX(), byY = scaleY();
     // What a search does not find is drawn first, and faintly.
     for (const pass of state.matches ? [0, 1] : [1]) {
-      context.globalAlpha = pass ? 0.92 : 0.13;
-      for (let n = 0; n < count; n++) {
+      const alpha = pass ? 0.92 : 0.13;
+      context.globalAlpha = alpha;
+      for (const n of order()) {
         const sprite = used[of[n]];
         if (!sprite || (state.matches && state.matches[n] !== pass)) continue;
         const x = xs[n] * byX + state.offsetX, y = ys[n] * byY + state.offsetY;
         if (x < -margin || y < -margin || x > width + margin || y > height + margin) continue;
         const half = sprite.width / 2;
+        if (percent) context.globalAlpha = alpha * opacityOf(n);
         context.drawImage(sprite, Math.round(x * ratio - half), Math.round(y * ratio - half));
       }
     }
@@ -336,7 +354,7 @@
   function showTip(track) {
     tip.textContent = data.names[track];
     const small = document.createElement("small");
-    small.textContent = scheme().groups[groupOf(track)];
+    small.textContent = textOf(scheme(), track);
     tip.append(small);
     tip.hidden = false;
     const box = tip.getBoundingClientRect();
@@ -399,10 +417,11 @@
     $("panel").hidden = false;
     $("track").textContent = data.names[track];
     $("path").textContent = data.paths[track];
-    $("tags").replaceChildren(...data.schemes.map((found, number) => {
+    const shown = data.schemes.filter((found) => found === scheme() || says(found, track));
+    $("tags").replaceChildren(...shown.map((found) => {
       const item = document.createElement("li");
-      if (number === state.scheme) item.append(markFor(found.of[track]));
-      item.append(found.groups[found.of[track]]);
+      if (found === scheme()) item.append(markFor(found.of[track]));
+      item.append(textOf(found, track));
       item.title = found.name;
       return item;
     }));
@@ -443,7 +462,7 @@
     $("panel").scrollTop = 0;
     bringIntoView(track);
     if (options.focus) $("track").focus({ preventScroll: true });
-    say(`${data.names[track]}, ${scheme().groups[groupOf(track)]}. ${data.num_neighbours} nearest tracks listed.`);
+    say(`${data.names[track]}, ${textOf(scheme(), track)}. ${data.num_neighbours} nearest tracks listed.`);
   }
 
   function closePanel() {
@@ -465,7 +484,7 @@
   const groupsList = $("groups"), moreGroups = $("more-groups");
 
   function buildLegend() {
-    $("legend-title").textContent = scheme().name;
+    $("legend-title").textContent = scheme().name + (scheme().percent ? ", fainter: less sure" : "");
     groupsList.replaceChildren();
     growLegend();
     updateLegend();
@@ -525,7 +544,7 @@
   const MOST_SHOWN = 50;
   const fold = (text) => text.normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase();
   const texts = data.names.map((name, n) =>
-    fold(`${name} ${data.paths[n]} ${data.schemes.map((s) => s.groups[s.of[n]]).join(" ")}`));
+    fold(`${name} ${data.paths[n]} ${data.schemes.filter((s) => says(s, n)).map((s) => s.groups[s.of[n]]).join(" ")}`));
   let listed = [], active = -1;
 
   function runSearch() {
@@ -685,7 +704,7 @@
     bringIntoView(track);
     hover(track);
     showTip(track);
-    say(`${data.names[track]}, ${scheme().groups[groupOf(track)]}`);
+    say(`${data.names[track]}, ${textOf(scheme(), track)}`);
   }
 
   marks.addEventListener("keydown", (event) => {

@@ -229,6 +229,54 @@ def test_labels_are_read_as_csv_and_rows_may_be_short_or_repeat(tmp_path):
     )
 
 
+def test_tables_of_tag_colour_by_label_and_probability(tmp_path):
+    path = tmp_path / "tags.csv"
+    path.write_text(
+        "path,tags,rock,rock; slow,piano\n"
+        "a.ogg,rock; slow; piano,0.1,0.9,0.6\n"
+        "b.ogg,,0.2,0.3,0.1\n"
+        "c.ogg,piano; rock,0.51,1e-9,0.777\n"
+    )
+    found = labels_lib.read_labels(path, ["c.ogg", "b.ogg", "a.ogg", "d.ogg"])
+    first, *each = found.schemes
+    assert first.name == "tags"
+    assert [first.groups[g] for g in first.of] == [
+        "piano",
+        labels_lib.NO_LABEL,
+        "rock; slow",
+        labels_lib.NO_LABEL,
+    ]
+    assert first.percent == (78, 30, 90, 0)
+    assert [scheme.name for scheme in each] == ["rock", "rock; slow", "piano"]
+    assert each[2].percent == (78, 10, 60, 0)
+    assert [each[2].groups[g] == "piano" for g in each[2].of] == [1, 0, 1, 0]
+    assert all(scheme.is_label for scheme in each)
+
+
+@pytest.mark.parametrize(
+    "header, row",
+    [
+        ("path,tags", "a.ogg,rock"),
+        ("path,tags,year", "a.ogg,rock,1990"),
+        ("path,tags,rock", "a.ogg,rock; jazz,0.9"),
+        ("path,tags,rock", "a.ogg,rock,high"),
+    ],
+)
+def test_own_columns_called_tags_are_labels_as_others(tmp_path, header, row):
+    path = tmp_path / "labels.csv"
+    path.write_text(f"{header}\n{row}\n")
+    found = labels_lib.read_labels(path, ["a.ogg"]).schemes
+    assert [scheme.name for scheme in found] == header.split(",")[1:]
+    assert all(scheme.percent is None for scheme in found)
+
+
+def test_tags_of_windows_are_refused(tmp_path):
+    path = tmp_path / "tags.csv"
+    path.write_text("path,start,seconds,tags,rock\na.ogg,0,1,rock,0.9\n")
+    with pytest.raises(MapError, match="a row a window"):
+        labels_lib.read_labels(path, ["a.ogg"])
+
+
 def test_the_command_says_how_many_labels_found_a_track(page, tmp_path, monkeypatch):
     lines = []
     monkeypatch.setattr(

@@ -147,6 +147,55 @@ def test_every_point_is_drawn_in_its_groups_colour(page, folder):
     assert num_checked >= 15
 
 
+def test_what_tag_wrote_is_shown_by_opacity(driver, tmp_path):
+    columns = embedding_tables.sample_columns(2)
+    embeddings = embedding_tables.write(tmp_path / "e.npz", columns)
+    sure, unsure = columns["path"]
+    table = f"path,tags,piano\n{sure},piano,0.98\n{unsure},,0.4\n"
+    (tmp_path / "tags.csv").write_text(table)
+    collection_map.write_map(
+        embeddings, tmp_path / "map.html", labels=tmp_path / "tags.csv"
+    )
+    driver.get((tmp_path / "map.html").as_uri())
+    alphas, tags = driver.execute_script(
+        """
+        const canvas = document.getElementById('points');
+        const box = canvas.getBoundingClientRect();
+        const copy = document.createElement('canvas');
+        copy.width = canvas.width;
+        copy.height = canvas.height;
+        const context = copy.getContext('2d', { willReadFrequently: true });
+        const choose = document.getElementById('scheme');
+        choose.value = '1';
+        choose.dispatchEvent(new Event('change'));
+        const alpha = n => {
+          const [x, y] = colaMap.positionOf(n);
+          const left = Math.round(x - box.left), top = Math.round(y - box.top);
+          return context.getImageData(left, top, 1, 1).data[3] / 255;
+        };
+        const list = n => {
+          colaMap.select(n, { play: false });
+          return Array.from(document.querySelectorAll('#tags li'), i => i.textContent);
+        };
+        const frame = requestAnimationFrame;
+        return new Promise(done => frame(() => frame(() => {
+          context.drawImage(canvas, 0, 0);
+          const alphas = [0, 1].map(alpha);
+          choose.value = '0';
+          choose.dispatchEvent(new Event('change'));
+          done([alphas, [0, 1].map(list)]);
+        })));
+        """
+    )
+    assert alphas[0] == pytest.approx(0.92 * 0.98, abs=0.02)
+    assert alphas[1] == pytest.approx(0.92 * 0.4, abs=0.02)
+    assert tags[0][:2] == ["piano, 98 %", "piano, 98 %"]
+    assert tags[1][0] == "no label, 40 %"
+    assert not any("other tracks" in tag for tag in tags[1])
+    assert browser.console_errors(driver) == []
+    assert len(browser.requested_urls(driver)) == 1
+
+
 def test_hover_shows_the_name(page, folder):
     _, data = folder
     track = free_of(page, NUM_TRACKS)
