@@ -14,6 +14,7 @@ from cola_msa.system.console import progress_bar
 _FRONTEND = FrontendConfig()
 _SIZE = 4 * _FRONTEND.num_mels
 _MOST_WINDOWS = 3600  # an hour; of what is longer the first
+MOST_FILES = 500  # that are decoded: a comparison is not what a head waits for
 
 
 def mel_statistics(mel: np.ndarray) -> np.ndarray:
@@ -48,15 +49,20 @@ def clip_spectra(path: str) -> np.ndarray:
     return mel_statistics(np.concatenate(parts)).astype(np.float32)
 
 
-def spectra_of(paths: Sequence[str]) -> np.ndarray:
+def spectra_of(paths: Sequence[str], most: int = MOST_FILES) -> np.ndarray:
     """`clip_spectra` of many files, in threads, with a bar.
 
     Args:
         paths: Audio files; some may be gone or damaged.
+        most: How many are decoded; of more a random sample, the same each time.
 
     Returns:
-        float32 [n, 256]; NaN where a file cannot be read.
+        float32 [n, 256]; NaN where a file cannot be read, or is not in the sample.
     """
+    rows = np.full((len(paths), _SIZE), np.nan, np.float32)
+    count = min(most, len(paths))
+    chosen = np.random.default_rng(0).choice(len(paths), count, replace=False)
+    chosen.sort()
 
     def read(path: str) -> np.ndarray:
         try:
@@ -66,9 +72,9 @@ def spectra_of(paths: Sequence[str]) -> np.ndarray:
 
     workers = len(os.sched_getaffinity(0))
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        with progress_bar(len(paths), "log-mel statistics", "file") as bar:
-            rows = []
-            for row in pool.map(read, paths):
-                rows.append(row)
+        with progress_bar(count, "log-mel statistics", "file") as bar:
+            asked = pool.map(read, [paths[number] for number in chosen])
+            for number, row in zip(chosen, asked, strict=True):
+                rows[number] = row
                 bar.update()
-    return np.stack(rows)
+    return rows

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import soundfile
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
@@ -12,6 +13,7 @@ from cola_msa.collection.table.read import EmbeddingFileError
 from cola_msa.evaluation.probes.kept_heads import read_heads
 from cola_msa.system.errors import FileError, UserError
 from cola_msa.tagging import fit as fit_lib
+from cola_msa.tagging import spectra
 from cola_msa.tagging.fit import FitError, fit
 from cola_msa.tagging.folds import make_folds
 from cola_msa.tagging.labels import ClipLabels, LabelError
@@ -325,3 +327,19 @@ def test_an_output_is_replaced_only_where_it_is_a_head(songs, tmp_path, monkeypa
     (output / "heads.npz").write_bytes(b"somebody's")
     with pytest.raises(UserError, match="heads.npz"):
         fit(table, labels, output, num_resamples=10)
+
+
+def test_log_mel_statistics_of_many_files_are_of_a_sample(tmp_path):
+    random = np.random.default_rng(0)
+    paths = [str(tmp_path / f"{n}.wav") for n in range(6)]
+    for path in paths[:5]:  # the last is gone
+        soundfile.write(path, 0.1 * random.standard_normal(32000), 16000)
+    rows = spectra.spectra_of(paths)
+    assert np.isfinite(rows[:5]).all() and np.isnan(rows[5]).all()
+    for path, row in zip(paths[:5], rows, strict=False):
+        np.testing.assert_array_equal(row, spectra.clip_spectra(path))
+    some = spectra.spectra_of(paths[:5], most=3)
+    has = np.isfinite(some).all(axis=1)
+    assert has.sum() == 3
+    np.testing.assert_array_equal(some[has], rows[:5][has])
+    np.testing.assert_array_equal(some, spectra.spectra_of(paths[:5], most=3))
