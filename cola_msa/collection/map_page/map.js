@@ -44,6 +44,8 @@
     soft = value("--soft");
     sprites.clear();
   }
+  // Where a scheme is of one label, whatever has it not is grey.
+  const lookOf = (group) => (scheme().is_label && group > 0 ? NUM_COLOURS : group);
   const colourOf = (group) => (group < colours.length ? colours[group] : other);
   const shapeOf = (group) => (group < colours.length ? group % SHAPES : 0);
 
@@ -68,7 +70,7 @@
   }
 
   function spriteOf(group, radius) {
-    const index = Math.min(group, colours.length);
+    const index = Math.min(lookOf(group), colours.length);
     const key = `${index}/${radius}`;
     let sprite = sprites.get(key);
     if (!sprite) {
@@ -88,6 +90,7 @@
   }
 
   function markFor(group) {
+    const look = lookOf(group);
     const size = 14;
     const canvas = document.createElement("canvas");
     canvas.className = "mark";
@@ -97,8 +100,8 @@
     canvas.setAttribute("aria-hidden", "true");
     const context = canvas.getContext("2d");
     context.scale(ratio, ratio);
-    tracePath(context, shapeOf(group), size / 2, size / 2 + (shapeOf(group) === 2 ? 1 : 0), 4.6);
-    context.fillStyle = colourOf(group);
+    tracePath(context, shapeOf(look), size / 2, size / 2 + (shapeOf(look) === 2 ? 1 : 0), 4.6);
+    context.fillStyle = colourOf(look);
     context.fill();
     return canvas;
   }
@@ -111,7 +114,7 @@
   // How sure a track's group is, where the scheme says.
   const FAINTEST = 0.12;
   const opacityOf = (track) => Math.max(FAINTEST, scheme().percent[track] / 100);
-  const textOf = (found, track) => found.groups[found.of[track]]
+  const textOf = (found, track) => found.groups[found.is_label ? 0 : found.of[track]]
     + (found.percent ? `, ${found.percent[track]} %` : "");
   const says = (found, track) => !found.is_label || found.of[track] === 0;
   const isMatch = (track) => !state.matches || state.matches[track] === 1;
@@ -417,7 +420,13 @@
     $("panel").hidden = false;
     $("track").textContent = data.names[track];
     $("path").textContent = data.paths[track];
-    const shown = data.schemes.filter((found) => found === scheme() || says(found, track));
+    const told = new Set([textOf(scheme(), track)]);
+    const shown = data.schemes.filter((found) => {
+      const text = textOf(found, track);
+      const isNew = says(found, track) && !told.has(text);
+      if (isNew) told.add(text);
+      return isNew || found === scheme();
+    });
     $("tags").replaceChildren(...shown.map((found) => {
       const item = document.createElement("li");
       if (found === scheme()) item.append(markFor(found.of[track]));

@@ -189,9 +189,8 @@ def test_what_tag_wrote_is_shown_by_opacity(driver, tmp_path):
     )
     assert alphas[0] == pytest.approx(0.92 * 0.98, abs=0.02)
     assert alphas[1] == pytest.approx(0.92 * 0.4, abs=0.02)
-    assert tags[0][:2] == ["piano, 98 %", "piano, 98 %"]
-    assert tags[1][0] == "no label, 40 %"
-    assert not any("other tracks" in tag for tag in tags[1])
+    assert [tag for tag in tags[0] if "%" in tag] == ["piano, 98 %"]
+    assert [tag for tag in tags[1] if "%" in tag] == ["no label, 40 %"]
     assert browser.console_errors(driver) == []
     assert len(browser.requested_urls(driver)) == 1
 
