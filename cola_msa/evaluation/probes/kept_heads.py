@@ -14,8 +14,7 @@ import numpy as np
 from scipy.special import expit, softmax
 
 from cola_msa.config.checks import check_frontend
-from cola_msa.config.schema import FrontendConfig
-from cola_msa.evaluation.tasks import MULTICLASS, MULTILABEL
+from cola_msa.config.schema import MULTICLASS, MULTILABEL, FrontendConfig
 from cola_msa.system.errors import RunError
 from cola_msa.values.arrays import parse_state, read_arrays, write_arrays
 
