@@ -7,7 +7,7 @@ files unpacked beside, and put in place in one step, so that a folder in the cac
 whole. One process fetches at a time; others wait and find what it fetched.
 
 What comes from elsewhere is a pretrained folder or is refused: nothing but the files of
-`pretrained.LIMITS` leaves an archive.
+`pretrained.ARCHIVE_LIMITS` leaves an archive.
 """
 
 import base64
@@ -25,10 +25,13 @@ from typing import Any
 import tqdm
 
 from cola_msa.hub.pretrained import (
+    ARCHIVE_LIMITS,
     FORMAT,
     LIMITS,
     check_files,
     is_pretrained,
+    listed_hashes,
+    own_files,
     read_config,
 )
 from cola_msa.system.archives import read_archive
@@ -141,7 +144,7 @@ def fetch(name_or_url: str, registry: str | os.PathLike | None = None) -> pathli
 def _check_cached(folder: pathlib.Path, source: str) -> None:
     """Says where a download lies that was whole once, and is no more."""
     try:
-        check_files(folder, read_config(folder)["files"])
+        check_files(folder, listed_hashes(read_config(folder)))
     except RunError as error:
         raise RunError(
             f"{error}. This is the cached download of {source}: remove the folder "
@@ -164,21 +167,25 @@ def _fetch_to(url: str, sha256: str | None, target: pathlib.Path) -> None:
                 f"{shown}: the download is not the expected file: SHA-256 {found}, not "
                 f"{sha256}"
             )
-        unpacked = read_archive(archive, pathlib.Path(work) / "unpacked", LIMITS, shown)
+        unpacked = read_archive(
+            archive, pathlib.Path(work) / "unpacked", ARCHIVE_LIMITS, shown
+        )
         holding = [path for path in unpacked if is_pretrained(path)]
         if len(holding) != 1:
             raise RunError(f"{shown}: holds no pretrained folder ({FORMAT!r})")
         _check_whole(holding[0], shown)
-        for path in holding[0].iterdir():
-            (folder / path.name).write_bytes(path.read_bytes())
+        for name in (*LIMITS, *listed_hashes(read_config(holding[0]))):
+            if (holding[0] / name).is_file():
+                (folder / name).parent.mkdir(exist_ok=True)
+                (folder / name).write_bytes((holding[0] / name).read_bytes())
         # What lies there is no pretrained folder: damaged, or of another kind.
-        replace_folder(folder, target, lambda _: LIMITS, "a damaged download")
+        replace_folder(folder, target, own_files, "a damaged download")
 
 
 def _check_whole(folder: pathlib.Path, url: str) -> None:
     """Refuses a damaged folder before the cache keeps it and no more asks the URL."""
     try:
-        check_files(folder, read_config(folder)["files"])
+        check_files(folder, listed_hashes(read_config(folder)))
     except RunError as error:
         reason = str(error).replace(f"{folder}{os.sep}", "")
         raise RunError(f"{url}: {reason}") from error
