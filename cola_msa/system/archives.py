@@ -153,9 +153,9 @@ class _Places:
     def _known(self, parts: list[str]) -> tuple[str, str]:
         """The known name that a path ends with, and its limit's; empty where none."""
         for known in ("/".join(parts), "/".join(parts[1:])):
-            if known in self._limits and known:
-                return known, known
             folder, _, name = known.partition("/")
+            if known in self._limits and "*" not in known:
+                return known, known
             limit = f"{folder}/*{os.path.splitext(name)[1]}"
             if limit in self._limits and re.fullmatch(FILE_PATTERN, name):
                 return known, limit

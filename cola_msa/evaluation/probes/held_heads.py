@@ -154,17 +154,16 @@ def _say_what_is_missing(
     named = f"heads for --task={task}" if task else "heads"
     text = f"{path} has no {named}"
     wanted = {f: h for f, h in others.items() if task in (None, h.task["name"])}
-    tuned = [f for f, heads in wanted.items() if heads.are_tuned]
-    strange = [f for f in wanted if f not in tuned and f.name != HEADS_NAME]
+    tuned = [file for file, heads in wanted.items() if heads.are_tuned]
+    strange = [file for file in wanted if file not in tuned]
+    carried = [file for file in strange if file.name != HEADS_NAME]
+    if carried:
+        other = wanted[carried[0]].encoder_key
+        text += f" of its encoder, {key} ({carried[0]} is of {other})"
+    elif strange:
+        text += " of this step and these batch-norm statistics"
     if tasks:
         text += f" (it has some for {', '.join(tasks)})"
-    elif strange:
-        text += (
-            f" of its encoder, {key} ({strange[0]} is of "
-            f"{wanted[strange[0]].encoder_key})"
-        )
-    elif len(others) > len(tuned):
-        text += " of this step and these batch-norm statistics"
     if tuned:
         text += f" ({tuned[0]} has encoders of its own: --head={tuned[0].parent})"
     if damaged:
