@@ -45,6 +45,7 @@ from cola_msa.values.names import escape
 from cola_msa.values.reading import read_json
 
 METADATA_NAME = "metadata.json"
+NO_HEADS = "none"
 FORMATS = ("saved_model", "tflite", "onnx", "pretrained")
 # What TensorFlow makes of a full disk, and of a read-only one.
 _DISK_ERRORS = (tf.errors.ResourceExhaustedError, tf.errors.FailedPreconditionError)
@@ -99,7 +100,7 @@ def export_encoder(
     model = open_model(run_dir, step)
     if model.kind == "export":
         raise RunError(f"{run_dir} is an export already: name the run it was made of")
-    heads = None if head is None else _heads_of(model, head, file_format)
+    heads = None if head in (None, NO_HEADS) else _heads_of(model, head, file_format)
     with temporary_folder(output_dir) as temporary:
         if file_format == "saved_model":
             found = _write_saved_model(model, heads, temporary, output_dir)
@@ -114,8 +115,11 @@ def export_encoder(
                 summary["difference"] = check_tags(temporary, model, heads)
             else:
                 path = write(model, temporary, heads)
-                summary |= {"tagger": path.name, "inputs": INPUTS}
-                summary["outputs_of_tagger"] = TAGGER_OUTPUTS
+                summary["tagger"] = {
+                    "file": path.name,
+                    "inputs": INPUTS,
+                    "outputs": TAGGER_OUTPUTS,
+                }
                 summary["difference"] = check_tags(path, model, heads)
             (name,) = write_heads(temporary, {name_of_file(heads): heads}, model.key)
             found["head"] = {**summary, "file": name}
@@ -200,7 +204,7 @@ def _export_pretrained(
             found["difference"] = check_carried(folder, model, heads, weights)
 
     heads = None
-    if head == "none":
+    if head == NO_HEADS:
         heads = {}
     elif head is not None:
         chosen = _heads_of(open_model(run_dir, step), head, "pretrained")

@@ -125,12 +125,16 @@ def _head_lines(content: dict[str, Any]) -> list[str]:
             f"| {plain(row['task'])} | {labels} | {'; '.join(scores) or 'none'} "
             f"| {clips or 'not stated'} | {how} | {plain(row['file'])} |"
         )
-    if any(row["trained_on"] != content["encoder_key"] for row in heads):
+    others = {row["trained_on"] for row in heads} - {content["encoder_key"]}
+    if others:
+        how = "come"
+        if content.get("weights", "float32") != "float32":
+            how = "were rounded to be stored: of these they say nearly the same"
+        keys = ", ".join(plain(key) for key in sorted(others))
         lines += [
             "",
-            "They were trained, and scored, on the embeddings of the weights before "
-            "these were rounded to be stored; of the rounded ones they say nearly the "
-            "same.",
+            f"They were trained, and scored, on the embeddings of the weights {keys}, "
+            f"from which these {how}.",
         ]
     return [*lines, ""]
 

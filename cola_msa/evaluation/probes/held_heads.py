@@ -5,6 +5,7 @@ with the weights: of a pretrained folder, of an export, of a run that was import
 """
 
 import dataclasses
+import json
 import math
 import os
 import pathlib
@@ -26,6 +27,7 @@ from cola_msa.system.files import file_sha256
 
 HEADS_FOLDER = "heads"
 MAX_HEADS, MAX_BYTES = 64, 128 << 20  # of a folder, all together
+_MAX_TEXT = 2 << 20  # of what a folder's JSON says of them
 _FILE = re.compile(rf"{HEADS_FOLDER}/{FILE_PATTERN}\.npz")
 # What goes with heads: nothing of where their music or their encoder lay.
 _HANDED_ON = (
@@ -229,7 +231,7 @@ def check_encoder(
         raise TagError(
             f"the heads for {heads.task['name']} were trained on the embeddings of the "
             f"encoder {heads.encoder_key}, and {path} is {key}: name that "
-            "encoder by --model, or train heads for this one"
+            "encoder, or train heads for this one"
         )
     wanted = clip_dim if heads.are_of_clips else dim
     if heads.dim != wanted:
@@ -312,7 +314,7 @@ def write_heads(
     written = {}
     if chosen:
         (folder / HEADS_FOLDER).mkdir()
-    size = 0
+    size, text = 0, 0
     for name, heads in chosen.items():
         trained_on = heads.details.get("encoder")
         trained_on = trained_on if isinstance(trained_on, dict) else {}
@@ -323,11 +325,13 @@ def write_heads(
         save_heads(path, own)
         written[f"{HEADS_FOLDER}/{name}"] = own
         size += path.stat().st_size
-    if len(written) > MAX_HEADS or size > MAX_BYTES:
+        text += len(json.dumps(summarize(own)))
+    if len(written) > MAX_HEADS or size > MAX_BYTES or text > _MAX_TEXT:
         raise UserError(
-            f"{len(written)} heads of {size:,} bytes are more than a folder to hand on "
-            f"may hold ({MAX_HEADS}, {MAX_BYTES:,} bytes): name one task's by --head, "
-            "or leave them out by --head=none"
+            f"{len(written)} heads of {size:,} bytes, with names of {text:,}, are more "
+            f"than a folder to hand on may hold ({MAX_HEADS}; {MAX_BYTES:,}; "
+            f"{_MAX_TEXT:,}): name one task's by --head, or leave them out by "
+            "--head=none"
         )
     return written
 

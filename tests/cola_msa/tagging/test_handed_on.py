@@ -301,7 +301,7 @@ def test_half_precision_has_a_key_of_its_own_and_says_so(
     (said,) = content["heads"]
     assert content["encoder_key"] != own.encoder_key == said["trained_on"]
     card = (tmp_path / "half" / "README.md").read_text()
-    assert "before these were rounded" in " ".join(card.split())
+    assert f"weights {own.encoder_key}, from which these were rounded" in card
     tag = cola_msa.Tagger.from_pretrained(tmp_path / "half", "moods")
     full = cola_msa.Tagger.from_pretrained(run_dir, "moods")
     noise = 0.1 * np.random.default_rng(0).standard_normal(48000).astype(np.float32)
@@ -321,6 +321,33 @@ def test_probabilities_of_a_folder_are_compared_with_its_runs(
     with pytest.raises(ExportError, match="probabilities for moods differ"):
         export.export_encoder(run_dir, tmp_path / "out", file_format="pretrained")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_ridge_is_in_the_files_too(finished_run, make_run, tmp_path):
+    """Weights in double precision, scaled features, and no probabilities."""
+    pytest.importorskip("tf2onnx", reason="needs the extra formats")
+    own, random = heads_for(finished_run), np.random.default_rng(0)
+    members = tuple(
+        Member(
+            ((random.normal(0, 0.1, (own.dim, 3)), random.normal(0, 0.1, 3)),),
+            random.normal(0, 1, own.dim).astype(np.float32),
+            random.uniform(5, 9, own.dim).astype(np.float32),
+        )
+        for _ in range(2)
+    )
+    ridge = dataclasses.replace(own, members=members, outputs="outputs")
+    run_dir = make_run({"moods": ridge})
+    mel = random.normal(-3, 2, (4, 98, 64, 1)).astype(np.float32)
+    expected = checks.reference_tags(mel, loading.open_model(run_dir), ridge)
+    assert np.abs(expected).max() > 1.0
+    for form in ("onnx", "tflite"):
+        metadata = export_unchecked(
+            run_dir, tmp_path / form, file_format=form, head="moods"
+        )
+        assert metadata["head"]["outputs"] == "outputs"
+        path = tmp_path / form / metadata["head"]["tagger"]["file"]
+        (found,) = portable.run_file(path, [mel])
+        np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
 # Damaged, foreign, oversized ----------------------------------------------------------
