@@ -123,12 +123,14 @@ def save_pretrained(
     with temporary_folder(output_dir) as temporary:
         with plain_hdf5_errors():
             _write_weights(temporary / WEIGHTS_NAME, model, weights)
-            wanted: tuple[str, ...] = STATISTICS
-            if weights != "float32":  # what nobody uses takes no space
-                used = {config.train.statistics_inputs, "pairs"}
-                wanted = tuple(name for name in STATISTICS if name in used)
+            wanted = {config.train.statistics_inputs, "pairs"}
+            if weights == "float32":  # else what nobody uses takes no space
+                # A run of an imported folder has those that the folder had.
+                names = [n.split("/") for n in arrays if n.startswith("statistics/")]
+                wanted |= {name[1] for name in names}
             statistics = temporary / STATISTICS_NAME
-            _write_statistics(statistics, kept, arrays, model, wanted)
+            held = tuple(name for name in STATISTICS if name in wanted)
+            _write_statistics(statistics, kept, arrays, model, held)
         key = _key(run_key, weights)
         written = held_heads.write_heads(temporary, heads, key)
         content = {

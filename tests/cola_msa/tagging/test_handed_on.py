@@ -307,6 +307,11 @@ def test_half_precision_has_a_key_of_its_own_and_says_so(
     noise = 0.1 * np.random.default_rng(0).standard_normal(48000).astype(np.float32)
     a, b = (t(noise, 16000)[1] for t in (tag, full))
     assert 0 < np.abs(a - b).max() < 0.02
+    # A run of it, and a folder of that, which has no more statistics than it was given.
+    pretrained.make_run(tmp_path / "half", tmp_path / "imported")
+    pretrained.save_pretrained(tmp_path / "imported", tmp_path / "again")
+    again = cola_msa.Tagger.from_pretrained(tmp_path / "again", "moods")
+    np.testing.assert_allclose(again(noise, 16000)[1], a, atol=1e-5)
     export_unchecked(run_dir, tmp_path / "whole", file_format="pretrained")
     assert "rounded" not in (tmp_path / "whole" / "README.md").read_text()
 
