@@ -41,7 +41,8 @@ setup(
     package_data={
         "cola_msa": ["py.typed"],
         "cola_msa.collection": ["map_page/*"],
-        "cola_msa.hub": ["registry.json", "starter/*"],
+        "cola_msa.hub": ["starter/*"],
+        "cola_msa.hub.sharing": ["registry.json"],
         "data_prep": ["py.typed"],
     },
     entry_points={"console_scripts": ["cola-msa = cola_msa.__main__:main"]},

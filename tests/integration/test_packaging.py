@@ -100,7 +100,7 @@ def test_the_wheel_holds_the_packages_and_nothing_else(wheel):
     modules = {name for name in names if ".dist-info/" not in name}
     expected = {name_of(path) for path in SOURCES}
     expected |= {f"{name}/py.typed" for name in PACKAGES}
-    expected.add("cola_msa/hub/registry.json")
+    expected.add("cola_msa/hub/sharing/registry.json")
     for folder in ("collection/map_page", "hub/starter"):
         expected |= {name_of(path) for path in (ROOT / "cola_msa" / folder).iterdir()}
     assert modules == expected
