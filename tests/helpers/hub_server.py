@@ -131,12 +131,17 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
 
 
+class _Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, request, client_address):
+        """Nothing is printed where a client goes away, as it shall at a limit."""
+
+
 @contextlib.contextmanager
 def serve():
     """A hub without repositories, as long as the block lasts."""
     hub = Hub()
     handler = type("Handler", (_Handler,), {"hub": hub})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    with _Server(("127.0.0.1", 0), handler) as server:
         hub.url = f"http://127.0.0.1:{server.server_address[1]}"
         hub.store = f"http://localhost:{server.server_address[1]}"
         thread = threading.Thread(target=server.serve_forever)

@@ -140,13 +140,6 @@ def test_a_revision_that_moves_is_followed_and_a_commit_is_not(
     assert hub.requests == []  # a commit that is there needs no hub
 
 
-def test_a_commit_is_opened_without_the_library(hub, files, monkeypatch):
-    commit = hub.commit(REPOSITORY, files)
-    path = loading.resolve(f"{ADDRESS}@{commit}")
-    monkeypatch.setattr(hugging_face, "_import_library", pytest.fail)
-    assert loading.resolve(f"{ADDRESS}@{commit}") == path
-
-
 @pytest.mark.parametrize("branch", ["v1.0", "refs/pr/1", "feature--x_y+z"])
 def test_branches_and_tags_have_such_names(hub, files, branch):
     commit = hub.commit(REPOSITORY, files, branch)
@@ -332,38 +325,6 @@ def test_what_rots_in_the_cache_is_named(hub, files):
         refused(address, f"remove the folder {path}, and the same command")
     shutil.rmtree(path)
     assert cola_msa.open_model(ADDRESS).path == path
-
-
-@pytest.mark.parametrize(
-    "address",
-    [
-        "hf://",
-        "hf://gpt2",
-        "hf://datasets/user/name",
-        "hf://user/name/model.weights.h5",
-        "hf://user/name@",
-        "hf://user/name@../../x",
-        "hf://user/name@a//b",
-        "hf://user/name@-x",
-        "hf://user/name@a b",
-        "hf://user/name#sha256=x",
-        "hf://user/name#main",
-        "hf://../name",
-        "hf://user/..",
-        "hf://user/name.git",
-        "hf://us--er/name",
-        "hf://user/name\n",
-        "hf://user/name?token=x",
-    ],
-)
-def test_addresses_that_are_none(cache, address):
-    refused(address, "is no address of a model on Hugging Face: hf://user/name")
-
-
-def test_a_login_in_an_address_is_not_shown(cache, capsys):
-    for address in ("hf://me:hf_s3cret@user/name", "hf://hf_s3cret@user/name"):
-        told = refused(address, "is no address .*HF_TOKEN")
-        assert "s3cret" not in told + "".join(capsys.readouterr())
 
 
 def test_a_login_of_the_endpoint_is_not_shown(hub, files, monkeypatch, tmp_path, capfd):
