@@ -57,6 +57,7 @@ _ADDRESS = re.compile(
 _COMMIT = re.compile("[0-9a-f]{40}")
 _ETAG = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 _BLOCK = 1 << 20
+_OLDEST = (1, 2)  # earlier ones take no bar for a file, and read on without end
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,6 +168,12 @@ def _import_library() -> ModuleType:
             f"addresses hf:// need huggingface_hub ({error}): pip install "
             "'cola_msa[hub]'"
         ) from error
+    version = huggingface_hub.__version__
+    if tuple(map(int, re.findall(r"\d+", version)[:2])) < _OLDEST:
+        raise RunError(
+            f"addresses hf:// need a later huggingface_hub than {version}: pip install "
+            "'cola_msa[hub]'"
+        )
     return huggingface_hub
 
 

@@ -417,6 +417,12 @@ def test_doors_take_addresses(hub, files, tmp_path, monkeypatch, command, flag):
     assert line.startswith("error: hf://user/tiny@v1: there is no such repository")
 
 
+@pytest.mark.parametrize("version", ["0.36.2", "1.1.7", "1.0.0rc1"])
+def test_an_older_library_is_named(hub, monkeypatch, version):
+    monkeypatch.setattr(library, "__version__", version)
+    refused(ADDRESS, f"need a later huggingface_hub than {version}: pip install")
+
+
 def test_hashes_are_gits(tmp_path):
     (tmp_path / "x").write_bytes(b"hello")  # by `git hash-object`
     expected = "b6fc4c620b67d95f953a5c1c1230aaab5db5a1b0"
