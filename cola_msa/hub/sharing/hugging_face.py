@@ -57,7 +57,7 @@ _ADDRESS = re.compile(
 _COMMIT = re.compile("[0-9a-f]{40}")
 _ETAG = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 _BLOCK = 1 << 20
-_OLDEST = (1, 2)  # earlier ones take no bar for a file, and read on without end
+_OLDEST = (1, 2)  # 1.0 takes no bar for a file, and would read on without end
 
 
 @dataclasses.dataclass(frozen=True)
