@@ -14,6 +14,10 @@ import urllib.parse
 STORED = (".h5", ".npz", ".pkl")
 
 
+# What follows USER/NAME/resolve/REVISION/, and store/COMMIT/USER/NAME/.
+_FILE = "/resolve/[^/]+/(.+)|/store/[^/]+/[^/]+/[^/]+/(.+)"
+
+
 def git_hash(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
@@ -55,9 +59,9 @@ class Hub:
     def fetched(self) -> list[str]:
         """Names of the files whose content was asked for."""
         return [
-            path.rsplit("/", 1)[-1]
+            found[1] or found[2]
             for method, path, _ in self.requests
-            if method == "GET" and ("/resolve/" in path or path.startswith("/store/"))
+            if method == "GET" and (found := re.search(_FILE, path))
         ]
 
 
@@ -79,7 +83,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.hub.requests.append((self.command, self.path, login))
         if self.hub.status:
             return self.head(self.hub.status, {})
-        stored = re.fullmatch("/store/([0-9a-f]{40})/(.+)/(.+)", self.path)
+        stored = re.fullmatch("/store/([0-9a-f]{40})/([^/]+/[^/]+)/(.+)", self.path)
         if stored:
             commit, repository, file = stored.groups()
             return self.content(file, self.hub.commits[repository, commit][file], {})
