@@ -100,6 +100,8 @@ VARIANTS: dict[str, dict[str, object]] = {
     "mixed_floor": {"batches": "mixed", "silence": "floor"},
     "mixed_mean": {"batches": "mixed", "silence": "mean"},
     "mixed_learned": {"batches": "mixed", "silence": "learned"},
+    # As they are, but for their length; the data must have the level rule `l2`.
+    "authors": {"preset": "authors", "batch_size": 32},
 }
 
 
@@ -111,11 +113,11 @@ def train_variant(
     if (run_dir / directory.DONE_NAME).exists():
         return run_dir
     steps = 5
-    batch_size = VARIANTS[name].get("batch_size", _BASE["batch_size"])
+    variant = VARIANTS[name]
+    batch_size = variant.get("batch_size", _BASE["batch_size"])
     values = {
-        **_BASE,
-        **VARIANTS[name],
-        "preset": "demo",
+        **({} if "preset" in variant else {**_BASE, "preset": "demo"}),
+        **variant,
         "seed": seed,
         "steps": steps,
         # Larger batches are compared by pairs, too.

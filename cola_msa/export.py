@@ -1,17 +1,17 @@
 """Exports an encoder: python -m cola_msa.export --run_dir=... --output_dir=...
 
 `--format=saved_model` needs TensorFlow alone to be used, takes waveforms, and scores
-mixtures against stems; its signatures stand in `cola_msa.hub.saved_model` and in
-metadata.json. `tflite` and `onnx` take log-mel windows, which
-`cola_msa.audio.frontend_numpy` makes without TensorFlow. `pretrained` is a folder to
-hand on, with a model card, which this package opens.
+mixtures against stems; its signatures stand in metadata.json. `tflite` and `onnx` take
+log-mel windows, which `cola_msa.audio.frontend_numpy` makes without TensorFlow.
+`pretrained` is a folder to hand on, with a model card and the run's heads, which this
+package opens. With --head the others give probabilities, too.
 """
 
 import json
 
 from absl import flags
 
-from cola_msa.hub.export import FORMATS, export_encoder
+from cola_msa.hub.export import FORMATS, describe_heads, export_encoder
 from cola_msa.hub.pretrained import WEIGHT_TYPES
 from cola_msa.runs import directory
 from cola_msa.system import console
@@ -37,6 +37,12 @@ def define_flags() -> None:
         WEIGHT_TYPES,
         "How a pretrained folder stores them; float16: in half the space, rounded.",
     )
+    define_path(
+        "head",
+        None,
+        "Heads to give probabilities by: a task's name, or a file or folder of heads. "
+        "A pretrained folder holds all of the run's, or these, or none.",
+    )
     flags.DEFINE_string("checkpoint_step", None, "A kept step, or best; default last.")
 
 
@@ -57,6 +63,7 @@ def main(options: flags.FlagValues) -> None:
         options.format,
         options.licence,
         options.weights,
+        options.head,
     )
     print(
         f"exported step {metadata['step']} of {hide_logins(str(run_dir))} to "
@@ -64,6 +71,8 @@ def main(options: flags.FlagValues) -> None:
         f"reloaded in a fresh process: relative difference "
         f"{metadata['relative_difference']:.1e}"
     )
+    for line in describe_heads(metadata):
+        print(line)
     content = {k: list(metadata[k]) for k in ("signatures", "inputs") if k in metadata}
     print(json.dumps(content))
 

@@ -70,6 +70,8 @@ def main(options: flags.FlagValues) -> None:
         f"assigned {found['tensors']} of {found['tensors']} tensors; the run "
         f"{found['run_dir']} has step {found['step']}, key {found['encoder_key']}"
     )
+    if found.get("heads"):
+        print(f"with heads, for python -m cola_msa.tag: {', '.join(found['heads'])}")
 
 
 if __name__ == "__main__":

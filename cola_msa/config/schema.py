@@ -29,6 +29,7 @@ STATISTICS = ("anchors", "pairs")  # what batch-norm statistics come from
 JIT_COMPILE = ("auto", "on", "off")
 MIXED_PRECISION = ("auto", "none", "bfloat16", "float16")
 SOURCES = ("vocals", "drums", "bass", "other")
+MULTILABEL, MULTICLASS = "multilabel", "multiclass"  # what a task asks of a clip
 MAX_STEP = 999_999_999
 
 

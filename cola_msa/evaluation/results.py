@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from cola_msa.config.schema import MULTILABEL
 from cola_msa.evaluation import charts, metrics
 from cola_msa.evaluation.probes.kept_heads import HEADS_NAME, Heads, pack_heads
-from cola_msa.evaluation.tasks import MULTILABEL, SCORE_TITLES, TaskSpec
+from cola_msa.evaluation.tasks import SCORE_TITLES, TaskSpec
 from cola_msa.system import files, folders
 from cola_msa.system.errors import FileError, RunError
 from cola_msa.values.arrays import DAMAGES, save_arrays, write_json

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cola_msa.config.published import PAPER_PAIRS, PAPER_UPDATES
-from cola_msa.config.schema import Checked
+from cola_msa.config.schema import MULTILABEL, Checked
 from cola_msa.evaluation import metrics
 from cola_msa.evaluation.label_fractions import choose_clips
 from cola_msa.evaluation.probes.heads import PROBES, ProbeError, monitor_of, own_probe
@@ -28,7 +28,7 @@ from cola_msa.evaluation.results import (
     score_rows,
     write_results,
 )
-from cola_msa.evaluation.tasks import MULTILABEL, Splits, TaskSpec, get_task
+from cola_msa.evaluation.tasks import Splits, TaskSpec, get_task
 from cola_msa.records.prepared import PreparedData
 from cola_msa.records.schema import DataError
 from cola_msa.system.versions import package_versions

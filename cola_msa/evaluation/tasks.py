@@ -11,11 +11,11 @@ import runpy
 from collections.abc import Collection
 
 from cola_msa.config.published import TABLE_1
+from cola_msa.config.schema import MULTICLASS, MULTILABEL
 from cola_msa.records.prepared import PreparedData
 from cola_msa.records.schema import DataError
 from cola_msa.system.errors import UsageError, UserError
 
-MULTILABEL, MULTICLASS = "multilabel", "multiclass"
 SCORE_TITLES = {
     "roc_auc": "ROC-AUC",
     "pr_auc": "PR-AUC",

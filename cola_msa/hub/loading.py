@@ -18,7 +18,8 @@ from absl import logging
 
 from cola_msa.config.checks import check_frontend
 from cola_msa.config.schema import Config, ModelConfig, from_dict
-from cola_msa.hub import portable, pretrained
+from cola_msa.hub import pretrained
+from cola_msa.hub.formats import portable
 from cola_msa.hub.opened import Network, OpenedModel
 from cola_msa.hub.sharing import download, hugging_face
 from cola_msa.model.contrastive import ContrastiveModel

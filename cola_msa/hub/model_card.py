@@ -13,6 +13,7 @@ from cola_msa.system.errors import FileError
 from cola_msa.values.markdown import plain
 from cola_msa.values.reading import read_json
 
+_SHOWN_CLASSES = 6
 _USE = """\
 ```python
 from cola_msa import load_encoder, log_mel, normalize_level, split_windows
@@ -87,6 +88,54 @@ def _score_lines(scores: list[dict[str, Any]]) -> list[str]:
     return [*lines, ""]
 
 
+def _head_lines(content: dict[str, Any]) -> list[str]:
+    heads = content.get("heads", [])
+    if not heads:
+        return []
+    lines = [
+        "## Heads",
+        "",
+        "Classifiers on the embeddings, which `python -m cola_msa.tag --model=FOLDER "
+        "--task=TASK` and `cola_msa.Tagger` apply; scores on the test clips, with "
+        "intervals of 95 %.",
+        "",
+        "| task | labels | scores | clips | protocol, probe | file |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in heads:
+        names = [plain(name) for name in row["class_names"]]
+        labels = f"{len(names)}: {', '.join(names[:_SHOWN_CLASSES])}"
+        labels += ", ..." if len(names) > _SHOWN_CLASSES else ""
+        scores = []
+        for name, value in row["scores"].items():
+            text = f"{plain(SCORE_TITLES.get(name, name))} {value:.3f}"
+            if name in row["intervals"]:
+                text += " ({:.3f} to {:.3f})".format(*row["intervals"][name])
+            if name in row["chance"]:
+                text += f", chance {row['chance'][name]:.3f}"
+            scores.append(text)
+        clips = ", ".join(
+            f"{count:g} {plain(part)}" for part, count in row["clips"].items()
+        )
+        how = f"{plain(row['protocol'])}, {plain(row['probe'])}"
+        if row["level"] == "clip":
+            how += ", of whole clips"
+        if row["label_fraction"] != 1.0:
+            how += f", {row['label_fraction']:g} of the labels"
+        lines.append(
+            f"| {plain(row['task'])} | {labels} | {'; '.join(scores) or 'none'} "
+            f"| {clips or 'not stated'} | {how} | {plain(row['file'])} |"
+        )
+    if any(row["trained_on"] != content["encoder_key"] for row in heads):
+        lines += [
+            "",
+            "They were trained, and scored, on the embeddings of the weights before "
+            "these were rounded to be stored; of the rounded ones they say nearly the "
+            "same.",
+        ]
+    return [*lines, ""]
+
+
 def render_card(content: dict[str, Any]) -> str:
     """The model card of a pretrained folder as Markdown below its front matter.
 
@@ -136,6 +185,7 @@ def render_card(content: dict[str, Any]) -> str:
         "## Scores",
         "",
         *_score_lines(content["scores"]),
+        *_head_lines(content),
         "## Use",
         "",
         use,

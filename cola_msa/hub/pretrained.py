@@ -7,6 +7,7 @@ model.weights.h5   the ContrastiveModel's variables by number and name, with bat
 statistics.h5      re-estimated batch-norm statistics: of `anchors` (mixtures) and of
                    `pairs` (mixtures and stems, what the pretext task sees)
 README.md          the model card
+heads/*.npz        classifiers on its embeddings, which config.json lists; none, or more
 
 No file is a pickle or a graph: opening a folder from somebody else runs none of its
 code. Of config.json every value that decides the size of something is bounded, and of
@@ -19,7 +20,7 @@ import itertools
 import os
 import pathlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import h5py
@@ -27,6 +28,9 @@ import numpy as np
 
 from cola_msa.config import checks
 from cola_msa.config.schema import STATISTICS, Config, from_dict, to_dict
+from cola_msa.evaluation.probes import held_heads
+from cola_msa.evaluation.probes.held_heads import HEADS_FOLDER, MAX_BYTES
+from cola_msa.evaluation.probes.kept_heads import Heads
 from cola_msa.hub.model_card import read_scores, render_card
 from cola_msa.model import plain
 from cola_msa.model.contrastive import ContrastiveModel
@@ -56,6 +60,7 @@ LIMITS = {
     STATISTICS_NAME: 16 << 20,
     CARD_NAME: 4 << 20,
 }
+ARCHIVE_LIMITS = {**LIMITS, f"{HEADS_FOLDER}/*.npz": MAX_BYTES}
 _MAX_DEPTH = 16  # names below each other
 _MAX_LAYERS = 1000
 _MAX_CHANNELS = 1 << 16
@@ -80,6 +85,7 @@ def save_pretrained(
     name: str | None = None,
     licence: str = "not stated",
     weights: str = "float32",
+    heads: Mapping[str, Heads] | None = None,
     check: Callable[[pathlib.Path], Any] = lambda folder: None,
 ) -> dict[str, Any]:
     """Writes a pretrained folder of a run's encoder, head and similarity.
@@ -92,6 +98,8 @@ def save_pretrained(
         licence: Licence of the weights, for the model card.
         weights: How they are stored: `float32`, or `float16` in half the space; the
             folder's encoder is then the one of the rounded weights.
+        heads: Heads to hand on by file name; None is all of the run's evaluations of
+            this encoder.
         check: Called with the finished folder before it takes its name.
 
     Returns:
@@ -100,6 +108,7 @@ def save_pretrained(
     Raises:
         RunError: If the run has no such checkpoint.
         FileError: If `output_dir` holds anything; nothing there is touched then.
+        UserError: If the heads are more than a folder may hold.
     """
     run_dir, output_dir = pathlib.Path(run_dir), pathlib.Path(output_dir)
     folders.check_replaceable(output_dir, _never_replaced, "an empty folder")
@@ -108,6 +117,9 @@ def save_pretrained(
     arrays = arrays_lib.read_arrays(kept)
     run, config = directory.load_run(run_dir), directory.load_config(run_dir)
     info = encoder_info(run_dir, step, "trained")
+    run_key = kept_lib.encoder_key(run_dir, step)
+    if heads is None:
+        heads = held_heads.heads_to_hand_on(run_dir, run_key)
     with temporary_folder(output_dir) as temporary:
         with plain_hdf5_errors():
             _write_weights(temporary / WEIGHTS_NAME, model, weights)
@@ -117,6 +129,8 @@ def save_pretrained(
                 wanted = tuple(name for name in STATISTICS if name in used)
             statistics = temporary / STATISTICS_NAME
             _write_statistics(statistics, kept, arrays, model, wanted)
+        key = _key(run_key, weights)
+        written = held_heads.write_heads(temporary, heads, key)
         content = {
             "format": FORMAT,
             # As early as it can be, for those who have an earlier version.
@@ -133,13 +147,15 @@ def save_pretrained(
             "num_replicas": run.get("num_replicas", 1),
             "embedding_dim": int(model.embedder().output_shape[-1]),
             "statistics": config.train.statistics_inputs,
-            "encoder_key": _key(kept_lib.encoder_key(run_dir, step), weights),
+            "encoder_key": key,
             "scores": read_scores(run_dir, info.step),
             "versions": run.get("versions", {}),
             "git_commit": run.get("git_commit"),
             "source": run.get("source"),
             "files": {name: file_sha256(temporary / name) for name in _FILES},
         }
+        if written:
+            content["heads"] = held_heads.list_entries(temporary, written)
         (temporary / CARD_NAME).write_text(render_card(content))
         write_json(temporary / "config.json", content)
         check(temporary)
@@ -161,14 +177,15 @@ def make_run(
 ) -> dict[str, Any]:
     """Writes a run directory from a pretrained folder.
 
-    It computes what the folder does, under a key of its own.
+    It computes what the folder does, under a key of its own; the folder's heads go
+    with it.
 
     Args:
         source: The folder.
         output_dir: The run directory; it must not exist, or be empty.
 
     Returns:
-        `tensors` assigned, `step`, `run_dir` and `encoder_key`.
+        `tensors` assigned, `step`, `run_dir`, `encoder_key` and `heads`, file names.
 
     Raises:
         RunError: If the folder is damaged; nothing is written then.
@@ -177,6 +194,8 @@ def make_run(
     source, output_dir = pathlib.Path(source), pathlib.Path(output_dir)
     folders.check_replaceable(output_dir, _never_replaced, "an empty folder")
     content, model = read_config(source), load_model(source)
+    check_heads(source)
+    heads = held_heads.heads_to_hand_on(source, content["encoder_key"])
     with _opened(source / STATISTICS_NAME) as file:  # load_model has read of it
         held = [name for name in STATISTICS if name in file]
     found = {name: read_statistics(source, name, model) for name in held}
@@ -197,6 +216,7 @@ def make_run(
         kept_lib.save_kept(temporary, model, found, content["step"])
         write_json(temporary / directory.DONE_NAME, done)
         write_json(temporary / "config.json", run)
+        held_heads.write_heads(temporary, heads, kept_lib.encoder_key(temporary))
         folders.replace_folder(
             temporary, output_dir, _never_replaced, "an empty folder"
         )
@@ -205,6 +225,7 @@ def make_run(
         "step": content["step"],
         "run_dir": str(output_dir),
         "encoder_key": kept_lib.encoder_key(output_dir),
+        "heads": list(heads),
     }
 
 
@@ -274,7 +295,37 @@ def _checked(content: dict[str, Any]) -> dict[str, Any]:
             raise TypeError(f"files: {name}")
     if unknown := sorted(set(content["files"]) - set(LIMITS)):
         raise ValueError(f"files: {unknown[:3]!r:.100}")
+    held_heads.check_entries(content.get("heads", []))
     return content
+
+
+def listed_hashes(content: dict[str, Any]) -> dict[str, str]:
+    """The SHA-256 of all files that a config.json lists, by their names."""
+    heads = {one["file"]: one["sha256"] for one in content.get("heads", [])}
+    return {**content["files"], **heads}
+
+
+def own_files(path: pathlib.Path) -> list[str]:
+    """Names of all files that a pretrained folder may have and this one has."""
+    heads = (file.relative_to(path) for file in path.glob(f"{HEADS_FOLDER}/*.npz"))
+    return [*LIMITS, *(file.as_posix() for file in heads)]
+
+
+def check_heads(path: str | os.PathLike, task: str | None = None) -> None:
+    """Compares the heads that a pretrained folder lists with their SHA-256.
+
+    Args:
+        path: The folder.
+        task: Whose; None for all.
+
+    Raises:
+        RunError: If a file is missing, too large or is another; the message names it.
+    """
+    path = pathlib.Path(path)
+    for one in read_config(path).get("heads", []):
+        if task in (None, one["task"]):
+            held_heads.check_size(path / one["file"])
+            check_files(path, {one["file"]: one["sha256"]})
 
 
 def load_model(

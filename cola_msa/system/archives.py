@@ -10,9 +10,11 @@ with a limit before anything of that size is read.
 """
 
 import bz2
+import collections
 import lzma
 import os
 import pathlib
+import re
 import stat
 import tarfile
 import zipfile
@@ -29,6 +31,8 @@ MAX_HEADER_BYTES = 64 << 10  # of a long name, or of a tar member's further fiel
 MAX_CONTENTS_BYTES = 1 << 20  # of a zip's table of contents
 MAX_XZ_MEMORY = 256 << 20
 MAX_STREAMS = 1000  # compressed streams one after another in a .tar.gz
+# A name that becomes a file's here, in ASCII: no hidden one, and none of a device.
+FILE_PATTERN = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}"
 _BLOCK = 1 << 18
 _TAR_BLOCK = 512
 _ZIP_END = b"PK\5\6"
@@ -65,7 +69,8 @@ def read_archive(
         archive: The file.
         folder: Where to; it is made.
         limits: Names that are unpacked, each with its most bytes. They may lie at the
-            archive's top or in a folder there.
+            archive's top or in a folder there. `FOLDER/*.npz` is all names of letters,
+            digits and `_.-` in a folder beside them, with the most bytes together.
         label: What messages call the archive.
 
     Returns:
@@ -100,6 +105,7 @@ class _Places:
         self._root, self._limits = folder, limits
         self._num_members, self._other_bytes = 0, 0
         self._found: set[pathlib.Path] = set()
+        self._totals: collections.Counter = collections.Counter()
 
     def refuse(self, reason: str) -> ArchiveError:
         return ArchiveError(f"{self.label}: {reason}")
@@ -114,8 +120,8 @@ class _Places:
         parts = [part for part in name.split("/") if part not in ("", ".")]
         if name.startswith("/") or ".." in parts:
             raise self.refuse(f"holds a path that leads elsewhere, {name!r}")
-        known = parts[-1] if parts and not is_folder and len(parts) <= 2 else ""
-        if known not in self._limits:
+        known, limit = ("", "") if is_folder else self._known(parts)
+        if not known:
             self._other_bytes += size
             if self._other_bytes > MAX_OTHER_BYTES:
                 raise self.refuse(
@@ -123,12 +129,15 @@ class _Places:
                     f"folder's files ({name!r} has {size:,})"
                 )
             return None
-        if size > self._limits[known]:
+        place = "/".join(parts[: len(parts) - 1 - known.count("/")])
+        total = size
+        if known != limit:
+            total = self._totals[place, limit] = size + self._totals[place, limit]
+        if total > self._limits[limit]:
             raise self.refuse(
                 f"{name!r} has {size:,} bytes, too much for an encoder (at most "
-                f"{self._limits[known]:,})"
+                f"{self._limits[limit]:,}{' together' if known != limit else ''})"
             )
-        place = "/".join(parts[:-1])
         if place not in self.folders:
             if len(self.folders) == MAX_FOLDERS:
                 raise self.refuse(f"holds more than {MAX_FOLDERS} folders of encoders")
@@ -138,7 +147,19 @@ class _Places:
         if path in self._found:
             raise self.refuse(f"holds {name!r} twice")
         self._found.add(path)
+        path.parent.mkdir(exist_ok=True)
         return path
+
+    def _known(self, parts: list[str]) -> tuple[str, str]:
+        """The known name that a path ends with, and its limit's; empty where none."""
+        for known in ("/".join(parts), "/".join(parts[1:])):
+            folder, _, name = known.partition("/")
+            if known in self._limits and "*" not in known:
+                return known, known
+            limit = f"{folder}/*{os.path.splitext(name)[1]}"
+            if limit in self._limits and re.fullmatch(FILE_PATTERN, name):
+                return known, limit
+        return "", ""
 
 
 def _copy(read: Callable[[int], bytes], size: int, file: IO[bytes] | None) -> None:

@@ -181,7 +181,7 @@ def tag_embeddings(
         TagError: If they are another encoder's, or of clips where windows are wanted.
         EmbeddingFileError: If they cannot be read.
     """
-    if heads.details.get("tuned"):
+    if heads.are_tuned:
         raise TagError(
             f"the heads for {heads.task['name']} have encoders of their own, that were "
             "fine-tuned with them: they take audio by --input"

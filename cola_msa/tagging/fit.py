@@ -15,7 +15,7 @@ import numpy as np
 
 from cola_msa.collection.table.read import Embeddings, load_embeddings
 from cola_msa.config.checks import check_frontend
-from cola_msa.config.schema import FrontendConfig
+from cola_msa.config.schema import MULTICLASS, MULTILABEL, FrontendConfig
 from cola_msa.evaluation.probes.kept_heads import (
     HEADS_NAME,
     Heads,
@@ -23,7 +23,6 @@ from cola_msa.evaluation.probes.kept_heads import (
     best_thresholds,
     save_heads,
 )
-from cola_msa.evaluation.tasks import MULTICLASS, MULTILABEL
 from cola_msa.system import folders
 from cola_msa.system.errors import FileError, UserError
 from cola_msa.system.files import file_sha256, temporary_folder, write_json

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from cola_msa.evaluation.tasks import MULTILABEL, SCORE_TITLES
+from cola_msa.config.schema import MULTILABEL
+from cola_msa.evaluation.tasks import SCORE_TITLES
 from cola_msa.tagging.folds import CONTENT
 from cola_msa.tagging.labels import ClipLabels
 from cola_msa.values.markdown import aligned

@@ -7,6 +7,7 @@ from absl import flags
 from cola_msa.collection.embed import describe_summary
 from cola_msa.collection.file_flags import check_failures
 from cola_msa.collection.inputs import list_inputs
+from cola_msa.evaluation.probes.held_heads import open_heads
 from cola_msa.evaluation.probes.kept_heads import Heads
 from cola_msa.hub.embedder import hop_to_frames
 from cola_msa.hub.loading import default_model, open_model
@@ -24,7 +25,7 @@ from cola_msa.tagging.files import (
     write_labels,
 )
 from cola_msa.tagging.spectra import spectra_of
-from cola_msa.tagging.tagger import find_heads, open_heads, open_tagging_model
+from cola_msa.tagging.tagger import model_heads, open_tagging_model
 from cola_msa.values.names import escape
 
 
@@ -117,7 +118,7 @@ def _finish(options: flags.FlagValues, found: Labelled, output: pathlib.Path) ->
 def _model(options: flags.FlagValues) -> str | None:
     if options.model is not None:
         return options.model
-    if options.head is not None and open_heads(options.head)[1].details.get("tuned"):
+    if options.head is not None and open_heads(options.head)[1].are_tuned:
         return None
     path, remark = default_model()
     print(remark)
@@ -130,4 +131,4 @@ def _heads(options: flags.FlagValues) -> Heads:
         return open_heads(options.head)[1]
     step = directory.parse_step(options.checkpoint_step)
     model = open_model(_model(options) or "", step)
-    return find_heads(model.path, model.key, options.task)[1]
+    return model_heads(model, options.task)

@@ -11,13 +11,13 @@ import numpy as np
 
 from cola_msa.collection.neighbours import unit_rows
 from cola_msa.collection.table.read import Embeddings, load_embeddings
+from cola_msa.evaluation.probes.held_heads import open_heads
 from cola_msa.evaluation.probes.kept_heads import Heads
 from cola_msa.system import folders
 from cola_msa.system.errors import FileError, UserError
 from cola_msa.system.files import write_bytes
 from cola_msa.tagging.labels import LABEL_COLUMN, content_numbers, read_clip_labels
 from cola_msa.tagging.regression import Scaling, find_scaling, suited_threads
-from cola_msa.tagging.tagger import open_heads
 from cola_msa.values.arrays import row_blocks
 from cola_msa.values.markdown import aligned
 from cola_msa.values.tables import TableError, read_table
@@ -191,7 +191,7 @@ def _check_encoder(
     head: str | os.PathLike | None,
     heads: Heads,
 ) -> None:
-    if heads.details.get("tuned"):
+    if heads.are_tuned:
         raise SuggestError(
             f"{head}: belongs to an encoder that was trained with it, whose embeddings "
             "no table holds; fit a head on these embeddings"

@@ -16,99 +16,22 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from absl import logging
 
 from cola_msa.evaluation.probes.heads import to_probabilities
-from cola_msa.evaluation.probes.kept_heads import (
-    HEADS_NAME,
-    Heads,
-    describe,
-    pack_heads,
-    read_heads,
+from cola_msa.evaluation.probes.held_heads import (
+    TagError,
+    check_encoder,
+    find_heads,
+    open_heads,
 )
+from cola_msa.evaluation.probes.kept_heads import Heads, describe, pack_heads
 from cola_msa.evaluation.probes.tuned_file import read_model
+from cola_msa.hub import pretrained
 from cola_msa.hub.embedder import BATCH_SIZE, Embedder
 from cola_msa.hub.loading import open_model
 from cola_msa.hub.opened import Network, OpenedModel
-from cola_msa.system.errors import RunError, UserError
+from cola_msa.system.errors import RunError
 from cola_msa.system.files import file_sha256
-
-HEADS_FOLDER = "heads"  # of a pretrained folder and of an export
-
-
-class TagError(UserError):
-    """Heads that are missing, or that are another encoder's."""
-
-
-def list_heads(path: str | os.PathLike) -> dict[pathlib.Path, Heads]:
-    """All heads that a model holds: a run's evaluations, or a folder's `heads`.
-
-    Args:
-        path: A run, a pretrained folder or an export.
-
-    Returns:
-        Heads by their file, in order of the names; damaged ones are warned of.
-    """
-    folder = pathlib.Path(path)
-    files = [
-        *folder.glob(f"eval/*/{HEADS_NAME}"),
-        *folder.glob(f"{HEADS_FOLDER}/*.npz"),
-    ]
-    found = {}
-    for file in sorted(files):
-        try:
-            found[file] = read_heads(file)
-        except RunError as error:
-            logging.warning("left out: %s", error)
-    return found
-
-
-def find_heads(
-    path: str | os.PathLike, key: str, task: str | None
-) -> tuple[pathlib.Path, Heads]:
-    """The heads of a model for a task.
-
-    Args:
-        path: A run, a pretrained folder or an export.
-        key: The encoder's key: heads of other weights or steps are no use.
-        task: A task's name; None where the model has heads for one alone.
-
-    Returns:
-        The file and the heads: of an evaluation by the defaults where there is one,
-        else of the one that was made last.
-
-    Raises:
-        TagError: If there are none; the message says what to do.
-    """
-    found = list_heads(path)
-    fitting = {file: heads for file, heads in found.items() if heads.encoder_key == key}
-    tasks = sorted({heads.task["name"] for heads in fitting.values()})
-    if task is None and len(tasks) == 1:
-        task = tasks[0]
-    if task is None and tasks:
-        raise TagError(f"{path} has heads for {', '.join(tasks)}: name one by --task")
-    chosen = [file for file, heads in fitting.items() if heads.task["name"] == task]
-    if not chosen:
-        raise TagError(_say_what_is_missing(path, task, tasks, bool(found)))
-    plain = [file for file in chosen if task in (file.parent.name, file.stem)]
-    last = max(plain or chosen, key=lambda file: file.stat().st_mtime)
-    return last, fitting[last]
-
-
-def _say_what_is_missing(
-    path: str | os.PathLike, task: str | None, tasks: Sequence[str], has_other: bool
-) -> str:
-    named = f"heads for --task={task}" if task else "heads"
-    text = f"{path} has no {named}"
-    if tasks:
-        text += f" (it has some for {', '.join(tasks)})"
-    elif has_other:
-        text += " of this step and these batch-norm statistics"
-    return (
-        f"{text}: python -m cola_msa.eval --task={task or 'TASK'} --run_dir=RUN makes "
-        "them, python -m cola_msa.tag fit some of labels of your own, and --head names "
-        "a folder of either"
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,18 +81,7 @@ def tagging_model(model: OpenedModel, heads: Heads) -> TaggingModel:
     Raises:
         TagError: If the heads are another encoder's.
     """
-    if heads.encoder_key != model.key:
-        raise TagError(
-            f"the heads for {heads.task['name']} were trained on the embeddings of the "
-            f"encoder {heads.encoder_key}, and {model.path} is {model.key}: name that "
-            "encoder by --model, or train heads for this one"
-        )
-    dim = model.clip_dim if heads.are_of_clips else model.dim
-    if heads.dim != dim:
-        raise TagError(
-            f"the heads take embeddings of {heads.dim} values, and {model.path} gives "
-            f"{dim}"
-        )
+    check_encoder(heads, model.path, model.key, model.dim, model.clip_dim)
     return TaggingModel(
         kind=model.kind,
         path=model.path,
@@ -247,16 +159,16 @@ def check_granularity(heads: Heads, per: str) -> None:
         )
 
 
-def open_heads(path: str | os.PathLike) -> tuple[pathlib.Path, Heads]:
-    """Heads that a file, or the folder of an evaluation or of `tag fit`, holds.
+def model_heads(model: OpenedModel, task: str | None) -> Heads:
+    """The heads of an opened model for a task; None where it has them for one alone.
 
     Raises:
-        RunError: If there are none, or they are damaged.
+        TagError: If there are none.
+        RunError: If a pretrained folder's are not those that it lists.
     """
-    path = pathlib.Path(path)
-    if path.is_dir():
-        path = path / HEADS_NAME
-    return path, read_heads(path)
+    if model.kind == "pretrained":
+        pretrained.check_heads(model.path, task)
+    return find_heads(model.path, model.key, task)[1]
 
 
 def open_tagging_model(
@@ -284,13 +196,13 @@ def open_tagging_model(
             raise TagError(
                 f"{file} holds heads for {heads.task['name']}, not for --task={task}"
             )
-        if heads.details.get("tuned"):
+        if heads.are_tuned:
             return tuned_model(file, heads)
     if model is None:
         raise TagError("name an encoder by --model")
     opened = open_model(model, checkpoint_step)
     if head is None:
-        _, heads = find_heads(opened.path, opened.key, task)
+        heads = model_heads(opened, task)
     return tagging_model(opened, heads)
 
 

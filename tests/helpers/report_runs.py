@@ -7,11 +7,17 @@ import numpy as np
 
 from cola_msa.config.presets import get_preset
 from cola_msa.config.published import PAPER_PAIRS, PAPER_UPDATES
-from cola_msa.config.schema import SOURCES, FrontendConfig, config_hash, to_dict
+from cola_msa.config.schema import (
+    MULTILABEL,
+    SOURCES,
+    FrontendConfig,
+    config_hash,
+    to_dict,
+)
 from cola_msa.config.strategies import STRATEGIES
 from cola_msa.evaluation import results
 from cola_msa.evaluation.probes.kept_heads import Heads, Member
-from cola_msa.evaluation.tasks import MULTILABEL, OTHER_TASKS, TASKS
+from cola_msa.evaluation.tasks import OTHER_TASKS, TASKS
 from cola_msa.records.schema import SCHEMA_VERSION, manifest_hash, write_manifest
 from cola_msa.runs import directory
 from cola_msa.runs.directory import DONE_NAME

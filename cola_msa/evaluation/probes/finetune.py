@@ -22,7 +22,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from cola_msa.config.schema import Checked, FrontendConfig
+from cola_msa.config.schema import MULTILABEL, Checked, FrontendConfig
 from cola_msa.evaluation.probes.heads import (
     BestEpoch,
     ProbeConfig,
@@ -34,7 +34,6 @@ from cola_msa.evaluation.probes.heads import (
 )
 from cola_msa.evaluation.probes.kept_heads import Member
 from cola_msa.evaluation.probes.tuned_file import read_model, save_model
-from cola_msa.evaluation.tasks import MULTILABEL
 from cola_msa.model.contrastive import ContrastiveModel
 from cola_msa.model.statistics import StatisticsEstimator
 from cola_msa.records.reader import even_bounds, fixed_bounds, open_windows

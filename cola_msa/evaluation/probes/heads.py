@@ -8,9 +8,9 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from cola_msa.config.schema import Checked
+from cola_msa.config.schema import MULTICLASS, MULTILABEL, Checked
 from cola_msa.evaluation.probes.kept_heads import Member
-from cola_msa.evaluation.tasks import MULTICLASS, MULTILABEL, TaskSpec
+from cola_msa.evaluation.tasks import TaskSpec
 from cola_msa.system.errors import UserError
 from cola_msa.values.fields import within
 

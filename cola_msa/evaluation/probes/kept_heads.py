@@ -14,8 +14,7 @@ import numpy as np
 from scipy.special import expit, softmax
 
 from cola_msa.config.checks import check_frontend
-from cola_msa.config.schema import FrontendConfig
-from cola_msa.evaluation.tasks import MULTICLASS, MULTILABEL
+from cola_msa.config.schema import MULTICLASS, MULTILABEL, FrontendConfig
 from cola_msa.system.errors import RunError
 from cola_msa.values.arrays import parse_state, read_arrays, write_arrays
 
@@ -24,7 +23,7 @@ FORMAT, VERSION = "cola_msa heads", 1
 PROBABILITIES, OUTPUTS = "probabilities", "outputs"  # of a ridge: a regression's
 _MAX_CLASSES, _MAX_DIM, _MAX_MEMBERS, _MAX_LAYERS = 1 << 14, 1 << 16, 1000, 8
 _MAX_NAME = 1000  # characters
-_TINY = 1e-7  # Keras's Normalization divides by no less
+TINY = 1e-7  # Keras's Normalization divides by no less
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Member:
         """float32 [N, D] -> [N, K]."""
         hidden = features
         if self.mean is not None and self.deviation is not None:
-            hidden = (hidden - self.mean) / np.maximum(self.deviation, _TINY)
+            hidden = (hidden - self.mean) / np.maximum(self.deviation, TINY)
         for number, (kernel, bias) in enumerate(self.layers):
             if number:
                 hidden = np.maximum(hidden, 0)
@@ -87,6 +86,11 @@ class Heads:
     def are_of_clips(self) -> bool:
         """Whether they take embeddings of whole clips, not of windows."""
         return self.details.get("level") == "clip"
+
+    @property
+    def are_tuned(self) -> bool:
+        """Whether they belong to encoders that were trained with the labels."""
+        return bool(self.details.get("tuned"))
 
     @property
     def dim(self) -> int:

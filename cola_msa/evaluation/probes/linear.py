@@ -16,6 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from cola_msa.config.schema import MULTILABEL
 from cola_msa.evaluation.probes.features import EmbeddedSplit, check_finite
 from cola_msa.evaluation.probes.heads import (
     BestEpoch,
@@ -27,7 +28,6 @@ from cola_msa.evaluation.probes.heads import (
     window_losses,
 )
 from cola_msa.evaluation.probes.kept_heads import Member
-from cola_msa.evaluation.tasks import MULTILABEL
 from cola_msa.records.reader import fixed_bounds, open_windows, read_ahead
 from cola_msa.records.schema import DataError
 from cola_msa.records.windows import Draw, Segments

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from cola_msa.config.schema import MULTILABEL
 from cola_msa.evaluation.probes.features import EmbeddedSplit
 from cola_msa.evaluation.probes.heads import LOSS, ProbeError
 from cola_msa.evaluation.probes.kept_heads import Member
 from cola_msa.evaluation.probes.linear import CachedWindows, TrainingWindows
-from cola_msa.evaluation.tasks import MULTILABEL
 from cola_msa.records.schema import DataError
 from cola_msa.system.console import progress_bar
 

@@ -11,7 +11,13 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from cola_msa.hub.pretrained import LIMITS, check_files, is_pretrained, read_config
+from cola_msa.hub.pretrained import (
+    check_files,
+    is_pretrained,
+    listed_hashes,
+    own_files,
+    read_config,
+)
 from cola_msa.system.errors import RunError
 from cola_msa.system.files import temporary_folder
 from cola_msa.system.folders import CACHE_VARIABLE, cache_dir, replace_folder
@@ -47,12 +53,10 @@ def kept_folder(
                     fill(folder)
                     # Before the cache keeps it and nobody asks its source any more.
                     with told_of(folder, shown):
-                        check_files(folder, read_config(folder)["files"])
+                        check_files(folder, listed_hashes(read_config(folder)))
                     # What lies there is no pretrained folder: damaged, or of another
                     # kind.
-                    replace_folder(
-                        folder, target, lambda _: LIMITS, "a damaged download"
-                    )
+                    replace_folder(folder, target, own_files, "a damaged download")
     except OSError as error:
         raise RunError(
             f"{target}: cannot be written ({error.strerror or error}); name "
@@ -64,7 +68,7 @@ def kept_folder(
 def _check_cached(folder: pathlib.Path, shown: str) -> None:
     """Says where a download lies that was whole once, and is no more."""
     try:
-        check_files(folder, read_config(folder)["files"])
+        check_files(folder, listed_hashes(read_config(folder)))
     except RunError as error:
         raise RunError(
             f"{error}. This is the cached download of {shown}: remove the folder "

@@ -5,7 +5,7 @@ What was fetched once is opened from there without a network. An archive (.zip, 
 SHA-256 compared, and its known files unpacked.
 
 What comes from elsewhere is a pretrained folder or is refused: nothing but the files of
-`pretrained.LIMITS` leaves an archive.
+`pretrained.ARCHIVE_LIMITS` leaves an archive.
 """
 
 import base64
@@ -22,8 +22,20 @@ from typing import Any
 
 import tqdm
 
-from cola_msa.hub.pretrained import FORMAT, LIMITS, is_pretrained
-from cola_msa.hub.sharing.cache import MAX_DOWNLOAD_SECONDS, in_time, kept_folder
+from cola_msa.hub.pretrained import (
+    ARCHIVE_LIMITS,
+    FORMAT,
+    LIMITS,
+    is_pretrained,
+    listed_hashes,
+    read_config,
+)
+from cola_msa.hub.sharing.cache import (
+    MAX_DOWNLOAD_SECONDS,
+    in_time,
+    kept_folder,
+    told_of,
+)
 from cola_msa.system.archives import read_archive
 from cola_msa.system.errors import RunError, hide_logins
 from cola_msa.system.folders import cache_dir
@@ -136,12 +148,18 @@ def _fetch_to(url: str, sha256: str | None, folder: pathlib.Path) -> None:
                 f"{shown}: the download is not the expected file: SHA-256 {found}, not "
                 f"{sha256}"
             )
-        unpacked = read_archive(archive, pathlib.Path(work) / "unpacked", LIMITS, shown)
+        unpacked = read_archive(
+            archive, pathlib.Path(work) / "unpacked", ARCHIVE_LIMITS, shown
+        )
         holding = [path for path in unpacked if is_pretrained(path)]
         if len(holding) != 1:
             raise RunError(f"{shown}: holds no pretrained folder ({FORMAT!r})")
-        for path in holding[0].iterdir():
-            (folder / path.name).write_bytes(path.read_bytes())
+        with told_of(holding[0], shown):
+            names = (*LIMITS, *listed_hashes(read_config(holding[0])))
+        for name in dict.fromkeys(names):
+            if (holding[0] / name).is_file():
+                (folder / name).parent.mkdir(exist_ok=True)
+                (folder / name).write_bytes((holding[0] / name).read_bytes())
 
 
 def _read_url(url: str, path: pathlib.Path, is_late: threading.Event) -> str:

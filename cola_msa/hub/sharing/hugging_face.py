@@ -26,11 +26,13 @@ from typing import Any
 import tqdm
 from absl import logging as absl_logging
 
+from cola_msa.evaluation.probes.held_heads import MAX_BYTES
 from cola_msa.hub.pretrained import (
     CARD_NAME,
     FORMAT,
     LIMITS,
     is_pretrained,
+    listed_hashes,
     read_config,
 )
 from cola_msa.hub.sharing.cache import (
@@ -299,10 +301,11 @@ def _ask(library: ModuleType, address: _Address, file: str, revision: str) -> An
 
 
 def _check_size(size: int, address: _Address, file: str) -> None:
-    if size > LIMITS[file]:
+    limit = LIMITS.get(file, MAX_BYTES)  # others are heads
+    if size > limit:
         raise RunError(
-            f"{address.shown}: {file} has more than {LIMITS[file]:,} bytes, too much "
-            "for an encoder"
+            f"{address.shown}: {file} has more than {limit:,} bytes, too much for an "
+            "encoder"
         )
 
 
@@ -328,9 +331,13 @@ class _Source:
             raise RunError(f"{shown}: holds no pretrained folder ({FORMAT!r})")
         _check_hash(folder, self.address)
         with told_of(folder, shown):
-            names = sorted(read_config(folder)["files"])
+            names = sorted(listed_hashes(read_config(folder)))
+        size_of_heads = 0
         for name in names:
             self._copy(name, folder)
+            if name not in LIMITS:
+                size_of_heads += (folder / name).stat().st_size
+                _check_size(size_of_heads, self.address, f"heads up to {name}")
         with contextlib.suppress(_MissingError):
             self._copy(CARD_NAME, folder)
 
@@ -340,6 +347,7 @@ class _Source:
         if not path.is_file():
             raise RunError(f"{self.address.shown}: {path} is no file")
         _check_size(path.stat().st_size, self.address, file)
+        (folder / file).parent.mkdir(exist_ok=True)
         shutil.copyfile(path, folder / file)
 
     def _download(self, file: str) -> pathlib.Path:

@@ -8,9 +8,10 @@ import soxr
 import tensorflow as tf
 
 from cola_msa.collection.embed import embed_files
-from cola_msa.hub import export, loading, pretrained
 from cola_msa.hub import export as export_lib
+from cola_msa.hub import loading, pretrained
 from cola_msa.hub.embedder import Embedder
+from cola_msa.hub.formats import checks
 from cola_msa.hub.opened import ExportError
 from cola_msa.runs import kept
 from cola_msa.system.errors import FileError, RunError
@@ -58,7 +59,7 @@ def run(embed, waveforms):
 @pytest.mark.parametrize("seconds", [0.3, 0.99, 1.0, 3.92, 29.0, 60.0])
 def test_any_length_gives_the_probes_windows(embed, opened, seconds):
     waveform = noise(seconds)
-    expected = export.reference_windows(waveform, opened)
+    expected = checks.reference_windows(waveform, opened)
     found = run(embed, [waveform])
     frames = 1 + (len(waveform) - 400) // 160
     assert found["windows"].shape == (1, max(1, frames // 98), 64)
@@ -177,8 +178,8 @@ def test_a_wrong_export_is_not_called_done(finished_run, tmp_path, monkeypatch):
     def other(waveform, model):
         return 1.01 * original(waveform, model)
 
-    original = export.reference_windows
-    monkeypatch.setattr(export, "reference_windows", other)
+    original = checks.reference_windows
+    monkeypatch.setattr(checks, "reference_windows", other)
     with pytest.raises(ExportError, match="differs from the encoder"):
         export_lib.export_encoder(finished_run, tmp_path / "model")
     assert not (tmp_path / "model").exists()
@@ -186,7 +187,7 @@ def test_a_wrong_export_is_not_called_done(finished_run, tmp_path, monkeypatch):
 
 def test_an_encoder_that_multiplies_rounding_is_given_room(opened):
     windows = noise(2.5)[: 2 * 98 * 64].reshape(2, 98, 64, 1)
-    assert export.tolerance_of(windows, opened) == pytest.approx(1e-4)
+    assert checks.tolerance_of(windows, opened) == pytest.approx(1e-4)
 
     class Amplifier:
         factor = 100.0
@@ -196,10 +197,10 @@ def test_an_encoder_that_multiplies_rounding_is_given_room(opened):
             return np.sign(mel) * np.abs(mel.astype(np.float64)) ** self.factor
 
     amplifier = Amplifier()
-    tolerance = export.tolerance_of(windows + 1, amplifier)
+    tolerance = checks.tolerance_of(windows + 1, amplifier)
     assert tolerance == pytest.approx(10 * 100 * 2.0**-23, rel=0.5)
     amplifier.factor = 1e5
-    assert export.tolerance_of(1 + windows / 1e6, amplifier) == 0.01
+    assert checks.tolerance_of(1 + windows / 1e6, amplifier) == 0.01
 
 
 def test_the_command_exports_and_reports(finished_run, tmp_path):
@@ -308,8 +309,8 @@ def test_an_earlier_export_is_replaced_and_a_users_tmp_stays(
     (tmp_path / "model.tmp").write_text("mine")
     old = tree(target)
     with monkeypatch.context() as patch:
-        patch.setattr(export, "TOLERANCE", 0.0)
-        patch.setattr(export, "tolerance_of", lambda mel, model: 0.0)
+        patch.setattr(checks, "TOLERANCE", 0.0)
+        patch.setattr(checks, "tolerance_of", lambda mel, model: 0.0)
         with pytest.raises(ExportError, match="differs"):
             export_lib.export_encoder(finished_run, target)
     assert tree(target) == old, "an export that fails leaves the old one"
@@ -337,7 +338,7 @@ def test_a_file_of_an_export_that_was_changed_is_not_removed(
 def test_a_pretrained_folder_that_fails_its_check_leaves_nothing(
     finished_run, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(export, "relative_difference", lambda found, expected: 1.0)
+    monkeypatch.setattr(checks, "relative_difference", lambda found, expected: 1.0)
     with pytest.raises(ExportError, match="differs"):
         export_lib.export_encoder(
             finished_run, tmp_path / "pretrained", file_format="pretrained"

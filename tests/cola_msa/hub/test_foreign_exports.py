@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cola_msa.config.schema import FrontendConfig, to_dict
-from cola_msa.hub import loading, portable
+from cola_msa.hub import loading
+from cola_msa.hub.formats import portable
 from cola_msa.system.errors import RunError
 
 DIM = 4

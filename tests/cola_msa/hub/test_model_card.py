@@ -64,6 +64,24 @@ def score(**fields):
     }
 
 
+def head(**fields):
+    return {
+        "file": "heads/a.npz",
+        "task": "mtat",
+        "class_names": ["rock", "slow"],
+        "scores": {"roc_auc": 0.5},
+        "intervals": {"roc_auc": [0.4, 0.6]},
+        "chance": {"roc_auc": 0.5},
+        "clips": {"train": 3, "test": 2},
+        "protocol": "cached",
+        "probe": "linear",
+        "level": "window",
+        "label_fraction": 1.0,
+        "trained_on": "0123456789abcdef",
+        **fields,
+    }
+
+
 def structure(text):
     """What Markdown makes of lines below the front matter, without their text."""
     text = re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.DOTALL)
@@ -94,6 +112,32 @@ def test_no_text_changes_the_cards_structure(place, text):
     )
     assert "<" not in found.replace(code, "").replace("<br>", "")
     assert found.isascii() or all(c.isprintable() or c == "\n" for c in found)
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_no_text_of_heads_changes_it_either(text):
+    fields = {
+        "task": text,
+        "class_names": [text, text],
+        "scores": {text: 0.5},
+        "clips": {text: 3},
+        "probe": text,
+    }
+    usual = {name: head()[name] for name in fields}
+    usual["class_names"], usual["clips"] = ["a", "b"], {"test": 3}
+    found, good = (card(heads=[head(**f)]) for f in (fields, usual))
+    assert structure(found) == structure(good)
+    assert "<" not in found
+
+
+def test_heads_are_listed_with_their_scores():
+    text = card(heads=[head(), head(task="fma", level="clip", label_fraction=0.1)])
+    row = "| mtat | 2: rock, slow | ROC-AUC 0.500 (0.400 to 0.600), chance 0.500 "
+    assert row + "| 3 train, 2 test | cached, linear | heads/a.npz |" in text
+    assert "cached, linear, of whole clips, 0.1 of the labels" in text
+    assert "rounded" not in text and "## Heads" not in card()
+    names = [str(number) for number in range(200)]
+    assert "| 200: 0, 1, 2, 3, 4, 5, ... |" in card(heads=[head(class_names=names)])
 
 
 def test_usual_texts_stay_as_they_are():

@@ -9,8 +9,9 @@ import pytest
 
 from cola_msa.audio import frontend, frontend_numpy
 from cola_msa.config.schema import FrontendConfig
-from cola_msa.hub import export, loading, portable
 from cola_msa.hub import export as export_lib
+from cola_msa.hub import loading
+from cola_msa.hub.formats import checks, portable
 from cola_msa.hub.opened import ExportError
 from cola_msa.system.errors import FileError
 from tests.helpers.commands import ROOT
@@ -77,7 +78,7 @@ def test_a_wrong_file_is_not_called_done(finished_run, tmp_path, monkeypatch):
         return [1.01 * found for found in run_file(path, windows)]
 
     run_file = portable.run_file
-    monkeypatch.setattr(export, "run_file", other)
+    monkeypatch.setattr(checks, "run_file", other)
     with pytest.raises(ExportError, match="differs from the encoder"):
         export_lib.export_encoder(
             finished_run, tmp_path / "model", file_format="tflite"
@@ -147,7 +148,7 @@ def test_the_reference_log_mels(shared_reference):
 
 @pytest.mark.parametrize("seconds", [0.0, 0.02, 0.3, 0.99, 2.2])
 def test_clips_of_any_length_give_the_exports_windows(seconds):
-    from cola_msa.hub.export import reference_mel
+    from cola_msa.hub.formats.checks import reference_mel
 
     waveform = music(seconds)
     found = frontend_numpy.clip_windows(waveform)
@@ -181,7 +182,7 @@ np.save(path, found)
 
 
 def test_a_user_without_tensorflow_gets_the_same_embeddings(exported, opened, tmp_path):
-    from cola_msa.hub.export import reference_windows
+    from cola_msa.hub.formats.checks import reference_windows
 
     name, folder, _ = exported
     if name != "onnx":

@@ -11,9 +11,8 @@ import keras
 import numpy as np
 import pytest
 
-from cola_msa.config.schema import FrontendConfig, ModelConfig
+from cola_msa.config.schema import MULTICLASS, MULTILABEL, FrontendConfig, ModelConfig
 from cola_msa.evaluation.probes import finetune, heads
-from cola_msa.evaluation.tasks import MULTICLASS, MULTILABEL
 from cola_msa.model.contrastive import ContrastiveModel
 from cola_msa.records import windows
 from cola_msa.system.errors import RunError

@@ -5,12 +5,14 @@ import json
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from sklearn.metrics import f1_score
 
 from cola_msa.config.schema import FrontendConfig
 from cola_msa.evaluation import judge
 from cola_msa.evaluation.probes import kept_heads
 from cola_msa.evaluation.probes.features import embed_split
+from cola_msa.evaluation.probes.heads_graph import HeadsGraph, to_half_and_back
 from cola_msa.evaluation.probes.kept_heads import Heads, Member
 from cola_msa.evaluation.setting import EvaluationConfig
 from cola_msa.system.errors import RunError
@@ -245,3 +247,43 @@ def test_an_evaluation_keeps_what_gave_its_scores(
     for name, row in results["scores"].items():
         assert heads.details["scores"][name] == row["value"]
     assert (heads.thresholds is None) == (task == "fma")
+
+
+@pytest.mark.parametrize("is_tags", [True, False])
+@pytest.mark.parametrize("is_scaled", [True, False])
+@pytest.mark.parametrize("widths", [(8, 3), (8, 5, 3)])
+@pytest.mark.parametrize("outputs", ["probabilities", "outputs"])
+def test_a_graph_says_the_same(is_tags, is_scaled, widths, outputs):
+    heads = sample_heads(is_tags, 2, widths, is_scaled)
+    members = heads.members
+    if outputs == "outputs":  # a ridge's, in double precision
+        members = tuple(
+            dataclasses.replace(
+                member,
+                layers=tuple(
+                    (k.astype(np.float64), b.astype(np.float64))
+                    for k, b in member.layers
+                ),
+            )
+            for member in members
+        )
+    heads = dataclasses.replace(heads, outputs=outputs, members=members)
+    embeddings = rng.normal(size=(200, 8)).astype(np.float32)
+    embeddings[0] *= 1e-6  # below what half precision holds as a normal number
+    expected = heads.score_windows(embeddings)
+    for is_single in (False, True):
+        graph = HeadsGraph(heads, is_single)
+        found = tf.function(graph)(tf.constant(embeddings)).numpy()
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, expected, atol=2e-5, rtol=1e-5)
+
+
+def test_a_graph_rounds_as_numpy_does():
+    values = np.concatenate(
+        [rng.normal(size=5000) * scale for scale in (1e-7, 1e-4, 1.0, 1e4)]
+    ).astype(np.float32)
+    values = np.append(values, np.float32([65519.0, 65521.0, 1e6, -1e6, 0.0]))
+    with np.errstate(over="ignore"):
+        expected = values.astype(np.float16).astype(np.float32)
+    found = tf.function(to_half_and_back)(tf.constant(values[:, None])).numpy()
+    np.testing.assert_array_equal(found[:, 0], expected)

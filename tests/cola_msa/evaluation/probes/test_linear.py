@@ -5,9 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
+from cola_msa.config.schema import MULTICLASS, MULTILABEL
 from cola_msa.evaluation.probes import features, heads
 from cola_msa.evaluation.probes import linear as windows_lib
-from cola_msa.evaluation.tasks import MULTICLASS, MULTILABEL, get_task
+from cola_msa.evaluation.tasks import get_task
 from cola_msa.records.schema import DataError
 
 DIM, NUM_CLASSES = 12, 4

@@ -7,10 +7,10 @@ import pytest
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
+from cola_msa.config.schema import MULTICLASS, MULTILABEL
 from cola_msa.evaluation.probes import linear as windows_lib
 from cola_msa.evaluation.probes import ridge
 from cola_msa.evaluation.probes.heads import ACCURACY, LOSS, ProbeError
-from cola_msa.evaluation.tasks import MULTICLASS, MULTILABEL
 from cola_msa.records.schema import DataError
 from tests.cola_msa.evaluation.probes.test_linear import DIM, make_split
 

@@ -550,7 +550,7 @@ def test_any_damage_of_an_archive_is_one_message(archives, position, value, cut)
         shutil.rmtree(archives / "out", ignore_errors=True)
         try:
             found = archives_lib.read_archive(
-                damaged, archives / "out", pretrained.LIMITS, "x"
+                damaged, archives / "out", pretrained.ARCHIVE_LIMITS, "x"
             )
         except RunError as error:
             assert str(error).startswith("x: ")
@@ -574,6 +574,65 @@ def test_processes_that_fetch_one_url_at_once(server, archives, cache, tmp_path)
     (path,) = found
     assert cola_msa.open_model(path).kind == "pretrained"
     assert Handler.requests == 1
+
+
+def unpacked(archive, root, members, limits):
+    """Names below each folder that an archive of these members gives."""
+    with tarfile.open(archive, "w") as tar:
+        for name, size in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = size
+            tar.addfile(member, io.BytesIO(b"x" * size))
+    found = archives_lib.read_archive(archive, root, limits, "a.tar")
+    return [
+        sorted(p.relative_to(place).as_posix() for p in place.rglob("*.*"))
+        for place in found
+    ]
+
+
+def test_files_of_a_folder_within_are_known_by_a_pattern(tmp_path):
+    limits = {"config.json": 10, "heads/*.npz": 10}
+    names = (
+        "a.npz",
+        "a-b_2.0.npz",
+        ".npz",
+        "*.npz",
+        "b.txt",
+        "ü.npz",
+        "-.npz",
+        "a b.npz",
+    )
+    members = {f"top/heads/{name}": 1 for name in names}
+    members |= {"top/config.json": 1, "top/x/heads/c.npz": 1, "top/heads/d/e.npz": 1}
+    members |= {"heads/f.npz": 1, "top/" + "y" * 97 + ".npz": 1, "top/other/g.npz": 1}
+    members["top/heads/" + "y" * 97 + ".npz"] = 1
+    found = unpacked(tmp_path / "a.tar", tmp_path / "out", members, limits)
+    assert found == [
+        ["config.json", "heads/a-b_2.0.npz", "heads/a.npz"],
+        ["heads/f.npz"],
+    ]
+    # A folder may itself be called heads.
+    members = {"heads/config.json": 1, "heads/heads/a.npz": 1}
+    found = unpacked(tmp_path / "a.tar", tmp_path / "out2", members, limits)
+    assert found == [["config.json", "heads/a.npz"]]
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"heads/a.npz": 11}, "has 11 bytes, .*at most 10 together"),
+        ({"heads/a.npz": 6, "heads/b.npz": 6}, "b.npz' has 6 bytes, .*10 together"),
+        ({"heads/a.npz": 1, "./heads/a.npz": 1}, "twice"),
+        ({"heads/../heads/a.npz": 1}, "leads elsewhere"),
+    ],
+)
+def test_a_folder_within_has_limits_together(tmp_path, members, message):
+    with pytest.raises(RunError, match=message):
+        unpacked(tmp_path / "a.tar", tmp_path / "out", members, {"heads/*.npz": 10})
+    fitting = {"x/heads/a.npz": 10, "y/heads/a.npz": 10}
+    assert (
+        len(unpacked(tmp_path / "b", tmp_path / "z", fitting, {"heads/*.npz": 10})) == 2
+    )
 
 
 def rehashed(folder, name):

@@ -120,6 +120,42 @@ def test_nothing_but_known_files_is_fetched(hub, files, cache):
     assert not set(hub.fetched()) & set(extra)
 
 
+def with_heads(files, **heads):
+    """The same folder with files of heads, which config.json lists but for `other`."""
+    content = json.loads(files["config.json"])
+    content["heads"] = [
+        {"file": f"heads/{n}.npz", "sha256": hashlib.sha256(c).hexdigest(), "task": n}
+        for n, c in heads.items()
+        if n != "other"
+    ]
+    named = {f"heads/{name}.npz": content for name, content in heads.items()}
+    return {**files, **named, "config.json": json.dumps(content).encode()}
+
+
+def test_heads_that_the_folder_lists_are_fetched(hub, files):
+    listed = with_heads(files, mtat=b"abc", fma=b"de", other=b"not listed")
+    hub.commit(REPOSITORY, listed)
+    path = loading.resolve(ADDRESS)
+    assert (path / "heads/mtat.npz").read_bytes() == b"abc"
+    assert {p.name for p in (path / "heads").iterdir()} == {"mtat.npz", "fma.npz"}
+    assert "heads/other.npz" not in hub.fetched()
+
+
+@pytest.mark.parametrize("size", [8, 5])
+def test_heads_are_bounded_together(hub, files, cache, monkeypatch, size):
+    monkeypatch.setattr(hugging_face, "MAX_BYTES", 7)
+    hub.commit(REPOSITORY, with_heads(files, mtat=b"a" * size, fma=b"b" * size))
+    refused(ADDRESS, "heads.* has more than 7 bytes, too much for an encoder")
+    assert nothing_kept(cache)
+
+
+def test_heads_that_do_not_fit_are_not_kept(hub, files, cache):
+    listed = with_heads(files, mtat=b"abc")
+    hub.commit(REPOSITORY, {**listed, "heads/mtat.npz": b"xyz"})
+    refused(ADDRESS, "heads/mtat.npz: damaged or not the original")
+    assert nothing_kept(cache)
+
+
 def test_a_card_may_be_missing(hub, files):
     hub.commit(REPOSITORY, {n: c for n, c in files.items() if n != "README.md"})
     assert cola_msa.open_model(ADDRESS).kind == "pretrained"

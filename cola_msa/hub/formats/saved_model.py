@@ -12,6 +12,12 @@ It needs TensorFlow alone to be used. Signatures:
     project         log_mel float32 [batch, frames, 64, 1] -> projection [batch, 512]
     score           mixtures float32 [A, 512], stems float32 [P, 512] -> scores [A, P];
                     `match` is `score` of two `project`
+
+and of an export with heads:
+
+    tag_waveform    as embed_waveform -> of heads on windows: windows float32 [batch, W,
+                    K], clip float32 [batch, K], their means, num_windows int32 [batch];
+                    of heads on whole clips: clip float32 [batch, K]
 """
 
 import os
@@ -27,6 +33,8 @@ import tensorflow as tf
 from absl import logging
 
 from cola_msa.audio.frontend import exact_log_mel, level_factor
+from cola_msa.evaluation.probes.heads_graph import HeadsGraph, to_half_and_back
+from cola_msa.evaluation.probes.kept_heads import Heads
 from cola_msa.hub.opened import OpenedModel
 
 _NETWORK_WINDOWS = 256  # windows that pass through the network at once
@@ -66,16 +74,33 @@ SIGNATURES = {
         "outputs": {"scores": "float32 [A, P]"},
     },
 }
+TAG_SIGNATURE = "tag_waveform"
+
+
+def tag_signature(heads: Heads) -> dict[str, dict[str, str]]:
+    """What metadata.json says of `tag_waveform`."""
+    inputs = SIGNATURES["embed_waveform"]["inputs"]
+    if heads.are_of_clips:
+        return {"inputs": inputs, "outputs": {"clip": "float32 [batch, classes]"}}
+    return {
+        "inputs": inputs,
+        "outputs": {
+            "windows": "float32 [batch, windows, classes]",
+            "clip": "float32 [batch, classes], the windows' mean",
+            "num_windows": "int32 [batch]",
+        },
+    }
 
 
 class ExportModule(tf.Module):
     """Encoder, projection and similarity as graphs of their own."""
 
-    def __init__(self, model: OpenedModel):
+    def __init__(self, model: OpenedModel, heads: Heads | None = None):
         """Traces nothing yet; `save` does.
 
         Args:
             model: A run or a pretrained folder.
+            heads: Heads of its encoder, for a signature of their own.
         """
         super().__init__()
         assert isinstance(model.inference, keras.Model) and model.matcher is not None
@@ -104,6 +129,12 @@ class ExportModule(tf.Module):
             "project": (_named(mel, "log_mel"),),
             "score": (_named(projection, "mixtures"), _named(projection, "stems")),
         }
+        if heads is not None:
+            self._heads = HeadsGraph(heads)
+            self._are_of_clips = heads.are_of_clips
+            self._num_classes = len(heads.class_names)
+            signatures[TAG_SIGNATURE] = signatures["embed_waveform"]
+        self._names = tuple(signatures)
         for name, specs in signatures.items():
             function = getattr(self, f"_{name}")
             setattr(self, name, tf.function(function, input_signature=specs))
@@ -132,6 +163,50 @@ class ExportModule(tf.Module):
     def _embed_waveform(
         self, waveform: tf.Tensor, lengths: tf.Tensor
     ) -> dict[str, tf.Tensor]:
+        embedded, mean, is_window, num_windows = self._over_windows(
+            waveform, lengths, self._encode, self._dim
+        )
+        clip = mean
+        if self._clip_embedding == "moments":
+            # About the mean: squares of single precision would not do.
+            apart = (embedded - mean[:, tf.newaxis]) * is_window[..., tf.newaxis]
+            count = tf.cast(num_windows, tf.float32)[:, tf.newaxis]
+            variance = tf.reduce_sum(tf.square(apart), 1) / count
+            clip = tf.concat([mean, tf.sqrt(variance)], axis=1)
+        return {"windows": embedded, "clip": clip, "num_windows": num_windows}
+
+    def _tag_waveform(
+        self, waveform: tf.Tensor, lengths: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        if self._are_of_clips:
+            return {
+                "clip": self._heads(self._embed_waveform(waveform, lengths)["clip"])
+            }
+        windows, clip, _, num_windows = self._over_windows(
+            waveform, lengths, self._tag_log_mel, self._num_classes
+        )
+        return {"windows": windows, "clip": clip, "num_windows": num_windows}
+
+    def _tag_log_mel(self, log_mel: tf.Tensor) -> tf.Tensor:
+        """Scores windows as heads were trained: on log-mels as records hold them."""
+        return self._heads(self._encode(to_half_and_back(log_mel)))
+
+    def _over_windows(
+        self, waveform: tf.Tensor, lengths: tf.Tensor, network: Any, dim: int
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Calls a network on the log-mel of every window of clips.
+
+        Args:
+            waveform: float32 [batch, samples].
+            lengths: int32 [batch].
+            network: float32 [n, frames, num_mels, 1] -> [n, dim].
+            dim: Values that it gives.
+
+        Returns:
+            (what it gives [batch, W, dim], 0 past a clip's own windows; their mean
+            [batch, dim]; which windows are a clip's own, float32 [batch, W]; how many
+            these are, int32 [batch]).
+        """
         config = self.frontend
         lengths = tf.clip_by_value(lengths, 0, tf.shape(waveform)[1])
         is_real = tf.sequence_mask(lengths, tf.shape(waveform)[1], tf.float32)
@@ -153,32 +228,28 @@ class ExportModule(tf.Module):
         # A window's own frames; what lies behind them is padding.
         first = tf.range(most) * config.window_frames
         frames = tf.reshape(num_frames[:, tf.newaxis] - first, [-1])
-        embedded = self._in_parts(
-            (sounds, frames, tf.repeat(scale, most)), self._embed_sounds, self._dim
-        )
-        embedded = tf.reshape(embedded, [batch, most, self._dim])
-        is_window = tf.sequence_mask(num_windows, most, tf.float32)
-        embedded *= is_window[..., tf.newaxis]
-        mean = tf.reduce_sum(embedded, 1) / tf.cast(num_windows, tf.float32)[:, None]
-        clip = mean
-        if self._clip_embedding == "moments":
-            # About the mean: squares of single precision would not do.
-            apart = (embedded - mean[:, tf.newaxis]) * is_window[..., tf.newaxis]
-            count = tf.cast(num_windows, tf.float32)[:, tf.newaxis]
-            variance = tf.reduce_sum(tf.square(apart), 1) / count
-            clip = tf.concat([mean, tf.sqrt(variance)], axis=1)
-        return {"windows": embedded, "clip": clip, "num_windows": num_windows}
 
-    def _embed_sounds(
+        def of_sounds(
+            sounds: tf.Tensor, num_frames: tf.Tensor, scale: tf.Tensor
+        ) -> tf.Tensor:
+            return network(self._log_mel(sounds, num_frames, scale))
+
+        found = self._in_parts((sounds, frames, tf.repeat(scale, most)), of_sounds, dim)
+        found = tf.reshape(found, [batch, most, dim])
+        is_window = tf.sequence_mask(num_windows, most, tf.float32)
+        found *= is_window[..., tf.newaxis]
+        mean = tf.reduce_sum(found, 1) / tf.cast(num_windows, tf.float32)[:, None]
+        return found, mean, is_window, num_windows
+
+    def _log_mel(
         self, sounds: tf.Tensor, num_frames: tf.Tensor, scale: tf.Tensor
     ) -> tf.Tensor:
-        """Embeds windows [n, samples] of which num_frames [n] are no padding."""
+        """Log-mels of windows [n, samples] of which num_frames [n] are no padding."""
         config = self.frontend
         mel = exact_log_mel(sounds, config, scale)
         is_frame = tf.sequence_mask(tf.maximum(0, num_frames), config.window_frames)
         floor = tf.math.log(tf.constant(config.log_floor, tf.float32))
-        mel = tf.where(is_frame[..., tf.newaxis], mel, floor)
-        return self._encode(mel[..., tf.newaxis])
+        return tf.where(is_frame[..., tf.newaxis], mel, floor)[..., tf.newaxis]
 
     def _in_parts(
         self, inputs: tuple[tf.Tensor, ...], network: Any, dim: int
@@ -203,7 +274,7 @@ class ExportModule(tf.Module):
             tf.saved_model.save(
                 self,
                 str(folder),
-                signatures={name: getattr(self, name) for name in SIGNATURES},
+                signatures={name: getattr(self, name) for name in self._names},
             )
         finally:
             logging.set_verbosity(verbosity)
@@ -214,21 +285,23 @@ def _named(spec: tf.TensorSpec, name: str) -> tf.TensorSpec:
 
 
 def run_exported(
-    folder: pathlib.Path, inputs: dict[str, np.ndarray]
+    folder: pathlib.Path, inputs: dict[str, np.ndarray], *names: str
 ) -> dict[str, np.ndarray]:
     """Runs an export in a process without cola_msa: TensorFlow and the folder alone.
 
     Args:
         folder: The SavedModel.
-        inputs: `waveform`, `lengths`, `mixture_windows` and `stem_windows`.
+        inputs: Of all its signatures.
+        *names: Signatures to run.
 
     Returns:
-        Outputs of `embed_waveform`, and `scores` of `match`.
+        Their outputs.
     """
     with tempfile.TemporaryDirectory() as check:
         path = os.path.join(check, "check.npz")
         np.savez(path, **inputs)  # type: ignore[arg-type]  # names
         command = [sys.executable, "-I", "-c", _CHECK_SCRIPT, str(folder), path]
+        command += names
         subprocess.run(command, check=True)
         with np.load(path) as found:
             return dict(found)
@@ -239,12 +312,12 @@ import sys
 sys.modules["cola_msa"] = None
 import numpy as np
 import tensorflow as tf
-folder, check = sys.argv[1:]
+folder, check, *names = sys.argv[1:]
 given = {k: tf.constant(v) for k, v in np.load(check).items()}
 signatures = tf.saved_model.load(folder).signatures
 found = {}
-for name, inputs in (("embed_waveform", ("waveform", "lengths")),
-                     ("match", ("mixture_windows", "stem_windows"))):
+for name in names:
+    inputs = signatures[name].structured_input_signature[1]
     found |= signatures[name](**{k: given[k] for k in inputs})
 np.savez(check, **{k: v.numpy() for k, v in found.items()})
 """

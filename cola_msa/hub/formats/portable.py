@@ -15,11 +15,15 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from cola_msa.evaluation.probes.heads_graph import HeadsGraph, to_half_and_back
+from cola_msa.evaluation.probes.kept_heads import Heads
 from cola_msa.hub.opened import ExportError, OpenedModel
 from cola_msa.system.errors import RunError
 from cola_msa.values.reading import damage_as, read_limited
 
 FILE_NAMES = {"onnx": "encoder.onnx", "tflite": "encoder.tflite"}
+TAGGER_NAMES = {"onnx": "tagger.onnx", "tflite": "tagger.tflite"}
+EMBEDDING, PROBABILITIES = "embedding", "probabilities"  # what either gives
 _Run = Callable[[np.ndarray], np.ndarray]
 MAX_BYTES = 512 << 20
 _ONNX_TYPE = "tensor(float)"
@@ -273,35 +277,56 @@ TFLITE_NAME, ONNX_NAME = FILE_NAMES["tflite"], FILE_NAMES["onnx"]
 _OPSET = 17
 
 
-def freeze(model: OpenedModel) -> Any:
-    """The encoder as a graph whose weights are constants.
+def freeze(
+    model: OpenedModel, heads: Heads | None = None, is_single: bool = False
+) -> Any:
+    """The encoder, with heads behind it or not, as a graph of constant weights.
+
+    Args:
+        model: The encoder.
+        heads: Heads on windows.
+        is_single: As `HeadsGraph`.
 
     Returns:
-        Concrete function, float32 [batch, frames, num_mels, 1] -> [batch, dim].
+        Concrete function, float32 [batch, frames, num_mels, 1] -> [batch, dim], or of
+        heads [batch, K].
     """
     from tensorflow.python.framework.convert_to_constants import (
         convert_variables_to_constants_v2,
     )
 
     spec = tf.TensorSpec([None, None, model.frontend.num_mels, 1], tf.float32)
+    score = None if heads is None else HeadsGraph(heads, is_single)
+
+    def compute(log_mel: tf.Tensor) -> tf.Tensor:
+        if score is None:
+            return tf.identity(model.network_graph(log_mel))
+        return tf.identity(score(model.network_graph(to_half_and_back(log_mel))))
+
     encode = tf.function(
-        lambda log_mel: tf.identity(model.network_graph(log_mel)),
+        compute,
         input_signature=[tf.TensorSpec(spec.shape, spec.dtype, name="log_mel")],
         autograph=False,
     )
     return convert_variables_to_constants_v2(encode.get_concrete_function())
 
 
-def write_tflite(model: OpenedModel, folder: pathlib.Path) -> pathlib.Path:
-    """Writes encoder.tflite, in float32; returns its path."""
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([freeze(model)])
-    path = folder / TFLITE_NAME
+def write_tflite(
+    model: OpenedModel, folder: pathlib.Path, heads: Heads | None = None
+) -> pathlib.Path:
+    """Writes encoder.tflite or tagger.tflite, in float32; returns its path."""
+    converter = tf.lite.TFLiteConverter.from_concrete_functions(
+        [freeze(model, heads, is_single=True)]
+    )
+    path = folder / (TFLITE_NAME if heads is None else TAGGER_NAMES["tflite"])
     path.write_bytes(converter.convert())
     return path
 
 
-def write_onnx(model: OpenedModel, folder: pathlib.Path) -> pathlib.Path:
-    """Writes encoder.onnx; returns its path.
+def write_onnx(
+    model: OpenedModel, folder: pathlib.Path, heads: Heads | None = None
+) -> pathlib.Path:
+    """Writes encoder.onnx or tagger.onnx; returns its path.
 
     Raises:
         ExportError: If the extra `formats` is not installed.
@@ -315,7 +340,7 @@ def write_onnx(model: OpenedModel, folder: pathlib.Path) -> pathlib.Path:
             f"--format=onnx needs an extra ({error}): pip install '.[formats]' in the "
             "checkout"
         ) from error
-    frozen = freeze(model)
+    frozen = freeze(model, heads)
     (given,), (found,) = frozen.inputs, frozen.outputs
     logging.getLogger("tf2onnx").setLevel(logging.WARNING)
     logger = tf.get_logger()
@@ -331,7 +356,8 @@ def write_onnx(model: OpenedModel, folder: pathlib.Path) -> pathlib.Path:
     finally:
         logger.setLevel(level)
     graph = proto.graph
-    names = {given.name: "log_mel", found.name: "embedding"}
+    output = EMBEDDING if heads is None else PROBABILITIES
+    names = {given.name: "log_mel", found.name: output}
     for node in graph.node:
         for part in (node.input, node.output):
             for number, name in enumerate(part):
@@ -345,7 +371,7 @@ def write_onnx(model: OpenedModel, folder: pathlib.Path) -> pathlib.Path:
         for dimension, axis in zip(shape.dim, axes, strict=False):
             dimension.dim_param = axis
     onnx.checker.check_model(proto, full_check=True)
-    path = folder / ONNX_NAME
+    path = folder / (ONNX_NAME if heads is None else TAGGER_NAMES["onnx"])
     onnx.save(proto, str(path))
     return path
 
@@ -354,11 +380,11 @@ def run_file(path: pathlib.Path, windows: list[np.ndarray]) -> list[np.ndarray]:
     """Runs an exported file in a fresh process that cannot import cola_msa.
 
     Args:
-        path: encoder.tflite or encoder.onnx.
+        path: encoder.tflite, encoder.onnx, or the tagger of either.
         windows: Batches, float32 [n, frames, num_mels, 1] each, of any sizes.
 
     Returns:
-        A batch's embeddings each, float32 [n, dim].
+        What it gives of each batch, float32 [n, dim] or [n, K].
 
     Raises:
         ExportError: If the file cannot be run.
@@ -392,7 +418,7 @@ _ONNX_SCRIPT = """
 sys.modules["tensorflow"] = None
 import onnxruntime
 session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-found = [session.run(["embedding"], {"log_mel": mel})[0] for mel in given]
+found = [session.run(None, {"log_mel": mel})[0] for mel in given]
 np.savez(check, *found)
 """
 _TFLITE_SCRIPT = """
