@@ -10,6 +10,7 @@ SEPARATION = ["openunmix>=1.3.0", "torch>=2.13.0", "torchaudio>=2.11.0"]
 AUGMENT = ["tensorflow-io>=0.37.1", "keras-cv>=0.9.0"]
 EMBED = ["pyarrow>=16"]
 SEARCH = ["faiss-cpu>=1.9"]
+HUB = ["huggingface_hub>=1.2"]
 FORMATS = ["onnx>=1.17", "onnxruntime>=1.20", "tf2onnx>=1.17"]
 BEAM = ["apache-beam>=2.77", "google-crc32c>=1.9"]
 SOUNDFONT = ["pyfluidsynth>=1.3.4"]
@@ -41,7 +42,8 @@ setup(
     package_data={
         "cola_msa": ["py.typed"],
         "cola_msa.collection": ["map_page/*"],
-        "cola_msa.hub": ["registry.json", "starter/*"],
+        "cola_msa.hub": ["starter/*"],
+        "cola_msa.hub.sharing": ["registry.json"],
         "data_prep": ["py.typed"],
     },
     entry_points={"console_scripts": ["cola-msa = cola_msa.__main__:main"]},
@@ -65,11 +67,12 @@ setup(
         "embed": EMBED,
         "search": SEARCH,
         "formats": FORMATS,
+        "hub": HUB,
         "soundfont": SOUNDFONT,  # not in `all`: it needs a system library
         "umap": ["umap-learn>=0.5.7"],  # not in `all`: its Numba bounds NumPy
         "beam": BEAM,  # not in `all`: large, and for clusters only
         "dev": DEV + BEAM + SOUNDFONT,
-        "all": SEPARATION + AUGMENT + EMBED + SEARCH + FORMATS,
+        "all": SEPARATION + AUGMENT + EMBED + SEARCH + FORMATS + HUB,
     },
     classifiers=[
         "Operating System :: POSIX :: Linux",

@@ -15,14 +15,16 @@ from cola_msa.hub.export import FORMATS, describe_heads, export_encoder
 from cola_msa.hub.pretrained import WEIGHT_TYPES
 from cola_msa.runs import directory
 from cola_msa.system import console
-from cola_msa.system.errors import UsageError
+from cola_msa.system.errors import UsageError, hide_logins
 from cola_msa.values.paths import define_path
 
 
 def define_flags() -> None:
     """Defines the command's flags."""
     define_path(
-        "run_dir", None, "A run or a pretrained folder; default the newest in runs/."
+        "run_dir",
+        None,
+        "A run, or a pretrained folder or its address; default the newest in runs/.",
     )
     define_path("output_dir", None, "Folder of the export.", required=True)
     flags.DEFINE_enum("format", "saved_model", FORMATS, "What to write.")
@@ -52,7 +54,8 @@ def main(options: flags.FlagValues) -> None:
             raise UsageError(
                 f"--{name} is for --format=pretrained, not for {options.format}"
             )
-    run_dir = directory.choose_run(options.run_dir)
+    # Not as a path, which an address is not.
+    run_dir = options.run_dir or directory.choose_run(None)
     metadata = export_encoder(
         run_dir,
         options.output_dir,
@@ -63,7 +66,8 @@ def main(options: flags.FlagValues) -> None:
         options.head,
     )
     print(
-        f"exported step {metadata['step']} of {run_dir} to {options.output_dir}; "
+        f"exported step {metadata['step']} of {hide_logins(str(run_dir))} to "
+        f"{options.output_dir}; "
         f"reloaded in a fresh process: relative difference "
         f"{metadata['relative_difference']:.1e}"
     )

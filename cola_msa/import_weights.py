@@ -27,7 +27,7 @@ def define_flags() -> None:
         None,
         "Prefix of a TensorFlow checkpoint in the authors' layout, or its folder.",
     )
-    define_path("pretrained", None, "A pretrained folder, its URL or its name.")
+    define_path("pretrained", None, "A pretrained folder, its address or its name.")
     define_path("output_dir", None, "The run directory.", required=True)
     flags.DEFINE_enum(
         "source", "multi", ["multi", *SOURCES], "What it was trained with."

@@ -65,7 +65,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     define_path(
         "init_from",
         None,
-        "Run, its kept/*.npz, or pretrained folder (or its URL or name), whose "
+        "Run, its kept/*.npz, or pretrained folder (or its address or name), whose "
         "weights training starts from.",
         **add,
     )

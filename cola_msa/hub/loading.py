@@ -18,9 +18,10 @@ from absl import logging
 
 from cola_msa.config.checks import check_frontend
 from cola_msa.config.schema import Config, ModelConfig, from_dict
-from cola_msa.hub import download, pretrained
+from cola_msa.hub import pretrained
 from cola_msa.hub.formats import portable
 from cola_msa.hub.opened import Network, OpenedModel
+from cola_msa.hub.sharing import download, hugging_face
 from cola_msa.model.contrastive import ContrastiveModel
 from cola_msa.model.matcher import Matcher, projection_network
 from cola_msa.model.plain import embedding_dim, plain_encoder
@@ -43,7 +44,8 @@ def resolve(
     """The folder of a model that is named by a folder, a URL or a registry's name.
 
     Args:
-        source: A folder, the URL of an archive of a pretrained folder, or a name.
+        source: A folder, the URL of an archive of a pretrained folder, an address of
+            Hugging Face (`hf://user/name@revision`), or a name.
         registry: A registry file; None means COLA_MSA_REGISTRY, else the package's.
 
     Raises:
@@ -52,6 +54,8 @@ def resolve(
     text = os.fspath(source)
     if download.is_url(text):
         return download.fetch(text)
+    if hugging_face.is_address(text):
+        return hugging_face.fetch(text)
     path = pathlib.Path(text)
     if path.exists():
         return path
@@ -62,7 +66,7 @@ def resolve(
     if "://" in text:
         raise RunError(
             f"{hide_logins(text)}: an address of a kind that is not read; "
-            f"{', '.join(download.SCHEMES)} are"
+            f"{', '.join((*download.SCHEMES, hugging_face.SCHEME))} are"
         )
     return path
 
@@ -146,14 +150,14 @@ def open_model(
 ) -> OpenedModel:
     """Opens a run, a pretrained folder or an export for inference.
 
-    What comes from a URL or a registry is opened as a pretrained folder, which runs no
-    code of its maker, or not at all. A local SavedModel is a TensorFlow graph, which
-    can read and write files: open one only from somebody whom you would let run a
-    program.
+    What comes from an address or a registry is opened as a pretrained folder, which
+    runs no code of its maker, or not at all. A local SavedModel is a TensorFlow graph,
+    which can read and write files: open one only from somebody whom you would let run
+    a program.
 
     Args:
-        path: The folder; or a URL or a registry's name of a pretrained folder, which
-            is fetched into the cache once.
+        path: The folder; or of a pretrained folder a URL, `hf://user/name@revision`
+            or a registry's name, which is fetched into the cache once.
         checkpoint_step: For a run: a kept step, `best`, or None for the last.
         registry: A registry file; None means COLA_MSA_REGISTRY, else the package's.
 
@@ -186,11 +190,13 @@ def open_model(
 def from_pretrained(
     source: str | os.PathLike, registry: str | os.PathLike | None = None
 ) -> OpenedModel:
-    """Opens a pretrained folder by its path, its URL or its name.
+    """Opens a pretrained folder by its path, its address or its name.
 
     Args:
         source: A folder, the URL of an archive of one (optionally with
-            `#sha256=<64 digits>`), or a name of the registry.
+            `#sha256=<64 digits>`), an address of Hugging Face
+            (`hf://user/name@revision`, see `hub.sharing.hugging_face`), or a name of
+            the registry.
         registry: A registry file; None means COLA_MSA_REGISTRY, else the package's.
 
     Returns:
@@ -228,7 +234,7 @@ def load_encoder(
     """Loads the encoder of a run or of a pretrained folder for inference.
 
     Args:
-        path: A run directory, or a pretrained folder, its URL or its name.
+        path: A run directory, or a pretrained folder, its address or its name.
         step: For a run: a kept step, `best`, or None for the last; 0 is the untrained
             network.
         statistics: Batch-norm statistics: `anchors` (for mixtures) or `pairs` (for
@@ -351,6 +357,7 @@ def _open_run(path: pathlib.Path, step: int | str | None) -> OpenedModel:
 
 def _open_pretrained(path: pathlib.Path) -> OpenedModel:
     content = pretrained.read_config(path)
+    origin = hugging_face.describe(path)
 
     def read_pairs(model: ContrastiveModel) -> BatchStatistics:
         return pretrained.read_statistics(path, "pairs", model)
@@ -362,7 +369,8 @@ def _open_pretrained(path: pathlib.Path) -> OpenedModel:
         kind="pretrained",
         path=path,
         key=content["encoder_key"],
-        description=f"pretrained {content['name']}, step {content['step']}",
+        description=f"pretrained {content['name']}, step {content['step']}"
+        + (f", {origin}" if origin else ""),
         details=_details(content, content["step"]),
     )
 

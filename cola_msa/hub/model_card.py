@@ -8,6 +8,7 @@ import pathlib
 from typing import Any
 
 from cola_msa.evaluation.tasks import SCORE_TITLES
+from cola_msa.hub.sharing import front_matter
 from cola_msa.system.errors import FileError
 from cola_msa.values.markdown import plain
 from cola_msa.values.reading import read_json
@@ -140,7 +141,7 @@ def _head_lines(content: dict[str, Any]) -> list[str]:
 
 
 def render_card(content: dict[str, Any]) -> str:
-    """The model card of a pretrained folder as Markdown.
+    """The model card of a pretrained folder as Markdown below its front matter.
 
     Args:
         content: Its config.json, see `pretrained`.
@@ -194,4 +195,4 @@ def render_card(content: dict[str, Any]) -> str:
         use,
         "`config.json` holds the whole configuration and the SHA-256 of every file.",
     ]
-    return "\n".join(lines) + "\n"
+    return front_matter.render(content) + "\n".join(lines) + "\n"

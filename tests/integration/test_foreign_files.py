@@ -22,9 +22,10 @@ from cola_msa.config.schema import Config, to_dict
 from cola_msa.evaluation import curves as curves_lib
 from cola_msa.evaluation import results
 from cola_msa.evaluation.probes import features
-from cola_msa.hub import download, loading, pretrained
 from cola_msa.hub import export as export_lib
+from cola_msa.hub import loading, pretrained
 from cola_msa.hub.model_card import read_scores
+from cola_msa.hub.sharing import download
 from cola_msa.records import verified
 from cola_msa.reproduction import demo as demo_lib
 from cola_msa.reproduction import run

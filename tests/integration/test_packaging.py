@@ -30,6 +30,7 @@ EXTRAS = (
     "pyarrow",
     "faiss",
     "umap",
+    "huggingface_hub",
     "onnx",
     "onnxruntime",
     "tf2onnx",
@@ -100,7 +101,7 @@ def test_the_wheel_holds_the_packages_and_nothing_else(wheel):
     modules = {name for name in names if ".dist-info/" not in name}
     expected = {name_of(path) for path in SOURCES}
     expected |= {f"{name}/py.typed" for name in PACKAGES}
-    expected.add("cola_msa/hub/registry.json")
+    expected.add("cola_msa/hub/sharing/registry.json")
     for folder in ("collection/map_page", "hub/starter"):
         expected |= {name_of(path) for path in (ROOT / "cola_msa" / folder).iterdir()}
     assert modules == expected
@@ -115,7 +116,7 @@ def test_the_wheel_says_what_it_needs(wheel):
     text = archive.read(name).decode()
     assert "License-Expression: Apache-2.0" in text or "License: Apache-2.0" in text
     provided = set(re.findall(r"^Provides-Extra: (\S+)", text, re.MULTILINE))
-    extras = {"separation", "augment", "embed", "search", "formats", "umap"}
+    extras = {"separation", "augment", "embed", "search", "formats", "hub", "umap"}
     extras |= {"soundfont", "beam", "dev", "all"}
     assert provided == extras
     needed = re.findall(r"^Requires-Dist: ([\w-]+)[^;\n]*$", text, re.MULTILINE)

@@ -91,6 +91,7 @@ NOT_HERE = {
     "data_prep.train_separator": "trains for hours; test_train_separator is small",
     "cola_msa.import_weights": "weights of others; test_imported_run and test_starter "
     "have their own",
+    "cola_msa.embed --model=hf://": "the network; test_hugging_face has its own hub",
     "cola_msa.eval --task=fma --run_dir=runs/my-encoder": "a run made of such weights",
 }
 

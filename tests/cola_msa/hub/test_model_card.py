@@ -52,6 +52,7 @@ def card(**fields):
 
 def score(**fields):
     return {
+        "task": "mine",
         "title": "a task",
         "score": "roc_auc",
         "protocol": "cached",
@@ -82,7 +83,8 @@ def head(**fields):
 
 
 def structure(text):
-    """What Markdown makes of lines, without their text."""
+    """What Markdown makes of lines below the front matter, without their text."""
+    text = re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.DOTALL)
     outside = re.sub(r"\\.", "", text)
     lines = [
         "rule" if re.fullmatch(r"[-=]{3,}", line) else re.match(r"#*|```", line)[0]

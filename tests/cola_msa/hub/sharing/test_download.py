@@ -25,7 +25,8 @@ from hypothesis import strategies as st
 
 import cola_msa
 from cola_msa.config.schema import Config, from_dict
-from cola_msa.hub import download, loading, pretrained
+from cola_msa.hub import loading, pretrained
+from cola_msa.hub.sharing import download
 from cola_msa.runs import kept
 from cola_msa.system import archives as archives_lib
 from cola_msa.system import folders

@@ -1,10 +1,8 @@
-"""Fetches pretrained folders: by name from a registry, or by URL, into a cache.
+"""Fetches pretrained folders by name from a registry, or by URL, into the cache.
 
-The cache is `COLA_MSA_CACHE`, or `~/.cache/cola_msa`. What was fetched once is opened
-from there without a network. An archive (.zip, .tar, .tar.gz, .tar.xz) holds one
-pretrained folder; it is fetched under a temporary name, its SHA-256 compared, its known
-files unpacked beside, and put in place in one step, so that a folder in the cache is
-whole. One process fetches at a time; others wait and find what it fetched.
+What was fetched once is opened from there without a network. An archive (.zip, .tar,
+.tar.gz, .tar.xz) holds one pretrained folder; it is fetched under a temporary name, its
+SHA-256 compared, and its known files unpacked.
 
 What comes from elsewhere is a pretrained folder or is refused: nothing but the files of
 `pretrained.ARCHIVE_LIMITS` leaves an archive.
@@ -28,24 +26,25 @@ from cola_msa.hub.pretrained import (
     ARCHIVE_LIMITS,
     FORMAT,
     LIMITS,
-    check_files,
     is_pretrained,
     listed_hashes,
-    own_files,
     read_config,
+)
+from cola_msa.hub.sharing.cache import (
+    MAX_DOWNLOAD_SECONDS,
+    in_time,
+    kept_folder,
+    told_of,
 )
 from cola_msa.system.archives import read_archive
 from cola_msa.system.errors import RunError, hide_logins
-from cola_msa.system.files import temporary_folder
-from cola_msa.system.folders import CACHE_VARIABLE, cache_dir, replace_folder
-from cola_msa.system.locks import Lock
+from cola_msa.system.folders import cache_dir
 from cola_msa.values.reading import read_json
 
 REGISTRY_VARIABLE = "COLA_MSA_REGISTRY"
 SCHEMES = ("http", "https", "file", "ftp")
 _TIMEOUT_SECONDS = 30  # without any byte
 MAX_DOWNLOAD_BYTES = 512 << 20  # an encoder has 20 MB
-MAX_DOWNLOAD_SECONDS = 3600
 _BLOCK = 1 << 18
 _SHA256 = re.compile("[0-9a-f]{64}", re.IGNORECASE)
 # Characters of a URL that stay as they are; a space, say, becomes %20.
@@ -126,42 +125,24 @@ def fetch(name_or_url: str, registry: str | os.PathLike | None = None) -> pathli
         url, sha256 = models[name_or_url]["url"], models[name_or_url]["sha256"]
         label = name_or_url.replace("/", "_")
     target = cache_dir() / (f"{label}-{sha256[:16]}" if sha256 else label)
-    if is_pretrained(target):
-        _check_cached(target, hide_logins(name_or_url))
-    else:
-        try:
-            with Lock(cache_dir() / ".locks" / f"{target.name}.lock", "", waits=True):
-                if not is_pretrained(target):  # another process may have fetched it
-                    _fetch_to(url, sha256, target)
-        except OSError as error:
-            raise RunError(
-                f"{target}: cannot be written ({error.strerror or error}); name "
-                f"another cache by {CACHE_VARIABLE}"
-            ) from error
-    return target
+    return kept_folder(
+        target,
+        hide_logins(name_or_url),
+        lambda folder: _fetch_to(url, sha256, folder),
+    )
 
 
-def _check_cached(folder: pathlib.Path, source: str) -> None:
-    """Says where a download lies that was whole once, and is no more."""
-    try:
-        check_files(folder, listed_hashes(read_config(folder)))
-    except RunError as error:
-        raise RunError(
-            f"{error}. This is the cached download of {source}: remove the folder "
-            f"{folder}, and the same command fetches it again"
-        ) from error
-
-
-def _fetch_to(url: str, sha256: str | None, target: pathlib.Path) -> None:
+def _fetch_to(url: str, sha256: str | None, folder: pathlib.Path) -> None:
     shown = hide_logins(url)
-    with (
-        tempfile.TemporaryDirectory(
-            prefix="cola_msa-", ignore_cleanup_errors=True
-        ) as work,
-        temporary_folder(target) as folder,
-    ):
+    with tempfile.TemporaryDirectory(
+        prefix="cola_msa-", ignore_cleanup_errors=True
+    ) as work:
         archive = pathlib.Path(work) / "archive"
-        found = _download(url, archive)
+        found = in_time(
+            lambda is_late: _read_url(url, archive, is_late),
+            shown,
+            MAX_DOWNLOAD_SECONDS,
+        )
         if sha256 and found != sha256.lower():
             raise RunError(
                 f"{shown}: the download is not the expected file: SHA-256 {found}, not "
@@ -173,54 +154,12 @@ def _fetch_to(url: str, sha256: str | None, target: pathlib.Path) -> None:
         holding = [path for path in unpacked if is_pretrained(path)]
         if len(holding) != 1:
             raise RunError(f"{shown}: holds no pretrained folder ({FORMAT!r})")
-        _check_whole(holding[0], shown)
-        for name in (*LIMITS, *listed_hashes(read_config(holding[0]))):
+        with told_of(holding[0], shown):
+            names = (*LIMITS, *listed_hashes(read_config(holding[0])))
+        for name in dict.fromkeys(names):
             if (holding[0] / name).is_file():
                 (folder / name).parent.mkdir(exist_ok=True)
                 (folder / name).write_bytes((holding[0] / name).read_bytes())
-        # What lies there is no pretrained folder: damaged, or of another kind.
-        replace_folder(folder, target, own_files, "a damaged download")
-
-
-def _check_whole(folder: pathlib.Path, url: str) -> None:
-    """Refuses a damaged folder before the cache keeps it and no more asks the URL."""
-    try:
-        check_files(folder, listed_hashes(read_config(folder)))
-    except RunError as error:
-        reason = str(error).replace(f"{folder}{os.sep}", "")
-        raise RunError(f"{url}: {reason}") from error
-
-
-def _download(url: str, path: pathlib.Path) -> str:
-    """Fetches a URL into a file; returns the content's SHA-256.
-
-    The limit of time holds for all of it: name lookup, handshakes, headers, content. A
-    server can delay each byte of its headers, which no timeout of a socket notices, so
-    the work is done by a thread that is left behind at the limit.
-    """
-    results: list[str | BaseException] = []
-    is_late = threading.Event()
-
-    def work() -> None:
-        try:
-            results.append(_read_url(url, path, is_late))
-        except BaseException as error:  # raised again by the caller
-            results.append(error)
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    try:
-        thread.join(MAX_DOWNLOAD_SECONDS)
-    finally:
-        is_late.set()  # Ctrl-C, too, ends the thread at its next block
-    if not results:
-        raise RunError(
-            f"{hide_logins(url)}: not fetched within {MAX_DOWNLOAD_SECONDS:,} s, which "
-            "is the limit; try again, or download it by hand"
-        )
-    if isinstance(results[0], BaseException):
-        raise results[0]
-    return results[0]
 
 
 def _read_url(url: str, path: pathlib.Path, is_late: threading.Event) -> str:
