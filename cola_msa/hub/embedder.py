@@ -5,6 +5,7 @@ clip = embed(waveform, sample_rate)                 # [clip_dim], of all its win
 starts, windows = embed.windows(waveform, sample_rate, hop_seconds=0.5)
 """
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -176,12 +177,8 @@ class Embedder:
         """
         frontend = self.model.frontend
         hop_frames = hop_to_frames(hop_seconds, frontend)
-        waveform = _check_waveform(waveform)
         found: list[np.ndarray] = []
-        with ClipWindows(frontend) as clip:
-            for block in _mono_blocks(waveform, sample_rate, frontend.sample_rate_hz):
-                clip.add(block)
-            clip.finish()
+        with self.clip_windows(waveform, sample_rate) as clip:
             starts = clip.starts(hop_frames)
             batcher = Batcher(
                 self.model.embed, lambda _, rows: found.append(rows), self.batch_size
@@ -191,6 +188,31 @@ class Embedder:
             batcher.flush()
         seconds = starts * frontend.hop_samples / frontend.sample_rate_hz
         return seconds, np.concatenate(found)
+
+    def clip_windows(self, waveform: np.ndarray, sample_rate: int) -> ClipWindows:
+        """Makes a clip's windows, which nothing has embedded yet.
+
+        Args:
+            waveform: float32 [n] or [channels, n], any level; channels are averaged.
+            sample_rate: Its rate, Hz; any.
+
+        Returns:
+            The finished clip, which the caller closes.
+
+        Raises:
+            ValueError: See `__call__`.
+        """
+        waveform = _check_waveform(waveform)
+        frontend = self.model.frontend
+        clip = ClipWindows(frontend)
+        try:
+            for block in _mono_blocks(waveform, sample_rate, frontend.sample_rate_hz):
+                clip.add(block)
+            clip.finish()
+        except BaseException:
+            clip.close()
+            raise
+        return clip
 
 
 def _check_waveform(waveform: np.ndarray) -> np.ndarray:
@@ -220,7 +242,7 @@ def _check_waveform(waveform: np.ndarray) -> np.ndarray:
 def _mono_blocks(
     waveform: np.ndarray, from_hz: int, to_hz: int
 ) -> Iterator[np.ndarray]:
-    if not from_hz > 0:
+    if not 0 < from_hz < math.inf:
         raise ValueError(f"sample_rate is {from_hz}; it must be above 0 (Hz)")
     size = max(1, int(_BLOCK_SECONDS * from_hz))
     blocks = (
