@@ -17,7 +17,7 @@ import keras
 import numpy as np
 
 from cola_msa.hub import pretrained
-from cola_msa.hub.embedder import Batcher, Embedder
+from cola_msa.hub.embedder import Batcher, Embedder, waveform_blocks
 from cola_msa.hub.loading import default_model
 from cola_msa.hub.opened import OpenedModel
 from cola_msa.model.embedding import ClipPooling
@@ -26,6 +26,7 @@ from cola_msa.system.errors import UserError
 
 _ORGANIZATION = "cola_msa"  # mteb's names have one before the slash
 _BYTES_PER_MB = 1 << 20
+_DECODED_SECONDS = 300.0  # at once
 
 
 class MtebEncoder:
@@ -100,7 +101,7 @@ class MtebEncoder:
         batches = _shown(inputs, show_progress_bar)
         for number, audio in enumerate(_clips(batches, place)):
             try:
-                windows = self.embedder.clip_windows(*_read_waveform(audio))
+                windows = self.embedder.clip_windows(*_open_audio(audio))
             except (ValueError, KeyError, TypeError, RuntimeError) as error:
                 # The last of them is what torchcodec raises.
                 raise UserError(_describe(error, audio, number, place)) from error
@@ -231,20 +232,49 @@ def _clips(batches: Iterable[Mapping[str, Any]], place: str) -> Iterator[Any]:
         yield from batch["audio"]
 
 
-def _read_waveform(audio: Any) -> tuple[np.ndarray, int]:
-    """A clip of mteb's as a waveform [n] or [channels, n], and its rate in Hz.
+def _open_audio(audio: Any) -> tuple[Iterator[np.ndarray], int]:
+    """A clip of mteb's as blocks, float32 [channels, n] each, and its rate in Hz."""
+    if hasattr(audio, "get_samples_played_in_range"):
+        rate_hz = audio.get_samples_played_in_range(0, 0).sample_rate
+        return _decoded_blocks(audio, rate_hz), rate_hz
+    rate_hz = audio["sampling_rate"]
+    if rate_hz is None:
+        raise KeyError("sampling_rate")
+    return waveform_blocks(np.asarray(audio["array"]), rate_hz), rate_hz
 
-    A decoder decodes all of it: parts of a compressed file, asked for one by one, are
-    not what it gives as a whole.
+
+def _decoded_blocks(decoder: Any, rate_hz: int) -> Iterator[np.ndarray]:
+    """What a decoder of torchcodec gives as a whole, [1, n] each.
+
+    Each call decodes from the clip's beginning, hence few of them. Where the decoder
+    resamples, its parts are not those of the whole, and the whole is taken.
     """
-    if not hasattr(audio, "get_all_samples"):
-        rate_hz = audio["sampling_rate"]
-        if rate_hz is None:
-            raise KeyError("sampling_rate")
-        return np.asarray(audio["array"]), rate_hz
-    samples = audio.get_all_samples()
-    # Here it is known which axis the channels are, however short the clip.
-    return samples.data.numpy().mean(axis=0, dtype=np.float32), samples.sample_rate
+    if decoder.metadata.sample_rate != rate_hz:
+        yield from _mean_blocks(decoder.get_all_samples().data.numpy(), rate_hz)
+        return
+    start, count, origin = 0.0, 0, 0.0
+    while True:
+        stop = start + _DECODED_SECONDS
+        found = decoder.get_samples_played_in_range(start, stop)
+        samples = found.data.numpy()
+        if count:
+            samples = samples[:, 1:]  # it was the last of those before
+        else:
+            origin = found.pts_seconds  # not 0 where the coding has a delay
+        if samples.shape[1]:
+            yield from _mean_blocks(samples, rate_hz)
+        count += samples.shape[1]
+        end = origin + count / rate_hz
+        if end < stop - 2 / rate_hz:
+            break
+        start = end - 1 / rate_hz  # beyond the last there may be none, an error
+    if not count:
+        raise ValueError("it has no sample")
+
+
+def _mean_blocks(samples: np.ndarray, rate_hz: int) -> Iterator[np.ndarray]:
+    # Channels come first, which `waveform_blocks` cannot know of a very short clip.
+    return waveform_blocks(samples.mean(axis=0, dtype=np.float32), rate_hz)
 
 
 def _describe(error: Exception, audio: Any, number: int, place: str) -> str:

@@ -1,5 +1,6 @@
 """The model for mteb: what it makes of batches, and mteb's own tasks where it is."""
 
+import math
 import sys
 import types
 
@@ -14,17 +15,39 @@ from tests.cola_msa.audio.test_clip_windows import make_sound
 
 
 class Decoder:
-    """As torchcodec's AudioDecoder, as far as it is used: [channels, n] when asked."""
+    """As torchcodec's AudioDecoder, as far as it is used.
 
-    def __init__(self, samples, rate_hz):
+    Samples are [channels, n] and begin after 0, as those of an MP3 do; where there are
+    none there is an error. What was decoded is counted.
+    """
+
+    ORIGIN = 0.025
+
+    def __init__(self, samples, rate_hz, file_hz=None):
         self.samples, self.rate_hz = samples, rate_hz
-        self.metadata = types.SimpleNamespace(path="folder/song.ogg")
+        self.metadata = types.SimpleNamespace(
+            path="folder/song.ogg", sample_rate=file_hz or rate_hz
+        )
+        self.longest = 0
+
+    def get_samples_played_in_range(self, start=0.0, stop=None):
+        def row(seconds):
+            return max(0, math.floor((seconds - self.ORIGIN) * self.rate_hz + 0.5))
+
+        part = self.samples
+        if stop is not None:
+            part = part[:, row(start) : row(stop)]
+        if stop and not part.size:
+            raise RuntimeError("No audio frames\nwere decoded.")
+        self.longest = max(self.longest, part.shape[1])
+        return types.SimpleNamespace(
+            data=types.SimpleNamespace(numpy=lambda: part),
+            pts_seconds=max(start, self.ORIGIN),
+            sample_rate=self.rate_hz,
+        )
 
     def get_all_samples(self):
-        if not self.samples.size:
-            raise RuntimeError("No audio frames\nwere decoded.")
-        data = types.SimpleNamespace(numpy=lambda: self.samples)
-        return types.SimpleNamespace(data=data, sample_rate=self.rate_hz)
+        return self.get_samples_played_in_range()
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +94,24 @@ def test_a_decoder_gives_channels_first_however_short_the_clip(embedder):
     np.testing.assert_allclose(
         found[0], embedder(np.full(1, 0.5, "f4"), 16000), atol=1e-6
     )
+
+
+@pytest.mark.parametrize("seconds", [1.0, 1.5, 4.0, 5.025, 100.0])
+def test_a_decoder_gives_the_same_in_parts(embedder, monkeypatch, seconds):
+    stereo = np.stack([make_sound(80_000, 1), make_sound(80_000, 2)])
+    monkeypatch.setattr(cola_msa.mteb, "_DECODED_SECONDS", seconds)
+    decoder = Decoder(stereo, 16000)
+    found = encode(embedder, {"audio": [decoder]})
+    np.testing.assert_array_equal(found[0], embedder(stereo, 16000))
+    assert decoder.longest <= min(80_000, seconds * 16000 + 2)
+
+
+def test_a_decoder_that_resamples_is_taken_whole(embedder, monkeypatch):
+    monkeypatch.setattr(cola_msa.mteb, "_DECODED_SECONDS", 1.0)
+    decoder = Decoder(make_sound(80_000)[np.newaxis], 16000, file_hz=44100)
+    found = encode(embedder, {"audio": [decoder]})
+    np.testing.assert_array_equal(found[0], embedder(make_sound(80_000), 16000))
+    assert decoder.longest == 80_000
 
 
 def test_no_batch_gives_no_rows(embedder):
@@ -152,25 +193,32 @@ def test_mteb_is_told_what_the_encoder_is(mteb, finished_run):
 
 
 def test_a_data_set_of_files_gives_the_embeddings_of_the_files(
-    mteb, embedder, tmp_path
+    mteb, embedder, tmp_path, monkeypatch
 ):
     from datasets import Audio, Dataset
     from mteb._create_dataloaders import create_dataloader
     from mteb.mocks.mock_tasks import MockAudioClassification
 
-    sounds = {}
-    for number, rate in enumerate((16000, 44100, 22050)):
-        path = str(tmp_path / f"{number}.wav")
-        sounds[path] = np.stack([make_sound(70_000, number), make_sound(70_000, 9)])
-        soundfile.write(path, sounds[path].T, rate, subtype="FLOAT")
-    columns = {"audio": list(sounds), "label": [0, 1, 0]}
-    data = Dataset.from_dict(columns).cast_column("audio", Audio())
+    paths, expected = [], []
+    sound = np.stack([make_sound(100_000, 1), make_sound(100_000, 2)])
+    for name, rate_hz in (("a.wav", 16000), ("b.flac", 22050), ("c.mp3", 44100)):
+        paths.append(str(tmp_path / name))
+        soundfile.write(paths[-1], sound.T, rate_hz)
+        whole = Audio().decode_example({"path": paths[-1], "bytes": None})
+        samples = whole.get_all_samples().data.numpy()
+        assert abs(samples.shape[1] - 100_000) < 2000
+        expected.append(embedder(samples, rate_hz))
+    monkeypatch.setattr(cola_msa.mteb, "_DECODED_SECONDS", 0.7)
     task = MockAudioClassification()
-    loader = create_dataloader(data, task_metadata=task.metadata, batch_size=2)
-    found = cola_msa.mteb.MtebEncoder(embedder).encode(
-        loader, task_metadata=task.metadata, hf_split="test", hf_subset="default"
-    )
-    for row, (samples, rate) in zip(
-        found, zip(sounds.values(), (16000, 44100, 22050), strict=True), strict=True
-    ):
-        np.testing.assert_allclose(row, embedder(samples, rate), rtol=1e-4, atol=1e-5)
+    data = Dataset.from_dict({"audio": paths, "label": [0, 1, 0]})
+    for audio, tolerance in ((Audio(), 1e-5), (Audio(sampling_rate=16000), 0.05)):
+        loader = create_dataloader(
+            data.cast_column("audio", audio),
+            task_metadata=task.metadata,
+            batch_size=2,
+        )
+        found = cola_msa.mteb.MtebEncoder(embedder).encode(
+            loader, task_metadata=task.metadata, hf_split="test", hf_subset="default"
+        )
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(found, expected, atol=tolerance * scale)
