@@ -48,7 +48,7 @@ from cola_msa.values.paths import define_path
 from data_prep.datasets import fma, mtat, nsynth
 from data_prep.datasets.base import IndexOptions
 
-_TASKS = {"fma": fma, "nsynth": nsynth, "mtat": mtat}
+TASKS = {"fma": fma, "nsynth": nsynth, "mtat": mtat}
 _PENALTY = 0.01  # C of the logistic regression, strong: there are few clips
 _NUM_DISTURBED = 20
 _NEIGHBOURS = 5
@@ -75,7 +75,7 @@ class Labelled:
 
 def read_task(name: str, folder: pathlib.Path) -> Labelled:
     """All clips of a task's folder, whatever their split."""
-    dataset = _TASKS[name].DATASET
+    dataset = TASKS[name].DATASET
     index = dataset.index(folder, IndexOptions())
     clips = [clip for clip in index.clips if clip.labels]
     songs = [clip.group for clip in clips]
@@ -258,7 +258,7 @@ def main(options: flags.FlagValues) -> None:
     if not all(path for _, _, path in models):
         raise UsageError("--models must be NAME=PATH, several with commas")
     root = pathlib.Path(options.music_dir)
-    tasks = {name: read_task(name, root / name) for name in _TASKS}
+    tasks = {name: read_task(name, root / name) for name in TASKS}
     ways: dict[str, Embed] = {"log-mel statistics": logmel_statistics}
     for name, _, path in models:
         ways[name] = embedder_of(path)

@@ -5,8 +5,9 @@ clip = embed(waveform, sample_rate)                 # [clip_dim], of all its win
 starts, windows = embed.windows(waveform, sample_rate, hop_seconds=0.5)
 """
 
+import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -176,12 +177,9 @@ class Embedder:
         """
         frontend = self.model.frontend
         hop_frames = hop_to_frames(hop_seconds, frontend)
-        waveform = _check_waveform(waveform)
         found: list[np.ndarray] = []
-        with ClipWindows(frontend) as clip:
-            for block in _mono_blocks(waveform, sample_rate, frontend.sample_rate_hz):
-                clip.add(block)
-            clip.finish()
+        blocks = waveform_blocks(waveform, sample_rate)
+        with self.clip_windows(blocks, sample_rate) as clip:
             starts = clip.starts(hop_frames)
             batcher = Batcher(
                 self.model.embed, lambda _, rows: found.append(rows), self.batch_size
@@ -191,6 +189,53 @@ class Embedder:
             batcher.flush()
         seconds = starts * frontend.hop_samples / frontend.sample_rate_hz
         return seconds, np.concatenate(found)
+
+    def clip_windows(
+        self, blocks: Iterable[np.ndarray], sample_rate: int
+    ) -> ClipWindows:
+        """Makes a clip's windows, which nothing has embedded yet.
+
+        Args:
+            blocks: The clip, float32 [channels, n] each, as `waveform_blocks` checks
+                them.
+            sample_rate: Its rate, Hz.
+
+        Returns:
+            The finished clip, which the caller closes.
+        """
+        frontend = self.model.frontend
+        clip = ClipWindows(frontend)
+        try:
+            for block in resample.mono_blocks(
+                blocks, sample_rate, frontend.sample_rate_hz
+            ):
+                clip.add(block)
+            clip.finish()
+        except BaseException:
+            clip.close()
+            raise
+        return clip
+
+
+def waveform_blocks(waveform: np.ndarray, sample_rate: int) -> Iterator[np.ndarray]:
+    """Checks a waveform, and cuts it into blocks of some seconds.
+
+    Args:
+        waveform: float32 [n] or [channels, n].
+        sample_rate: Its rate, Hz; any.
+
+    Returns:
+        float32 [channels, up to 10 s] each.
+
+    Raises:
+        ValueError: See `Embedder.__call__`.
+    """
+    waveform = _check_waveform(waveform)
+    if not 0 < sample_rate < math.inf:
+        raise ValueError(f"sample_rate is {sample_rate}; it must be above 0 (Hz)")
+    size = max(1, int(_BLOCK_SECONDS * sample_rate))
+    starts = range(0, waveform.shape[1], size)
+    return (waveform[:, first : first + size] for first in starts)
 
 
 def _check_waveform(waveform: np.ndarray) -> np.ndarray:
@@ -215,15 +260,3 @@ def _check_waveform(waveform: np.ndarray) -> np.ndarray:
     if not np.isfinite(waveform).all():
         raise ValueError("the waveform has samples that are infinite or not a number")
     return waveform.astype(np.float32, copy=False)
-
-
-def _mono_blocks(
-    waveform: np.ndarray, from_hz: int, to_hz: int
-) -> Iterator[np.ndarray]:
-    if not from_hz > 0:
-        raise ValueError(f"sample_rate is {from_hz}; it must be above 0 (Hz)")
-    size = max(1, int(_BLOCK_SECONDS * from_hz))
-    blocks = (
-        waveform[:, first : first + size] for first in range(0, waveform.shape[1], size)
-    )
-    return resample.mono_blocks(blocks, from_hz, to_hz)

@@ -13,8 +13,8 @@ def test_every_command_is_listed_with_a_line(capsys):
     assert main([]) == 0
     shown = capsys.readouterr().out
     folder = pathlib.Path(cola_msa.__file__).parent
-    doors = {p.stem for p in folder.glob("*.py")} - {"__init__", "__main__", "hear"}
-    assert set(commands()) == doors
+    doors = {p.stem for p in folder.glob("*.py")}
+    assert set(commands()) == doors - {"__init__", "__main__", "hear", "mteb"}
     for name, line in commands().items():
         assert len(line) > 10 and "python" not in line
         assert f"{name} " in shown and line in shown
