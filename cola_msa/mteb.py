@@ -20,6 +20,7 @@ from cola_msa.hub import pretrained
 from cola_msa.hub.embedder import Batcher, Embedder, waveform_blocks
 from cola_msa.hub.loading import default_model
 from cola_msa.hub.opened import OpenedModel
+from cola_msa.hub.sharing.front_matter import licence_fields
 from cola_msa.model.embedding import ClipPooling
 from cola_msa.system import console
 from cola_msa.system.errors import UserError
@@ -157,7 +158,8 @@ def model_meta(model: OpenedModel) -> Any:
     name, licence = model.path.resolve().name, None
     if model.kind == "pretrained":
         content = pretrained.read_config(model.path)
-        name, licence = content["name"], str(content.get("licence")).lower()
+        name = content["name"]
+        licence = licence_fields(str(content.get("licence", ""))).get("license")
     name = re.sub(r"[^\w.-]+", "_", name)
     is_known = licence in _literals(Licenses)
     size = None

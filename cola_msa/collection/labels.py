@@ -21,6 +21,7 @@ from cola_msa.values.tables import (
 NO_LABEL = "no label"
 # A table that `tag` wrote: the labels of a track, and a column of probabilities each.
 TAG_COLUMN, TAG_SEPARATOR = "tags", "; "
+TAKEN_SUFFIX = " (label)"  # of a label that is called as another column
 _WINDOW_COLUMNS = ("start", "seconds")
 _NAME = "name"
 _SHOWN = 3
@@ -111,14 +112,15 @@ def read_labels(path: str | os.PathLike, paths: Sequence[str]) -> Labels:
             f"--labels={path}: has a row a window, and a map shows tracks: use a table "
             "that tag wrote without --per=window"
         )
-    names = [""] * len(paths)
-    if not schemes:
-        names = columns.pop(_NAME, names)
-        schemes = [
-            make_scheme(name, [value or NO_LABEL for value in values])
-            for name, values in columns.items()
-            if any(values)
-        ]
+    if schemes:  # what a user has put before tag's columns
+        before = list(columns).index(TAG_COLUMN)
+        columns = dict(list(columns.items())[:before])
+    names = columns.pop(_NAME, [""] * len(paths))
+    schemes += [
+        make_scheme(name, [value or NO_LABEL for value in values])
+        for name, values in columns.items()
+        if any(values)
+    ]
     return Labels(tuple(schemes), tuple(names), found.remarks)
 
 
@@ -134,11 +136,11 @@ def _tag_schemes(columns: Mapping[str, Sequence[str]]) -> list[Scheme]:
         scores = {
             label: [_percent(text) for text in columns[label]] for label in labels
         }
-    except ValueError:
+    except (ValueError, OverflowError):
         return []
     cells = [_split(text, labels) for text in given]
-    if None in cells:
-        return []  # tags that have no column: another table's
+    if None in cells or not any(cells):
+        return []  # tags that have no column, or none at all: another table's
     has = [cell or [] for cell in cells]
     likeliest = [cell[0] if cell else NO_LABEL for cell in has]
     percents = tuple(
@@ -163,14 +165,17 @@ def _percent(text: str) -> int:
 
 def _split(text: str, labels: Sequence[str]) -> list[str] | None:
     """A cell's labels, of those that fit the longest; None where one is unknown."""
+    # Of a label that is called as a column of the table, the column has a longer name.
+    names = {label.removesuffix(TAKEN_SUFFIX): label for label in labels}
     found = []
     rest = text
     while rest:
-        begins = [n for n in labels if rest == n or rest.startswith(n + TAG_SEPARATOR)]
+        begins = [n for n in names if rest == n or rest.startswith(n + TAG_SEPARATOR)]
         if not begins:
             return None
-        found.append(max(begins, key=len))
-        rest = rest[len(found[-1]) + len(TAG_SEPARATOR) :]
+        name = max(begins, key=len)
+        found.append(names[name])
+        rest = rest[len(name) + len(TAG_SEPARATOR) :]
     return found
 
 

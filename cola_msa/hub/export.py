@@ -193,6 +193,12 @@ def _export_pretrained(
     head: str | None,
 ) -> dict[str, Any]:
     """Writes a pretrained folder that takes its name once it has been checked."""
+    if "://" in os.fspath(run_dir):
+        raise RunError(
+            f"{run_dir}: --format=pretrained is made of a run, and this is a folder of "
+            "that kind already: python -m cola_msa.import_weights --pretrained makes a "
+            "run of it"
+        )
     found: dict[str, float] = {}
 
     def check(folder: pathlib.Path) -> None:

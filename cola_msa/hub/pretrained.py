@@ -65,6 +65,8 @@ _MAX_DEPTH = 16  # names below each other
 _MAX_LAYERS = 1000
 _MAX_CHANNELS = 1 << 16
 
+_FEWER_HEADS = ": name one task's by --head, or leave them out by --head=none"
+
 
 def is_pretrained(path: str | os.PathLike) -> bool:
     """Whether a folder's config.json says that it is a pretrained folder."""
@@ -132,7 +134,7 @@ def save_pretrained(
             held = tuple(name for name in STATISTICS if name in wanted)
             _write_statistics(statistics, kept, arrays, model, held)
         key = _key(run_key, weights)
-        written = held_heads.write_heads(temporary, heads, key)
+        written = held_heads.write_heads(temporary, heads, key, _FEWER_HEADS)
         content = {
             "format": FORMAT,
             # As early as it can be, for those who have an earlier version.
@@ -158,7 +160,7 @@ def save_pretrained(
         }
         if written:
             content["heads"] = held_heads.list_entries(temporary, written)
-        (temporary / CARD_NAME).write_text(render_card(content))
+        (temporary / CARD_NAME).write_text(render_card(content), encoding="utf-8")
         write_json(temporary / "config.json", content)
         check(temporary)
         folders.replace_folder(

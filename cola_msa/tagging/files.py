@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from cola_msa.collection.embed import Summary, embed_files
-from cola_msa.collection.labels import TAG_COLUMN, TAG_SEPARATOR
+from cola_msa.collection.labels import TAG_COLUMN, TAG_SEPARATOR, TAKEN_SUFFIX
 from cola_msa.collection.table.read import Embeddings, load_embeddings
 from cola_msa.collection.table.write import import_pyarrow
 from cola_msa.evaluation import charts
@@ -226,7 +226,9 @@ def tag_embeddings(
 
 def column_names(class_names: Sequence[str]) -> list[str]:
     """Names of the columns of probabilities: the labels', but for reserved ones."""
-    return [f"{name} (label)" if name in _COLUMNS else name for name in class_names]
+    return [
+        f"{name}{TAKEN_SUFFIX}" if name in _COLUMNS else name for name in class_names
+    ]
 
 
 def write_labels(output: str | os.PathLike, labelled: Labelled, top: int = 0) -> None:

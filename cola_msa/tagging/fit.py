@@ -122,7 +122,6 @@ def fit(
     del table  # it may be as large as the features
     folds = make_folds(known, paths, by_content=labels is None, seed=seed)
     scaling, fitted, validated = _regress(features, known, folds, seed)
-    del features
     results: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
@@ -155,8 +154,16 @@ def fit(
         results["clips"]["scored"] = int(scoring.scored_rows(known, folds).sum())
         if baseline is not None:
             results["baseline"] = _compare(
-                baseline, paths, known, folds, validated, num_resamples, seed
+                baseline,
+                paths,
+                known,
+                folds,
+                features,
+                validated,
+                num_resamples,
+                seed,
             )
+    del features
     probabilities = validated.probabilities if folds.count else None
     results["per_class"] = scoring.class_rows(
         known, probabilities if is_judged else None, folds, tags
@@ -322,11 +329,12 @@ def _compare(
     paths: Sequence[str],
     labels: ClipLabels,
     folds: Folds,
+    embeddings: np.ndarray,
     validated: Validated,
     num_resamples: int,
     seed: int,
 ) -> dict[str, Any]:
-    """The same with other features, on the clips that have them."""
+    """Both with the clips alone, in training and test, that have the other features."""
     features = np.asarray(baseline(paths), np.float32)
     has = np.isfinite(features).all(axis=1)
     found: dict[str, Any] = {"clips": int(has.sum()), "scores": {}}
@@ -344,26 +352,27 @@ def _compare(
     if not _is_judged(part, division):
         return found
     features = np.ascontiguousarray(features[has])
-    scaling = find_scaling(features)
-    scaling.apply(features)
-    turned, _ = turn(features)
-    other = cross_validate(
-        turned,
-        part.values,
-        len(part.class_names),
-        features.shape[1],
-        division,
-        seed,
-    )
-    values, _ = scoring.resampled(
-        part, other.probabilities, division, num_resamples, seed
-    )
-    ours, _ = scoring.resampled(
-        part, validated.probabilities[has], division, num_resamples, seed
-    )
-    found["scores"] = {n: scoring.estimate(v) for n, v in values.items()}
+    find_scaling(features).apply(features)
+    num_classes = len(part.class_names)
+
+    def judge(given: np.ndarray) -> scoring.Scores:
+        turned, _ = turn(given)
+        answers = cross_validate(
+            turned, part.values, num_classes, given.shape[1], division, seed
+        )
+        return resample(answers)
+
+    def resample(answers: Validated) -> scoring.Scores:
+        return scoring.resampled(
+            part, answers.probabilities, division, num_resamples, seed
+        )[0]
+
+    theirs = judge(features)
+    ours = resample(validated) if has.all() else judge(embeddings[has])
+    found["scores"] = {n: scoring.estimate(v) for n, v in theirs.items()}
+    found["embeddings"] = {n: scoring.estimate(v) for n, v in ours.items()}
     found["difference"] = {
-        name: scoring.estimate(ours[name] - column) for name, column in values.items()
+        name: scoring.estimate(ours[name] - column) for name, column in theirs.items()
     }
     return found
 

@@ -99,11 +99,15 @@ def describe(results: dict[str, Any]) -> list[str]:
         for name, row in results["scores"].items():
             other = "not measured"
             if baseline is not None:
-                other = "no audio"
+                other = "too few clips" if baseline["clips"] else "no audio"
                 if name in baseline["scores"]:
                     other = f"{baseline['scores'][name]['value']:.3f}"
                     if baseline["clips"] < clips["labelled"]:
-                        other += f" (of {baseline['clips']:,} clips)"
+                        same = baseline["embeddings"][name]["value"]
+                        other += (
+                            f" (embeddings {same:.3f}, both of {baseline['clips']:,} "
+                            "clips alone)"
+                        )
             interval = f"{row['low']:.3f} to {row['high']:.3f}"
             cells = [f"{row['value']:.3f}", interval, other, f"{row['chance']:.3f}"]
             table.append([TITLES[name], *cells])

@@ -180,8 +180,8 @@ def open_tagging_model(
     """Opens an encoder and the heads behind it.
 
     Args:
-        model: A run, a pretrained folder, an export or a name; may be None for heads of
-            an encoder that was fine-tuned, which lie beside it.
+        model: A run, a pretrained folder, an export, an address or a name; may be None
+            for heads of an encoder that was fine-tuned, which lie beside it.
         task: A task's name, see `find_heads`.
         head: A file or a folder of heads; None for the model's own.
         checkpoint_step: For a run: a kept step, `best`, or None for the last.
@@ -232,7 +232,7 @@ class Tagger:
         """Opens a run, a pretrained folder or an export with its heads.
 
         Args:
-            path: The folder, or a name such as `starter`.
+            path: The folder, an address, or a name such as `starter`.
             task: Which of its heads, by the task's name; None where it has one.
             head: A folder or file of heads instead of its own, as of `tag fit`.
             checkpoint_step: For a run: a kept step, `best`, or None for the last.

@@ -37,7 +37,8 @@ def test_the_notebook_runs(tmp_path, monkeypatch):
     assert "accuracy on" in "".join(printed)
     assert "10 labelled clips" in "".join(printed)
     right, rest = re.search(r"right: (\d+) of (\d+) tracks", printed[-1]).groups()
-    assert 0 <= int(right) <= int(rest) == 22
+    assert int(rest) == 22
+    assert int(right) >= 5  # of eight genres
     assert any("pretrained starter" in text for text in printed)
     assert not (tmp_path / "runs").exists()  # it needs no training
 

@@ -6,7 +6,6 @@ with the weights: of a pretrained folder, of an export, of a run that was import
 
 import dataclasses
 import json
-import math
 import os
 import pathlib
 import re
@@ -18,6 +17,8 @@ from absl import logging
 from cola_msa.evaluation.probes.kept_heads import (
     HEADS_NAME,
     Heads,
+    finite_values,
+    is_finite,
     read_heads,
     save_heads,
 )
@@ -67,10 +68,18 @@ def list_heads(
     own = sorted(folder.glob(f"eval/*/{HEADS_NAME}"))
     carried = sorted(folder.glob(f"{HEADS_FOLDER}/*.npz"))
     found, damaged = {}, []
+    size, wanted = 0, set(carried)
     for file in [*own, *carried]:
         try:
-            if file in carried:
+            if file in wanted:
                 check_size(file)
+                # Of what others made no more than a folder may hold.
+                size += file.stat().st_size if file.is_file() else 0
+                if size > MAX_BYTES or carried.index(file) >= MAX_HEADS:
+                    raise RunError(
+                        f"{file}: is beyond the {MAX_HEADS} heads and {MAX_BYTES:,} "
+                        "bytes that a folder may hold; remove some"
+                    )
             found[file] = read_heads(file)
         except RunError as error:
             damaged.append(str(error))
@@ -295,7 +304,7 @@ def _file_stem(text: str) -> str:
 
 
 def write_heads(
-    folder: pathlib.Path, chosen: Mapping[str, Heads], key: str
+    folder: pathlib.Path, chosen: Mapping[str, Heads], key: str, advice: str = ""
 ) -> dict[str, Heads]:
     """Writes heads into a folder's `heads`, without what is nobody else's business.
 
@@ -304,6 +313,7 @@ def write_heads(
         chosen: Heads by file name.
         key: The folder's encoder; of rounded weights it is another than the one that
             the heads were trained on, which `details` goes on to name.
+        advice: What to do where they are too many, behind a colon.
 
     Returns:
         What was written, by its path relative to the folder.
@@ -330,8 +340,7 @@ def write_heads(
         raise UserError(
             f"{len(written)} heads of {size:,} bytes, with names of {text:,}, are more "
             f"than a folder to hand on may hold ({MAX_HEADS}; {MAX_BYTES:,}; "
-            f"{_MAX_TEXT:,}): name one task's by --head, or leave them out by "
-            "--head=none"
+            f"{_MAX_TEXT:,}){advice}"
         )
     return written
 
@@ -354,16 +363,15 @@ def summarize(heads: Heads) -> dict[str, Any]:
         found[name] = str(details.get(name, "not stated"))
     for name in ("scores", "chance", "clips"):
         values = details.get(name)
-        values = values if isinstance(values, dict) else {}
-        found[name] = {str(k): v for k, v in values.items() if _is_finite(v)}
+        found[name] = finite_values(values)
     intervals = details.get("intervals")
     found["intervals"] = {
         str(name): [float(low), float(high)]
         for name, (low, high) in _pairs(intervals)
-        if _is_finite(low) and _is_finite(high)
+        if is_finite(low) and is_finite(high)
     }
     fraction = details.get("label_fraction", 1.0)
-    found["label_fraction"] = float(fraction) if _is_finite(fraction) else 1.0
+    found["label_fraction"] = float(fraction) if is_finite(fraction) else 1.0
     trained_on = details.get("encoder")
     found["trained_on"] = str(
         trained_on.get("key", heads.encoder_key)
@@ -403,7 +411,3 @@ def _pairs(values: Any) -> list[tuple[Any, Any]]:
     if not isinstance(values, dict):
         return []
     return [(k, v) for k, v in values.items() if isinstance(v, list) and len(v) == 2]
-
-
-def _is_finite(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)

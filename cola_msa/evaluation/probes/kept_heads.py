@@ -8,6 +8,8 @@ judged. They are applied by NumPy alone.
 import dataclasses
 import os
 import pathlib
+import re
+import sys
 from typing import Any
 
 import numpy as np
@@ -17,12 +19,15 @@ from cola_msa.config.checks import check_frontend
 from cola_msa.config.schema import MULTICLASS, MULTILABEL, FrontendConfig
 from cola_msa.system.errors import RunError
 from cola_msa.values.arrays import parse_state, read_arrays, write_arrays
+from cola_msa.values.reading import FIELD_ERRORS
 
 HEADS_NAME = "heads.npz"
 FORMAT, VERSION = "cola_msa heads", 1
 PROBABILITIES, OUTPUTS = "probabilities", "outputs"  # of a ridge: a regression's
 _MAX_CLASSES, _MAX_DIM, _MAX_MEMBERS, _MAX_LAYERS = 1 << 14, 1 << 16, 1000, 8
 _MAX_NAME = 1000  # characters
+_NO_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_LARGEST = sys.float_info.max
 TINY = 1e-7  # Keras's Normalization divides by no less
 
 
@@ -182,7 +187,7 @@ def pack_heads(heads: Heads) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         "members": len(heads.members),
         "layers": len(heads.members[0].layers),
         "is_scaled": heads.members[0].mean is not None,
-        "class_names": list(heads.class_names),
+        "class_names": [printable(name) for name in heads.class_names],
         "task": heads.task,
         "encoder_key": heads.encoder_key,
         "frontend": dataclasses.asdict(heads.frontend),
@@ -214,7 +219,7 @@ def read_heads(path: str | os.PathLike) -> Heads:
         )
     try:
         return _parse(arrays, state)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except FIELD_ERRORS as error:
         reason = " ".join(str(error).split())[:300]
         raise RunError(
             f"{path}: damaged ({reason}); run the evaluation again"
@@ -225,17 +230,13 @@ def _parse(arrays: dict[str, np.ndarray], state: dict[str, Any]) -> Heads:
     names = state["class_names"]
     if not isinstance(names, list) or not 1 <= len(names) <= _MAX_CLASSES:
         raise ValueError("class_names")
-    if not all(isinstance(n, str) and len(n) <= _MAX_NAME for n in names):
-        raise ValueError("class_names")
     task = {key: state["task"][key] for key in ("name", "title", "task_type")}
-    if not all(isinstance(value, str) for value in task.values()):
-        raise TypeError("task")
+    for text in (*names, *task.values(), state["encoder_key"]):
+        _check_text(text)
     if task["task_type"] not in (MULTILABEL, MULTICLASS):
         raise ValueError(f"task_type {task['task_type']!r:.40}")
     if state["outputs"] not in (PROBABILITIES, OUTPUTS):
         raise ValueError(f"outputs {state['outputs']!r:.40}")
-    if not isinstance(state["encoder_key"], str):
-        raise TypeError("encoder_key is no text")
     if not isinstance(state["details"], dict):
         raise TypeError("details is no object")
     num_members, num_layers = state["members"], state["layers"]
@@ -265,6 +266,19 @@ def _parse(arrays: dict[str, np.ndarray], state: dict[str, Any]) -> Heads:
         state["outputs"],
         state["details"],
     )
+
+
+def printable(text: str) -> str:
+    r"""A label as heads keep it: `\u000a` for what a terminal could not show."""
+    return _NO_TEXT.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def _check_text(text: Any) -> None:
+    """Refuses what a terminal or a file of text could not take as it is."""
+    if not isinstance(text, str):
+        raise TypeError(f"{text!a:.40} is no text")
+    if len(text) > _MAX_NAME or _NO_TEXT.search(text):
+        raise ValueError(f"text {text!a:.40}")
 
 
 def _parse_member(
@@ -298,9 +312,24 @@ def _parse_member(
     return Member(tuple(layers), get("mean", dim), get("deviation", dim))
 
 
+def finite_values(values: Any) -> dict[str, float]:
+    """Of anything the numbers by name that it holds, in details that are anybody's."""
+    found = values.items() if isinstance(values, dict) else ()
+    return {
+        name: value
+        for name, value in found
+        if isinstance(name, str) and name.isprintable() and is_finite(value)
+    }
+
+
+def is_finite(value: Any) -> bool:
+    """Whether it is a number that a float holds."""
+    return type(value) in (int, float) and -_LARGEST <= value <= _LARGEST
+
+
 def describe(heads: Heads) -> str:
     """One line for people: the task, its classes, the encoder and the scores."""
-    scores = heads.details.get("scores", {})
+    scores = finite_values(heads.details.get("scores"))
     listed = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
     kind = "tags" if heads.is_tags else "classes"
     return (

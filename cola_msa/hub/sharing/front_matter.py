@@ -69,7 +69,7 @@ def licence_fields(licence: str) -> dict[str, str]:
     left out.
     """
     name = re.sub(r"[^a-z0-9.+]+", "-", licence.lower()).strip("-.")
-    if name in ("", "not-stated"):
+    if licence.strip().lower() in ("", "not stated"):
         return {}
     short = re.sub(r"-(only|or-later)$|-licen[cs]e$", "", name)
     short = re.sub(
@@ -78,7 +78,7 @@ def licence_fields(licence: str) -> dict[str, str]:
     for identifier in (name, short):
         if identifier in LICENCES:
             return {"license": identifier}
-    return {"license": "other", "license_name": name[:64].strip("-.")}
+    return {"license": "other", "license_name": name[:64].strip("-.") or "custom"}
 
 
 def _results(scores: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ one that the hub names for the file, and then with the one in config.json.
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import hashlib
 import logging
@@ -42,7 +43,7 @@ from cola_msa.hub.sharing.cache import (
     told_of,
 )
 from cola_msa.system.errors import RunError, hide_logins
-from cola_msa.system.files import file_sha256
+from cola_msa.system.files import DISK_ERRORS, file_sha256
 from cola_msa.system.folders import cache_dir
 
 SCHEME = "hf"
@@ -59,6 +60,7 @@ _ADDRESS = re.compile(
 _COMMIT = re.compile("[0-9a-f]{40}")
 _ETAG = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 _BLOCK = 1 << 20
+_CANNOT_WRITE = (*DISK_ERRORS, errno.EACCES, errno.EPERM)
 _OLDEST = (1, 2)  # 1.0 takes no bar for a file, and would read on without end
 
 
@@ -347,7 +349,10 @@ class _Source:
         if not path.is_file():
             raise RunError(f"{self.address.shown}: {path} is no file")
         _check_size(path.stat().st_size, self.address, file)
-        (folder / file).parent.mkdir(exist_ok=True)
+        if self.is_late.is_set():  # the folder is gone
+            raise RunError(f"{self.address.shown}: stopped")
+        if "/" in file:
+            (folder / file).parent.mkdir(exist_ok=True)
         shutil.copyfile(path, folder / file)
 
     def _download(self, file: str) -> pathlib.Path:
@@ -455,6 +460,12 @@ def _plain_errors(library: ModuleType, address: _Address, file: str) -> Iterator
             raise _unreachable(address, file, f"status {status}") from error
         raise RunError(f"{shown}: the hub refuses {file} (status {status})") from error
     except Exception as error:  # its own, of its HTTP client, of its native code
+        if isinstance(error, OSError) and error.errno in _CANNOT_WRITE:
+            raise RunError(
+                f"{shown}: huggingface_hub cannot write its cache "
+                f"({library.constants.HF_HUB_CACHE}: {error.strerror}); name another "
+                "folder by HF_HOME"
+            ) from error
         raise _unreachable(address, file, error) from error
 
 

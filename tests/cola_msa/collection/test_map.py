@@ -253,10 +253,24 @@ def test_tables_of_tag_colour_by_label_and_probability(tmp_path):
     assert all(scheme.is_label for scheme in each)
 
 
+def test_columns_before_those_of_tag_stay(tmp_path):
+    path = tmp_path / "tags.csv"
+    path.write_text(
+        "path,name,year,tags,start (label),rock\na.ogg,A,1990,start; rock,0.9,0.7\n"
+    )
+    found = labels_lib.read_labels(path, ["a.ogg"])
+    assert found.names == ("A",)
+    names = [scheme.name for scheme in found.schemes]
+    assert names == ["tags", "start (label)", "rock", "year"]
+    assert found.schemes[0].groups == ("start (label)",)
+    assert [scheme.of for scheme in found.schemes[1:3]] == [(0,), (0,)]
+
+
 @pytest.mark.parametrize(
     "header, row",
     [
         ("path,tags", "a.ogg,rock"),
+        ("path,name,tags,year", "a.ogg,A,,1990"),
         ("path,tags,year", "a.ogg,rock,1990"),
         ("path,tags,rock", "a.ogg,rock; jazz,0.9"),
         ("path,tags,rock", "a.ogg,rock,high"),
@@ -266,7 +280,9 @@ def test_own_columns_called_tags_are_labels_as_others(tmp_path, header, row):
     path = tmp_path / "labels.csv"
     path.write_text(f"{header}\n{row}\n")
     found = labels_lib.read_labels(path, ["a.ogg"]).schemes
-    assert [scheme.name for scheme in found] == header.split(",")[1:]
+    filled = zip(header.split(",")[1:], row.split(",")[1:], strict=True)
+    wanted = [name for name, cell in filled if cell and name != "name"]
+    assert [scheme.name for scheme in found] == wanted
     assert all(scheme.percent is None for scheme in found)
 
 

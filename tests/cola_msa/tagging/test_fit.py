@@ -9,7 +9,7 @@ import soundfile
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from cola_msa.collection.table.read import EmbeddingFileError
+from cola_msa.collection.table.read import EmbeddingFileError, load_embeddings
 from cola_msa.evaluation.probes.kept_heads import read_heads
 from cola_msa.system.errors import FileError, UserError
 from cola_msa.tagging import fit as fit_lib
@@ -100,9 +100,26 @@ def test_scores_stand_beside_chance_and_what_else_is_handed_in(songs, tmp_path):
     assert results["baseline"]["scores"]["accuracy"]["value"] < 0.6
     assert results["baseline"]["difference"]["accuracy"]["low"] > 0
     text = "\n".join(describe(results))
-    assert "(of 46 clips)" in text and "4 folds, 12 folders, none in two" in text
+    assert (
+        "both of 46 clips alone)" in text and "4 folds, 12 folders, none in two" in text
+    )
     stored = json.loads((tmp_path / "h" / "results.json").read_text())
     assert stored["scores"] == results["scores"]
+
+
+def test_both_learn_from_the_clips_that_have_both_alone(songs, tmp_path):
+    """With the embeddings themselves to compare with there is no difference."""
+    table, labels, paths, _, _ = songs
+    stored = load_embeddings(table)
+    embeddings = stored.embeddings.astype(np.float16).astype(np.float32)
+    assert list(stored.paths) == paths
+    some = np.where(np.arange(len(paths))[:, np.newaxis] % 4, np.nan, embeddings)
+    results = fit(table, labels, tmp_path / "h", baseline=lambda asked: some)
+    compared = results["baseline"]
+    assert compared["clips"] == len(paths) // 4
+    own, other = (compared[k]["accuracy"]["value"] for k in ("embeddings", "scores"))
+    assert own == pytest.approx(other, abs=0.1)
+    assert abs(compared["difference"]["accuracy"]["value"]) < 0.1
 
 
 def test_without_audio_the_comparison_is_said_to_be_missing(songs, tmp_path):

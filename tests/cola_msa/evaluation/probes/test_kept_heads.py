@@ -10,7 +10,7 @@ from sklearn.metrics import f1_score
 
 from cola_msa.config.schema import FrontendConfig
 from cola_msa.evaluation import judge
-from cola_msa.evaluation.probes import kept_heads
+from cola_msa.evaluation.probes import held_heads, kept_heads
 from cola_msa.evaluation.probes.features import embed_split
 from cola_msa.evaluation.probes.heads_graph import HeadsGraph, to_half_and_back
 from cola_msa.evaluation.probes.kept_heads import Heads, Member
@@ -172,6 +172,11 @@ DAMAGES = [
     (change_state(outputs="logits"), "damaged"),
     (change_state(encoder_key=3), "damaged"),
     (change_state(details=[]), "damaged"),
+    (change_state(thresholds=[10**400] * 3), "damaged"),
+    (change_state(class_names=["a\x1b[2J", "b", "c"]), "damaged"),
+    (change_state(class_names=["a\ud800", "b", "c"]), "damaged"),
+    (change_state(encoder_key="f\nf"), "damaged"),
+    (change_state(encoder_key="f" * 2000), "damaged"),
     (drop("1/0/kernel"), "damaged"),
     (drop("0/mean"), "damaged"),
     (replace("0/0/kernel", np.zeros((8, 4), np.float32)), "damaged"),
@@ -191,6 +196,39 @@ def test_what_was_not_written_so_is_refused(tmp_path, change, message):
     arrays_lib.write_arrays(path, arrays, state)
     with pytest.raises(RunError, match=rf"heads\.npz.*{message}"):
         kept_heads.read_heads(path)
+
+
+def test_labels_that_no_terminal_shows_are_kept_escaped(tmp_path):
+    names = ("a\nb", "c\ud800", "ünïcode")
+    heads = dataclasses.replace(sample_heads(), class_names=names)
+    kept_heads.save_heads(tmp_path / "heads.npz", heads)
+    found = kept_heads.read_heads(tmp_path / "heads.npz")
+    assert found.class_names == (r"a\u000ab", r"c\ud800", "ünïcode")
+
+
+@pytest.mark.parametrize(
+    "scores", [{"a": "x", "b": 0.5, "c\n": 1, "d": 10**400, "e": None}, [1], "x", None]
+)
+def test_scores_of_others_are_shown_where_they_are_numbers(scores):
+    heads = dataclasses.replace(sample_heads(), details={"scores": scores})
+    shown = ", b 0.500" if isinstance(scores, dict) else ""
+    assert kept_heads.describe(heads) == f"mtat: 3 tags, 2 heads{shown}"
+    found = held_heads.summarize(heads)["scores"]
+    assert found == ({"b": 0.5} if isinstance(scores, dict) else {})
+
+
+def test_a_folder_s_heads_are_read_up_to_what_it_may_hold(tmp_path, monkeypatch):
+    (tmp_path / "heads").mkdir()
+    for name in "abc":
+        kept_heads.save_heads(tmp_path / "heads" / f"{name}.npz", sample_heads())
+    monkeypatch.setattr(held_heads, "MAX_HEADS", 2)
+    found, damaged = held_heads.list_heads(tmp_path)
+    assert [path.name for path in found] == ["a.npz", "b.npz"]
+    (line,) = damaged
+    assert "c.npz: is beyond the 2 heads" in line
+    size = (tmp_path / "heads" / "a.npz").stat().st_size
+    monkeypatch.setattr(held_heads, "MAX_BYTES", size)
+    assert [path.name for path in held_heads.list_heads(tmp_path)[0]] == ["a.npz"]
 
 
 @pytest.mark.parametrize("damage", [b"", b"PK", b"x" * 5000, None])

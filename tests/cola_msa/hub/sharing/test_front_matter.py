@@ -145,9 +145,15 @@ def test_licences_have_the_hubs_names(text, expected):
         assert found["license"] == "other"
 
 
-@pytest.mark.parametrize("text", ["not stated", "", "  ", "--"])
+@pytest.mark.parametrize("text", ["not stated", "", "  ", "Not stated"])
 def test_no_licence_is_none(text):
     assert front_matter.licence_fields(text) == {}
+
+
+@pytest.mark.parametrize("text", ["非商用", "--"])
+def test_a_licence_in_another_script_is_another_licence(text):
+    found = front_matter.licence_fields(text)
+    assert found == {"license": "other", "license_name": "custom"}
 
 
 def test_own_licences_are_named():

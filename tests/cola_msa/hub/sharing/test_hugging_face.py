@@ -378,12 +378,17 @@ def test_what_the_library_logs_has_no_login():
     handler = logging.StreamHandler(io.StringIO())
     log = logging.getLogger("huggingface_hub")
     log.addHandler(handler)
+    client = logging.getLogger("httpx2")
+    before = client.level
+    client.setLevel(logging.INFO)
     try:
         with hugging_face._hidden_logins():
             warn = logging.getLogger("huggingface_hub.file_download").warning
             warn("Error while downloading from %s", "http://user:s3cret@host/a")
-            assert not logging.getLogger("httpx2").isEnabledFor(logging.INFO)
+            assert not client.isEnabledFor(logging.INFO)
+        assert client.level == logging.INFO
     finally:
+        client.setLevel(before)
         log.removeHandler(handler)
     told = handler.stream.getvalue()
     assert told == "Error while downloading from http://***@host/a\n"
