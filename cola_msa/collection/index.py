@@ -1,6 +1,5 @@
 """The index file of `search`: clips, their embeddings, and which encoder made them."""
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -11,7 +10,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from absl import logging
 
 from cola_msa.audio.decode import AudioReader
 from cola_msa.audio.errors import AudioError
@@ -32,7 +30,7 @@ from cola_msa.collection.table.read import (
     open_reader,
 )
 from cola_msa.system import folders
-from cola_msa.system.errors import RunError, UsageError, UserError, hide_logins
+from cola_msa.system.errors import UsageError, UserError, hide_logins
 from cola_msa.system.files import file_sha256
 from cola_msa.values import arrays as arrays_lib
 from cola_msa.values.names import escape, unescape
@@ -353,17 +351,15 @@ def _embed_new(
 
 def _own_model(index: SearchIndex, file: str) -> str:
     """The newest run or the package's weights, whichever made the index."""
-    from cola_msa.hub.loading import default_models, open_model
+    from cola_msa.hub.loading import default_model_of
 
-    for name, description in default_models():
-        with contextlib.suppress(RunError):  # a run that has kept nothing yet
-            if open_model(name).key == index.table.model_hash:
-                logging.info("no --model: %s", description)
-                return name
-    raise SearchError(
-        f"--file={file} is not in the index; --model=... (the encoder that made the "
-        "index) embeds it"
-    )
+    name = default_model_of(index.table.model_hash)
+    if name is None:
+        raise SearchError(
+            f"--file={file} is not in the index; --model=... (the encoder that made "
+            "the index) embeds it"
+        )
+    return name
 
 
 def render(answers: Sequence[dict[str, Any]]) -> str:

@@ -226,6 +226,11 @@ def match_rows(
     Raises:
         MapError: As `read_labels` (or `error`).
     """
+    if pathlib.Path(path).suffix.lower() in (".parquet", ".json"):
+        raise error(
+            f"--labels={path}: labels are read from a CSV; tag --output=NAME.csv "
+            "writes one"
+        )
     try:
         table = read_table(path, known=PATH_COLUMNS, allows_short=True)
     except TableError as problem:

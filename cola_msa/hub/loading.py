@@ -5,6 +5,7 @@ model.embed(windows)                # float32 [n, 98, 64, 1] -> [n, dim]
 model.matcher.project(windows)      # -> [n, 512]
 """
 
+import contextlib
 import functools
 import os
 import pathlib
@@ -80,6 +81,16 @@ def default_models() -> list[tuple[str, str]]:
     found = [] if newest is None else [(str(newest), f"the newest run, {newest}")]
     found += [(n, f"{n}, the weights that come with cola_msa") for n in _own_names()]
     return found
+
+
+def default_model_of(key: str | None) -> str | None:
+    """Of the models of a command that names none the one with this encoder's key."""
+    for name, description in default_models():
+        with contextlib.suppress(RunError):  # a run that has kept nothing yet
+            if open_model(name).key == key:
+                logging.info("no --model: %s", description)
+                return name
+    return None
 
 
 def _own_names() -> list[str]:

@@ -20,16 +20,20 @@ from cola_msa.collection.labels import TAG_COLUMN, TAG_SEPARATOR, TAKEN_SUFFIX
 from cola_msa.collection.table.read import Embeddings, load_embeddings
 from cola_msa.collection.table.write import import_pyarrow
 from cola_msa.evaluation import charts
-from cola_msa.evaluation.probes.kept_heads import Heads, describe
+from cola_msa.evaluation.probes.kept_heads import Heads, describe, printable
 from cola_msa.hub.embedder import BATCH_SIZE
 from cola_msa.system import files, folders
 from cola_msa.system.console import progress_bar
-from cola_msa.system.errors import UsageError, UserError, hide_logins
+from cola_msa.system.errors import FileError, UsageError, UserError, hide_logins
+from cola_msa.system.files import file_sha256
 from cola_msa.tagging.tagger import TagError, TaggingModel, check_granularity
+from cola_msa.values.arrays import write_json
+from cola_msa.values.reading import read_json
 
 SUFFIXES = (".csv", ".parquet", ".json")
 _COLUMNS = ("path", "start", "seconds", TAG_COLUMN)
 _SHOWN_LABELS, _SHOWN_FILES = 5, 20
+_MARK = "cola_msa table of labels"
 _MAX_STEM = 100  # characters of a picture's name
 
 
@@ -89,19 +93,27 @@ def check_tags_output(output: pathlib.Path) -> None:
         import_pyarrow()
 
 
+def mark_path(output: pathlib.Path) -> pathlib.Path:
+    """Where it stands which table `tag` wrote there last: its SHA-256."""
+    return output.with_name(f"{output.name}.tag.json")
+
+
 def _is_ours(path: pathlib.Path) -> bool:
-    if path.suffix == ".parquet":
-        _, parquet = import_pyarrow()
-        try:
-            return TAG_COLUMN in parquet.read_schema(path).names
-        except Exception:  # whatever a file that is none makes of it
-            return False
-    with open(path, "rb") as file:
-        start = file.read(4096)
-    if path.suffix == ".json":
-        return start.lstrip().startswith(b'{"task"')
-    header = start.split(b"\n", 1)[0].decode("utf-8", "replace")
-    return header.startswith("path,") and f",{TAG_COLUMN}," in header
+    """Whether it is what `tag` wrote; not where somebody has corrected a label."""
+    return file_sha256(path) in _marked(path)
+
+
+def _marked(output: pathlib.Path) -> list[str]:
+    try:
+        return read_json(mark_path(output), check=_hashes_of_mark)
+    except FileError:
+        return []
+
+
+def _hashes_of_mark(content: dict[str, Any]) -> list[str]:
+    if content["format"] != _MARK:
+        raise ValueError("no mark of tag's")
+    return [str(value) for value in content["sha256"]]
 
 
 def tag_files(
@@ -246,6 +258,9 @@ def write_labels(output: str | os.PathLike, labelled: Labelled, top: int = 0) ->
     writers = {".csv": _write_csv, ".parquet": _write_parquet, ".json": _write_json}
     with files.written_path(output) as temporary:
         writers[output.suffix](temporary, labelled, labelled.labels(top))
+        # Both until the new one stands: whichever does is known.
+        hashes = [file_sha256(temporary), *_marked(output)[:1]]
+        write_json(mark_path(output), {"format": _MARK, "sha256": hashes})
 
 
 def _write_csv(path: pathlib.Path, found: Labelled, labels: list[list[str]]) -> None:
@@ -375,17 +390,17 @@ def picture_names(paths: Sequence[str]) -> list[str]:
 def describe_labels(labelled: Labelled) -> Iterator[str]:
     """The first files with their first labels, as lines for a terminal."""
     table = labelled.table
+    if labelled.per == "window":
+        table = table.per_clip()
     names, shown = labelled.heads.class_names, 0
-    previous = None
     for path, scores in zip(table.paths, table.embeddings, strict=True):
-        if path == previous:
-            continue
-        previous = path
         if shown == _SHOWN_FILES:
             break
         shown += 1
         order = np.argsort(-scores, kind="stable")[:_SHOWN_LABELS]
-        yield f"{path}: " + ", ".join(f"{names[k]} {scores[k]:.2f}" for k in order)
+        yield f"{printable(path)}: " + ", ".join(
+            f"{names[k]} {scores[k]:.2f}" for k in order
+        )
     num_files = len(set(table.paths))
     if num_files > shown:
         yield f"... and {num_files - shown} more files"

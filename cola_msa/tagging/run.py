@@ -10,7 +10,7 @@ from cola_msa.collection.inputs import list_inputs
 from cola_msa.evaluation.probes.held_heads import open_heads
 from cola_msa.evaluation.probes.kept_heads import Heads
 from cola_msa.hub.embedder import hop_to_frames
-from cola_msa.hub.loading import default_model, open_model
+from cola_msa.hub.loading import default_model, default_model_of, open_model
 from cola_msa.runs import directory
 from cola_msa.system.errors import UsageError, of_flags
 from cola_msa.tagging import fit, report, suggest
@@ -25,7 +25,7 @@ from cola_msa.tagging.files import (
     write_labels,
 )
 from cola_msa.tagging.spectra import spectra_of
-from cola_msa.tagging.tagger import model_heads, open_tagging_model
+from cola_msa.tagging.tagger import check_task, model_heads, open_tagging_model
 from cola_msa.values.names import escape
 
 
@@ -118,8 +118,12 @@ def _finish(options: flags.FlagValues, found: Labelled, output: pathlib.Path) ->
 def _model(options: flags.FlagValues) -> str | None:
     if options.model is not None:
         return options.model
-    if options.head is not None and open_heads(options.head)[1].are_tuned:
-        return None
+    if options.head is not None:
+        heads = open_heads(options.head)[1]
+        if heads.are_tuned:
+            return None
+        if (name := default_model_of(heads.encoder_key)) is not None:
+            return name
     path, remark = default_model()
     print(remark)
     return path
@@ -128,7 +132,9 @@ def _model(options: flags.FlagValues) -> str | None:
 def _heads(options: flags.FlagValues) -> Heads:
     """The heads alone."""
     if options.head is not None:
-        return open_heads(options.head)[1]
+        file, heads = open_heads(options.head)
+        check_task(file, heads, options.task)
+        return heads
     step = directory.parse_step(options.checkpoint_step)
     model = open_model(_model(options) or "", step)
     return model_heads(model, options.task)

@@ -171,6 +171,18 @@ def model_heads(model: OpenedModel, task: str | None) -> Heads:
     return find_heads(model.path, model.key, task)[1]
 
 
+def check_task(file: pathlib.Path, heads: Heads, task: str | None) -> None:
+    """Refuses heads that are for another task than the one that is named.
+
+    Raises:
+        TagError: If so.
+    """
+    if task is not None and heads.task["name"] != task:
+        raise TagError(
+            f"{file} holds heads for {heads.task['name']}, not for --task={task}"
+        )
+
+
 def open_tagging_model(
     model: str | os.PathLike | None,
     task: str | None = None,
@@ -192,10 +204,7 @@ def open_tagging_model(
     """
     if head is not None:
         file, heads = open_heads(head)
-        if task is not None and heads.task["name"] != task:
-            raise TagError(
-                f"{file} holds heads for {heads.task['name']}, not for --task={task}"
-            )
+        check_task(file, heads, task)
         if heads.are_tuned:
             return tuned_model(file, heads)
     if model is None:

@@ -207,7 +207,13 @@ def read_heads(path: str | os.PathLike) -> Heads:
     path = pathlib.Path(path)
     if not path.is_file():
         raise RunError(f"{path}: there is no such file")
-    arrays = read_arrays(path)
+    try:
+        arrays = read_arrays(path)
+    except RunError as error:
+        raise RunError(
+            f"{path}: no heads, or damaged ({error.__cause__!r:.200}): make them anew "
+            "by python -m cola_msa.eval or tag fit, or get the folder again"
+        ) from error
     state = parse_state(path, arrays)
     if state.get("format") != FORMAT:
         raise RunError(f"{path}: holds no heads of ours")
@@ -222,7 +228,8 @@ def read_heads(path: str | os.PathLike) -> Heads:
     except FIELD_ERRORS as error:
         reason = " ".join(str(error).split())[:300]
         raise RunError(
-            f"{path}: damaged ({reason}); run the evaluation again"
+            f"{path}: damaged heads ({reason}): make them anew by "
+            "python -m cola_msa.eval or tag fit, or get the folder again"
         ) from error
 
 
@@ -233,6 +240,10 @@ def _parse(arrays: dict[str, np.ndarray], state: dict[str, Any]) -> Heads:
     task = {key: state["task"][key] for key in ("name", "title", "task_type")}
     for text in (*names, *task.values(), state["encoder_key"]):
         _check_text(text)
+    if len(set(names)) < len(names) or "" in names:
+        raise ValueError("class_names that are empty or the same")
+    if type(state["version"]) is not int or type(state["is_scaled"]) is not bool:
+        raise TypeError("version or is_scaled")
     if task["task_type"] not in (MULTILABEL, MULTICLASS):
         raise ValueError(f"task_type {task['task_type']!r:.40}")
     if state["outputs"] not in (PROBABILITIES, OUTPUTS):

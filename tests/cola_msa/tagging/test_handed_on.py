@@ -421,7 +421,7 @@ def test_heads_that_nobody_listed(finished_run, folder):
         tagger_lib.open_tagging_model(folder, "mine")
     assert "\n" not in str(caught.value)
     (folder / "heads" / "mine.npz").write_bytes(b"x" * 100)
-    with pytest.raises(TagError, match=r"left out: .*mine.npz: damaged"):
+    with pytest.raises(TagError, match=r"left out: .*mine.npz: no heads"):
         tagger_lib.open_tagging_model(folder, "mine")
 
 

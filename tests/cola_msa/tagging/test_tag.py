@@ -126,6 +126,38 @@ def test_windows_have_times_and_their_mean_is_the_clips(judged, tmp_path):
     np.testing.assert_allclose(scores.mean(axis=0), values, atol=2e-5)
 
 
+def test_what_somebody_else_wrote_is_not_written_over(judged, tmp_path):
+    task, run_dir, _, expected = judged
+    (tmp_path / "list.txt").write_text(next(iter(expected)), encoding="utf-8")
+    model = (f"--model={run_dir}", f"--task={task}", "--input=list.txt")
+    for name, text in (
+        ("t.csv", "path,tags,rock,jazz\na,rock,1,0\n"),
+        ("t.json", '{"task": 1}'),
+    ):
+        (tmp_path / name).write_text(text)
+        found = run_module("cola_msa.tag", *model, f"--output={name}", cwd=tmp_path)
+        assert found.returncode == 1 and f"{name} is there" in found.stderr
+        assert (tmp_path / name).read_text() == text
+    (tmp_path / "t.csv").unlink()
+    run("cola_msa.tag", *model, "--output=t.csv", cwd=tmp_path)
+    run("cola_msa.tag", *model, "--output=t.csv", "--top=2", cwd=tmp_path)
+    corrected = (tmp_path / "t.csv").read_text() + "b,rock,1,0\n"
+    (tmp_path / "t.csv").write_text(corrected)
+    found = run_module("cola_msa.tag", *model, "--output=t.csv", cwd=tmp_path)
+    assert found.returncode == 1 and "t.csv is there" in found.stderr
+    assert (tmp_path / "t.csv").read_text() == corrected
+
+
+def test_of_windows_the_console_shows_files(judged, tmp_path):
+    task, run_dir, _, expected = judged
+    path, values = next(iter(expected.items()))
+    (tmp_path / "list.txt").write_text(path, encoding="utf-8")
+    arguments = (f"--model={run_dir}", f"--task={task}", "--input=list.txt")
+    arguments += ("--per=window", "--output=w.csv")
+    shown = run("cola_msa.tag", *arguments, cwd=tmp_path).stdout
+    assert f" {values.max():.2f}" in shown.split(f"{path}: ", 1)[1].splitlines()[0]
+
+
 def test_python_says_the_same(judged):
     task, run_dir, _, expected = judged
     tag = cola_msa.Tagger.from_pretrained(run_dir, task)
