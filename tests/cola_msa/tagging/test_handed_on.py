@@ -183,7 +183,7 @@ def heads_for(run_dir, task="moods", is_tags=False, clips=False, seed=0, **detai
             "probe": "linear",
             "label_fraction": 1.0,
             "scores": {"accuracy": 0.5},
-            "encoder": {"init_from": "/home/me/secret", "key": model.key},
+            "encoder": {"init_from": "elsewhere/secret", "key": model.key},
             **({"level": "clip"} if clips else {}),
             **details,
         },
