@@ -283,8 +283,8 @@ def _check_names(names: Sequence[str]) -> None:
     for name in names:
         if len(name) > _MAX_NAME:
             raise LabelError(
-                f"--labels: the label {name!r:.60} has {len(name):,} characters; at "
-                f"most {_MAX_NAME:,}"
+                f"--labels: a label has {len(name):,} characters, {name[:40]!r} and "
+                f"so on; at most {_MAX_NAME:,}: is this the column of labels?"
             )
 
 

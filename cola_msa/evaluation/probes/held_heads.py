@@ -214,10 +214,13 @@ def choose_heads(
     """
     try:
         return find_heads(path, key, head)
-    except TagError:
+    except TagError as error:
         place = pathlib.Path(head)
         if not (place.is_file() or (place / HEADS_NAME).is_file()):
-            raise
+            raise TagError(
+                f"--head={head}: there is no file or folder of heads of this name; as "
+                f"a task's name: {error}"
+            ) from error
     return open_heads(head)
 
 
