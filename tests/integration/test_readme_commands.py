@@ -305,7 +305,9 @@ def test_a_command_runs(command, place):
         judged = ("NAME",)  # its heads are read, whichever command comes first
     if judged:
         for name in judged:
-            judge = ["--task=fma", f"--run_dir=runs/{name}", "--data_dir=prepared/fma"]
+            task = "mtat" if "--head=mtat" in command else "fma"
+            judge = [f"--task={task}", f"--run_dir=runs/{name}"]
+            judge.append(f"--data_dir=prepared/{task}")
             assert run_module("cola_msa.eval", *judge, cwd=place).returncode == 0
     module, *arguments = smaller(command)
     make_inputs(arguments, place)
