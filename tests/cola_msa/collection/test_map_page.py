@@ -12,6 +12,15 @@ from cola_msa.collection import map as collection_map
 from tests.helpers import browser, embedding_tables
 
 NUM_TRACKS = 60
+# What was drawn, on a canvas that may be read.
+_COPY = """
+        const canvas = document.getElementById('points');
+        const box = canvas.getBoundingClientRect();
+        const copy = document.createElement('canvas');
+        copy.width = canvas.width;
+        copy.height = canvas.height;
+        const context = copy.getContext('2d', { willReadFrequently: true });
+"""
 
 
 @pytest.fixture(scope="module")
@@ -109,13 +118,8 @@ def free_of(driver, count: int) -> int:
 def test_every_point_is_drawn_in_its_groups_colour(page, folder):
     _, data = folder
     wanted, pixels = page.execute_script(
-        """
-        const canvas = document.getElementById('points');
-        const box = canvas.getBoundingClientRect();
-        const copy = document.createElement('canvas');
-        copy.width = canvas.width;
-        copy.height = canvas.height;
-        const context = copy.getContext('2d', { willReadFrequently: true });
+        _COPY
+        + """
         const style = getComputedStyle(document.documentElement);
         const wanted = [0, 1].map(n => style.getPropertyValue('--c' + n).trim());
         const read = (_, n) => {
@@ -158,13 +162,8 @@ def test_what_tag_wrote_is_shown_by_opacity(driver, tmp_path):
     )
     driver.get((tmp_path / "map.html").as_uri())
     alphas, tags = driver.execute_script(
-        """
-        const canvas = document.getElementById('points');
-        const box = canvas.getBoundingClientRect();
-        const copy = document.createElement('canvas');
-        copy.width = canvas.width;
-        copy.height = canvas.height;
-        const context = copy.getContext('2d', { willReadFrequently: true });
+        _COPY
+        + """
         const choose = document.getElementById('scheme');
         choose.value = '1';
         choose.dispatchEvent(new Event('change'));
