@@ -63,7 +63,9 @@ def define_flags() -> None:
     flags.DEFINE_list("labels", [], "fit, suggest: CSV files with a column `path`.")
     flags.DEFINE_string("column", None, "fit, suggest: which column holds the class.")
     flags.DEFINE_bool("labels_from_folders", False, "fit: a folder is a class.")
-    flags.DEFINE_bool("baseline", True, "fit: compare with log-mel statistics.")
+    flags.DEFINE_bool(
+        "baseline", True, "fit: compare with log-mel statistics, of up to 500 clips."
+    )
     flags.DEFINE_integer("num", 10, "suggest: how many clips.", lower_bound=1)
 
 

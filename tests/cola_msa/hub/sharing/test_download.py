@@ -35,13 +35,6 @@ from tests.helpers.commands import Command
 
 
 @pytest.fixture(scope="module")
-def folder(finished_run, tmp_path_factory):
-    path = tmp_path_factory.mktemp("pretrained") / "tiny"
-    pretrained.save_pretrained(finished_run, path)
-    return path
-
-
-@pytest.fixture(scope="module")
 def archives(folder, tmp_path_factory):
     """The same folder as .tar.gz (within a folder) and as .zip (its files alone)."""
     root = tmp_path_factory.mktemp("archives")

@@ -30,13 +30,6 @@ ADDRESS = f"hf://{REPOSITORY}"
 
 
 @pytest.fixture(scope="module")
-def folder(finished_run, tmp_path_factory):
-    path = tmp_path_factory.mktemp("pretrained") / "tiny"
-    pretrained.save_pretrained(finished_run, path)
-    return path
-
-
-@pytest.fixture(scope="module")
 def files(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
