@@ -44,6 +44,7 @@ _DEFAULT_MODEL = ModelConfig(
     band_channel=True,
     pooling="levels",
     embedding="levels",
+    embedding_scale="rms",
     clip_embedding="moments",
     similarity="cosine",
     temperature=0.1,
@@ -119,8 +120,10 @@ PRESETS: dict[str, Config] = {
 }
 # As presets were in earlier versions: unfinished runs of theirs go on with them.
 _FORMER = _own_presets(_TABLES_MODEL, _TABLES_TRAIN)
+_UNIT_MODEL = _with(_DEFAULT_MODEL, embedding_scale="length")
+_UNIT = _own_presets(_UNIT_MODEL, _DEFAULT_TRAIN)
 _POOLED = _own_presets(
-    _with(_DEFAULT_MODEL, pooling="max", clip_embedding="mean"), _DEFAULT_TRAIN
+    _with(_UNIT_MODEL, pooling="max", clip_embedding="mean"), _DEFAULT_TRAIN
 )
 _FORMER["demo"] = _with(
     _FORMER["demo"],
@@ -128,7 +131,7 @@ _FORMER["demo"] = _with(
         _FORMER["demo"].train, steps=20, validate_every_steps=10, keep_steps=(10,)
     ),
 )
-FORMER_PRESETS = (_POOLED, _FORMER)
+FORMER_PRESETS = (_UNIT, _POOLED, _FORMER)
 PRESETS |= {
     name: strategy.apply(_TABLES, name) for name, strategy in STRATEGIES.items()
 }

@@ -135,6 +135,8 @@ class ModelConfig(Checked):
             lies behind the last of these is left out, see `model.embedding`.
         embedding: What leaves the encoder: `raw`, its pooled output, or `levels`, of
             maps within it, see `model.embedding`. The pretext task sees the raw one.
+        embedding_scale: Of a window in `levels`: `length`, 1, or `rms`, a root mean
+            square of 1, for what learns from embeddings without standardizing them.
         clip_embedding: How a clip's windows become its embedding: their `mean`, or
             `moments`: their mean and, behind it, their deviation.
         similarity: `bilinear` or `cosine`.
@@ -171,8 +173,13 @@ class ModelConfig(Checked):
     )
     embedding: str = setting(
         "raw",
-        "What leaves the encoder; levels: of maps within it, of length 1.",
+        "What leaves the encoder; levels: of maps within it, of one length.",
         choices=("raw", "levels"),
+    )
+    embedding_scale: str = setting(
+        "length",
+        "Of levels' windows: length 1, or a root mean square of 1.",
+        choices=("length", "rms"),
     )
     clip_embedding: str = setting(
         "mean",

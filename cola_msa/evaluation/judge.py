@@ -53,6 +53,7 @@ from cola_msa.evaluation.probes.heads import (
     monitor_of,
     own_probe,
 )
+from cola_msa.evaluation.probes.kept_heads import HEADS_NAME
 from cola_msa.evaluation.probes.linear import (
     CachedWindows,
     SampledWindows,
@@ -566,7 +567,7 @@ def judge_run(
             if len(asked.fractions) > 1:
                 folder /= f"labels{fraction:g}"
         found.append(judge(task, data, folder, part))
-        files = ["results.json", "per_class.csv", found[-1]["chart"]]
+        files = ["results.json", "per_class.csv", found[-1]["chart"], HEADS_NAME]
         listed = f"  files: {folder}/{', '.join(filter(None, files))}"
         yield f"{render_table(found[-1])}\n{listed}"
     if len(found) > 1:

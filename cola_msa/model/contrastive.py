@@ -98,7 +98,9 @@ class ContrastiveModel(keras.Model):
             )
         self.level_embedding = None
         if config.embedding == "levels":
-            self.level_embedding = LevelEmbedding(name="level_embedding")
+            self.level_embedding = LevelEmbedding(
+                config.embedding_scale, name="level_embedding"
+            )
             maps = [self.encoder.inputs[0], *self._level_outputs()]
             self.level_embedding.build([tensor.shape for tensor in maps])
         elif config.embedding != "raw":

@@ -5,9 +5,11 @@
 its middle, whose features are still of sounds and places in the spectrum; its end has
 turned to what tells songs apart. Of every channel at every place in frequency the mean
 and the deviation over time are standardized by moments of training music, bounded, and
-scaled to length 1, so that clips can be compared by the cosine and no window outweighs
-the others of its clip; a window far below the usual level, as of padding or of a note's
-last breath, counts for less.
+scaled to one length, so that clips can be compared by the cosine and no window
+outweighs the others of its clip; a window far below the usual level, as of padding or
+of a note's last breath, counts for less. The length is such that the values' root mean
+square is 1: what learns from embeddings without standardizing them, with its usual
+penalty, hardly sees values of 0.02, as earlier models have them, of length 1.
 
 Source: several levels of a network as features, Lee and Nam 2017, "Multi-level and
 multi-scale feature aggregation using pretrained convolutional neural networks for music
@@ -80,8 +82,9 @@ def level_embedding(
     mean: tf.Tensor,
     deviation: tf.Tensor,
     magnitude: tf.Tensor,
+    scale: str = "length",
 ) -> tf.Tensor:
-    """Standardizes, bounds, scales to length 1, and weighs by level.
+    """Standardizes, bounds, scales to one length, and weighs by level.
 
     Args:
         windows: float32 [batch, frames, num_mels, 1].
@@ -89,6 +92,7 @@ def level_embedding(
         mean: Of the training music, float32 [dim].
         deviation: Its deviation, float32 [dim].
         magnitude: Its mean mel magnitude, float32 [].
+        scale: `length` for length 1, `rms` for a root mean square of 1.
 
     Returns:
         float32 [batch, dim].
@@ -100,6 +104,8 @@ def level_embedding(
     decibels = tf.math.log(tf.maximum(ratio, _TINY)) * _DECIBELS
     span = _FULL_DECIBELS - _LEAST_DECIBELS
     weight = tf.clip_by_value((decibels - _LEAST_DECIBELS) / span, _LEAST_WEIGHT, 1)
+    if scale == "rms":
+        weight *= math.sqrt(values.shape[1])
     return values / tf.maximum(norm, _TINY) * weight[:, tf.newaxis]
 
 
@@ -148,9 +154,10 @@ class LevelEmbedding(keras.layers.Layer):
     never trained.
     """
 
-    def __init__(self, **kwargs: Any):
-        """Takes Keras's own arguments."""
+    def __init__(self, scale: str = "length", **kwargs: Any):
+        """Takes `level_embedding`'s scale, and Keras's own arguments."""
         super().__init__(trainable=False, dtype="float32", **kwargs)
+        self._scale = scale
 
     def build(self, input_shape: Any) -> None:
         """Makes `mean` and `deviation`, float32 [dim], and `magnitude`, float32 []."""
@@ -169,7 +176,8 @@ class LevelEmbedding(keras.layers.Layer):
     def call(self, inputs: list[tf.Tensor]) -> tf.Tensor:
         """[batch, frames, num_mels, 1] and maps -> [batch, dim]."""
         windows, *maps = inputs
-        return level_embedding(windows, maps, self.mean, self.deviation, self.magnitude)
+        moments = (self.mean, self.deviation, self.magnitude)
+        return level_embedding(windows, maps, *moments, self._scale)
 
     def compute_output_shape(self, input_shape: Any) -> tuple:
         """[batch, dim]."""
@@ -180,6 +188,8 @@ class LevelEmbedding(keras.layers.Layer):
         base = super().get_config()
         base.pop("trainable", None)
         base.pop("dtype", None)
+        if self._scale != "length":  # of which earlier versions know nothing
+            base["scale"] = self._scale
         return base
 
 

@@ -190,6 +190,7 @@ def plain_encoder(
             constants["level_embedding/mean"],
             constants["level_embedding/deviation"],
             constants["level_embedding/magnitude"],
+            config.embedding_scale,
         )
 
     return embed

@@ -34,7 +34,7 @@ from cola_msa.values.reading import read_json
 
 EMBEDDING_NAME = "level_embedding"  # of the moments among a checkpoint's statistics
 # Of the network's function, but not to be seen in its weights.
-_WEIGHTLESS_FIELDS = ("input_clip", "pooling", "clip_embedding")
+_WEIGHTLESS_FIELDS = ("input_clip", "pooling", "embedding_scale", "clip_embedding")
 _KEPT_NAME = re.compile(r"step-([0-9]{8,12})\.npz")
 
 

@@ -18,7 +18,7 @@ CONFIGS = {
     "levels, embeddings raw": ModelConfig(
         pooling="levels", input_normalization="bands", similarity="cosine"
     ),
-    "levels": ModelConfig(pooling="levels", embedding="levels"),
+    "levels": ModelConfig(pooling="levels", embedding="levels", embedding_scale="rms"),
     "learned silence, mean pooling": ModelConfig(
         silence="learned", pooling="mean", input_clip=2.0, projection_dim=64
     ),

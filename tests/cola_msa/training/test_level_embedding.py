@@ -1,4 +1,4 @@
-"""Runs whose embeddings are of maps within the encoder, of length 1."""
+"""Runs whose embeddings are of maps within the encoder, of one length."""
 
 import dataclasses
 import math
@@ -19,13 +19,15 @@ from cola_msa.training.trainer import Trainer
 from tests.conftest import tiny_config
 
 
-@pytest.fixture(scope="module", params=["mean", "levels"])
+@pytest.fixture(scope="module", params=[("mean", "length"), ("levels", "rms")])
 def config(request):
     plain = tiny_config()
+    pooling, scale = request.param
     model = dataclasses.replace(
         plain.model,
         embedding="levels",
-        pooling=request.param,
+        embedding_scale=scale,
+        pooling=pooling,
         input_normalization="bands",
     )
     train = dataclasses.replace(plain.train, statistics_inputs="pairs")
@@ -59,6 +61,10 @@ def described(model, windows):
     return np.array(found)
 
 
+def length_of(config, dim):
+    return dim**0.5 if config.embedding_scale == "rms" else 1.0
+
+
 def expected_embeddings(model, windows):
     """The same by loops over windows and values, in double precision."""
     level = model.level_embedding
@@ -69,6 +75,7 @@ def expected_embeddings(model, windows):
             standard = (value - mean[column]) / deviation[column]
             found[row, column] = math.tanh(standard / 2)
         found[row] /= np.sqrt(sum(value**2 for value in found[row]))
+        found[row] *= length_of(model.config, len(found[row]))
         magnitude = np.mean(np.exp(window.astype(np.float64)))
         decibels = 20 * np.log10(magnitude / float(level.magnitude))
         found[row] *= min(max((decibels + 60) / 40, 0.1), 1.0)
@@ -81,8 +88,10 @@ def test_embeddings_equal_a_loop(run, windows):
     soft[1] -= 5.0  # 43 decibels
     soft[2] -= 90.0
     found = np.array(model.embedder()(soft, training=False))
-    np.testing.assert_allclose(found, expected_embeddings(model, soft), atol=1e-5)
-    norms = np.linalg.norm(found, axis=1)
+    length = length_of(model.config, found.shape[1])
+    expected = expected_embeddings(model, soft)
+    np.testing.assert_allclose(found, expected, atol=1e-5 * length)
+    norms = np.linalg.norm(found, axis=1) / length
     assert norms.max() < 1.00001 and norms.min() > 0.0999
     assert norms[2] < 0.11
 
@@ -103,10 +112,11 @@ def test_moments_are_those_of_the_training_windows(run, prepared, config):
     assert float(level.magnitude) == pytest.approx(np.mean(magnitudes), rel=1e-4)
 
 
-def test_digital_silence_has_a_small_finite_embedding(run):
+def test_digital_silence_has_a_small_finite_embedding(run, config):
     embedder = kept.load_model(run).embedder()
     silence = np.full((1, 98, 64, 1), np.log(1e-5), np.float32)
-    norm = float(np.linalg.norm(embedder(silence, training=False)))
+    found = np.array(embedder(silence, training=False))
+    norm = float(np.linalg.norm(found)) / length_of(config.model, found.shape[1])
     assert norm == pytest.approx(0.1, abs=1e-4)
 
 
