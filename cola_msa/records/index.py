@@ -8,7 +8,7 @@ import os
 import pathlib
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 import tensorflow as tf
@@ -23,11 +23,13 @@ from cola_msa.records.schema import (
     encode_segment,
 )
 from cola_msa.system.files import file_sha256, sync, write_file, written_path
+from cola_msa.values import arrays
 
 _LENGTH_BYTES, _CRC_BYTES = 8, 4  # TFRecord's frame around each record
 # What whole records that are not ours raise.
 FOREIGN_RECORD = (ValueError, LookupError, TypeError, OverflowError, DecodeError)
 FRAME_BYTES = _LENGTH_BYTES + 2 * _CRC_BYTES
+BLOCK_ROWS = 1 << 20  # of an index, looked at together
 
 
 @dataclasses.dataclass
@@ -102,8 +104,32 @@ class Index:
     @classmethod
     def load(cls, path: str | os.PathLike | IO[bytes]) -> "Index":
         """Reads what `save` wrote; nothing is checked, see `index_checks`."""
-        with np.load(path, allow_pickle=False) as arrays:
-            return cls(**{f.name: arrays[f.name] for f in dataclasses.fields(cls)})
+        with np.load(path, allow_pickle=False) as found:
+            return cls(**{f.name: found[f.name] for f in dataclasses.fields(cls)})
+
+    @classmethod
+    def map(cls, file: BinaryIO) -> "Index":
+        """As `load`, with arrays that stay in the file and cannot be written to.
+
+        Raises:
+            Exception: One of `arrays.DAMAGES`.
+        """
+        found = arrays.map_arrays(file)
+        return cls(**{f.name: found[f.name] for f in dataclasses.fields(cls)})
+
+    def row_blocks(self) -> Iterator[slice]:
+        """Rows in blocks of BLOCK_ROWS.
+
+        After each block the pages that were read of mapped arrays are given back.
+        """
+        for first in range(0, len(self.shard), BLOCK_ROWS):
+            yield slice(first, min(first + BLOCK_ROWS, len(self.shard)))
+            self.release_pages()
+
+    def release_pages(self) -> None:
+        """Gives the pages of mapped arrays that were read back to the system."""
+        for values in vars(self).values():
+            arrays.release_pages(values)
 
 
 class IndexBuilder:

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import pathlib
+import zipfile
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,7 +11,9 @@ import numpy as np
 from cola_msa.config.schema import FrontendConfig
 from cola_msa.records.index import Index
 from cola_msa.records.schema import DataError
+from cola_msa.records.verified import FileState
 from cola_msa.values import arrays
+from cola_msa.values.reading import open_regular
 
 _KINDS = {
     "shards": "U",
@@ -40,6 +43,39 @@ def parse_index(content: bytes, path: pathlib.Path, advice: str) -> Index:
         file = io.BytesIO(content)
         arrays.check_stored(file, len(content))
         return Index.load(file)
+    except arrays.DAMAGES as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{path}: cannot be read ({reason}); {advice}") from error
+
+
+def map_index(
+    path: pathlib.Path, state: FileState, advice: str, has_no_checksum: bool
+) -> Index:
+    """Maps an index that is in a file which was read whole before.
+
+    Args:
+        path: The file.
+        state: Its state then.
+        advice: What to do where it is damaged.
+        has_no_checksum: Whether to compare the archive's own.
+
+    Raises:
+        DataError: If it is no index, or has changed.
+    """
+    try:
+        with open_regular(path) as file:
+            if FileState.of(file.fileno()) != state:
+                raise DataError(
+                    f"{path}: has changed since this command checked it; start the "
+                    "command again"
+                )
+            if has_no_checksum:
+                with zipfile.ZipFile(file) as archive:
+                    if (name := archive.testzip()) is not None:
+                        raise zipfile.BadZipFile(f"Bad CRC-32 for file {name!r}")
+            return Index.map(file)
+    except DataError:
+        raise
     except arrays.DAMAGES as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{path}: cannot be read ({reason}); {advice}") from error
@@ -89,17 +125,13 @@ def _find_wrong_value(
     index: Index, num_classes: int, frontend: FrontendConfig
 ) -> str | None:
     num_clips, splits = len(index.clip_ids), index.label_splits
-    if not _within(index.shard, len(index.shards)):
-        return "a segment lies in no shard"
-    if not _within(index.clip, num_clips) or (
-        len(np.unique(index.clip)) != num_clips
-        or len(np.unique(index.clip_ids)) != num_clips
-    ):
+    is_seen = np.zeros(num_clips, bool)
+    for rows in index.row_blocks():
+        if fault := _find_wrong_row(index, rows, frontend):
+            return fault
+        is_seen[index.clip[rows]] = True
+    if not is_seen.all() or not _are_distinct(index.clip_ids):
         return "segments and clips do not agree"
-    if not _within(index.num_frames - 1, frontend.segment_frames):
-        return "a segment has an impossible number of frames"
-    if (index.segment < 0).any():
-        return "a segment has a negative number"
     if (
         splits[0]
         or (np.diff(splits) < 0).any()
@@ -108,18 +140,48 @@ def _find_wrong_value(
         return "labels and clips do not agree"
     if not _within(index.label_values, num_classes):
         return "a label is no class"
+    return None
+
+
+def _find_wrong_row(index: Index, rows: slice, frontend: FrontendConfig) -> str | None:
+    if not _within(index.shard[rows], len(index.shards)):
+        return "a segment lies in no shard"
+    if not _within(index.clip[rows], len(index.clip_ids)):
+        return "segments and clips do not agree"
+    if not _within(index.num_frames[rows] - 1, frontend.segment_frames):
+        return "a segment has an impossible number of frames"
+    if (index.segment[rows] < 0).any():
+        return "a segment has a negative number"
     # In Python's terms no sum below overflows: offsets are below the shards' sizes.
-    sizes = index.shard_bytes[index.shard]
-    num_bytes = index.num_frames.astype(np.int64) * frontend.num_mels * 2
+    sizes = index.shard_bytes[index.shard[rows]]
+    num_bytes = index.num_frames[rows].astype(np.int64) * frontend.num_mels * 2
     last = sizes - num_bytes
-    if (index.mixture_offset < 0).any() or (index.mixture_offset > last).any():
+    mixtures = index.mixture_offset[rows]
+    if (mixtures < 0).any() or (mixtures > last).any():
         return "a mixture lies outside its shard"
-    offsets, active = index.stem_offset, index.is_active
+    offsets, active = index.stem_offset[rows], index.is_active[rows]
     if (active & ((offsets < 0) | (offsets > last[:, np.newaxis]))).any():
         return "a stem lies outside its shard"
-    if (offsets[~active] != -1).any() or (active & ~index.has_stem).any():
+    if (offsets[~active] != -1).any() or (active & ~index.has_stem[rows]).any():
         return "flags and places of stems do not agree"
     return None
+
+
+def _are_distinct(names: np.ndarray) -> bool:
+    """Whether no text comes twice; a million are compared by 8 bytes each."""
+    letters = names.dtype.itemsize // 4
+    hashes = np.zeros(len(names), np.uint64)
+    for first, block in arrays.row_blocks(names):
+        codes = np.ascontiguousarray(block).view(np.uint32).reshape(len(block), letters)
+        own = hashes[first : first + len(block)]
+        for column in codes.T:
+            own *= np.uint64(0x9E3779B97F4A7C15)
+            own ^= own >> np.uint64(29)
+            own += column
+    order = np.argsort(hashes)
+    is_equal = hashes[order[1:]] == hashes[order[:-1]]
+    doubtful = np.union1d(order[1:][is_equal], order[:-1][is_equal])
+    return len(np.unique(names[doubtful])) == len(doubtful)
 
 
 def _within(values: np.ndarray, end: int) -> bool:

@@ -339,21 +339,30 @@ def summarize(
         Shards, numbers of clips, segments, tails and windows; of every source the
         share of whole segments in which it is active, among those that have its stem.
     """
-    is_used = ~index.is_tail
-    frames = np.bincount(
-        index.clip, weights=index.num_frames, minlength=len(index.clip_ids)
-    ).astype(int)
-    shares = {}
-    for k, source in enumerate(sources):
-        has = index.has_stem[:, k] & is_used
-        active = index.is_active[has, k]
-        shares[source] = round(float(active.mean()), 4) if len(active) else None
+    num_used = 0
+    frames = np.zeros(len(index.clip_ids))
+    num_present, num_active = np.zeros((2, len(sources)), np.int64)
+    for rows in index.row_blocks():
+        is_used = ~index.is_tail[rows]
+        num_used += int(is_used.sum())
+        frames += np.bincount(
+            index.clip[rows], weights=index.num_frames[rows], minlength=len(frames)
+        )
+        present = index.has_stem[rows] & is_used[:, np.newaxis]
+        num_present += present.sum(axis=0)
+        num_active += (index.is_active[rows] & present).sum(axis=0)
+    shares = {
+        source: round(float(active / present), 4) if present else None
+        for source, active, present in zip(
+            sources, num_active, num_present, strict=True
+        )
+    }
     return {
         "shards": [str(name) for name in index.shards],
         "num_clips": len(index.clip_ids),
-        "num_segments": int(is_used.sum()),
-        "num_tails": int(index.is_tail.sum()),
-        "num_windows": int((frames // frontend.window_frames).sum()),
+        "num_segments": num_used,
+        "num_tails": len(index.is_tail) - num_used,
+        "num_windows": int((frames.astype(int) // frontend.window_frames).sum()),
         "active_share": shares,
     }
 

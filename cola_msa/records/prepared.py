@@ -1,4 +1,9 @@
-"""Reads prepared folders: manifest, indices, and arrays from memory-mapped shards."""
+"""Reads prepared folders: manifest, indices, and arrays from memory-mapped shards.
+
+An index of more than 64 MB (a million segments) is memory-mapped. It is noted as shards
+are (see `verified`) that it was read whole and is without fault: the next start does
+not look at its rows again.
+"""
 
 import contextlib
 import dataclasses
@@ -21,10 +26,20 @@ from cola_msa.records.schema import (
     DataError,
     check_frontend,
 )
-from cola_msa.values.reading import open_regular, read_limited
+from cola_msa.values.reading import open_regular
 
 _MAX_RECORD_BYTES = 1 << 26
-_MAX_INDEX_BYTES = 1 << 32
+_MAPPED_BYTES = 1 << 26  # an index that is larger stays in its file
+_CHECKS = 1  # raised when an index without fault may have one by new checks
+
+
+@dataclasses.dataclass(frozen=True)
+class _StoredIndex:
+    """An index's file; either its content, or its state where that is too large."""
+
+    sha256: str
+    content: bytes | None = None
+    file: verified.VerifiedFile | None = None
 
 
 class PreparedData:
@@ -83,10 +98,11 @@ class PreparedData:
         self._maps: dict[str, np.ndarray] = {}
         self._files: dict[str, verified.VerifiedFile] = {}
         self._fingerprints: dict[str, str] = {}
+        self._index_files: dict[str, verified.VerifiedFile] = {}
         # Of all splits, whichever will be read: it costs next to nothing.
         for split, stated in self.manifest["splits"].items():
             if stated.get("index_sha256") is not None:
-                self._read_index_bytes(split)
+                self._stored_index(split)
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -154,26 +170,24 @@ class PreparedData:
                 )
         path = self._index_path(split)
         digests = stated.get("shard_sha256") or [None] * len(names)
-        content = self._read_index_bytes(split)
-        digest = index = None
-        if content is not None:
-            digest = hashlib.sha256(content).hexdigest()
-            index = index_checks.parse_index(content, path, manifests.ADVICE)
-            self._check_index(index, path, names)
+        stored = self._stored_index(split)
+        known = verified.known_shards(self.data_dir, names, digests)
+        index = None
+        if stored is not None:
+            index = self._open_index(path, split, stored)
             for name, size in zip(names, index.shard_bytes, strict=True):
-                self._check_shard(self.data_dir / name, int(size))
+                # One that is noted was looked at before.
+                if name not in known or known[name].state.size != size:
+                    self._check_shard(self.data_dir / name, int(size))
         files = verified.verify_shards(self.data_dir, names, digests)
-        if index is None:
+        if index is None or stored is None:
             index = merge_indices([self._scan(name) for name in names], self.sources)
-            self._check_index(index, path, names)
+            self._check_index(index, path, split)
         else:
-            self._compare_records(index, path, names, digests, files, digest)
-        try:
-            manifests.check_summary(index, split, self.manifest, self.frontend)
-        except DataError as error:
-            raise DataError(f"{self.data_dir / MANIFEST_NAME}: {error}") from error
+            self._compare_records(index, path, names, digests, files, stored.sha256)
         self._files |= files
         if None in digests or stated.get("index_sha256") is None:
+            digest = None if stored is None else stored.sha256
             parts = [digest, *(files[name].sha256 for name in names)]
             self._fingerprints[split] = json.dumps(parts)
         return index
@@ -181,32 +195,71 @@ class PreparedData:
     def _index_path(self, split: str) -> pathlib.Path:
         return self.data_dir / f"index-{split}.npz"
 
-    def _read_index_bytes(self, split: str) -> bytes | None:
-        """An index's bytes, if they are those that were made; None without a file."""
+    def _stored_index(self, split: str) -> _StoredIndex | None:
+        """An index's file, if its bytes are those that were made; None without one."""
         path = self._index_path(split)
+        content = file = None
         try:
-            content = read_limited(path, _MAX_INDEX_BYTES)
+            with open_regular(path) as opened:
+                state = verified.FileState.of(opened.fileno())
+                if state.size <= _MAPPED_BYTES:
+                    content = opened.read(_MAPPED_BYTES)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
+        except OSError as error:
             raise DataError(
-                f"{path}: cannot be read ({reason}); {manifests.ADVICE}"
+                f"{path}: cannot be read ({error.strerror or error}); "
+                f"{manifests.ADVICE}"
             ) from error
-        stated = self.manifest["splits"][split].get("index_sha256")
-        if stated not in (None, hashlib.sha256(content).hexdigest()):
+        if content is not None:
+            sha256 = hashlib.sha256(content).hexdigest()
+        else:
+            file = self._index_files.get(split)
+            if file is None or file.state != state:
+                file = verified.verified_file(self.data_dir, path.name)
+                self._index_files[split] = file
+            sha256 = file.sha256
+        if self.manifest["splits"][split].get("index_sha256") not in (None, sha256):
             raise DataError(
                 f"{path}: its bytes are not those that were made (SHA-256); "
                 f"{manifests.ADVICE}"
             )
-        return content
+        return _StoredIndex(sha256, content, file)
 
-    def _check_index(self, index: Index, path: pathlib.Path, names: list[str]) -> None:
+    def _open_index(
+        self, path: pathlib.Path, split: str, stored: _StoredIndex
+    ) -> Index:
+        """Reads or maps an index; one that is noted to be without fault is believed."""
+        if stored.content is not None:
+            index = index_checks.parse_index(stored.content, path, manifests.ADVICE)
+            self._check_index(index, path, split)
+            return index
+        assert stored.file is not None
+        notes = verified.Notes(self.data_dir)
+        key = f"{path.name}/checks"
+        token = f"{stored.sha256} {self.manifest_hash} {_CHECKS}"
+        known = notes.find(key, stored.file.state)
+        is_known = known is not None and known.sha256 == token
+        stated = self.manifest["splits"][split].get("index_sha256")
+        index = index_checks.map_index(
+            path, stored.file.state, manifests.ADVICE, not is_known and stated is None
+        )
+        if not is_known:
+            self._check_index(index, path, split)
+            notes.add({key: dataclasses.replace(stored.file, sha256=token)})
+        return index
+
+    def _check_index(self, index: Index, path: pathlib.Path, split: str) -> None:
+        names = self.manifest["splits"][split]["shards"]
         fault = index_checks.find_fault(
             index, names, self.sources, len(self.class_names), self.frontend
         )
         if fault:
             raise DataError(f"{path}: {fault}; {manifests.ADVICE}")
+        try:
+            manifests.check_summary(index, split, self.manifest, self.frontend)
+        except DataError as error:
+            raise DataError(f"{self.data_dir / MANIFEST_NAME}: {error}") from error
 
     def _scan(self, name: str) -> Index:
         return scan_shard(self.data_dir / name, self.sources, self.frontend_hash)

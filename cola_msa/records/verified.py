@@ -114,7 +114,7 @@ class Notes:
         try:
             files.write_json(self._path, content)
         except FileError as error:
-            logging.warning("shards are read whole at every start: %s", error)
+            logging.warning("files are read whole at every start: %s", error)
 
 
 def _parse_notes(content: dict[str, Any]) -> dict[str, VerifiedFile]:
@@ -145,6 +145,35 @@ def read_file(path: pathlib.Path) -> VerifiedFile:
             f"{path}: is being changed while it is read; wait until that has ended"
         )
     return VerifiedFile(before, digest, began)
+
+
+def verified_file(data_dir: pathlib.Path, name: str) -> VerifiedFile:
+    """A file of a prepared folder, as it is noted; else it is read whole, and noted.
+
+    Raises:
+        DataError: As `read_file`.
+    """
+    notes = Notes(data_dir)
+    with contextlib.suppress(OSError):  # which `read_file` finds too
+        if known := notes.find(name, FileState.of(data_dir / name)):
+            return known
+    found = read_file(data_dir / name)
+    notes.add({name: found})
+    return found
+
+
+def known_shards(
+    data_dir: pathlib.Path, names: Sequence[str], sha256: Sequence[str | None]
+) -> dict[str, VerifiedFile]:
+    """The shards that are noted to be what was made, by name; nothing is read."""
+    notes = Notes(data_dir)
+    found = {}
+    for name, digest in zip(names, sha256, strict=True):
+        with contextlib.suppress(OSError):
+            known = notes.find(name, FileState.of(data_dir / name))
+            if known is not None and known.sha256 == digest:
+                found[name] = known
+    return found
 
 
 def verify_shards(

@@ -125,22 +125,50 @@ def read_arrays(
 def _map_array(file: BinaryIO, archive: zipfile.ZipFile, name: str) -> np.ndarray:
     """An array where it lies, once its bytes were compared with their checksum."""
     entry = archive.getinfo(name)
-    if entry.compress_type != zipfile.ZIP_STORED:
-        raise ValueError(f"{name} is compressed")
     with archive.open(entry) as member:
         while member.read(_READ_BYTES):
             pass
+    return _map_entry(file, entry)
+
+
+def _map_entry(file: BinaryIO, entry: zipfile.ZipInfo) -> np.ndarray:
+    """An array where it lies; its bytes are not looked at."""
+    if entry.compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"{entry.filename} is compressed")
     file.seek(entry.header_offset)
     local = file.read(_LOCAL_HEADER.size)
     file.seek(sum(_LOCAL_HEADER.unpack(local)), os.SEEK_CUR)
     version = np.lib.format.read_magic(file)
     shape, is_fortran, dtype = _HEADERS[version](file)
     if dtype.hasobject:
-        raise ValueError(f"{name} holds Python objects, which could run code")
+        raise ValueError(f"{entry.filename} holds Python objects, which could run code")
     if not math.prod(shape):  # nothing can be mapped
         return np.zeros(shape, dtype)
     order: Literal["F", "C"] = "F" if is_fortran else "C"
     return np.memmap(file, dtype, "r", file.tell(), shape, order)
+
+
+def map_arrays(file: BinaryIO) -> dict[str, np.ndarray]:
+    """Maps every array of an archive, by name; their bytes are not looked at.
+
+    Args:
+        file: The archive; it may be closed afterwards.
+
+    Raises:
+        Exception: One of DAMAGES, if they do not lie in it as they are.
+    """
+    check_stored(file, os.fstat(file.fileno()).st_size)
+    with zipfile.ZipFile(file) as archive:
+        return {
+            entry.filename.removesuffix(".npy"): _map_entry(file, entry)
+            for entry in archive.infolist()
+        }
+
+
+def release_pages(values: np.ndarray) -> None:
+    """Gives the pages of a memory-mapped array back that were read; else nothing."""
+    if isinstance(values.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        values.base.madvise(mmap.MADV_DONTNEED)
 
 
 def row_blocks(
@@ -157,8 +185,7 @@ def row_blocks(
     count = max(1, block_bytes // (8 * max(1, math.prod(rows.shape[1:]))))
     for first in range(0, len(rows), count):
         yield first, np.asarray(rows[first : first + count])
-        if isinstance(rows.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-            rows.base.madvise(mmap.MADV_DONTNEED)
+        release_pages(rows)
 
 
 def check_stored(file: IO[bytes], size: int) -> None:
