@@ -19,7 +19,7 @@ from cola_msa.evaluation.curves import (
     retrieval_curve,
 )
 from cola_msa.evaluation.tasks import get_task
-from cola_msa.records.prepared import PreparedData
+from cola_msa.records.joined import open_data
 from cola_msa.runs import directory
 from cola_msa.runs.scalars import read_metrics
 from cola_msa.system import console, folders
@@ -33,7 +33,11 @@ matplotlib.use("Agg")
 def define_flags() -> None:
     """Defines the command's flags."""
     define_path("run_dir", None, "Training run; default the newest in runs/.")
-    define_path("data_dir", None, "Prepared data with stems; default the run's own.")
+    define_path(
+        "data_dir",
+        None,
+        "Prepared data with stems, or several with commas; default the run's own.",
+    )
     flags.DEFINE_list(
         "tasks", [], "Probes to run: task=prepared folder, with commas between them."
     )
@@ -49,7 +53,7 @@ def main(options: flags.FlagValues) -> None:
     run = directory.load_run(run_dir)
     folders.check_names(run_dir, CURVES_NAMES, holds_curves, "a run with curves")
     config = directory.load_config(run_dir)
-    data = PreparedData(
+    data = open_data(
         options.data_dir or directory.own_data_dir(run_dir), config.frontend
     )
     probes: dict[str, Any] = {}

@@ -14,7 +14,7 @@ from cola_msa.evaluation.baseline import (
     holds_comparison,
     render,
 )
-from cola_msa.records.prepared import PreparedData
+from cola_msa.records.joined import open_data
 from cola_msa.runs import directory
 from cola_msa.system import console, folders
 from cola_msa.system.errors import UsageError
@@ -25,7 +25,11 @@ from cola_msa.values.paths import define_path
 def define_flags() -> None:
     """Defines the command's flags."""
     define_path("run_dir", None, "Training run; default the newest in runs/.")
-    define_path("data_dir", None, "Prepared data with stems; default the run's own.")
+    define_path(
+        "data_dir",
+        None,
+        "Prepared data with stems, or several with commas; default the run's own.",
+    )
     flags.DEFINE_string("checkpoint_step", None, "A kept step, or best; default last.")
     flags.DEFINE_string("split", "validation", "Split that the songs come from.")
 
@@ -40,7 +44,7 @@ def main(options: flags.FlagValues) -> None:
     if data_dir is None:
         data_dir = directory.own_data_dir(run_dir)
         logging.info("no --data_dir: the run's own, %s", data_dir)
-    data = PreparedData(data_dir, directory.load_config(run_dir).frontend)
+    data = open_data(data_dir, directory.load_config(run_dir).frontend)
     name = "retrieval" if step is None else f"retrieval-{step}"
     path = pathlib.Path(run_dir) / "eval" / name / "results.json"
     folders.check_file(path, holds_comparison, "a result of retrieve")

@@ -14,7 +14,7 @@ from absl import flags, logging
 from cola_msa.config.presets import PRESETS
 from cola_msa.config.schema import ModelConfig, TrainConfig
 from cola_msa.config.strategies import STRATEGIES, get_strategy
-from cola_msa.records.prepared import PreparedData
+from cola_msa.records.joined import open_data
 from cola_msa.reproduction import music
 from cola_msa.runs import kept
 from cola_msa.system import console
@@ -31,7 +31,17 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the command's flags; those of the configuration come from its fields."""
     add: dict[str, Any] = {"flag_values": values}
     define_path(
-        "data_dir", None, "Prepared data; without it the built-in music.", **add
+        "data_dir",
+        None,
+        "Prepared data, or several with commas between them; without it the built-in "
+        "music.",
+        **add,
+    )
+    flags.DEFINE_list(
+        "data_weights",
+        None,
+        "How often each of several folders is drawn, as 2,1,1; default: by segments.",
+        **add,
     )
     define_path("run_dir", None, "Run directory; default runs/<source>-<time>.", **add)
     flags.DEFINE_enum(
@@ -90,17 +100,18 @@ def main(options: flags.FlagValues) -> None:
         train = dataclasses.replace(config.train, init_from=start.fingerprint)
         config = dataclasses.replace(config, train=train)
     if options.data_dir is not None:
-        data_dir = pathlib.Path(options.data_dir)
+        data_dir = options.data_dir
     else:
-        data_dir = music.ensure("mtat")
+        data_dir = str(music.ensure("mtat"))
         logging.info(
             "no --data_dir: the built-in music in %s, preset %s",
             data_dir,
             config.preset,
         )
-    data = PreparedData(data_dir, config.frontend)
+    data = open_data(data_dir, config.frontend, options.data_weights)
     if config.strategy:
-        get_strategy(config.strategy).check_data(data.manifest)
+        for part in data.parts:
+            get_strategy(config.strategy).check_data(part.manifest)
     run_dir = pathlib.Path(options.run_dir) if options.run_dir else None
     if run_dir is None:
         config, run_dir = unfinished_run(asked, config.train.init_from, data)

@@ -29,8 +29,9 @@ from cola_msa.evaluation.retrieval import (
 from cola_msa.evaluation.validation import Validator
 from cola_msa.model.contrastive import ContrastiveModel, project_function
 from cola_msa.pairs.draws import parse_source
+from cola_msa.pairs.eligible import find_rows
 from cola_msa.pairs.sampler import PairSampler
-from cola_msa.records.prepared import PreparedData
+from cola_msa.records.joined import PairData
 from cola_msa.records.schema import DataError
 from cola_msa.runs import directory, kept, network
 from cola_msa.system.errors import FileError
@@ -51,7 +52,7 @@ def has_untrained(run_dir: str | os.PathLike) -> bool:
 
 
 def untrained_model(
-    run_dir: str | os.PathLike, data: PreparedData, statistics: str
+    run_dir: str | os.PathLike, data: PairData, statistics: str
 ) -> ContrastiveModel:
     """The network that a run started from; a fresh one where weights were imported.
 
@@ -84,20 +85,19 @@ def untrained_model(
     train = config.train
     if statistics == "anchors":
         train = dataclasses.replace(train, source="none", augment="none")
-    index = data.index("train")
-    is_usable = ~index.is_tail & (index.num_frames >= config.frontend.window_frames)
-    num_usable = int(np.count_nonzero(is_usable))
-    if not num_usable:
+    usable, active, _ = find_rows(
+        data.index("train"),
+        config.frontend.window_frames,
+        [(k,) for k in parse_source(train.source, data.sources)],
+    )
+    if not len(usable):
         raise DataError(
             f"{data.data_dir}: the training split has no whole segment to estimate "
             "the untrained network's batch-norm statistics from"
         )
     # A mini-batch holds segments of one source: the rarest decides.
-    counts = [
-        int(np.count_nonzero(is_usable & index.is_active[:, k]))
-        for k in parse_source(train.source, data.sources)
-    ]
-    size = max(1, min(train.batch_size, _BATCH, num_usable, *counts))
+    counts = map(len, (usable, *active))
+    size = max(1, min(train.batch_size, _BATCH, *counts))
     train = dataclasses.replace(train, batch_size=size)
     sampler = PairSampler(data, train)
     validator = Validator(model, sampler, None, train.statistics_batches)
@@ -129,9 +129,7 @@ def window_spectra(windows: tf.Tensor) -> tf.Tensor:
     return tf.concat([mean, deviation, change, loud], axis=1)
 
 
-def untrained_key(
-    run_dir: str | os.PathLike, data: PreparedData, statistics: str
-) -> str:
+def untrained_key(run_dir: str | os.PathLike, data: PairData, statistics: str) -> str:
     """16 hexadecimal digits that stand for what `untrained_model` computes."""
     if has_untrained(run_dir):
         return kept.encoder_key(run_dir, 0, statistics)
@@ -145,7 +143,7 @@ def untrained_key(
 
 def compare_with_untrained(
     run_dir: str | pathlib.Path,
-    data: PreparedData,
+    data: PairData,
     step: int | str | None = None,
     split: str = "validation",
     source: str | None = None,

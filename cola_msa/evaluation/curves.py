@@ -12,8 +12,8 @@ from absl import logging
 from cola_msa.evaluation.charts import draw_intervals, save_figure
 from cola_msa.evaluation.retrieval import retrieval_of
 from cola_msa.pairs.sampler import PairSampler
+from cola_msa.records.joined import PairData
 from cola_msa.records.manifests import read_manifest
-from cola_msa.records.prepared import PreparedData
 from cola_msa.records.schema import MANIFEST_NAME
 from cola_msa.runs import directory
 from cola_msa.runs import kept as kept_lib
@@ -38,7 +38,7 @@ def holds_curves(run_dir: pathlib.Path) -> bool:
 
 
 def retrieval_curve(
-    run_dir: pathlib.Path, data: PreparedData
+    run_dir: pathlib.Path, data: PairData
 ) -> dict[int, dict[str, float]]:
     """Retrieval scores of every kept step, step 0 being the untrained network."""
     config = directory.load_config(run_dir)

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from cola_msa.model.contrastive import ContrastiveModel, project_function
 from cola_msa.pairs.draws import COLA, Draw
+from cola_msa.pairs.eligible import find_rows
 from cola_msa.pairs.sampler import PairSampler
 
 
@@ -77,23 +78,26 @@ def retrieval_draws(
         Draws; within a round no segment comes twice, and songs take turns.
     """
     index = sampler.index
-    _, song_of_clip = np.unique(index.groups, return_inverse=True)
+    song_of_clip = index.songs()
+    usable, active, _ = find_rows(
+        index, sampler.window_frames, [(source,) for source in sampler.sources]
+    )
     draws = []
-    for source in sampler.sources or (COLA,):
-        rows = np.flatnonzero(
-            ~index.is_tail & (index.num_frames >= sampler.window_frames)
-        )
-        if source != COLA:
-            rows = rows[index.is_active[rows, source]]
+    for source, found in zip(
+        sampler.sources or (COLA,), active or [usable], strict=True
+    ):
+        rows = found.all()
         for number in range(num_rounds):
             random = np.random.default_rng([seed, source + 1, number])
             order = random.permutation(rows)
             songs = song_of_clip[index.clip[order]]
             # A segment's turn: how many of its song's came before it.
             turn = np.zeros(len(order), np.int64)
-            for song in np.unique(songs):
-                mine = np.flatnonzero(songs == song)
-                turn[mine] = np.arange(len(mine))
+            by_song = np.argsort(songs, kind="stable")
+            sizes = np.unique(songs, return_counts=True)[1]
+            turn[by_song] = np.arange(len(order)) - np.repeat(
+                np.cumsum(sizes) - sizes, sizes
+            )
             chosen = order[np.argsort(turn, kind="stable")][:num_candidates]
             if len(chosen) < 2:
                 continue
@@ -155,7 +159,7 @@ def rank_projections(
     """
     if not draws:
         raise ValueError("the split has too few active segments for retrieval")
-    _, song_of_clip = np.unique(sampler.index.groups, return_inverse=True)
+    song_of_clip = sampler.index.songs()
     ranks, songs, source, counts = [], [], [], []
     for draw, (anchor, positive) in zip(draws, projections, strict=True):
         scores = np.asarray(

@@ -4,16 +4,28 @@ Source: section 3.1 of the paper; docs/architecture.md for the batch composition
 """
 
 import dataclasses
+import os
 
 import numpy as np
 
 from cola_msa.config.schema import BATCHES, PAIR_SPANS, SILENCES, TrainConfig
-from cola_msa.records.prepared import PreparedData
+from cola_msa.pairs.eligible import (
+    Choices,
+    Rows,
+    find_rows,
+    first_rows,
+    has_ordered_clips,
+)
+from cola_msa.records.joined import PairData
 from cola_msa.system.errors import UserError
 
 COLA = -1  # `source` of a pair whose positive is a window of the mixture
 _TRAIN_STREAM = 0
 _VALIDATION_STREAM = 1
+# Up to so many active pairs of segment and source `active_any` permutes all of them
+# for each batch, as it always did; more are drawn one by one, with the same chances.
+_MOST_PERMUTED = 1 << 24
+_PARTS_OF_A_PAIR = 1 << 20  # folders' shares of a batch are rounded to these
 
 
 class PairError(UserError):
@@ -146,7 +158,7 @@ class PairDraws:
 
     def __init__(
         self,
-        data: PreparedData,
+        data: PairData,
         config: TrainConfig,
         split: str = "train",
         num_replicas: int = 1,
@@ -162,7 +174,8 @@ class PairDraws:
 
         Raises:
             PairError: If the source, the batches or the span is unknown, or (in
-                `train`) fewer segments are eligible than a batch holds.
+                `train`) fewer segments are eligible than a batch holds, a folder of
+                several has none, or none of its sources in common with another.
         """
         if config.batches not in BATCHES:
             raise PairError(
@@ -185,59 +198,132 @@ class PairDraws:
         self.index = data.index(split)
         self.window_frames = data.frontend.window_frames
         self.sources = parse_source(config.source, data.sources)
-        usable = ~self.index.is_tail & (self.index.num_frames >= self.window_frames)
-        self._uniform = [
-            np.flatnonzero(usable & self.index.has_stem[:, k]) for k in self.sources
-        ]
-        self._active = [
-            np.flatnonzero(usable & self.index.is_active[:, k]) for k in self.sources
-        ]
-        self._usable = np.flatnonzero(usable)
-        # Ablation 3 draws from all (segment, source) combinations that are active.
-        self._active_any = np.concatenate(
-            [
-                np.stack([rows, np.full_like(rows, k)], axis=1)
-                for k, rows in zip(self.sources, self._active, strict=True)
-            ]
-            or [np.zeros((0, 2), np.int64)]
-        )
         self.modes: tuple[str, ...] = (config.batches,)
         if not self.sources:
             self.modes = ("cola",)
         elif config.batches == "mixed":
             self.modes = ("active", "uniform")
+        each = [(source,) for source in self.sources]
+        self._usable, active, present = find_rows(
+            self.index,
+            self.window_frames,
+            each if {"active", "active_any"} & set(self.modes) else [],
+            each if "uniform" in self.modes else [],
+        )
+        self._rows = {"cola": [self._usable], "uniform": present}
+        self._rows |= dict.fromkeys(("active", "active_any"), active)
+        starts = self.index.starts
+        self._choices = {
+            mode: [Choices(self._rows[mode], self.sources, starts)]
+            if mode == "active_any"
+            else [
+                Choices([rows], [source], starts)
+                for rows, source in zip(
+                    self._rows[mode], self.sources or (COLA,), strict=True
+                )
+            ]
+            for mode in self.modes
+        }
+        self._has_ordered_clips = self.has_clip_span and has_ordered_clips(self.index)
+        # Validation draws from all that there is.
+        self._weights = data.weights if split == "train" else None
         if split == "train":
+            self._check_folders(config.source)
             self._check_counts()
 
-    def _eligible(self, mode: str, position: int) -> np.ndarray:
-        """Rows for a mode and the position of a source within self.sources."""
-        if mode == "cola":
-            return self._usable
-        if mode == "active_any":
-            return self._active_any
-        return (self._active if mode == "active" else self._uniform)[position]
+    def _eligible(self, mode: str, position: int) -> Choices:
+        """What a mode draws from for the position of a source in self.sources."""
+        return self._choices[mode][0 if mode == "active_any" else position]
+
+    def shares(self) -> np.ndarray:
+        """How often pairs come from each folder, float64 [folders], of sum 1.
+
+        Modes and sources have equal chances, and the folders' weights are those of
+        the folders that have the source.
+        """
+        found = [self._folder_shares(c) for cs in self._choices.values() for c in cs]
+        return np.mean(found, axis=0)
+
+    def describe_folders(self) -> list[str]:
+        """Of each folder of several its segments, and how often it is drawn."""
+        segments = np.diff(self._usable.count_below(self.index.starts))
+        return [
+            f"{part.data_dir}: {count:,} segments, {100 * share:.1f} % of all pairs"
+            for part, count, share in zip(
+                self.data.parts, segments, self.shares(), strict=True
+            )
+        ]
+
+    def _folder_shares(self, choices: Choices) -> np.ndarray:
+        counts: np.ndarray = choices.counts
+        weights = counts if self._weights is None else self._weights * (counts > 0)
+        return weights / max(weights.sum(), np.finfo(float).tiny)
+
+    def _check_folders(self, source: str) -> None:
+        """Every folder of several can be drawn from."""
+        parts = self.data.parts
+        if len(parts) == 1:
+            return
+        for part, share in zip(parts, self.shares(), strict=True):
+            others = {s for other in parts if other is not part for s in other.sources}
+            if source == "multi" and not others & set(part.sources):
+                raise PairError(
+                    f"--data_dir: {part.data_dir} has no source in common with the "
+                    f"other folders: {', '.join(part.sources) or 'none'} and "
+                    f"{', '.join(sorted(others)) or 'none'}; leave it out, or name "
+                    "sources by --source (none needs no source)"
+                )
+            if not share:
+                raise PairError(
+                    f"--data_dir: {part.data_dir} has no segment in train that pairs "
+                    f"of --source={source} could be drawn from; leave it out"
+                )
 
     def _check_counts(self) -> None:
         for mode in self.modes:
-            for position in range(max(len(self.sources), 1)):
-                count = len(self._eligible(mode, position))
-                if mode == "active_any":
-                    count = len(np.unique(self._active_any[:, 0]))
-                if count >= self._drawn_size:
-                    continue
+            for choices in self._choices[mode]:
                 name = "mixture"
                 if mode in ("active", "uniform"):
-                    name = self.data.sources[self.sources[position]]
-                times = (
-                    f" x {self._num_sharing} replicas" if self._num_sharing > 1 else ""
-                )
-                raise PairError(
-                    f"{self.data.data_dir}: source {name} has {count} eligible "
-                    f"segments for {mode} batches in {self.split}, fewer than "
-                    f"--batch_size={self.batch_size}"
-                    f"{times}; lower --batch_size, add clips, "
-                    "or leave this source out of --source"
-                )
+                    name = self.data.sources[choices.sources[0]]
+                counts = self._count_distinct(mode, choices)
+                if counts.sum() < self._drawn_size:
+                    self._refuse(self.data.data_dir, name, mode, counts.sum())
+                if self._weights is None:
+                    continue
+                needed = -(-np.diff(self._folder_edges(choices)) // _PARTS_OF_A_PAIR)
+                for part, count, least in zip(
+                    self.data.parts, counts, needed, strict=True
+                ):
+                    if count < least:
+                        self._refuse(part.data_dir, name, mode, count, int(least))
+
+    def _count_distinct(self, mode: str, choices: Choices) -> np.ndarray:
+        """Segments of each folder that a mode can put into one batch."""
+        if mode != "active_any":
+            return choices.counts
+        _, (rows,), _ = find_rows(self.index, self.window_frames, [self.sources])
+        return np.diff(rows.count_below(self.index.starts))
+
+    def _refuse(
+        self,
+        folder: str | os.PathLike,
+        name: str,
+        mode: str,
+        count: int,
+        least: int | None = None,
+    ) -> None:
+        """Raises PairError for too few segments, of one folder where it has `least`."""
+        times = f" x {self._num_sharing} replicas" if self._num_sharing > 1 else ""
+        batch = f"--batch_size={self.batch_size}{times}"
+        wanted, advice = batch, "lower --batch_size"
+        if least is not None:
+            wanted = f"the {least} that its --data_weights takes of {batch}"
+            advice = "lower its weight or --batch_size"
+        raise PairError(
+            f"{folder}: source {name} has {count} eligible segments for {mode} batches "
+            f"in {self.split}, fewer than {wanted}; {advice}, add clips, or leave this "
+            "source out of --source"
+        )
 
     def draw(self, update: int, replica: int = 0, micro_batch: int = 0) -> Draw:
         """Draws a mini-batch; equal arguments, equal draw.
@@ -262,22 +348,36 @@ class PairDraws:
         )
         mode = self.modes[random.integers(len(self.modes))]
         position = int(random.integers(max(len(self.sources), 1)))
-        eligible = self._eligible(mode, position)
-        if mode == "active_any":
-            picked = self._distinct_active_any(random)
-            return self._complete(mode, picked[:, 0], picked[:, 1], random)
-        if len(eligible) < self._drawn_size:
+        choices = self._eligible(mode, position)
+        take = _take_segments if mode == "active_any" else _take_distinct
+        if len(choices) < self._drawn_size:
             self._check_counts()
-        rows = random.choice(eligible, self._drawn_size, replace=False)
-        source = COLA if mode == "cola" else self.sources[position]
-        return self._complete(mode, rows, np.full(len(rows), source), random)
+        if self._weights is None:
+            rows, source = take(random, choices, self._drawn_size)
+            return self._complete(mode, rows, source, random)
+        edges = self._folder_edges(choices)
+        edges[1:-1] += random.integers(_PARTS_OF_A_PAIR)
+        counts = np.diff(edges // _PARTS_OF_A_PAIR)
+        taken = [
+            take(random, choices, count, folder)
+            for folder, count in enumerate(counts)
+            if count
+        ]
+        # Replicas that share a draw each take their part of all folders.
+        order = random.permutation(self._drawn_size)
+        rows = np.concatenate([own_rows for own_rows, _ in taken])[order]
+        source = np.concatenate([own_source for _, own_source in taken])[order]
+        return self._complete(mode, rows, source, random)
 
-    def _distinct_active_any(self, random: np.random.Generator) -> np.ndarray:
-        """Pairs of (row, source), uniform over active ones, no row twice."""
-        order = random.permutation(len(self._active_any))
-        picked = self._active_any[order]
-        _, first = np.unique(picked[:, 0], return_index=True)
-        return picked[np.sort(first)[: self._drawn_size]]
+    def _folder_edges(self, choices: Choices) -> np.ndarray:
+        """Where each folder's pairs start and end in a batch, in parts of a pair.
+
+        A random shift of the inner edges, rounded down, gives every folder its share
+        of a batch, rounded up or down, and in the mean over batches exactly.
+        """
+        sums = np.cumsum(self._folder_shares(choices))
+        edges = np.rint(sums / sums[-1] * self._drawn_size * _PARTS_OF_A_PAIR)
+        return np.concatenate([[0], edges.astype(np.int64)])
 
     def _complete(
         self,
@@ -316,16 +416,23 @@ class PairDraws:
         share = random.random(len(rows))
         for number in np.unique(source):
             is_own = source == number
-            eligible = self._usable
-            if number != COLA:
-                position = self.sources.index(int(number))
-                eligible = (self._uniform if mode == "uniform" else self._active)[
-                    position
-                ]
-            found[is_own] = rows_of_same_clips(
-                self.index.clip, eligible, rows[is_own], share[is_own]
+            position = 0 if number == COLA else self.sources.index(int(number))
+            found[is_own] = self._within_clips(
+                self._rows[mode][position], rows[is_own], share[is_own]
             )
         return found
+
+    def _within_clips(
+        self, eligible: Rows, rows: np.ndarray, share: np.ndarray
+    ) -> np.ndarray:
+        """As `rows_of_same_clips`; it looks at these clips alone where it can."""
+        clip = self.index.clip
+        if not self._has_ordered_clips:
+            return rows_of_same_clips(clip[:], eligible.all(), rows, share)
+        clips = clip[rows].astype(np.int64)
+        low = eligible.count_below(first_rows(clip, clips))
+        high = eligible.count_below(first_rows(clip, clips + 1))
+        return eligible[low + np.floor(share * (high - low)).astype(np.int64)]
 
     def validation_draws(self) -> list[Draw]:
         """The fixed batches of a validation: the same for every run and seed.
@@ -337,32 +444,50 @@ class PairDraws:
             Draws of at most batch_size pairs; the last of a combination is shorter.
         """
         combinations = [
-            (mode, position)
-            for mode in self.modes
-            for position in range(
-                1 if mode in ("cola", "active_any") else len(self.sources)
-            )
+            (mode, choices) for mode in self.modes for choices in self._choices[mode]
         ]
         share = -(-len(self._usable) // max(len(combinations), 1))
         draws = []
-        for number, (mode, position) in enumerate(combinations):
+        for number, (mode, choices) in enumerate(combinations):
             random = counter_generator(0, _VALIDATION_STREAM, number, 0)
-            eligible = random.permutation(self._eligible(mode, position))
-            eligible = eligible[: max(share, self.batch_size)]
-            for start in range(0, len(eligible), self.batch_size):
-                part = eligible[start : start + self.batch_size]
+            order = random.permutation(len(choices))
+            order = order[: max(share, self.batch_size)]
+            for start in range(0, len(order), self.batch_size):
+                part = order[start : start + self.batch_size]
                 if len(part) < 2:
                     continue
-                if mode == "active_any":
-                    rows, source = part[:, 0], part[:, 1]
-                else:
-                    rows = part
-                    name = COLA if mode == "cola" else self.sources[position]
-                    source = np.full(len(rows), name)
-                draws.append(self._complete(mode, rows, source, random))
+                draws.append(self._complete(mode, *choices.pick(part), random))
         if not draws:
             raise PairError(
                 f"{self.data.data_dir}: split {self.split} has no segment to validate "
                 "on; prepare more clips, or use --validate_every_steps=0"
             )
         return draws
+
+
+def _take_distinct(
+    random: np.random.Generator, choices: Choices, count: int, folder: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and sources, uniform, none twice: of one source no row comes twice."""
+    among = len(choices) if folder is None else choices.counts[folder]
+    return choices.pick(random.choice(among, count, replace=False), folder)
+
+
+def _take_segments(
+    random: np.random.Generator, choices: Choices, count: int, folder: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and sources, uniform over all, each passed over whose row came before."""
+    among = int(len(choices) if folder is None else choices.counts[folder])
+    is_permuted = among <= _MOST_PERMUTED
+    order = random.permutation(among) if is_permuted else np.zeros(0, np.int64)
+    length = count
+    while True:
+        length *= 2
+        if not is_permuted:
+            more = random.integers(0, among, length - len(order))
+            order = np.concatenate([order, more])
+        rows, source = choices.pick(order[:length], folder)
+        _, first = np.unique(rows, return_index=True)
+        if len(first) >= count or length >= len(order) and is_permuted:
+            chosen = np.sort(first)[:count]
+            return rows[chosen], source[chosen]

@@ -22,8 +22,7 @@ from cola_msa.pairs.draws import (
     Draw,
     PairDraws,
 )
-from cola_msa.records.index import Index
-from cola_msa.records.prepared import PreparedData
+from cola_msa.records.joined import PairData, PairIndex
 
 _AUGMENT_STREAM = 2
 _REMIX_STREAM = 3
@@ -37,7 +36,7 @@ class PairSampler:
 
     def __init__(
         self,
-        data: PreparedData,
+        data: PairData,
         config: TrainConfig,
         split: str = "train",
         silent_value: float = 0.0,
@@ -76,6 +75,10 @@ class PairSampler:
     def draw(self, update: int, replica: int = 0, micro_batch: int = 0) -> Draw:
         """Draws a mini-batch; see `PairDraws.draw`."""
         return self._draws.draw(update, replica, micro_batch)
+
+    def describe_folders(self) -> list[str]:
+        """A line for each folder; see `PairDraws.describe_folders`."""
+        return self._draws.describe_folders()
 
     def validation_draws(self) -> list[Draw]:
         """The fixed batches of a validation; see `PairDraws.validation_draws`."""
@@ -223,9 +226,9 @@ STEM_KEYS = ("stems", "stem_is_active")
 
 
 def read_pairs(
-    data: PreparedData,
+    data: PairData,
     split: str,
-    index: Index,
+    index: PairIndex,
     draw: Draw,
     silent_value: float,
 ) -> dict[str, np.ndarray]:
@@ -248,28 +251,23 @@ def read_pairs(
     positive = np.empty(shape, np.float16)
     is_active = np.ones(len(draw.rows), bool)
     frame_bytes = num_mels * 2
-    positive_rows = draw.rows if draw.positive_rows is None else draw.positive_rows
-    for i, row in enumerate(draw.rows):
-        anchor[i] = data.read(
-            split,
-            index.shard[row],
-            index.mixture_offset[row] + draw.anchor_start[i] * frame_bytes,
-            window_frames,
+    rows = draw.rows if draw.positive_rows is None else draw.positive_rows
+    anchor_shard, positive_shard = index.shard[draw.rows], index.shard[rows]
+    anchor_offset = index.mixture_offset[draw.rows] + draw.anchor_start * frame_bytes
+    positive_offset = index.mixture_offset[rows]
+    has_source = draw.source != COLA
+    if has_source.any():
+        stem_offset = index.stem_offset[rows, draw.source]
+        is_active = ~has_source | index.is_active[rows, draw.source]
+        positive_offset = np.where(has_source, stem_offset, positive_offset)
+    positive_offset = positive_offset + draw.positive_start * frame_bytes
+    for i in range(len(draw.rows)):
+        anchor[i] = data.read(split, anchor_shard[i], anchor_offset[i], window_frames)
+        positive[i] = (
+            data.read(split, positive_shard[i], positive_offset[i], window_frames)
+            if is_active[i]
+            else silent_value
         )
-        row = positive_rows[i]
-        offset = index.mixture_offset[row]
-        if draw.source[i] != COLA:
-            is_active[i] = index.is_active[row, draw.source[i]]
-            offset = index.stem_offset[row, draw.source[i]]
-        if is_active[i]:
-            positive[i] = data.read(
-                split,
-                index.shard[row],
-                offset + draw.positive_start[i] * frame_bytes,
-                window_frames,
-            )
-        else:
-            positive[i] = silent_value
     return {
         "anchor": anchor[..., np.newaxis],
         "positive": positive[..., np.newaxis],
@@ -279,7 +277,7 @@ def read_pairs(
 
 
 def read_stems(
-    data: PreparedData, split: str, index: Index, draw: Draw
+    data: PairData, split: str, index: PairIndex, draw: Draw
 ) -> dict[str, np.ndarray]:
     """Reads all stems of a draw's anchor windows.
 
@@ -295,19 +293,15 @@ def read_stems(
     """
     window_frames, num_mels = data.frontend.window_frames, data.frontend.num_mels
     is_active = index.is_active[draw.rows]
+    shard, offset = index.shard[draw.rows], index.stem_offset[draw.rows]
     stems = np.full(
         (*is_active.shape, window_frames, num_mels),
         np.log(data.frontend.log_floor),
         np.float16,
     )
     for i, k in np.argwhere(is_active):
-        row = draw.rows[i]
-        stems[i, k] = data.read(
-            split,
-            index.shard[row],
-            index.stem_offset[row, k] + draw.anchor_start[i] * num_mels * 2,
-            window_frames,
-        )
+        first = offset[i, k] + draw.anchor_start[i] * num_mels * 2
+        stems[i, k] = data.read(split, shard[i], first, window_frames)
     return {"stems": stems, "stem_is_active": is_active}
 
 

@@ -76,6 +76,15 @@ class Index:
         """Class numbers of one clip, int32."""
         return self.label_values[self.label_splits[clip] : self.label_splits[clip + 1]]
 
+    @property
+    def starts(self) -> np.ndarray:
+        """Where this folder's rows start and end, int64 [2]; see `JoinedIndex`."""
+        return np.array([0, len(self.shard)])
+
+    def songs(self) -> np.ndarray:
+        """Each clip's song, int64 [C]."""
+        return np.unique(self.groups, return_inverse=True)[1]
+
     def label_matrix(self, num_classes: int) -> np.ndarray:
         """Multi-hot labels, float32 [C, num_classes]."""
         matrix = np.zeros((len(self.clip_ids), num_classes), np.float32)

@@ -52,7 +52,10 @@ class PreparedData:
         sources: Names of the sources, in the order of all flags; () without stems.
         class_names: Names of the classes, in order.
         frontend: The FrontendConfig that made the log-mels.
+        weights: None; see `JoinedData`.
     """
+
+    weights: np.ndarray | None = None
 
     def __init__(
         self, data_dir: str | os.PathLike, frontend: FrontendConfig | None = None
@@ -103,6 +106,11 @@ class PreparedData:
         for split, stated in self.manifest["splits"].items():
             if stated.get("index_sha256") is not None:
                 self._stored_index(split)
+
+    @property
+    def parts(self) -> tuple["PreparedData", ...]:
+        """The folders of this collection: this one; see `JoinedData`."""
+        return (self,)
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -157,6 +165,16 @@ class PreparedData:
             return self.manifest_hash
         text = json.dumps([self.manifest_hash, *others])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def describe(self) -> dict[str, Any]:
+        """What a run's config.json says of its data."""
+        return {
+            "data_dir": str(self.data_dir.resolve()),
+            "manifest_hash": self.manifest_hash,
+            "dataset": self.manifest.get("dataset"),
+            "sources": list(self.sources),
+            "separator": self.manifest.get("separator"),
+        }
 
     def _load_index(self, split: str) -> Index:
         """Opens an index, once manifest, index and shards are known to agree."""

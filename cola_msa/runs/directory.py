@@ -12,7 +12,7 @@ from absl import logging
 
 from cola_msa.config.checks import check_config, check_moments
 from cola_msa.config.schema import Config, differing_fields, from_dict, to_dict
-from cola_msa.records.prepared import PreparedData
+from cola_msa.records.joined import PairData
 from cola_msa.system import files, folders, versions
 from cola_msa.system.errors import RunError, UsageError, UserError
 from cola_msa.values import arrays
@@ -20,7 +20,7 @@ from cola_msa.values.reading import read_json
 
 
 def resumable_run(
-    root: str | os.PathLike, config: Config, data: PreparedData
+    root: str | os.PathLike, config: Config, data: PairData
 ) -> pathlib.Path | None:
     """The newest unfinished run under `root` with this configuration and data."""
     found = []
@@ -100,8 +100,7 @@ def claim_run_dir(run_dir: str | os.PathLike, description: dict[str, Any]) -> No
     found = load_run(run_dir)
     config = from_dict(Config, description["config"])
     fields = differing_fields(from_dict(Config, found["config"]), config)
-    if found["data"]["manifest_hash"] != description["data"]["manifest_hash"]:
-        fields.append(f"data: {found['data']['data_dir']} has changed or is another")
+    fields += _differing_data(found["data"], description["data"])
     if found["num_replicas"] != description["num_replicas"]:
         fields.append(
             f"devices: {found['num_replicas']} != {description['num_replicas']}"
@@ -126,6 +125,25 @@ def claim_run_dir(run_dir: str | os.PathLike, description: dict[str, Any]) -> No
             run_dir,
             "; ".join(changes),
         )
+
+
+def _differing_data(found: dict[str, Any], asked: dict[str, Any]) -> list[str]:
+    """What is not the same of a run's data and of what a command names."""
+    if found["manifest_hash"] == asked["manifest_hash"]:
+        return []
+    folders, weights = [], []
+    for data in (found, asked):
+        parts = data.get("folders") or [data]
+        folders.append([part["manifest_hash"] for part in parts])
+        given = [part.get("weight") for part in parts]
+        weights.append(
+            "by segments" if None in given else ",".join(f"{w:.4g}" for w in given)
+        )
+    if folders[0] == folders[1]:
+        return [f"data_weights: {weights[0]} != {weights[1]} (of a sum of 1)"]
+    if sorted(folders[0]) == sorted(folders[1]):
+        return [f"data: {found['data_dir']} in another order"]
+    return [f"data: {found['data_dir']} has changed or is another"]
 
 
 DONE_NAME = "done.json"
@@ -227,6 +245,12 @@ def _checked_run(run: dict[str, Any]) -> dict[str, Any]:
             raise TypeError(f"data: {name} is no text")
     if "\0" in (data.get("data_dir") or ""):
         raise ValueError("data: data_dir is no path")
+    for folder in data.get("folders") or ():
+        weight = folder.get("weight")
+        if not isinstance(folder["manifest_hash"], str):
+            raise TypeError("data: folders: manifest_hash is no text")
+        if weight is not None and not 0 < weight <= 1:
+            raise ValueError(f"data: folders: weight is {weight!r:.40}")
     separator = data.get("separator")
     if isinstance(separator, dict):
         separator = separator.get("name")

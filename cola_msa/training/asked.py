@@ -14,7 +14,7 @@ from absl import flags, logging
 from cola_msa.config.presets import FORMER_PRESETS, PRESETS, get_preset
 from cola_msa.config.schema import Config, ModelConfig, TrainConfig
 from cola_msa.config.strategies import get_strategy
-from cola_msa.records.prepared import PreparedData
+from cola_msa.records.joined import PairData
 from cola_msa.runs.directory import load_config, resumable_run
 from cola_msa.training.checks import check_config
 from cola_msa.values.field_flags import given_fields
@@ -72,7 +72,7 @@ def begun_config(
 
 
 def unfinished_run(
-    asked: tuple[Config, ...], start: str, data: PreparedData
+    asked: tuple[Config, ...], start: str, data: PairData
 ) -> tuple[Config, pathlib.Path | None]:
     """The newest run below `runs` that ends with what was asked for.
 

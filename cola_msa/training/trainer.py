@@ -21,7 +21,7 @@ from cola_msa.model.optimizers import averaged_weights, build_optimizer
 from cola_msa.model.statistics import BatchStatistics
 from cola_msa.pairs.draws import silence_value
 from cola_msa.pairs.sampler import PairSampler
-from cola_msa.records.prepared import PreparedData
+from cola_msa.records.joined import PairData
 from cola_msa.runs import directory, kept, network, resume
 from cola_msa.runs.scalars import ScalarWriter
 from cola_msa.system import errors, files
@@ -51,7 +51,7 @@ class Trainer:
     def __init__(
         self,
         config: Config,
-        data: PreparedData,
+        data: PairData,
         run_dir: str | os.PathLike,
         strategy: tf.distribute.Strategy | None = None,
         start: warm_start.WarmStart | None = None,
@@ -87,6 +87,9 @@ class Trainer:
         self.sampler = PairSampler(
             data, config.train, "train", silent, self.num_replicas
         )
+        if len(data.parts) > 1:
+            for line in self.sampler.describe_folders():
+                logging.info("data: %s", line)
         self.validation: PairSampler | None = None
         if config.train.validate_every_steps and "validation" in data.splits:
             self.validation = PairSampler(data, config.train, "validation", silent)
@@ -152,15 +155,7 @@ class Trainer:
         self._lock(stack)
         description = directory.describe_run(
             self.config,
-            {
-                "data_dir": str(self.data.data_dir.resolve()),
-                "manifest_hash": self.data.manifest_hash,
-                "dataset": self.data.manifest.get("dataset"),
-                "sources": list(self.data.sources),
-                "separator": self.data.manifest.get("separator"),
-                "log_mel_mean": mean,
-                "log_mel_std": std,
-            },
+            {**self.data.describe(), "log_mel_mean": mean, "log_mel_std": std},
             self.num_replicas,
         )
         if self._start:
@@ -465,7 +460,7 @@ class Trainer:
 
 def start_trainer(
     config: Config,
-    data: PreparedData,
+    data: PairData,
     run_dir: pathlib.Path | None,
     strategy: tf.distribute.Strategy,
     start: warm_start.WarmStart | None = None,

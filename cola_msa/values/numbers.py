@@ -24,6 +24,18 @@ class _FiniteParser(flags.FloatParser):
         return value
 
 
+def finite_float(text: str) -> float:
+    """Reads a finite number.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    try:
+        return _FiniteParser().convert(text)
+    except ValueError as error:
+        raise ValueError(f"must be a finite number, not {text}") from error
+
+
 def define_float(
     name: str,
     default: float | None,

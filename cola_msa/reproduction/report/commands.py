@@ -78,6 +78,18 @@ def config_flags(config: Config) -> tuple[str, ...]:
     return tuple(flags)
 
 
+def weight_flags(data: dict[str, Any]) -> tuple[str, ...]:
+    """`--data_weights` of a run on several folders that were drawn by weights.
+
+    Args:
+        data: What its config.json says of its data.
+    """
+    weights = [folder.get("weight") for folder in data.get("folders") or ()]
+    if not weights or None in weights:
+        return ()
+    return (_flag("data_weights", ",".join(map(repr, weights))),)
+
+
 def train_command(
     config: Config,
     data_dir: str | pathlib.Path,

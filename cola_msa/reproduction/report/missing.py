@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from cola_msa.config.presets import get_preset
 from cola_msa.config.strategies import DEGRADED, NO_STEMS, RANDOM, SEPARATED, Strategy
@@ -14,6 +15,7 @@ from cola_msa.reproduction.report.commands import (
     eval_command,
     prepare_commands,
     train_command,
+    weight_flags,
 )
 from cola_msa.reproduction.report.runs import Collection, Group, Run
 
@@ -99,8 +101,10 @@ def _all_of(
         if model.config.preset == reference.strategy.name:  # the paper's length
             config = dataclasses.replace(config, preset=strategy.name)
         run_dir = model.run_dir.parent / strategy.name
-    data_dir, commands = _training_data(collection, strategy)
-    commands.append(train_command(config, data_dir, run_dir))
+    data, commands = _training_data(collection, strategy)
+    commands.append(
+        train_command(config, data["data_dir"], run_dir, *weight_flags(data))
+    )
     for task in tasks:
         folder = _data_of(task, collection)
         commands.append(eval_command(task, run_dir, folder))
@@ -113,32 +117,37 @@ def _data_of(task: str, collection: Collection) -> str:
         return known
     dataset = dataset_of(task)
     for run in collection.runs:
-        if run.description["data"]["dataset"] == dataset:
-            return run.description["data"]["data_dir"]
+        data = run.description["data"]
+        # A task is judged on one folder.
+        if data["dataset"] == dataset and not data.get("folders"):
+            return data["data_dir"]
     return f"{PREPARED}/{dataset}"
 
 
 def _training_data(
     collection: Collection, strategy: Strategy
-) -> tuple[str, list[Command]]:
-    """Data that a strategy can be trained on, and what prepares it if none is known."""
+) -> tuple[dict[str, Any], list[Command]]:
+    """Data that a strategy can be trained on, and what prepares it if none is known.
+
+    The data as a run's config.json describes it.
+    """
     for run in collection.runs:
         data = run.description["data"]
         has_stems = bool(data.get("sources"))
         kind = run.strategy.stems if run.strategy else SEPARATED
         if strategy.stems == NO_STEMS and kind in (NO_STEMS, SEPARATED):
-            return data["data_dir"], []
+            return data, []
         if strategy.stems == kind and has_stems:
-            return data["data_dir"], []
+            return data, []
         # COLA reads no stems, but its data may have them.
         is_plain = run.separator not in (None, "random")
         if strategy.stems == SEPARATED and kind == NO_STEMS and has_stems and is_plain:
-            return data["data_dir"], []
+            return data, []
     dataset = "mtat"
     is_special = strategy.stems in (RANDOM, DEGRADED)
     name = data_name(dataset, strategy.stems if is_special else SEPARATED)
     folder = f"{PREPARED}/{name}"
-    return folder, prepare_commands(dataset, strategy.stems, folder)
+    return {"data_dir": folder}, prepare_commands(dataset, strategy.stems, folder)
 
 
 def _evaluations(

@@ -17,6 +17,7 @@ from absl import logging
 
 from cola_msa.config.schema import Config, from_dict, to_dict
 from cola_msa.config.strategies import STRATEGIES, Strategy, strategy_of
+from cola_msa.records.folder_lists import split_names
 from cola_msa.records.manifests import read_manifest
 from cola_msa.records.schema import MANIFEST_NAME, DataError
 from cola_msa.reproduction.report.results import (
@@ -314,6 +315,8 @@ def _read_manifest(
 ) -> dict[str, Any] | None:
     if not data.get("data_dir"):  # imported weights have no data of their own
         return None
+    if data.get("folders"):
+        return _read_manifests(run_dir, data, problems)
     data_dir = pathlib.Path(data["data_dir"])
     if not (data_dir / MANIFEST_NAME).exists():
         problems.append(f"{run_dir}: its data in {data_dir} is gone")
@@ -327,6 +330,25 @@ def _read_manifest(
         problems.append(f"{run_dir}: its data in {data_dir} has changed since")
         return None
     return manifest
+
+
+def _read_manifests(
+    run_dir: pathlib.Path, data: dict[str, Any], problems: list[str]
+) -> dict[str, Any] | None:
+    """Of a run on several folders: what can be summed over their manifests."""
+    names = split_names(data["data_dir"])
+    parts = [
+        _read_manifest(run_dir, {**part, "data_dir": name}, problems)
+        for name, part in zip(names, data["folders"], strict=False)
+    ]
+    if None in parts or len(names) != len(data["folders"]):
+        return None
+    found = [part["splits"].get("train", {}) for part in parts if part]
+    train: dict[str, Any] = {}
+    for name in ("num_clips", "num_segments", "hours"):
+        if all(name in split for split in found):
+            train[name] = sum(split[name] for split in found)
+    return {"dataset": data["dataset"], "splits": {"train": train}}
 
 
 def _read_results(run_dir: pathlib.Path, problems: list[str]) -> list[Result]:
