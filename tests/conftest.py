@@ -89,29 +89,49 @@ def fake_clip(clip: int, num_segments: int, seed: int = 0) -> list[schema.Segmen
     return segments
 
 
+def _with_sources(segment: schema.Segment, sources: tuple[str, ...]) -> schema.Segment:
+    """The same segment where only these sources are known."""
+    kept = [SOURCES.index(source) for source in sources]
+    return dataclasses.replace(
+        segment,
+        stems={s: segment.stems[s] for s in sources if s in segment.stems},
+        is_active=tuple(segment.is_active[k] for k in kept),
+        has_stem=tuple(segment.has_stem[k] for k in kept),
+    )
+
+
 def write_prepared(
     data_dir: pathlib.Path,
     splits: dict[str, int],
     num_segments: int = 4,
     frontend: FrontendConfig = FrontendConfig(),
+    first: int = 0,
+    sources: tuple[str, ...] = SOURCES,
+    **fields: object,
 ) -> pathlib.Path:
-    """Writes a prepared folder of fake clips; `splits` gives clips a split."""
+    """Writes a prepared folder of fake clips; `splits` gives clips a split.
+
+    Clips are numbered from `first`; `fields` are further ones of the manifest.
+    """
     frontend_hash = config_hash(frontend)
     data_dir.mkdir(parents=True, exist_ok=True)
     manifest_splits = {}
-    first = 0
     for split, num_clips in splits.items():
         parts, names = [], []
         for shard, clips in enumerate(
             np.array_split(np.arange(first, first + num_clips), 2)
         ):
             name = f"{split}-{shard:05d}-of-00002.tfrecord"
-            segments = [s for c in clips for s in fake_clip(int(c), num_segments)]
+            segments = [
+                _with_sources(s, sources)
+                for c in clips
+                for s in fake_clip(int(c), num_segments)
+            ]
             parts.append(
-                index.write_shard(data_dir / name, segments, SOURCES, frontend_hash)
+                index.write_shard(data_dir / name, segments, sources, frontend_hash)
             )
             names.append(name)
-        index.merge_indices(parts, SOURCES).save(data_dir / f"index-{split}.npz")
+        index.merge_indices(parts, sources).save(data_dir / f"index-{split}.npz")
         manifest_splits[split] = {"shards": names, "num_clips": num_clips}
         first += num_clips
     schema.write_manifest(
@@ -122,11 +142,12 @@ def write_prepared(
             "task_type": "multilabel",
             "frontend": to_dict(frontend),
             "frontend_hash": frontend_hash,
-            "sources": list(SOURCES),
+            "sources": list(sources),
             "class_names": ["a", "b", "c"],
             "splits": manifest_splits,
             "log_mel_mean": 2.0,
             "log_mel_std": 1.5,
+            **fields,
         },
     )
     return data_dir

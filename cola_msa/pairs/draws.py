@@ -264,7 +264,9 @@ class PairDraws:
         parts = self.data.parts
         if len(parts) == 1:
             return
-        for part, share in zip(parts, self.shares(), strict=True):
+        shares = zip(parts, self.shares(), strict=True)
+        # One without sources is to be named, not those that it leaves alone.
+        for part, share in sorted(shares, key=lambda pair: len(pair[0].sources)):
             others = {s for other in parts if other is not part for s in other.sources}
             if source == "multi" and not others & set(part.sources):
                 raise PairError(

@@ -168,20 +168,28 @@ def _find_wrong_row(index: Index, rows: slice, frontend: FrontendConfig) -> str 
 
 
 def _are_distinct(names: np.ndarray) -> bool:
-    """Whether no text comes twice; a million are compared by 8 bytes each."""
+    """Whether no text comes twice; millions are sorted by 8 bytes each."""
+    hashes = _hashes(names)
+    order = np.argsort(hashes)
+    is_equal = hashes[order[1:]] == hashes[order[:-1]]
+    doubtful = np.union1d(order[1:][is_equal], order[:-1][is_equal])
+    return len(np.unique(names[doubtful])) == len(doubtful)
+
+
+def _hashes(names: np.ndarray) -> np.ndarray:
+    """Of texts, uint64; equal texts have equal ones."""
     letters = names.dtype.itemsize // 4
     hashes = np.zeros(len(names), np.uint64)
-    for first, block in arrays.row_blocks(names):
+    if not letters:  # all are empty
+        return hashes
+    for first, block in arrays.row_blocks(names, 1 << 20):
         codes = np.ascontiguousarray(block).view(np.uint32).reshape(len(block), letters)
         own = hashes[first : first + len(block)]
         for column in codes.T:
             own *= np.uint64(0x9E3779B97F4A7C15)
             own ^= own >> np.uint64(29)
             own += column
-    order = np.argsort(hashes)
-    is_equal = hashes[order[1:]] == hashes[order[:-1]]
-    doubtful = np.union1d(order[1:][is_equal], order[:-1][is_equal])
-    return len(np.unique(names[doubtful])) == len(doubtful)
+    return hashes
 
 
 def _within(values: np.ndarray, end: int) -> bool:
