@@ -18,7 +18,7 @@ from cola_msa.runs.scalars import read_metrics
 from cola_msa.training.trainer import Trainer
 from cola_msa.values import arrays as arrays_lib
 from tests.cola_msa.runs.test_kept import read_events
-from tests.conftest import tiny_config
+from tests.conftest import tiny_config, write_prepared
 from tests.helpers.commands import Command, run_module, run_script
 
 # Checkpoints, validations and kept steps fall on different steps, so that a kill can
@@ -207,6 +207,26 @@ def test_stopped_three_times_the_weights_are_equal(
     start = forked(*train_arguments(prepared_dir, tmp_path / "run", *arguments))
     stop_three_times(start, tmp_path / "run", number, seed, moments)
     assert_equal_runs(tmp_path / "run", expected)
+
+
+@pytest.fixture(scope="module")
+def two_folders(prepared_dir, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other") / "data"
+    splits = {"train": 9, "validation": 3}
+    write_prepared(other, splits, first=300, sources=("drums", "bass"))
+    return f"{prepared_dir},{other}"
+
+
+@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_killed_on_two_folders_the_weights_are_equal(two_folders, tmp_path, devices):
+    arguments = (*TINY, "--source=multi", "--data_weights=2,1", "--steps=6")
+    arguments += (f"--cpu_devices={devices}",)
+    expected, found = tmp_path / "uninterrupted", tmp_path / "run"
+    result = run_module(*train_arguments(two_folders, expected, *arguments))
+    assert result.returncode == 0, result.stderr
+    start = forked(*train_arguments(two_folders, found, *arguments))
+    stop_three_times(start, found, signal.SIGKILL, devices, [(20, 0.1)])
+    assert_equal_runs(found, expected)
 
 
 @pytest.mark.slow
