@@ -1,6 +1,7 @@
 """Prepared folders and audio of noise, at any size, for the benchmarks."""
 
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -78,6 +79,17 @@ def write_prepared(
             "index_sha256": file_sha256(path),
         }
         first += num_clips
+    write_manifest(data_dir, manifest_splits, sources, num_classes)
+    return data_dir
+
+
+def write_manifest(
+    data_dir: pathlib.Path,
+    splits: dict[str, Any],
+    sources: tuple[str, ...] = SOURCES,
+    num_classes: int = 8,
+) -> None:
+    """Writes the manifest of such a folder."""
     schema.write_manifest(
         data_dir,
         {
@@ -85,15 +97,14 @@ def write_prepared(
             "dataset": "fma",
             "task_type": "multiclass",
             "frontend": to_dict(FrontendConfig()),
-            "frontend_hash": frontend_hash,
+            "frontend_hash": config_hash(FrontendConfig()),
             "sources": list(sources),
             "class_names": [f"class{number}" for number in range(num_classes)],
-            "splits": manifest_splits,
+            "splits": splits,
             "log_mel_mean": -3.0,
             "log_mel_std": 2.0,
         },
     )
-    return data_dir
 
 
 def write_mp3s(folder: pathlib.Path, num_files: int, seconds: float) -> list[str]:

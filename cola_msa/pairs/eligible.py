@@ -40,19 +40,28 @@ class Rows:
 
     def _look_up(self, numbers: np.ndarray) -> np.ndarray:
         block = np.searchsorted(self._before, numbers, "right") - 1
-        bits = np.unpackbits(self._bits[block], axis=1)
-        counted = np.cumsum(bits, axis=1, dtype=np.int16)
-        wanted = numbers - self._before[block] + 1
-        return block * _BLOCK + (counted >= wanted[:, np.newaxis]).argmax(axis=1)
+        wanted = numbers - self._before[block] + 1  # from 1, within the block
+        bits, each = self._bits[block], np.arange(len(numbers))
+        counted = np.cumsum(_COUNTS[bits], axis=1, dtype=np.int16)
+        byte = (counted >= wanted[:, np.newaxis]).argmax(axis=1)
+        held = bits[each, byte]
+        wanted -= counted[each, byte] - _COUNTS[held]
+        counted = np.cumsum(np.unpackbits(held[:, np.newaxis], axis=1), axis=1)
+        place = (counted >= wanted[:, np.newaxis]).argmax(axis=1)
+        return block * _BLOCK + byte * 8 + place
 
     def count_below(self, rows: np.ndarray) -> np.ndarray:
         """How many of these come before rows of the index, int64 [B] -> int64 [B]."""
-        block, place = np.divmod(rows, _BLOCK)
+        block, within = np.divmod(rows, _BLOCK)
         # The row behind the last one may be the first of a block that is not there.
         is_there = block < len(self._bits)
-        bits = np.unpackbits(self._bits[block * is_there], axis=1)
-        is_before = np.arange(_BLOCK) < (place * is_there)[:, np.newaxis]
-        return self._before[block] + (bits * is_before).sum(axis=1, dtype=np.int64)
+        bits, within = self._bits[block * is_there], within * is_there
+        byte, place = np.divmod(within, 8)
+        is_before = np.arange(_BLOCK // 8) < byte[:, np.newaxis]
+        counts = (_COUNTS[bits] * is_before).sum(axis=1, dtype=np.int64)
+        # The first row of a byte is its highest bit.
+        cut = bits[np.arange(len(rows)), byte].astype(np.int64) >> (8 - place)
+        return self._before[block] + counts + _COUNTS[cut]
 
     def all(self) -> np.ndarray:
         """The rows themselves, int64."""

@@ -217,7 +217,8 @@ def two_folders(prepared_dir, tmp_path_factory):
     return f"{prepared_dir},{other}"
 
 
-@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 2])
 def test_killed_on_two_folders_the_weights_are_equal(two_folders, tmp_path, devices):
     arguments = (*TINY, "--source=multi", "--data_weights=2,1", "--steps=6")
     arguments += (f"--cpu_devices={devices}",)
