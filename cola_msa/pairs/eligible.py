@@ -97,12 +97,20 @@ def find_rows(
         for column, wanted in ((index.is_active, active), (index.has_stem, present)):
             if wanted:
                 flags = column[rows]
-                masks += [is_usable & flags[:, list(s)].any(axis=1) for s in wanted]
+                masks += [is_usable & _any_of(flags, s) for s in wanted]
         for number, mask in enumerate(masks):
             packed = np.packbits(mask)
             flat[number, rows.start // 8 : rows.start // 8 + len(packed)] = packed
     usable, *others = map(Rows, bits)
     return usable, others[: len(active)], others[len(active) :]
+
+
+def _any_of(flags: np.ndarray, sources: Sequence[int]) -> np.ndarray:
+    """Which rows have the flag of one of some sources, bool [rows]."""
+    found = np.zeros(len(flags), bool)
+    for source in sources:
+        found |= flags[:, source]
+    return found
 
 
 class Choices:

@@ -55,8 +55,8 @@ def parse_weights(given: Sequence[str], num_folders: int) -> tuple[float, ...]:
     text = f"--data_weights={','.join(given)}"
     if len(given) != num_folders:
         raise UsageError(
-            f"{text}: {len(given)} numbers, but --data_dir names {num_folders} "
-            f"{'folder' if num_folders == 1 else 'folders'}; give one for each"
+            f"{text}: must be one number for each folder of --data_dir, which names "
+            f"{num_folders}"
         )
     weights = []
     for item in given:

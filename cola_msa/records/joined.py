@@ -5,6 +5,7 @@ sources are joined by name: of a source that a folder does not know, none of its
 segments has a stem. Labels are not joined: a task is judged on one folder.
 """
 
+import bisect
 import hashlib
 import json
 import math
@@ -112,6 +113,7 @@ class JoinedIndex:
     Attributes:
         parts: Each folder's index, without rows where it lacks the split.
         starts: int64 [folders + 1], where each folder's rows start and end.
+        shard_starts: The same of shards.
         shard: [S], numbered through; this and all below are as `Index` has them.
         mixture_offset: [S].
         stem_offset: [S, K].
@@ -146,8 +148,8 @@ class JoinedIndex:
 
         self.parts = tuple(parts)
         self.starts = total("shard")
-        self.shard_starts = total("shards")
-        self.shard = column("shard", self.shard_starts[:-1].tolist())
+        self.shard_starts: list[int] = total("shards").tolist()
+        self.shard = column("shard", self.shard_starts[:-1])
         self.clip = column("clip", total("clip_ids")[:-1].tolist())
         self.mixture_offset = column("mixture_offset")
         self.num_frames = column("num_frames")
@@ -225,6 +227,7 @@ class JoinedData:
         seen: dict[str, PreparedData] = {}
         for part in parts:
             _check_frontend(parts[0], part)
+            part.most_mapped = max(1, PreparedData.most_mapped // len(parts))
             other = seen.setdefault(part.manifest_hash, part)
             if other is not part:
                 raise DataError(
@@ -252,12 +255,12 @@ class JoinedData:
         Raises:
             DataError: If none has it, or as `PreparedData.index`.
         """
-        if split not in self.splits:
-            raise DataError(
-                f"{self.data_dir}: no folder has a split {split!r}; there are "
-                f"{', '.join(self.splits)}"
-            )
         if split not in self._indices:
+            if split not in self.splits:
+                raise DataError(
+                    f"{self.data_dir}: no folder has a split {split!r}; there are "
+                    f"{', '.join(self.splits)}"
+                )
             self._indices[split] = JoinedIndex(
                 [
                     part.index(split)
@@ -275,9 +278,10 @@ class JoinedData:
     ) -> np.ndarray:
         """Reads frames of one array, as `PreparedData.read`."""
         starts = self.index(split).shard_starts
-        part = int(np.searchsorted(starts[1:], shard, "right"))
-        own = int(shard - starts[part])
-        return self.parts[part].read(split, own, byte_offset, num_frames)
+        part = bisect.bisect_right(starts, shard) - 1
+        return self.parts[part].read(
+            split, shard - starts[part], byte_offset, num_frames
+        )
 
     @property
     def log_mel_moments(self) -> tuple[float, float]:

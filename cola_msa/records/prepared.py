@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import struct
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,6 +31,7 @@ from cola_msa.values.reading import open_regular
 
 _MAX_RECORD_BYTES = 1 << 26
 _MAPPED_BYTES = 1 << 26  # an index that is larger stays in its file
+_MOST_MAPPED = 512  # shards at a time: each holds an open file
 _CHECKS = 1  # raised when an index without fault may have one by new checks
 
 
@@ -53,9 +55,11 @@ class PreparedData:
         class_names: Names of the classes, in order.
         frontend: The FrontendConfig that made the log-mels.
         weights: None; see `JoinedData`.
+        most_mapped: Shards that are mapped at a time.
     """
 
     weights: np.ndarray | None = None
+    most_mapped = _MOST_MAPPED
 
     def __init__(
         self, data_dir: str | os.PathLike, frontend: FrontendConfig | None = None
@@ -99,6 +103,7 @@ class PreparedData:
             )
         self._indices: dict[str, Index] = {}
         self._maps: dict[str, np.ndarray] = {}
+        self._mapping = threading.Lock()
         self._files: dict[str, verified.VerifiedFile] = {}
         self._fingerprints: dict[str, str] = {}
         self._index_files: dict[str, verified.VerifiedFile] = {}
@@ -362,7 +367,11 @@ class PreparedData:
                         "command again"
                     )
                 mapped = np.memmap(file, np.uint8, "r")
-            self._maps[name] = mapped
+            with self._mapping:
+                self._maps[name] = mapped
+                while len(self._maps) > self.most_mapped:
+                    # The oldest; who reads from it has it still.
+                    del self._maps[next(iter(self._maps))]
         num_mels = self.frontend.num_mels
         return np.frombuffer(
             mapped, "<f2", count=num_frames * num_mels, offset=byte_offset

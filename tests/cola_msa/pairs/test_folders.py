@@ -208,3 +208,14 @@ def test_sources_of_no_folder_are_in_common(tmp_path):
     ):
         draws_lib.PairDraws(data, config())
     draws_lib.PairDraws(data, config(source="vocals,drums"))
+
+
+def test_few_shards_are_open_at_a_time(root, monkeypatch):
+    expected = PairSampler(open_folders(root, "a,b"), config())
+    monkeypatch.setattr(prepared_lib.PreparedData, "most_mapped", 2)
+    data = open_folders(root, "a,b")
+    sampler = PairSampler(data, config())
+    for n in range(10):
+        for key, value in sampler.batch(n).items():
+            np.testing.assert_array_equal(value, expected.batch(n)[key])
+    assert [len(part._maps) for part in data.parts] == [1, 1]
