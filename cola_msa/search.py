@@ -14,13 +14,10 @@ from typing import Any
 
 from absl import flags
 
-from cola_msa.collection import neighbours
-from cola_msa.collection.index import (
-    build,
-    load_index,
-    query,
-    render,
-)
+from cola_msa.collection.search import neighbours
+from cola_msa.collection.search.build import build
+from cola_msa.collection.search.index import load_index
+from cola_msa.collection.search.query import query, render
 from cola_msa.system import console
 from cola_msa.system.errors import UsageError
 from cola_msa.values.paths import define_path

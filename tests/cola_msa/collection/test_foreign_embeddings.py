@@ -15,7 +15,7 @@ from pyarrow import parquet
 
 from cola_msa.collection import index
 from cola_msa.collection import map as collection_map
-from cola_msa.collection.index import SearchError, load_index
+from cola_msa.collection.search.index import SearchError, load_index
 from cola_msa.collection.table.checks import FREE_BYTES, EmbeddingFileError
 from cola_msa.collection.table.earlier import Earlier
 from cola_msa.collection.table.read import load_embeddings

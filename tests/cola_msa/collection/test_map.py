@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from hypothesis import strategies
 
-from cola_msa.collection import index as index_lib
 from cola_msa.collection import labels as labels_lib
 from cola_msa.collection import layout as layout_lib
 from cola_msa.collection import map as collection_map
 from cola_msa.collection.layout import MapError
+from cola_msa.collection.search import index as index_lib
 from cola_msa.collection.table.checks import EmbeddingFileError
 from cola_msa.system.errors import UsageError
 from tests.helpers import embedding_tables

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from cola_msa.collection import index as index_lib
 from cola_msa.collection import map as collection_map
+from cola_msa.collection.search import index as index_lib
 from tests.helpers import browser, embedding_tables
 
 NUM_TRACKS = 60

@@ -10,7 +10,7 @@ import tensorflow as tf
 import cola_msa
 from cola_msa import hear
 from cola_msa.collection import embed as embed_lib
-from cola_msa.collection import index as index_lib
+from cola_msa.collection.search import index as index_lib
 from cola_msa.hub import export as export_lib
 from cola_msa.hub import loading, pretrained
 from cola_msa.model.embedding import ClipPooling

@@ -11,7 +11,7 @@ import soundfile
 
 import cola_msa
 from cola_msa import hear
-from cola_msa.collection import index as index_lib
+from cola_msa.collection.search import index as index_lib
 from cola_msa.hub import loading, pretrained, released
 from cola_msa.runs import directory, kept
 from cola_msa.system import files
