@@ -102,14 +102,14 @@ def test_other_files_are_no_index(tmp_path, make, message):
 _QUERY = """
 import pathlib, resource, sys
 from sklearn import neighbors
-from cola_msa.collection import index
+from cola_msa.collection.search import index, query
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 
 before = peak()
 table = index.load_index(pathlib.Path(sys.argv[1]))
-(answer,) = index.query(table, ["track 7"], 5, sys.argv[2])
+(answer,) = query.query(table, ["track 7"], 5, sys.argv[2])
 assert "tensorflow" not in sys.modules
 print(peak() - before, answer["results"][0]["path"])
 """
