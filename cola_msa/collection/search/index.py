@@ -1,4 +1,4 @@
-"""The index file of `search`: clips, their embeddings, and which encoder made them."""
+"""An index as one file, .npz: flat, and exact. Opens indices of any kind."""
 
 import dataclasses
 import json
@@ -6,10 +6,14 @@ import os
 import pathlib
 import unicodedata
 import zipfile
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
-from cola_msa.collection.search.neighbours import METRICS
+from cola_msa.collection.search.contract import FORMAT, Index, Nearest, SearchError
+from cola_msa.collection.search.folder import FolderIndex
+from cola_msa.collection.search.neighbours import METRICS, find_in_blocks
 from cola_msa.collection.table.checks import (
     COLUMNS,
     EmbeddingFileError,
@@ -25,22 +29,18 @@ from cola_msa.collection.table.read import (
     open_reader,
 )
 from cola_msa.system import folders
-from cola_msa.system.errors import UsageError, UserError
+from cola_msa.system.errors import UsageError
 from cola_msa.system.files import file_sha256
 from cola_msa.values import arrays as arrays_lib
 from cola_msa.values.names import escape, unescape
 
-FORMAT = "cola_msa search index"
 VERSION = 1
-
-
-class SearchError(UserError):
-    """An index or a query that cannot be used; the message says what to do."""
+SUFFIX = ".npz"
 
 
 @dataclasses.dataclass(frozen=True)
 class SearchIndex:
-    """Clips to search among.
+    """Clips to search among. See `contract.Index`.
 
     Attributes:
         table: One row a clip.
@@ -49,6 +49,51 @@ class SearchIndex:
 
     table: Embeddings
     metric: str
+    kind: ClassVar[str] = "flat"
+    recall: ClassVar[None] = None
+
+    @property
+    def num_rows(self) -> int:
+        """How many clips there are."""
+        return len(self.table.paths)
+
+    @property
+    def dim(self) -> int:
+        """Values of an embedding."""
+        return self.table.embeddings.shape[1]
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What is known of the encoder."""
+        return self.table.metadata
+
+    def find_row(self, file: str) -> int | None:
+        """The row of a file; see the function of this name."""
+        return find_row(self.table, file)
+
+    def find_path(self, path: str) -> int | None:
+        """The row of a path as it stands in the index, whatever lies on the disk."""
+        return find_path(self.table, path)
+
+    def path(self, row: int) -> str:
+        """The path of a row."""
+        return self.table.paths[row]
+
+    def vector(self, row: int) -> np.ndarray:
+        """The embedding of a row, float32 [dim]."""
+        return self.table.embeddings[row]
+
+    def nearest(
+        self,
+        queries: Sequence[np.ndarray],
+        num_results: int,
+        skip: Sequence[int],
+        backend: str = "auto",
+    ) -> Nearest:
+        """Finds the nearest rows of each query; see `contract.Index`."""
+        return find_in_blocks(
+            self.table.embeddings, queries, num_results, skip, self.metric, backend
+        )
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the index as .npz, whole or not at all.
@@ -100,8 +145,20 @@ def build_index(embeddings: str | os.PathLike, metric: str) -> SearchIndex:
     return SearchIndex(load_embeddings(embeddings), metric)
 
 
+def open_index(path: str | os.PathLike) -> Index:
+    """Opens an index of any kind: a folder, or a .npz file.
+
+    Raises:
+        SearchError: As `load_index` and `FolderIndex`.
+        NeighbourError: As `FolderIndex`.
+    """
+    if os.path.isdir(path):
+        return FolderIndex(path)
+    return load_index(pathlib.Path(path))
+
+
 def load_index(path: pathlib.Path) -> SearchIndex:
-    """Reads an index; its embeddings stay in the file, memory-mapped.
+    """Reads an index of one file; its embeddings stay in it, memory-mapped.
 
     Raises:
         SearchError: If there is none, or the file is another or damaged.
@@ -156,15 +213,6 @@ def _is_embeddings(path: pathlib.Path) -> bool:
         return False
 
 
-def describe(index: SearchIndex) -> str:
-    """What an index holds, in a line."""
-    model = index.table.model_hash
-    return (
-        f"{len(index.table.paths)} clips, {index.table.embeddings.shape[1]} values "
-        f"each, metric {index.metric}, model {model[:12] if model else 'not recorded'}"
-    )
-
-
 def find_row(table: Embeddings, file: str) -> int | None:
     """The row of a file: the same path, the same place on the disk, or its content.
 
@@ -180,10 +228,17 @@ def find_row(table: Embeddings, file: str) -> int | None:
         digest = file_sha256(file)
         if digest in table.sha256:
             return table.sha256.index(digest)
-    name = unicodedata.normalize("NFC", escape(file))
+    return find_path(table, escape(file))
+
+
+def find_path(table: Embeddings, path: str) -> int | None:
+    """The row of a path, or of the only one that is composed otherwise."""
+    if path in table.paths:
+        return table.paths.index(path)
+    name = unicodedata.normalize("NFC", path)
     equal = [
         row
-        for row, path in enumerate(table.paths)
-        if unicodedata.normalize("NFC", path) == name
+        for row, other in enumerate(table.paths)
+        if unicodedata.normalize("NFC", other) == name
     ]
     return equal[0] if len(equal) == 1 else None

@@ -9,17 +9,22 @@ import numpy as np
 from cola_msa.audio.decode import AudioReader
 from cola_msa.audio.errors import AudioError
 from cola_msa.collection.search import neighbours
-from cola_msa.collection.search.index import SearchError, SearchIndex, find_row
+from cola_msa.collection.search.contract import (
+    Index,
+    SearchError,
+    encoder_hash,
+    results,
+)
 from cola_msa.system.errors import hide_logins
 
 
-def check_model(index: SearchIndex, model: str, model_hash: str | None) -> None:
+def check_model(index: Index, model: str, model_hash: str | None) -> None:
     """Refuses an encoder other than the index's.
 
     Raises:
         SearchError: If the hashes differ, or the index does not say which it was.
     """
-    expected = index.table.model_hash
+    expected = encoder_hash(index)
     if expected is None:
         raise SearchError(
             "the index does not say which encoder made it, so that --model cannot be "
@@ -34,7 +39,7 @@ def check_model(index: SearchIndex, model: str, model_hash: str | None) -> None:
         )
 
 
-def open_embedder(index: SearchIndex, model: str) -> Callable[[str], np.ndarray]:
+def open_embedder(index: Index, model: str) -> Callable[[str], np.ndarray]:
     """A function from a path to its clip's embedding, float32 [dim].
 
     A file may be of any length. Windows follow one another, and their mean is taken, as
@@ -53,7 +58,7 @@ def open_embedder(index: SearchIndex, model: str) -> Callable[[str], np.ndarray]
 
     opened = open_model(model)
     check_model(index, model, opened.key)
-    hop_seconds = index.table.metadata.get("hop_seconds")
+    hop_seconds = index.metadata.get("hop_seconds")
     try:
         hop_frames = hop_to_frames(hop_seconds, opened.frontend)
     except (TypeError, ValueError) as error:
@@ -77,7 +82,7 @@ def open_embedder(index: SearchIndex, model: str) -> Callable[[str], np.ndarray]
 
 
 def query(
-    index: SearchIndex,
+    index: Index,
     files: Sequence[str],
     num_results: int,
     backend: str = "auto",
@@ -105,37 +110,34 @@ def query(
         NeighbourError: If the neighbours cannot be searched.
     """
     neighbours.choose_backend(backend)
-    found = [find_row(index.table, file) for file in files]
+    found = [index.find_row(file) for file in files]
     new = [file for file, row in zip(files, found, strict=True) if row is None]
     vectors = _embed_new(index, new, model)
-    table = index.table
-    nearest = neighbours.find_in_blocks(
-        table.embeddings,
+    nearest = index.nearest(
         [
-            vectors[file] if row is None else table.embeddings[row]
+            vectors[file] if row is None else index.vector(row)
             for file, row in zip(files, found, strict=True)
         ],
         num_results,
         [-1 if row is None else row for row in found],
-        index.metric,
         backend,
     )
+    # Of an exact index there is nothing to say.
+    recall = {} if index.recall is None else {"recall": index.recall.share}
     return [
         {
             "query": file,
             "in_index": row is not None,
             "metric": index.metric,
-            "results": [
-                {"rank": rank, "path": table.paths[r], "score": float(score)}
-                for rank, (r, score) in enumerate(zip(rows, scores, strict=True), 1)
-            ],
+            **recall,
+            "results": results(index, rows, scores),
         }
         for file, row, (rows, scores) in zip(files, found, nearest, strict=True)
     ]
 
 
 def _embed_new(
-    index: SearchIndex, files: Sequence[str], model: str | None
+    index: Index, files: Sequence[str], model: str | None
 ) -> dict[str, np.ndarray]:
     """Embeddings by file of what the index lacks; no model is opened for nothing."""
     for file in files:
@@ -152,17 +154,22 @@ def _embed_new(
     return {file: embed(file) for file in files}
 
 
-def _own_model(index: SearchIndex, file: str) -> str:
+def _own_model(index: Index, file: str) -> str:
     """The newest run or the package's weights, whichever made the index."""
     from cola_msa.hub.loading import default_model_of
 
-    name = default_model_of(index.table.model_hash)
+    name = default_model_of(encoder_hash(index))
     if name is None:
         raise SearchError(
             f"--file={file} is not in the index; --model=... (the encoder that made "
             "the index) embeds it"
         )
     return name
+
+
+def heading(index: Index) -> str:
+    """What is to be said before the answers: how much of them an index finds."""
+    return "" if index.recall is None else f"{index.kind}, {index.recall}\n\n"
 
 
 def render(answers: Sequence[dict[str, Any]]) -> str:

@@ -258,7 +258,7 @@ def test_the_command(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ([], 2, "search build or python -m cola_msa.search query"),
+        ([], 2, "say python -m cola_msa.search build, query, add or serve"),
         (["build"], 2, "build needs --embeddings"),
         (["query"], 2, "query needs --index"),
         (["query", "--index=none.npz", "--file=a.wav"], 1, "there is no such index"),
