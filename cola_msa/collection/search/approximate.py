@@ -8,6 +8,7 @@ the largest one, and so is their order.
 Source: Malkov and Yashunin 2018 (HNSW); Jegou et al. 2011 (IVF-PQ).
 """
 
+import contextlib
 import dataclasses
 import logging
 import math
@@ -33,6 +34,7 @@ FEWEST_ROWS = {"hnsw": 1, "ivfpq": 1000}
 SAMPLE_BYTES = 384 << 20  # of the rows that an IVF-PQ index is trained with
 LEAST_EFFORT, MOST_EFFORT = {"hnsw": 32, "ivfpq": 4}, {"hnsw": 4096, "ivfpq": 512}
 _SPARE = 9  # more rows than wanted are asked for: FAISS rounds their scores
+_SURE = 32  # more rows than wanted are compared in double precision
 _CANDIDATES = 100  # rows compared in float16 for each list that an IVF-PQ looks into
 _LINKS, _CONSTRUCTION = 24, 80  # HNSW's M and efConstruction
 _PER_CENTRE = 39  # rows for each list of an IVF-PQ index: fewer are no sample of it
@@ -71,8 +73,17 @@ class Form:
         """Scores of stored rows for a stored query, float64 [n]."""
         rows = np.asarray(rows, np.float64)
         if self.metric == "cosine":
-            return unit_rows(rows) @ query
+            return np.einsum("nd,d->n", unit_rows(rows), query)
         return np.linalg.norm(rows - query, axis=-1) / self.scale
+
+    def rough(self, query: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """What is least where a row is nearest, in single precision, float32 [n]."""
+        values, asked = rows.astype(np.float32), query.astype(np.float32)
+        # No product of BLAS: its threads wait for each other longer than they count.
+        if self.metric == "cosine":
+            return -np.einsum("nd,d->n", values, asked)
+        values -= asked
+        return np.einsum("nd,nd->n", values, values)
 
 
 def find_form(metric: str, blocks: Iterator[tuple[int, np.ndarray]], dim: int) -> Form:
@@ -198,6 +209,9 @@ def read_graph(path: pathlib.Path, kind: str, is_mapped: bool = True) -> Any:
         raise SearchError(
             f"{path}: damaged ({reason}); build the index again"
         ) from error
+    if kind == "ivfpq" and is_mapped:
+        # Else 32 threads are started for each query, to read ahead.
+        faiss.downcast_InvertedLists(graph.invlists).prefetch_nthread = 0
     return graph
 
 
@@ -301,6 +315,17 @@ def _is_sound_ivfpq(faiss: Any, graph: Any, size: int) -> bool:
     )
 
 
+@contextlib.contextmanager
+def _one_thread(faiss: Any) -> Iterator[None]:
+    """FAISS on one core: for one query others only wait for each other."""
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
 class Approximate:
     """A FAISS index and the stored rows behind it."""
 
@@ -375,13 +400,20 @@ class Approximate:
             count = max(wanted, _CANDIDATES * effort)
         count = min(count, len(self._rows))
         values = query.clip(-_FARTHEST, _FARTHEST)[np.newaxis].astype(np.float32)
-        _, near = self._graph.search(values, count, params=options)
+        with _one_thread(faiss):
+            _, near = self._graph.search(values, count, params=options)
         return np.unique(near[(near >= 0) & (near < len(self._rows))])
 
     def _in_order(
         self, query: np.ndarray, near: np.ndarray, wanted: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        scores = self._form.scores(query, self._rows[near])
+        rows = self._rows[near]
+        if len(near) > (most := wanted + _SURE):
+            with np.errstate(over="ignore", invalid="ignore"):
+                rough = self._form.rough(query, rows)
+            kept = np.sort(np.argpartition(rough, most)[:most])
+            near, rows = near[kept], rows[kept]
+        scores = self._form.scores(query, rows)
         if not np.isfinite(scores).all():
             raise SearchError(
                 "the index's rows are not finite: damaged; build the index again"

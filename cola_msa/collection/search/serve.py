@@ -325,7 +325,6 @@ class Endpoint(ThreadingHTTPServer):
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Answers a connection's requests."""
-        _use_one_core()
         try:
             super().process_request_thread(request, client_address)
         finally:
@@ -344,13 +343,6 @@ class Endpoint(ThreadingHTTPServer):
         for _ in range(MAX_CONNECTIONS):
             if not self._places.acquire(timeout=max(0.0, deadline - time.monotonic())):
                 break
-
-
-def _use_one_core() -> None:
-    """FAISS in this thread: requests share the cores, and not each all of them."""
-    faiss = sys.modules.get("faiss")
-    if faiss is not None:
-        faiss.omp_set_num_threads(1)
 
 
 def serve(path: str, host: str, port: int, model: str | None = None) -> None:
