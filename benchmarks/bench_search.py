@@ -25,9 +25,9 @@ import common
 import numpy as np
 from absl import flags
 
+from cola_msa.collection.search.clips import Clips
 from cola_msa.collection.search.contract import KINDS
 from cola_msa.collection.search.index import open_index
-from cola_msa.collection.table.read import open_reader
 from cola_msa.system import console
 from cola_msa.values.paths import define_path
 
@@ -108,6 +108,23 @@ def peak_of(process: int) -> float:
     return int(status.split("VmHWM:")[1].split()[0]) / 1e6
 
 
+def find_exact(clips: Clips, chosen: np.ndarray) -> list[set[int]]:
+    """The ten nearest of some clips by cosine, by comparing with all: one product."""
+    queries = np.zeros((len(chosen), clips.dim))
+    for first, rows in clips.blocks():
+        part = (chosen >= first) & (chosen < first + len(rows))
+        queries[part] = rows[chosen[part] - first]
+    queries /= np.maximum(np.linalg.norm(queries, axis=1, keepdims=True), 1e-30)
+    scores = np.empty((len(chosen), clips.num_rows), np.float32)
+    for first, rows in clips.blocks():
+        norms = np.maximum(np.linalg.norm(rows, axis=1), 1e-30)
+        scores[:, first : first + len(rows)] = queries.astype(np.float32) @ rows.T
+        scores[:, first : first + len(rows)] /= norms
+    scores[np.arange(len(chosen)), chosen] = -2
+    count = min(10, clips.num_rows - 1)
+    return [set(row.argsort()[::-1][:count].tolist()) for row in scores]
+
+
 def search(*arguments: str) -> tuple[str, dict[str, float]]:
     """Runs python -m cola_msa.search."""
     return run(sys.executable, "-m", "cola_msa.search", *arguments)
@@ -119,17 +136,13 @@ def ask(path: str, paths: list[str]) -> None:
     index = open_index(path)
     opened = time.perf_counter() - begin
     rows = [index.find_row(name) for name in paths]
-    assert None not in rows
     found, seconds = [], []
-    is_flat = index.kind == "flat"
-    # All at once where every row is read for each of them.
-    groups = [rows] if is_flat else [[row] for row in rows]
-    for group in groups:
+    for row in rows:
+        assert row is not None
         begin = time.perf_counter()
-        vectors = [index.vector(row) for row in group]
-        answers = index.nearest(vectors, 10, group)
-        seconds += [time.perf_counter() - begin]
-        found += [near.tolist() for near, _ in answers]
+        ((near, _),) = index.nearest([index.vector(row)], 10, [row])
+        seconds.append(time.perf_counter() - begin)
+        found.append(near.tolist())
     print(json.dumps({"found": found, "seconds": seconds, "opened": opened}))
 
 
@@ -175,8 +188,8 @@ async def _clients(
 
 def ask_served(
     path: str, paths: list[str], num_clients: int, seconds: float
-) -> list[Any]:
-    """A row of the table: requests a second, milliseconds, failures, memory."""
+) -> list[tuple[str, Any]]:
+    """Rows of the table: requests a second, milliseconds, failures, memory."""
     server = subprocess.Popen(
         [sys.executable, "-m", "cola_msa.search", "serve", f"--index={path}"]
         + ["--port=0"],
@@ -195,12 +208,12 @@ def ask_served(
         server.communicate()
     milliseconds = 1e3 * np.array(took)
     return [
-        1e3 * float(np.median(alone)),
-        len(took) / seconds,
-        float(np.median(milliseconds)),
-        float(np.percentile(milliseconds, 99)),
-        num_failed,
-        peak,
+        ("served, one client, ms", 1e3 * float(np.median(alone))),
+        (f"served, {num_clients} clients, requests/s", len(took) / seconds),
+        ("median, ms", float(np.median(milliseconds))),
+        ("99th percentile, ms", float(np.percentile(milliseconds, 99))),
+        ("errors", num_failed),
+        ("peak memory, GB", peak),
     ]
 
 
@@ -219,32 +232,29 @@ def main(options: flags.FlagValues) -> None:
         source = options.embeddings or str(root / "rows.parquet")
         if not options.embeddings:
             write_rows(pathlib.Path(source), num_rows, dim)
-        reader = open_reader(source)
-        names = list(dict.fromkeys(reader.columns()["path"]))
-        num_rows, dim = reader.num_rows, reader.dim
-        reader.close()
-        print(f"{num_rows:,} rows of {dim:,} values, {len(names):,} clips\n")
-        # Others than those that `build` measures with.
-        chosen = np.random.default_rng(7).choice(
-            len(names), min(num_queries, len(names)), replace=False
-        )
-        asked, num_clips = [names[row] for row in chosen], len(names)
-        del names
+        with Clips(source, root) as clips:
+            num_clips = clips.num_rows
+            # Others than those that `build` measures with.
+            chosen = np.random.default_rng(7).choice(
+                num_clips, min(num_queries, num_clips), replace=False
+            )
+            asked = [clips.paths[row] for row in chosen]
+            exact = find_exact(clips, chosen)
+            print(f"{num_clips:,} clips of {clips.dim:,} values\n", flush=True)
+            del clips.paths, clips.sha256
         (root / "asked.json").write_text(json.dumps(asked))
-        exact: list[list[int]] = []
-        built, answered, served = [], [], []
-        for kind in KINDS:
-            path = str(root / kind)
-            fewest = 1000 if kind == "ivfpq" else 1
-            if num_clips < fewest:
+        for kind in KINDS[::-1]:
+            if kind == "ivfpq" and num_clips < 1000:
                 continue
-            print(f"{kind} ...", file=sys.stderr, flush=True)
+            path = str(root / kind)
             told, cost = search(
                 "build", f"--embeddings={source}", f"--output={path}", f"--index={kind}"
             )
-            print(told.strip(), file=sys.stderr, flush=True)
+            print(told.strip().removeprefix(f"{path}: ") + "\n")
             size = sum(file.stat().st_size for file in pathlib.Path(path).iterdir())
-            built.append((kind, cost["wall"], cost["cpu"], cost["peak"], size / 1e9))
+            # Of a flat index all rows are read for each query.
+            few = asked[:10] if kind == "flat" and num_clips > 50_000 else asked
+            (root / "asked.json").write_text(json.dumps(few))
             _, whole = search(
                 "query", f"--index={path}", f"--file={asked[0]}", "--json"
             )
@@ -255,50 +265,26 @@ def main(options: flags.FlagValues) -> None:
                 f"--embeddings={root / 'asked.json'}",
             )
             answer = json.loads(printed)
-            found = answer["found"]
-            if kind == "flat":
-                exact = found
-                each = answer["seconds"][0] / len(asked)
-            else:
-                each = float(np.median(answer["seconds"]))
             shares = [
-                len(set(a) & set(b)) / max(1, len(b))
-                for a, b in zip(found, exact, strict=True)
+                len({*near} & right) / max(1, len(right))
+                for near, right in zip(answer["found"], exact, strict=False)
             ]
-            answered.append(
-                (
-                    kind,
-                    float(np.mean(shares)),
-                    1e3 * answer["opened"],
-                    1e3 * each,
-                    whole["wall"],
-                    whole["peak"],
-                )
-            )
-            if kind != "flat" or num_clips <= 50_000:
-                served.append((kind, *ask_served(path, asked, num_clients, seconds)))
+            rows = [
+                ("build, s", cost["wall"]),
+                ("build, CPU-s", cost["cpu"]),
+                ("build, peak memory, GB", cost["peak"]),
+                ("on disk, GB", size / 1e9),
+                (f"recall@10 of {len(few)} others", float(np.mean(shares))),
+                ("opening, ms", 1e3 * answer["opened"]),
+                ("a query, ms", 1e3 * float(np.median(answer["seconds"]))),
+                ("`search query`, s", whole["wall"]),
+                ("`search query`, CPU-s", whole["cpu"]),
+                ("`search query`, peak memory, GB", whole["peak"]),
+            ]
+            if len(few) == len(asked):
+                rows += ask_served(path, asked, num_clients, seconds)
+            print(common.table((f"--index={kind}", ""), rows) + "\n", flush=True)
             shutil.rmtree(path)
-        header = ("index", "build, s", "CPU-s", "peak memory, GB", "on disk, GB")
-        print(common.table(header, built))
-        header = (
-            "index",
-            "recall@10",
-            "opening, ms",
-            "a query, ms",
-            "whole command, s",
-            "its peak memory, GB",
-        )
-        print("\n" + common.table(header, answered))
-        header = (
-            "served",
-            "one client, ms",
-            f"{num_clients} clients, requests/s",
-            "median, ms",
-            "99 %, ms",
-            "failed",
-            "peak memory, GB",
-        )
-        print("\n" + common.table(header, served))
 
 
 def define_flags() -> None:

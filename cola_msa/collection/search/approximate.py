@@ -36,7 +36,7 @@ LEAST_EFFORT, MOST_EFFORT = {"hnsw": 32, "ivfpq": 4}, {"hnsw": 4096, "ivfpq": 51
 _SPARE = 9  # more rows than wanted are asked for: FAISS rounds their scores
 _SURE = 32  # more rows than wanted are compared in double precision
 _CANDIDATES = 100  # rows compared in float16 for each list that an IVF-PQ looks into
-_LINKS, _CONSTRUCTION = 24, 80  # HNSW's M and efConstruction
+_LINKS, _CONSTRUCTION = 16, 64  # HNSW's M and efConstruction
 _PER_CENTRE = 39  # rows for each list of an IVF-PQ index: fewer are no sample of it
 _PART_DIM = 8  # values that a byte of IVF-PQ stands for
 _FARTHEST = 1e15  # of a query: float32 holds its squares
@@ -209,9 +209,9 @@ def read_graph(path: pathlib.Path, kind: str, is_mapped: bool = True) -> Any:
         raise SearchError(
             f"{path}: damaged ({reason}); build the index again"
         ) from error
-    if kind == "ivfpq" and is_mapped:
-        # Else 32 threads are started for each query, to read ahead.
-        faiss.downcast_InvertedLists(graph.invlists).prefetch_nthread = 0
+    if isinstance(graph, faiss.IndexIVF) and is_mapped:
+        lists = faiss.downcast_InvertedLists(graph.invlists)
+        lists.prefetch_nthread = 0  # else each query starts threads to read ahead
     return graph
 
 

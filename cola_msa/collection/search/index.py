@@ -13,6 +13,7 @@ import numpy as np
 
 from cola_msa.collection.search.contract import FORMAT, Index, Nearest, SearchError
 from cola_msa.collection.search.folder import FolderIndex
+from cola_msa.collection.search.names import place
 from cola_msa.collection.search.neighbours import METRICS, find_in_blocks
 from cola_msa.collection.table.checks import (
     COLUMNS,
@@ -28,9 +29,9 @@ from cola_msa.collection.table.read import (
     load_embeddings,
     open_reader,
 )
-from cola_msa.system import folders
 from cola_msa.system.errors import UsageError
 from cola_msa.system.files import file_sha256
+from cola_msa.system.folders import check_file
 from cola_msa.values import arrays as arrays_lib
 from cola_msa.values.names import escape, unescape
 
@@ -133,7 +134,7 @@ def check_output(path: str | os.PathLike) -> None:
     def is_index(file: pathlib.Path) -> bool:
         return (arrays_lib.read_state(file) or {}).get("format") == FORMAT
 
-    folders.check_file(path, is_index, "an index of search build")
+    check_file(path, is_index, "an index of search build")
 
 
 def build_index(embeddings: str | os.PathLike, metric: str) -> SearchIndex:
@@ -220,9 +221,10 @@ def find_row(table: Embeddings, file: str) -> int | None:
     """
     if escape(file) in table.paths:
         return table.paths.index(escape(file))
-    real = os.path.realpath(file)
+    folders: dict[str, str] = {}
+    real = place(file, folders)
     for row, path in enumerate(table.paths):
-        if os.path.realpath(unescape(path)) == real:
+        if place(unescape(path), folders) == real:
             return row
     if os.path.isfile(file):
         digest = file_sha256(file)

@@ -61,7 +61,7 @@ def write_names(
     for row, (path, digest) in enumerate(zip(paths, sha256, strict=True)):
         keys[row] = (
             _key("path", path),
-            _key("place", _place(unescape(path), folders)),
+            _key("place", place(unescape(path), folders)),
             _key("name", unicodedata.normalize("NFC", path)),
             _key("sha256", digest),
         )
@@ -75,8 +75,13 @@ def write_names(
     rows[order].tofile(folder / "key_rows")
 
 
-def _place(path: str, folders: dict[str, str]) -> str:
-    """As `os.path.realpath`; a folder of many files is looked at once."""
+def place(path: str, folders: dict[str, str]) -> str:
+    """As `os.path.realpath`, of whatever text somebody has given as a path.
+
+    Args:
+        path: The path.
+        folders: Where folders are that were looked at; added to.
+    """
     head, name = os.path.split(path)
     try:
         if os.path.islink(path) or name in ("", os.curdir, os.pardir):
@@ -166,7 +171,7 @@ class Names:
         name = escape(file)
         if (row := self._same("path", name)) is not None:
             return row
-        if rows := self._rows("place", _place(file, {})):
+        if rows := self._rows("place", place(file, {})):
             return rows[0]
         if os.path.isfile(file):
             row = self._same("sha256", file_sha256(file))
