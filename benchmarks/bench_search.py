@@ -243,7 +243,7 @@ def main(options: flags.FlagValues) -> None:
             print(f"{num_clips:,} clips of {clips.dim:,} values\n", flush=True)
             del clips.paths, clips.sha256
         (root / "asked.json").write_text(json.dumps(asked))
-        for kind in KINDS[::-1]:
+        for kind in options.kinds:
             if kind == "ivfpq" and num_clips < 1000:
                 continue
             path = str(root / kind)
@@ -294,6 +294,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("clients", 50, "That ask at once.", lower_bound=1)
     flags.DEFINE_float("seconds", 60.0, "How long they ask.", lower_bound=0.1)
     flags.DEFINE_bool("quick", False, "A small table: whether the script runs.")
+    flags.DEFINE_multi_enum("kinds", KINDS, KINDS, "Of index; may be repeated.")
     define_path("embeddings", None, "A file of embeddings instead.")
     define_path("folder", None, "Where the files go; they are removed.")
     define_path("ask", None, "For the script itself: an index to ask.")

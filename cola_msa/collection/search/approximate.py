@@ -70,11 +70,11 @@ class Form:
         return rows if self.centre is None else rows / self.scale + self.centre
 
     def scores(self, query: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Scores of stored rows for a stored query, float64 [n]."""
+        """Scores of stored rows for a stored query, float64 [n]; distances as stored."""
         rows = np.asarray(rows, np.float64)
         if self.metric == "cosine":
             return np.einsum("nd,d->n", unit_rows(rows), query)
-        return np.linalg.norm(rows - query, axis=-1) / self.scale
+        return np.linalg.norm(rows - query, axis=-1)
 
     def rough(self, query: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """What is least where a row is nearest, in single precision, float32 [n]."""
@@ -419,7 +419,7 @@ class Approximate:
                 "the index's rows are not finite: damaged; build the index again"
             )
         near, scores = in_order(near[None], scores[None], wanted, self._form.metric)
-        return near[0], scores[0]
+        return near[0], scores[0] / self._form.scale
 
     def _compare_all(
         self, query: np.ndarray, num_results: int, skipped: int
