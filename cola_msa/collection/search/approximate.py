@@ -70,7 +70,7 @@ class Form:
         return rows if self.centre is None else rows / self.scale + self.centre
 
     def scores(self, query: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Scores of stored rows for a stored query, float64 [n]; distances as stored."""
+        """Scores of stored rows for a stored query, float64 [n]; not scaled back."""
         rows = np.asarray(rows, np.float64)
         if self.metric == "cosine":
             return np.einsum("nd,d->n", unit_rows(rows), query)
