@@ -200,7 +200,7 @@ PREPARE = "--dataset_dir=nowhere --output_dir=out"
         ("cola_msa.search sideways", "sideways"),
         ("cola_msa.search build --embeddings=x", "--output"),
         ("cola_msa.search build --embeddings=x --output=y.h5", "--output=y.h5"),
-        ("cola_msa.search build --embeddings=x --output=y --index=tree", "--index=tree"),
+        ("cola_msa.search build --embeddings=x --output=y --index=a", "--index=a"),
         ("cola_msa.search build --embeddings=x --output=y --host=a", "--host"),
         ("cola_msa.search add --index=x", "--embeddings"),
         ("cola_msa.search add --index=x --embeddings=y --output=z", "--output"),

@@ -164,11 +164,7 @@ def _write_rows(
     else:
         _write_stored(target / ROWS, form, noted(), shape[0], is_quiet)
         rows = np.memmap(target / ROWS, "<f2", "r", 0, shape)
-        count = approximate.num_samples(kind, *shape)
-        chosen = np.random.default_rng(1).choice(shape[0], count, replace=False)
-        sample = np.asarray(rows[np.sort(chosen)], np.float32)
-        graph = approximate.new_graph(kind, shape[0], metric, sample)
-        del sample
+        graph = approximate.new_graph(kind, shape[0], metric, _sample(rows, kind))
         blocks = (block for _, block in row_blocks(rows))
         _add_rows(graph, None, blocks, shape[0], is_quiet)
     settings = approximate.settings_of(graph)
@@ -177,6 +173,18 @@ def _write_rows(
     exact = Exact(form, asked, queries, clips.blocks(), shape[0], is_quiet)
     effort, recall = exact.tune(near, stored, kind)
     return State(kind, metric, *shape, clips.metadata, form, effort, recall, settings)
+
+
+def _sample(stored: np.ndarray, kind: str) -> np.ndarray:
+    """Rows to train with, float32; block by block, so that few are held."""
+    count = approximate.num_samples(kind, *stored.shape)
+    random = np.random.default_rng(1)
+    chosen = np.sort(random.choice(len(stored), count, replace=False))
+    sample = np.empty((count, stored.shape[1]), np.float32)
+    for first, rows in row_blocks(stored):
+        part = slice(*np.searchsorted(chosen, [first, first + len(rows)]))
+        sample[part] = rows[chosen[part] - first]
+    return sample
 
 
 def _add_rows(
