@@ -9,7 +9,7 @@ _ROOT = pathlib.Path(__file__).parent
 SEPARATION = ["openunmix>=1.3.0", "torch>=2.13.0", "torchaudio>=2.11.0"]
 AUGMENT = ["tensorflow-io>=0.37.1", "keras-cv>=0.9.0"]
 EMBED = ["pyarrow>=16"]
-SEARCH = ["faiss-cpu>=1.9"]
+SEARCH = ["faiss-cpu>=1.11"]
 HUB = ["huggingface_hub>=1.2"]
 FORMATS = ["onnx>=1.17", "onnxruntime>=1.20", "tf2onnx>=1.17"]
 BEAM = ["apache-beam>=2.77", "google-crc32c>=1.9"]
@@ -24,6 +24,7 @@ DEV = [
     "mypy>=1.14",
     "nbclient>=0.10",
     "ipykernel>=6.29",
+    "lancedb>=0.20",
     "setuptools>=77",
 ]
 

@@ -4,7 +4,7 @@ import importlib.util
 
 import numpy as np
 
-from cola_msa.collection.neighbours import unit_rows
+from cola_msa.collection.search.neighbours import unit_rows
 from cola_msa.system.errors import UserError
 
 PROJECTIONS = ("auto", "tsne", "pca", "umap")

@@ -22,7 +22,7 @@ from cola_msa.collection.layout import (
     find_clusters,
     project,
 )
-from cola_msa.collection.neighbours import Neighbours
+from cola_msa.collection.search.neighbours import Neighbours
 from cola_msa.collection.table.read import Embeddings, load_embeddings
 from cola_msa.system import folders
 from cola_msa.system.errors import UsageError

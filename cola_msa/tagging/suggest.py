@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cola_msa.collection.neighbours import unit_rows
+from cola_msa.collection.search.neighbours import unit_rows
 from cola_msa.collection.table.read import Embeddings, load_embeddings
 from cola_msa.evaluation.probes.held_heads import open_heads
 from cola_msa.evaluation.probes.kept_heads import Heads

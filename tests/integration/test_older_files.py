@@ -13,7 +13,7 @@ import tarfile
 import numpy as np
 import pytest
 
-from cola_msa.collection.index import load_index
+from cola_msa.collection.search.index import load_index
 from cola_msa.collection.table.read import load_embeddings
 from cola_msa.evaluation.probes.finetune import load_tuned
 from cola_msa.hub import pretrained

@@ -89,6 +89,7 @@ NOT_HERE = {
     ),
     "data_prep.separate": "downloads weights; test_separate has random ones",
     "data_prep.train_separator": "trains for hours; test_train_separator is small",
+    "cola_msa.search serve": "runs until it is stopped; test_serve starts it",
     "cola_msa.import_weights": "weights of others; test_imported_run and test_starter "
     "have their own",
     "cola_msa.embed --model=hf://": "the network; test_hugging_face has its own hub",
@@ -184,7 +185,7 @@ def test_a_command_is_accepted_by_its_flags(command, parsed):
     else:
         assert not error
     subcommands = {
-        "cola_msa.search": {"build", "query"},
+        "cola_msa.search": {"build", "query", "add", "serve"},
         "cola_msa.tag": {"fit", "suggest"},
     }
     module = command.split()[2]

@@ -13,9 +13,9 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from cola_msa.collection import index
 from cola_msa.collection import map as collection_map
-from cola_msa.collection.index import SearchError, load_index
+from cola_msa.collection.search import build as build_lib
+from cola_msa.collection.search.index import SearchError, load_index
 from cola_msa.collection.table.checks import FREE_BYTES, EmbeddingFileError
 from cola_msa.collection.table.earlier import Earlier
 from cola_msa.collection.table.read import load_embeddings
@@ -172,7 +172,9 @@ def test_what_other_programs_write_is_read(tmp_path, write):
 def test_search_and_map_take_a_foreign_table(tmp_path):
     columns = sample()
     parquet.write_table(arrow(columns), tmp_path / "e.parquet")
-    said = index.build(str(tmp_path / "e.parquet"), str(tmp_path / "i.npz"), "cosine")
+    said = build_lib.build(
+        str(tmp_path / "e.parquet"), str(tmp_path / "i.npz"), "cosine"
+    )
     assert "12 clips, 16 values" in said and "model not recorded" in said
     data = collection_map.write_map(tmp_path / "e.parquet", tmp_path / "m.html")
     assert data["paths"] == columns["path"]
@@ -759,7 +761,7 @@ def test_an_earlier_output_without_metadata_is_named(tmp_path):
 )
 def test_an_index_that_is_none_is_one_line(tmp_path, name, array, message):
     path = embedding_tables.write(tmp_path / "e.npz", sample())
-    index.build(str(path), str(tmp_path / "i.npz"), "cosine")
+    build_lib.build(str(path), str(tmp_path / "i.npz"), "cosine")
     with np.load(tmp_path / "i.npz") as arrays:
         content = dict(arrays) | {name: array}
     np.savez(tmp_path / "i.npz", **content)

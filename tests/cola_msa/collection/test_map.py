@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 from hypothesis import strategies
 
-from cola_msa.collection import index as index_lib
 from cola_msa.collection import labels as labels_lib
 from cola_msa.collection import layout as layout_lib
 from cola_msa.collection import map as collection_map
 from cola_msa.collection.layout import MapError
+from cola_msa.collection.search import build as build_lib
+from cola_msa.collection.search import index as index_lib
+from cola_msa.collection.search import query as query_lib
 from cola_msa.collection.table.checks import EmbeddingFileError
 from cola_msa.system.errors import UsageError
 from tests.helpers import embedding_tables
@@ -355,9 +357,9 @@ def page(tmp_path_factory):
 
 def test_neighbours_of_the_page_are_those_of_search(page, tmp_path):
     data = page_data(page)
-    index_lib.build(str(page.parent / "e.npz"), str(tmp_path / "i.npz"), "cosine")
+    build_lib.build(str(page.parent / "e.npz"), str(tmp_path / "i.npz"), "cosine")
     index = index_lib.load_index(tmp_path / "i.npz")
-    answers = index_lib.query(index, data["paths"], 10)
+    answers = query_lib.query(index, data["paths"], 10)
     k = data["num_neighbours"]
     for number, answer in enumerate(answers):
         part = slice(number * k, (number + 1) * k)

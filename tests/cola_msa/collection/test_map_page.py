@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from cola_msa.collection import index as index_lib
 from cola_msa.collection import map as collection_map
+from cola_msa.collection.search import build as build_lib
+from cola_msa.collection.search import index as index_lib
+from cola_msa.collection.search import query as query_lib
 from tests.helpers import browser, embedding_tables
 
 NUM_TRACKS = 60
@@ -218,9 +220,9 @@ def test_a_click_plays_and_lists_the_neighbours_of_search(page, folder, tmp_path
         )
         for button in page.find_elements("css selector", "#near button")
     ]
-    index_lib.build(str(root / "e.npz"), str(tmp_path / "index.npz"), "cosine")
+    build_lib.build(str(root / "e.npz"), str(tmp_path / "index.npz"), "cosine")
     index = index_lib.load_index(tmp_path / "index.npz")
-    (answer,) = index_lib.query(index, [data["paths"][track]], 10)
+    (answer,) = query_lib.query(index, [data["paths"][track]], 10)
     assert shown == [(r["path"], f"{r['score']:.4f}") for r in answer["results"]]
 
 

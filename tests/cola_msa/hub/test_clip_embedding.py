@@ -10,7 +10,9 @@ import tensorflow as tf
 import cola_msa
 from cola_msa import hear
 from cola_msa.collection import embed as embed_lib
-from cola_msa.collection import index as index_lib
+from cola_msa.collection.search import build as build_lib
+from cola_msa.collection.search import index as index_lib
+from cola_msa.collection.search import query as query_lib
 from cola_msa.hub import export as export_lib
 from cola_msa.hub import loading, pretrained
 from cola_msa.model.embedding import ClipPooling
@@ -126,10 +128,10 @@ def test_search_compares_the_same(run_dir, expected, tmp_path):
     model = loading.open_model(run_dir)
     table = tmp_path / "all.npz"
     embed_lib.embed_files(list(expected)[1:], table, model, is_quiet=True)
-    index_lib.build(str(table), str(tmp_path / "index.npz"), "cosine")
+    build_lib.build(str(table), str(tmp_path / "index.npz"), "cosine")
     index = index_lib.load_index(tmp_path / "index.npz")
     path, values = next(iter(expected.items()))
-    (answer,) = index_lib.query(index, [path], 1, model=str(run_dir))
+    (answer,) = query_lib.query(index, [path], 1, model=str(run_dir))
     best = answer["results"][0]
     other = expected[best["path"]]
     cosine = values @ other / np.linalg.norm(values) / np.linalg.norm(other)

@@ -11,7 +11,9 @@ import soundfile
 
 import cola_msa
 from cola_msa import hear
-from cola_msa.collection import index as index_lib
+from cola_msa.collection.search import build as build_lib
+from cola_msa.collection.search import index as index_lib
+from cola_msa.collection.search import query as query_lib
 from cola_msa.hub import loading, pretrained, released
 from cola_msa.runs import directory, kept
 from cola_msa.system import files
@@ -105,14 +107,14 @@ def test_search_takes_whichever_model_made_the_index(shipped, tmp_path, finished
         table = embedding_tables.write(
             tmp_path / f"{name}.npz", columns, {"model_hash": key}
         )
-        index_lib.build(str(table), f"{name}-index.npz", "cosine")
+        build_lib.build(str(table), f"{name}-index.npz", "cosine")
     index = index_lib.load_index(pathlib.Path("own-index.npz"))
-    (answer,) = index_lib.query(index, ["3.wav"], 3)
-    (named,) = index_lib.query(index, ["3.wav"], 3, model="starter")
+    (answer,) = query_lib.query(index, ["3.wav"], 3)
+    (named,) = query_lib.query(index, ["3.wav"], 3, model="starter")
     assert answer == named and not answer["in_index"]
     other = index_lib.load_index(pathlib.Path("other-index.npz"))
     with pytest.raises(index_lib.SearchError, match=r"--model=\.\.\. \(the encoder"):
-        index_lib.query(other, ["3.wav"], 3)
+        query_lib.query(other, ["3.wav"], 3)
 
 
 @pytest.fixture(scope="module")

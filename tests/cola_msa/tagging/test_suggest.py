@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from cola_msa.collection.neighbours import unit_rows
+from cola_msa.collection.search.neighbours import unit_rows
 from cola_msa.evaluation.probes.kept_heads import read_heads, save_heads
 from cola_msa.system.errors import FileError
 from cola_msa.tagging.fit import fit

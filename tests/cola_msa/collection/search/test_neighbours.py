@@ -5,7 +5,7 @@ import importlib.util
 import numpy as np
 import pytest
 
-from cola_msa.collection.neighbours import (
+from cola_msa.collection.search.neighbours import (
     BACKENDS,
     NeighbourError,
     Neighbours,

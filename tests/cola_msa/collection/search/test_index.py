@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from cola_msa.collection import index as index_lib
-from cola_msa.collection.index import SearchError, build_index, load_index
-from cola_msa.collection.neighbours import NeighbourError
+from cola_msa.collection.search import build as build_lib
+from cola_msa.collection.search import index as index_lib
+from cola_msa.collection.search import query as query_lib
+from cola_msa.collection.search.index import SearchError, build_index, load_index
+from cola_msa.collection.search.neighbours import NeighbourError
 from cola_msa.config.schema import FrontendConfig
 from cola_msa.system import files
 from cola_msa.system.errors import RunError
@@ -27,7 +29,7 @@ from tests.helpers.long_noise import LongNoise, Peak
 def index(tmp_path):
     columns = embedding_tables.sample_columns()
     path = embedding_tables.write(tmp_path / "e.npz", columns)
-    index_lib.build(str(path), str(tmp_path / "index.npz"), "cosine")
+    build_lib.build(str(path), str(tmp_path / "index.npz"), "cosine")
     return load_index(tmp_path / "index.npz")
 
 
@@ -41,7 +43,7 @@ def test_an_index_is_read_back_whole(index):
 
 
 def test_more_like_a_file_of_the_index(index):
-    (answer,) = index_lib.query(index, ["music/album0/track 4.ogg"], 5, "sklearn")
+    (answer,) = query_lib.query(index, ["music/album0/track 4.ogg"], 5, "sklearn")
     assert answer["in_index"]
     paths = [found["path"] for found in answer["results"]]
     assert len(paths) == 5 and "music/album0/track 4.ogg" not in paths
@@ -100,14 +102,14 @@ def test_other_files_are_no_index(tmp_path, make, message):
 _QUERY = """
 import pathlib, resource, sys
 from sklearn import neighbors
-from cola_msa.collection import index
+from cola_msa.collection.search import index, query
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 
 before = peak()
 table = index.load_index(pathlib.Path(sys.argv[1]))
-(answer,) = index.query(table, ["track 7"], 5, sys.argv[2])
+(answer,) = query.query(table, ["track 7"], 5, sys.argv[2])
 assert "tensorflow" not in sys.modules
 print(peak() - before, answer["results"][0]["path"])
 """
@@ -130,7 +132,7 @@ def test_a_query_holds_a_part_of_the_index(tmp_path, backend):
         "embedding": values,
     }
     path = embedding_tables.write(tmp_path / "e.npz", columns)
-    index_lib.build(str(path), str(tmp_path / "index.npz"), "cosine")
+    build_lib.build(str(path), str(tmp_path / "index.npz"), "cosine")
     found = subprocess.run(
         [sys.executable, "-c", _QUERY, tmp_path / "index.npz", backend],
         capture_output=True,
@@ -146,17 +148,17 @@ def test_what_cannot_be_searched_is_said_before_anything_is_built(
     index, tmp_path, monkeypatch
 ):
     """Neither a model nor an index of neighbours: both take long."""
-    monkeypatch.setattr(index_lib, "open_embedder", None)
-    monkeypatch.setattr(index_lib.neighbours, "Neighbours", None)
+    monkeypatch.setattr(query_lib, "open_embedder", None)
+    monkeypatch.setattr(query_lib.neighbours, "Neighbours", None)
     known, text = index.table.paths[0], tmp_path / "no.wav"
     text.write_text("no sound")
     with pytest.raises(SearchError, match=r"no\.wav: "):
-        index_lib.query(index, [known, str(text)], 3, model="runs/any")
+        query_lib.query(index, [known, str(text)], 3, model="runs/any")
     with pytest.raises(SearchError, match="neither in the index nor a file"):
-        index_lib.query(index, [known, "nowhere.wav"], 3, model="runs/any")
+        query_lib.query(index, [known, "nowhere.wav"], 3, model="runs/any")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(NeighbourError, match="needs FAISS"):
-        index_lib.query(index, [known, "nowhere.wav"], 3, "faiss")
+        query_lib.query(index, [known, "nowhere.wav"], 3, "faiss")
 
 
 @pytest.mark.parametrize("name", ["embedding", "path"])
@@ -174,9 +176,9 @@ def test_a_new_file_needs_the_model(index, tmp_path):
     path = tmp_path / "new.wav"
     soundfile.write(path, np.zeros(16000), 16000)
     with pytest.raises(SearchError, match="--model"):
-        index_lib.query(index, [str(path)], 3)
+        query_lib.query(index, [str(path)], 3)
     with pytest.raises(SearchError, match="neither in the index nor a file"):
-        index_lib.query(index, ["nowhere.wav"], 3)
+        query_lib.query(index, ["nowhere.wav"], 3)
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +217,7 @@ def test_a_new_file_is_embedded_as_the_collection_was(embedded, finished_run):
     copy = pathlib.Path(root / "copy.wav")
     samples, rate = soundfile.read(root / "1.wav", dtype="float32")
     soundfile.write(copy, samples, rate, subtype="FLOAT")  # the same sound, other bytes
-    (answer,) = index_lib.query(index, [str(copy)], 3, model=str(finished_run))
+    (answer,) = query_lib.query(index, [str(copy)], 3, model=str(finished_run))
     assert not answer["in_index"]
     assert answer["results"][0]["path"].endswith("1.wav")
     assert answer["results"][0]["score"] == pytest.approx(1.0, abs=1e-5)
@@ -226,10 +228,10 @@ def test_another_encoder_is_refused(embedded, finished_run):
     index = build_index(path, "cosine")
     index.table.metadata["model_hash"] = "f" * 16
     with pytest.raises(SearchError, match="not the encoder that made the index"):
-        index_lib.query(index, [str(root / "3.wav")], 3, model=str(finished_run))
+        query_lib.query(index, [str(root / "3.wav")], 3, model=str(finished_run))
     del index.table.metadata["model_hash"]
     with pytest.raises(SearchError, match="does not say which encoder"):
-        index_lib.query(index, [str(root / "3.wav")], 3, model=str(finished_run))
+        query_lib.query(index, [str(root / "3.wav")], 3, model=str(finished_run))
 
 
 def test_the_command(tmp_path):
@@ -256,7 +258,7 @@ def test_the_command(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ([], 2, "search build or python -m cola_msa.search query"),
+        ([], 2, "say python -m cola_msa.search build, query, add or serve"),
         (["build"], 2, "build needs --embeddings"),
         (["query"], 2, "query needs --index"),
         (["query", "--index=none.npz", "--file=a.wav"], 1, "there is no such index"),
@@ -274,18 +276,18 @@ class Forbidden:
 
 
 def test_files_are_looked_up_before_anything_is_built(index, tmp_path, monkeypatch):
-    monkeypatch.setattr("cola_msa.collection.neighbours.Neighbours", Forbidden)
+    monkeypatch.setattr("cola_msa.collection.search.neighbours.Neighbours", Forbidden)
     known = index.table.paths[0]
     with pytest.raises(SearchError, match="nowhere.wav is neither"):
-        index_lib.query(index, [known, "nowhere.wav"], 3, model="no/such/model")
+        query_lib.query(index, [known, "nowhere.wav"], 3, model="no/such/model")
     with pytest.raises(SearchError, match="neither in the index nor a file"):
-        index_lib.query(index, [str(tmp_path)], 3)
+        query_lib.query(index, [str(tmp_path)], 3)
     file = tmp_path / "new.wav"
     soundfile.write(file, np.zeros(16000), 16000)
     with pytest.raises(SearchError, match="--model"):
-        index_lib.query(index, [known, str(file)], 3)
+        query_lib.query(index, [known, str(file)], 3)
     with pytest.raises(RunError, match="does not exist"):
-        index_lib.query(index, [known, str(file)], 3, model="no/such/model")
+        query_lib.query(index, [known, str(file)], 3, model="no/such/model")
 
 
 @pytest.mark.parametrize("hop_seconds", [None, 0.25])
@@ -306,7 +308,7 @@ def test_a_new_file_gets_what_embed_would_give(
         is_quiet=True,
     )
     index = build_index(tmp_path / "e.npz", "cosine")
-    embed = index_lib.open_embedder(index, str(finished_run))
+    embed = query_lib.open_embedder(index, str(finished_run))
     for path, row in zip(paths, index.table.embeddings, strict=True):
         np.testing.assert_allclose(embed(path), row, rtol=1e-5, atol=1e-6)
 
@@ -323,7 +325,7 @@ def test_memory_does_not_grow_with_a_new_file(index, monkeypatch):
     )
     monkeypatch.setattr("cola_msa.hub.loading.open_model", lambda path: model)
     index.table.metadata["hop_seconds"] = 0.04
-    embed = index_lib.open_embedder(index, "model")
+    embed = query_lib.open_embedder(index, "model")
     with Peak() as peak:
         found = embed("long.wav")
     np.testing.assert_array_equal(found, np.full(1000, 0.5, np.float32))
@@ -339,7 +341,7 @@ def test_a_hop_that_is_none_is_named(index, monkeypatch, hop_seconds):
     monkeypatch.setattr("cola_msa.hub.loading.open_model", lambda path: model)
     index.table.metadata["hop_seconds"] = hop_seconds
     with pytest.raises(SearchError, match="the index says that windows are"):
-        index_lib.open_embedder(index, "model")
+        query_lib.open_embedder(index, "model")
 
 
 @pytest.mark.parametrize("suffix", ["npz", "h5"])

@@ -73,6 +73,43 @@ def unit_rows(embeddings: np.ndarray) -> np.ndarray:
     return values / np.where(norms > 0, norms, 1.0)
 
 
+def check_query(query: np.ndarray, dim: int, num_results: int, metric: str) -> None:
+    """Refuses a query that cannot be asked.
+
+    Args:
+        query: float [d].
+        dim: Values of a row.
+        num_results: k.
+        metric: As `Neighbours`.
+
+    Raises:
+        NeighbourError: If d is not `dim`, a value is not finite, or k is below 1.
+    """
+    queries = np.atleast_2d(np.asarray(query))
+    _check_question(queries, dim, num_results)
+    _check_values(queries.astype(np.float64), "query", metric)
+
+
+def _check_question(queries: np.ndarray, dim: int, num_results: int) -> None:
+    if queries.shape[1] != dim:
+        raise NeighbourError(
+            f"the query has {queries.shape[1]} values, the index {dim}: they come from "
+            "different encoders"
+        )
+    if num_results < 1:
+        raise NeighbourError(f"--num_results must be 1 or more, not {num_results}")
+
+
+def _check_values(values: np.ndarray, what: str, metric: str) -> None:
+    largest = np.abs(values).max(axis=1, initial=0.0)
+    limit = np.inf if metric == "cosine" else _LARGEST
+    if (is_bad := ~(largest < limit)).any():
+        raise NeighbourError(
+            f"{what} {int(np.argmax(is_bad))} has values that are not finite, or too "
+            "large to compare"
+        )
+
+
 class Neighbours:
     """Finds the nearest rows of a table of embeddings."""
 
@@ -114,13 +151,7 @@ class Neighbours:
 
     def _prepare(self, embeddings: np.ndarray, what: str) -> np.ndarray:
         values = np.asarray(embeddings, np.float64)
-        largest = np.abs(values).max(axis=1, initial=0.0)
-        limit = np.inf if self.metric == "cosine" else _LARGEST
-        if (is_bad := ~(largest < limit)).any():
-            raise NeighbourError(
-                f"{what} {int(np.argmax(is_bad))} has values that are not finite, or "
-                "too large to compare"
-            )
+        _check_values(values, what, self.metric)
         return unit_rows(values) if self.metric == "cosine" else values
 
     def _build(self) -> Any:
@@ -163,13 +194,7 @@ class Neighbours:
                 is below 1.
         """
         queries = np.atleast_2d(np.asarray(queries))
-        if queries.shape[1] != self._rows.shape[1]:
-            raise NeighbourError(
-                f"the query has {queries.shape[1]} values, the index "
-                f"{self._rows.shape[1]}: they come from different encoders"
-            )
-        if num_results < 1:
-            raise NeighbourError(f"--num_results must be 1 or more, not {num_results}")
+        _check_question(queries, self._rows.shape[1], num_results)
         skip = np.full(len(queries), -1) if skip is None else np.asarray(skip)
         count = min(num_results, self.num_rows - int((skip >= 0).any()))
         rows = np.zeros((len(queries), count), np.int64)
@@ -189,7 +214,7 @@ class Neighbours:
         wanted = min(len(self._rows), count + 1)
         near = self._propose(queries, wanted)
         score = self._scores(queries, near)
-        near, score = _in_order(near, score, wanted, self.metric)
+        near, score = in_order(near, score, wanted, self.metric)
         if len(self._members) == self.num_rows:
             is_skipped = near == skip[:, np.newaxis]
             order = np.argsort(is_skipped, axis=1, kind="stable")[:, :count]
@@ -203,7 +228,7 @@ class Neighbours:
             is_left = each != skip[n]
             rows[n], scores[n] = (
                 found[0]
-                for found in _in_order(
+                for found in in_order(
                     each[np.newaxis, is_left],
                     value[np.newaxis, is_left],
                     count,
@@ -262,7 +287,7 @@ class Neighbours:
             edge = np.partition(row, asked - 1)[asked - 1]
             rows = np.flatnonzero(row <= edge + slack[n])
             score = self._scores(queries[n : n + 1], rows[np.newaxis])
-            near[n] = _in_order(rows[np.newaxis], score, asked, self.metric)[0][0]
+            near[n] = in_order(rows[np.newaxis], score, asked, self.metric)[0][0]
         return near
 
     def _scores(self, queries: np.ndarray, near: np.ndarray) -> np.ndarray:
@@ -308,14 +333,22 @@ def find_in_blocks(
             near, score = block.find(query, num_results, [own])
             near = np.concatenate([best[n][0], near[0] + first])
             score = np.concatenate([best[n][1], score[0]])
-            near, score = _in_order(near[None], score[None], num_results, metric)
+            near, score = in_order(near[None], score[None], num_results, metric)
             best[n] = (near[0], score[0])
     return best
 
 
-def _in_order(
+def in_order(
     near: np.ndarray, score: np.ndarray, count: int, metric: str
 ) -> tuple[np.ndarray, np.ndarray]:
+    """The best rows first, equal scores (to 12 decimals) by row.
+
+    Args:
+        near: int64 [q, m], rows.
+        score: float64 [q, m], their scores.
+        count: How many are kept.
+        metric: As `Neighbours`.
+    """
     key = -score if metric == "cosine" else score
     # Beyond 1,000 the 12th decimal is not there.
     key = np.where(np.abs(key) < 1e3, key.round(12), key)
