@@ -141,7 +141,7 @@ def load_embeddings(path: str | os.PathLike, per_clip: bool = True) -> Embedding
     try:
         if not reader.num_rows:
             raise EmbeddingFileError(f"{path}: holds no embedding")
-        metadata = _parse_metadata(path, reader.metadata())
+        metadata = parse_metadata(path, reader.metadata())
         columns = reader.columns()
         rows = reader.read(0, reader.num_rows)
     finally:
@@ -157,12 +157,16 @@ def load_embeddings(path: str | os.PathLike, per_clip: bool = True) -> Embedding
     check_values(path, found)
     if not per_clip:
         return found
-    _check_contents(path, found)
+    check_contents(path, found)
     return found.per_clip()
 
 
-def _check_contents(path: str | os.PathLike, table: Embeddings) -> None:
-    """Refuses two files under one path: their mean is neither's embedding."""
+def check_contents(path: str | os.PathLike, table: Embeddings) -> None:
+    """Refuses two files under one path: their mean is neither's embedding.
+
+    Raises:
+        EmbeddingFileError: If there are.
+    """
     contents: dict[str, str] = {}
     mixed = [
         name
@@ -177,9 +181,8 @@ def _check_contents(path: str | os.PathLike, table: Embeddings) -> None:
         )
 
 
-def _parse_metadata(
-    path: str | os.PathLike, text: str | bytes | None
-) -> dict[str, Any]:
+def parse_metadata(path: str | os.PathLike, text: str | bytes | None) -> dict[str, Any]:
+    """A table's metadata; raises EmbeddingFileError where it is no JSON object."""
     try:
         found = json.loads(text) if text else {}
     except (ValueError, RecursionError) as error:

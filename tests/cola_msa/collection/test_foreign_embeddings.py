@@ -14,8 +14,8 @@ import pytest
 from pyarrow import parquet
 
 from cola_msa.collection import index
-from cola_msa.collection import map as collection_map
 from cola_msa.collection.index import SearchError, load_index
+from cola_msa.collection.map import write as write_lib
 from cola_msa.collection.table.checks import FREE_BYTES, EmbeddingFileError
 from cola_msa.collection.table.earlier import Earlier
 from cola_msa.collection.table.read import load_embeddings
@@ -174,7 +174,7 @@ def test_search_and_map_take_a_foreign_table(tmp_path):
     parquet.write_table(arrow(columns), tmp_path / "e.parquet")
     said = index.build(str(tmp_path / "e.parquet"), str(tmp_path / "i.npz"), "cosine")
     assert "12 clips, 16 values" in said and "model not recorded" in said
-    data = collection_map.write_map(tmp_path / "e.parquet", tmp_path / "m.html")
+    data = write_lib.write_map(tmp_path / "e.parquet", tmp_path / "m.html")
     assert data["paths"] == columns["path"]
 
 

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from cola_msa.collection import index as index_lib
-from cola_msa.collection import map as collection_map
+from cola_msa.collection.map import write as write_lib
 from tests.helpers import browser, embedding_tables
 
 NUM_TRACKS = 60
@@ -42,7 +42,7 @@ def folder(tmp_path_factory):
             f"{p},{'cám' if n % 3 else 'loud'}\n" for n, p in enumerate(columns["path"])
         )
     )
-    data = collection_map.write_map(
+    data = write_lib.write_map(
         embeddings, root / "map.html", labels=root / "labels.csv", title="Music"
     )
     return root, data
@@ -137,7 +137,7 @@ def test_every_point_is_drawn_in_its_groups_colour(page, folder):
     )
     assert all(pixel[3] > 200 for pixel in pixels)  # something at each track
     colours = [tuple(int(c[i : i + 2], 16) for i in (1, 3, 5)) for c in wanted]
-    of = data["schemes"][0]["of"]
+    of = data.schemes[0].of
     places = np.array([at(page, n) for n in range(NUM_TRACKS)])
     num_checked = 0
     for n, pixel in enumerate(pixels):
@@ -157,9 +157,7 @@ def test_what_tag_wrote_is_shown_by_opacity(driver, tmp_path):
     sure, unsure = columns["path"]
     table = f"path,tags,piano\n{sure},piano,0.98\n{unsure},,0.4\n"
     (tmp_path / "tags.csv").write_text(table)
-    collection_map.write_map(
-        embeddings, tmp_path / "map.html", labels=tmp_path / "tags.csv"
-    )
+    write_lib.write_map(embeddings, tmp_path / "map.html", labels=tmp_path / "tags.csv")
     driver.get((tmp_path / "map.html").as_uri())
     alphas, tags = driver.execute_script(
         _COPY
@@ -200,7 +198,7 @@ def test_hover_shows_the_name(page, folder):
     mouse(page, "mouseMoved", *at(page, track))
     wait_for(page, f"colaMap.state().hovered === {track}")
     tip = page.find_element("id", "tip")
-    assert tip.is_displayed() and data["names"][track] in tip.text
+    assert tip.is_displayed() and data.names[track] in tip.text
     mouse(page, "mouseMoved", 5, 5)
     wait_for(page, "document.getElementById('tip').hidden")
 
@@ -210,7 +208,7 @@ def test_a_click_plays_and_lists_the_neighbours_of_search(page, folder, tmp_path
     track = free_of(page, NUM_TRACKS)
     click(page, *at(page, track))
     wait_for(page, f"colaMap.state().selected === {track}")
-    assert page.find_element("id", "track").text == data["names"][track]
+    assert page.find_element("id", "track").text == data.names[track]
     shown = [
         (
             button.get_attribute("title"),
@@ -220,7 +218,7 @@ def test_a_click_plays_and_lists_the_neighbours_of_search(page, folder, tmp_path
     ]
     index_lib.build(str(root / "e.npz"), str(tmp_path / "index.npz"), "cosine")
     index = index_lib.load_index(tmp_path / "index.npz")
-    (answer,) = index_lib.query(index, [data["paths"][track]], 10)
+    (answer,) = index_lib.query(index, [data.paths[track]], 10)
     assert shown == [(r["path"], f"{r['score']:.4f}") for r in answer["results"]]
 
 
@@ -238,7 +236,7 @@ def test_playing_and_what_cannot_be_played(page):
 def test_a_neighbour_leads_on(page, folder):
     _, data = folder
     page.execute_script("colaMap.select(0)")
-    first = data["neighbours"][0]
+    first = data.neighbours[0, 0]
     page.find_elements("css selector", "#near button")[0].click()
     assert state(page)["selected"] == first
 
@@ -250,7 +248,7 @@ def test_search_finds_dims_and_opens(page, folder):
     assert page.switch_to.active_element == field
     field.send_keys("album1 TRACK 1")
     words = ("album1", "track", "1")
-    wanted = [n for n, p in enumerate(data["paths"]) if all(w in p for w in words)]
+    wanted = [n for n, p in enumerate(data.paths) if all(w in p for w in words)]
     assert state(page)["matches"] == len(wanted)
     options = page.find_elements("css selector", "#found [role=option]")
     assert [int(o.get_attribute("data-track")) for o in options] == wanted
@@ -308,12 +306,12 @@ def test_the_keyboard_alone_reaches_everything(page):
 def test_the_legend_hides_and_shows_groups(page, folder):
     _, data = folder
     buttons = page.find_elements("css selector", "#groups button")
-    scheme = data["schemes"][0]
+    scheme = data.schemes[0]
     assert [b.find_element("class name", "name").text for b in buttons] == list(
-        scheme["groups"]
+        scheme.groups
     )
     counts = [int(b.find_element("class name", "count").text) for b in buttons]
-    assert counts == [scheme["of"].count(g) for g in range(len(counts))]
+    assert counts == [scheme.of.count(g) for g in range(len(counts))]
     buttons[0].click()
     assert state(page)["hiddenGroups"] == [0]
     assert buttons[0].get_attribute("aria-pressed") == "false"
@@ -391,7 +389,7 @@ def busy_seconds(driver) -> float:
 def test_ten_thousand_tracks_move_smoothly(tmp_path):
     columns = embedding_tables.sample_columns(10_000, dim=8)
     path = embedding_tables.write(tmp_path / "e.npz", columns)
-    collection_map.write_map(path, tmp_path / "map.html", projection="pca")
+    write_lib.write_map(path, tmp_path / "map.html", projection="pca")
     with browser.open_browser(tmp_path / "p") as driver:
         driver.get((tmp_path / "map.html").as_uri())
         driver.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})
@@ -417,7 +415,7 @@ def test_a_folder_a_track_opens_at_once_and_the_legend_grows(tmp_path):
     columns = embedding_tables.sample_columns(count, dim=4)
     columns["path"] = [f"music/album {n}/{n}.ogg" for n in range(count)]
     path = embedding_tables.write(tmp_path / "e.npz", columns)
-    collection_map.write_map(
+    write_lib.write_map(
         path, tmp_path / "map.html", projection="pca", num_clusters=0, num_neighbours=0
     )
     with browser.open_browser(tmp_path / "p") as driver:
