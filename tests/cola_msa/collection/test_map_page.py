@@ -165,10 +165,16 @@ def test_what_tag_wrote_is_shown_by_opacity(driver, tmp_path):
         const choose = document.getElementById('scheme');
         choose.value = '1';
         choose.dispatchEvent(new Event('change'));
+        const style = getComputedStyle(document.documentElement);
+        const red = name =>
+          parseInt(style.getPropertyValue(name).trim().slice(1, 3), 16);
+        // A point's colour lies between the page's and its group's.
         const alpha = n => {
           const [x, y] = colaMap.positionOf(n);
           const left = Math.round(x - box.left), top = Math.round(y - box.top);
-          return context.getImageData(left, top, 1, 1).data[3] / 255;
+          const [found] = context.getImageData(left, top, 1, 1).data;
+          const page = red('--page'), group = red(n ? '--other' : '--c0');
+          return (found - page) / (group - page);
         };
         const list = n => {
           colaMap.select(n, { play: false });

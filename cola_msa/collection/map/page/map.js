@@ -166,13 +166,26 @@
       [inOrder[n], inOrder[other]] = [inOrder[other], inOrder[n]];
     }
   }
-  // What is sure lies above what is not.
+  // What is sure lies above what is not, and what has a colour above what has none.
   const orders = new Map();
   function order() {
-    const { percent } = scheme();
-    if (!percent) return inOrder;
-    if (!orders.has(percent)) orders.set(percent, inOrder.slice().sort((a, b) => percent[a] - percent[b]));
-    return orders.get(percent);
+    const found = scheme();
+    const { of, percent } = found;
+    if (!percent && found.groups.length <= NUM_COLOURS) return inOrder;
+    if (!orders.has(found)) {
+      const rank = percent ? (n) => percent[n] : (n) => Number(of[n] < NUM_COLOURS);
+      orders.set(found, sortedBy(inOrder, rank, 101));
+    }
+    return orders.get(found);
+  }
+
+  /** Tracks by rank, whole numbers below a bound; those of one rank stay in order. */
+  function sortedBy(numbers, rank, bound) {
+    const starts = new Uint32Array(bound + 1), found = new Uint32Array(numbers.length);
+    for (const n of numbers) starts[rank(n) + 1] += 1;
+    for (let k = 0; k < bound; k++) starts[k + 1] += starts[k];
+    for (const n of numbers) found[starts[rank(n)]++] = n;
+    return found;
   }
 
   const DENSE = 2; // radius below which points are more transparent
@@ -245,13 +258,17 @@
   /* View ---------------------------------------------------------------------- */
 
   function fit() {
-    const padding = Math.min(44, 0.08 * Math.min(width, height));
-    state.home = Math.max(1, Math.min(width, height) - 2 * padding);
+    // A long legend would hide a part of the map.
+    const legend = $("legend");
+    const isLong = width > 900 && legend.open && legend.offsetHeight > height / 2;
+    const free = isLong ? width - legend.offsetWidth : width;
+    const padding = Math.min(44, 0.08 * Math.min(free, height));
+    state.home = Math.max(1, Math.min(free, height) - 2 * padding);
     state.scale = state.home;
     // Fills a wide or a tall window, without drawing distances out too much.
-    state.stretchX = Math.min(1.5, Math.max(1, (width - 2 * padding) / state.home));
+    state.stretchX = Math.min(1.5, Math.max(1, (free - 2 * padding) / state.home));
     state.stretchY = Math.min(1.5, Math.max(1, (height - 2 * padding) / state.home));
-    state.offsetX = (width - scaleX()) / 2;
+    state.offsetX = (free - scaleX()) / 2;
     state.offsetY = (height - scaleY()) / 2;
     draw();
   }
@@ -742,6 +759,11 @@
   audio.addEventListener("error", openFailed);
   $("scheme-field").hidden = schemes.length < 2;
   $("scheme").replaceChildren(...schemes.map((found, number) => new Option(found.name, number)));
+  // The first way to colour, or the first that colours at least half of the tracks.
+  const numColoured = (found) => found.of.reduce((sum, g) => sum + (g < NUM_COLOURS ? 1 : 0), 0);
+  const isColourful = (found) => !found.isLabel && 2 * numColoured(found) >= count;
+  state.scheme = Math.max(0, schemes.findIndex(isColourful));
+  $("scheme").value = state.scheme;
   $("scheme").addEventListener("change", () => {
     state.scheme = Number($("scheme").value);
     state.hiddenGroups.clear();
