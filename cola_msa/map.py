@@ -52,6 +52,12 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "num_neighbours", 10, "Nearest tracks that a click lists.", lower_bound=0
     )
+    flags.DEFINE_string(
+        "server",
+        None,
+        "Ask this for a track's nearest, as `search serve` prints it; the page then "
+        "has none of its own.",
+    )
     flags.DEFINE_string("title", "Map of a collection", "The page's title.")
     define_seed(0, "Seed of sample, projection and clusters.")
 
@@ -69,6 +75,7 @@ def main(options: flags.FlagValues) -> None:
         audio_dir=options.audio_dir,
         num_clusters=options.num_clusters,
         num_neighbours=options.num_neighbours,
+        server=options.server and options.server.removesuffix("/"),
     )
     names = ", ".join(scheme.name for scheme in data.schemes)
     print(f"{options.output}: {len(data.paths)} tracks, coloured by {names}")

@@ -36,8 +36,9 @@ def read_page(page: pathlib.Path) -> dict:
     for name in ("x", "y"):
         data[name] = unpack(data[name])
     k = data["num_neighbours"]
-    data["neighbours"] = unpack(data["neighbours"]).reshape(len(folder), k)
-    data["scores"] = unpack(data["scores"]).reshape(len(folder), k) / 1e4
+    if data["neighbours"] is not None:
+        data["neighbours"] = unpack(data["neighbours"]).reshape(len(folder), k)
+        data["scores"] = unpack(data["scores"]).reshape(len(folder), k) / 1e4
     for scheme in data["schemes"]:
         scheme["of"] = unpack(scheme["of"])
         if scheme["percent"] is not None:

@@ -19,6 +19,7 @@ from cola_msa.values.names import unescape
 
 _GRID = 65535  # positions are stored as integers from 0 to this
 _SCORE = 10_000  # scores are stored in units of its inverse
+_ROWS, _SCORES = np.dtype("<u4"), np.dtype("<i2")
 EXACT_MOST = 20_000  # tracks whose neighbours are compared in double precision
 _SPARE = 6  # more neighbours than wanted, whose order double precision decides
 
@@ -36,6 +37,8 @@ class PageData:
         schemes: Ways to colour.
         neighbours: int64 [n, k], each track's nearest others.
         scores: float64 [n, k], their cosines.
+        num_neighbours: k; where a server is asked for them, the page has none.
+        server: Address of a `search serve` that is asked for neighbours; None for none.
     """
 
     names: tuple[str, ...]
@@ -46,6 +49,8 @@ class PageData:
     schemes: tuple[Scheme, ...]
     neighbours: np.ndarray
     scores: np.ndarray
+    num_neighbours: int
+    server: str | None = None
 
     def pack(self) -> dict[str, Any]:
         """A dict for JSON: arrays as base64, paths in two parts, links as folders'."""
@@ -67,6 +72,7 @@ class PageData:
             0 if name == usual else name
             for name, usual in zip(self.names, plain, strict=True)
         ]
+        scores = _SCORE * self.scores
         return {
             "folders": list(folders),
             "folder": _pack(folder),
@@ -86,9 +92,10 @@ class PageData:
                 }
                 for scheme in self.schemes
             ],
-            "num_neighbours": self.neighbours.shape[1],
-            "neighbours": _pack(self.neighbours, np.dtype("<u4")),
-            "scores": _pack(np.rint(_SCORE * self.scores), np.dtype("<i2")),
+            "num_neighbours": self.num_neighbours,
+            "neighbours": None if self.server else _pack(self.neighbours, _ROWS),
+            "scores": None if self.server else _pack(np.rint(scores), _SCORES),
+            "server": self.server,
         }
 
 
@@ -199,6 +206,7 @@ def build_data(
     audio_dir: str | os.PathLike = ".",
     num_clusters: int = 8,
     num_neighbours: int = 10,
+    server: str | None = None,
     seed: int = 0,
 ) -> PageData:
     """Collects what the page shows.
@@ -212,6 +220,7 @@ def build_data(
         audio_dir: What relative paths of tracks are relative to.
         num_clusters: Clusters to colour by; below 2 there is no such scheme.
         num_neighbours: Nearest tracks that a click lists.
+        server: Address of a `search serve` to ask for them; None: the page has them.
         seed: Seed of the clusters.
     """
     schemes: list[Scheme] = []
@@ -225,7 +234,7 @@ def build_data(
         numbers = find_clusters(embeddings, num_clusters, seed)
         clusters = [f"Cluster {number + 1}" for number in numbers]
         schemes.append(make_scheme("Cluster", clusters))
-    rows, scores = nearest_tracks(embeddings, num_neighbours)
+    rows, scores = nearest_tracks(embeddings, 0 if server else num_neighbours)
     cells = np.round(layout * _GRID).astype(np.uint16)
     return PageData(
         names=tuple(
@@ -238,4 +247,6 @@ def build_data(
         schemes=tuple(schemes),
         neighbours=rows,
         scores=scores,
+        num_neighbours=num_neighbours if server else rows.shape[1],
+        server=server,
     )

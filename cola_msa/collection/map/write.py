@@ -20,7 +20,7 @@ from cola_msa.collection.map.layout import (
 )
 from cola_msa.collection.map.tracks import MOST_TRACKS, read_tracks
 from cola_msa.system import folders
-from cola_msa.system.errors import UsageError
+from cola_msa.system.errors import UsageError, hide_logins
 from cola_msa.values import arrays
 
 _MARK = b'<meta name="generator" content="cola_msa">'  # in every map's head
@@ -48,6 +48,8 @@ def render_page(data: PageData, title: str, subtitle: str) -> str:
     values = {
         "TITLE": html.escape(title),
         "SUBTITLE": html.escape(subtitle),
+        # What the page may ask: nothing, or its server alone.
+        "SERVER": data.server or "'none'",
         "CSS": read("map.css"),
         "JS": "\n".join(read(f"{name}.js") for name in _SCRIPTS),
         "DATA": text.replace("<", "\\u003c"),
@@ -66,6 +68,7 @@ def write_map(
     seed: int = 0,
     sample: int | None = None,
     most: int = MOST_TRACKS,
+    server: str | None = None,
     **options: Any,
 ) -> PageData:
     """Writes the page.
@@ -79,6 +82,8 @@ def write_map(
         seed: Seed of sample, projection and clusters.
         sample: So many tracks, drawn at random; None for all.
         most: Tracks that a map shows.
+        server: Address of a `search serve` that the page asks for neighbours; None
+            for none: the page has them.
         **options: Of `build_data`.
 
     Returns:
@@ -86,7 +91,7 @@ def write_map(
 
     Raises:
         EmbeddingFileError: If the embeddings cannot be read.
-        UsageError: If `output` is no .html file.
+        UsageError: If `output` is no .html file, or `server` no address.
         MapError: If there are too many tracks, or another option does not fit.
         FileError: If something else than a map is at `output`, or it cannot be written.
     """
@@ -94,6 +99,7 @@ def write_map(
     if page.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"--output={output}: a map is an .html file")
     folders.check_file(page, _is_map, "a map")
+    check_server(server)
     tracks = read_tracks(embeddings, sample, seed, most)
     found = None
     if labels:  # before the layout, which may take long
@@ -117,6 +123,7 @@ def write_map(
         page,
         labels=found,
         seed=seed,
+        server=server,
         **options,
     )
     num_all = len(tracks.all_paths)
@@ -127,6 +134,19 @@ def write_map(
     subtitle = f"{counted}, {TITLES[chosen]} of {dim} dimensions"
     arrays.write_bytes(page, render_page(data, title, subtitle).encode())
     return data
+
+
+# It stands in the page's policy of what may be asked: no path, no blanks, no quotes.
+_SERVER = re.compile(r"https?://([\w.-]+|\[[0-9a-fA-F:]+\])(:\d{1,5})?", re.ASCII)
+
+
+def check_server(server: str | None) -> None:
+    """Raises UsageError if it is no address of a server, http://HOST:PORT."""
+    if server is not None and not _SERVER.fullmatch(server):
+        raise UsageError(
+            f"--server={hide_logins(server)}: not an address as `search serve` prints "
+            "it, http://127.0.0.1:8765"
+        )
 
 
 def _is_map(page: pathlib.Path) -> bool:

@@ -165,7 +165,7 @@ def check_contents(path: str | os.PathLike, table: Embeddings) -> None:
     """Refuses two files under one path: their mean is neither's embedding.
 
     Raises:
-        EmbeddingFileError: If there are.
+        EmbeddingFileError: If there are such.
     """
     contents: dict[str, str] = {}
     mixed = [
@@ -182,7 +182,11 @@ def check_contents(path: str | os.PathLike, table: Embeddings) -> None:
 
 
 def parse_metadata(path: str | os.PathLike, text: str | bytes | None) -> dict[str, Any]:
-    """A table's metadata; raises EmbeddingFileError where it is no JSON object."""
+    """What a reader's `metadata` says of the encoder; an empty dict where nothing.
+
+    Raises:
+        EmbeddingFileError: If it is not what `embed` writes.
+    """
     try:
         found = json.loads(text) if text else {}
     except (ValueError, RecursionError) as error:

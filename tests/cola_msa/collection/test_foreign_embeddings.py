@@ -175,7 +175,7 @@ def test_search_and_map_take_a_foreign_table(tmp_path):
     said = index.build(str(tmp_path / "e.parquet"), str(tmp_path / "i.npz"), "cosine")
     assert "12 clips, 16 values" in said and "model not recorded" in said
     data = write_lib.write_map(tmp_path / "e.parquet", tmp_path / "m.html")
-    assert data["paths"] == columns["path"]
+    assert list(data.paths) == columns["path"]
 
 
 EMPTY = pyarrow.array([[], []], pyarrow.list_(pyarrow.float32()))

@@ -80,10 +80,30 @@ function readTracks(data) {
   /** The nearest tracks: [{ track, score }], the nearest first. */
   function neighboursOf(track) {
     const k = data.num_neighbours;
-    if (!k) return [];
+    if (!k || !data.neighbours) return [];
     const rows = unpack(data.neighbours, k * track, k * (track + 1));
     const scores = unpack(data.scores, k * track, k * (track + 1));
     return Array.from(rows, (row, n) => ({ track: row, score: scores[n] / 1e4 }));
+  }
+
+  let rows = null; // tracks by path
+  /** Asks the page's server; resolves to what neighboursOf gives, with paths. */
+  async function askNeighbours(track) {
+    const query = new URLSearchParams({ path: pathOf(track), k: data.num_neighbours });
+    let answer, found;
+    try {
+      answer = await fetch(`${data.server}/neighbours?${query}`);
+      found = await answer.json();
+    } catch (error) {
+      throw new Error(`no answer from ${data.server}; python -m cola_msa.search serve `
+        + "with an index of these tracks starts it.");
+    }
+    if (!answer.ok || !Array.isArray(found.results)) {
+      throw new Error(`${data.server} says: ${found.error || answer.status}.`);
+    }
+    rows = rows || new Map(Array.from({ length: count }, (_, n) => [pathOf(n), n]));
+    return found.results.map(({ path, score }) =>
+      ({ track: rows.get(path) ?? -1, path, score }));
   }
 
   let texts = null;
@@ -116,8 +136,8 @@ function readTracks(data) {
   }
 
   return {
-    count, xs, ys, schemes, nameOf, pathOf, hrefOf, neighboursOf, prepareSearch, search,
-    numNeighbours: data.num_neighbours,
+    count, xs, ys, schemes, nameOf, pathOf, hrefOf, neighboursOf, askNeighbours,
+    prepareSearch, search, numNeighbours: data.num_neighbours, server: data.server,
   };
 }
 

@@ -13,6 +13,7 @@
     scheme: 0,
     hiddenGroups: new Set(),
     selected: -1, // the track whose panel is open
+    near: [], nearOf: -1, // its nearest tracks as the panel lists them; whose they are
     current: -1, // the track that the keyboard is on
     hovered: -1,
     matches: null, // Uint8Array, or null without a search
@@ -230,7 +231,7 @@
       context.lineWidth = 1.5;
       context.strokeStyle = ink;
       context.globalAlpha = 0.55;
-      const shown = tracks.neighboursOf(state.selected).filter((found) => isShown(found.track));
+      const shown = state.near.filter((found) => found.track >= 0 && isShown(found.track));
       for (const found of shown) {
         context.beginPath();
         context.moveTo(screenX(state.selected), screenY(state.selected));
@@ -368,6 +369,66 @@
     if (started) started.catch((error) => { if (error.name === "NotSupportedError") openFailed(); });
   }
 
+  function nearItem(found) {
+    const item = document.createElement("li"), button = document.createElement("button");
+    const name = document.createElement("span"), score = document.createElement("span");
+    const isHere = found.track >= 0; // a server knows more tracks than a sample
+    name.className = "name";
+    name.textContent = isHere ? nameOf(found.track) : `${found.path} (not on this map)`;
+    score.className = "score";
+    score.textContent = found.score.toFixed(4);
+    button.type = "button";
+    button.title = isHere ? pathOf(found.track) : found.path;
+    button.disabled = !isHere;
+    if (isHere) {
+      button.dataset.track = found.track;
+      button.append(markFor(groupOf(found.track)));
+      button.addEventListener("click", () => { select(found.track, { focus: true }); });
+      button.addEventListener("pointerenter", () => hover(found.track));
+      button.addEventListener("pointerleave", hideTip);
+      button.addEventListener("focus", () => { if (button.matches(":focus-visible")) hover(found.track); });
+      button.addEventListener("blur", hideTip);
+    } else {
+      button.append(document.createElement("span"));
+    }
+    button.append(name, score);
+    item.append(button);
+    return item;
+  }
+
+  function showNear(near) {
+    state.near = near;
+    $("near").replaceChildren(...near.map(nearItem));
+    draw("marks");
+  }
+
+  /** Lists the nearest tracks: the page's own, or those of the server that it asks. */
+  function listNear(track) {
+    const note = $("near-note");
+    $("near-title").hidden = tracks.numNeighbours === 0;
+    if (state.nearOf === track && tracks.server) { // they may have other colours
+      showNear(state.near);
+      return;
+    }
+    state.nearOf = track;
+    note.hidden = true;
+    showNear(tracks.neighboursOf(track));
+    if (!tracks.server || tracks.numNeighbours === 0) return;
+    const tell = (text) => { note.textContent = text; note.hidden = false; };
+    tell(`Asking ${tracks.server} …`);
+    tracks.askNeighbours(track).then((near) => {
+      if (state.nearOf !== track) return;
+      note.hidden = true;
+      showNear(near);
+      say(`${near.length} nearest tracks listed.`);
+    }, (error) => {
+      if (state.nearOf !== track) return;
+      state.nearOf = -1; // may be asked again
+      tell(`Nothing is listed: ${error.message}`);
+      say(note.textContent);
+    });
+  }
+
   function select(track, options = {}) {
     state.selected = state.current = track;
     $("hint").hidden = true;
@@ -402,31 +463,12 @@
       problem.textContent = "The embeddings do not say where this file lies.";
       problem.hidden = false;
     }
-    $("near").replaceChildren(...tracks.neighboursOf(track).map((found) => {
-      const item = document.createElement("li"), button = document.createElement("button");
-      const name = document.createElement("span"), score = document.createElement("span");
-      name.className = "name";
-      name.textContent = nameOf(found.track);
-      score.className = "score";
-      score.textContent = found.score.toFixed(4);
-      button.type = "button";
-      button.title = pathOf(found.track);
-      button.dataset.track = found.track;
-      button.append(markFor(groupOf(found.track)), name, score);
-      button.addEventListener("click", () => { select(found.track, { focus: true }); });
-      button.addEventListener("pointerenter", () => hover(found.track));
-      button.addEventListener("pointerleave", hideTip);
-      button.addEventListener("focus", () => { if (button.matches(":focus-visible")) hover(found.track); });
-      button.addEventListener("blur", hideTip);
-      item.append(button);
-      return item;
-    }));
-    $("near-title").hidden = tracks.numNeighbours === 0;
+    listNear(track);
     if (wasHidden) resize();
     $("panel").scrollTop = 0;
     bringIntoView(track);
     if (options.focus) $("track").focus({ preventScroll: true });
-    say(`${nameOf(track)}, ${textOf(scheme(), track)}. ${tracks.numNeighbours} nearest tracks listed.`);
+    say(`${nameOf(track)}, ${textOf(scheme(), track)}. ${state.near.length} nearest tracks listed.`);
   }
 
   function closePanel() {
@@ -733,7 +775,7 @@
     buildLegend();
     if (state.selected >= 0) {
       for (const button of $("near").querySelectorAll("button")) {
-        button.querySelector(".mark").replaceWith(markFor(groupOf(Number(button.dataset.track))));
+        button.querySelector(".mark")?.replaceWith(markFor(groupOf(Number(button.dataset.track))));
       }
       $("tags").querySelector(".mark")?.replaceWith(markFor(groupOf(state.selected)));
     }
@@ -793,6 +835,10 @@
       matches: state.matches ? state.matches.reduce((a, b) => a + b, 0) : null,
       hiddenGroups: [...state.hiddenGroups],
     }),
+    track: (n) => ({
+      name: nameOf(n), path: pathOf(n), href: tracks.hrefOf(n), near: tracks.neighboursOf(n),
+    }),
+    isAtRest: () => !frameAsked,
     moveBy: (dx, dy) => { state.offsetX += dx; state.offsetY += dy; draw("view"); },
   };
 })();
