@@ -40,19 +40,19 @@
     sprites.clear();
   }
   // Where a scheme is of one label, whatever has it not is grey.
-  const lookOf = (group) => (scheme().isLabel && group > 0 ? NUM_COLOURS : group);
+  const lookOf = (group) =>
+    (group >= NUM_COLOURS || (scheme().isLabel && group > 0) ? NUM_COLOURS : group);
   const colourOf = (group) => (group < colours.length ? colours[group] : other);
   const shapeOf = (group) => (group < colours.length ? group % SHAPES : 0);
 
   const NO_EDGE = 2.5; // smaller points have none: it would be most of them
 
-  function spriteOf(group, radius, density = ratio) {
-    const index = Math.min(lookOf(group), colours.length);
-    const key = `${index}/${radius}/${density}`;
+  function spriteOf(look, radius, density = ratio) {
+    const key = `${look}/${radius}/${density}`;
     let sprite = sprites.get(key);
     if (!sprite) {
       if (sprites.size > 500) sprites.clear(); // of other zooms
-      sprite = makeSprite(shapeOf(index), radius, density, colourOf(index),
+      sprite = makeSprite(shapeOf(look), radius, density, colourOf(look),
         radius < NO_EDGE ? null : edge);
       sprites.set(key, sprite);
     }
@@ -194,10 +194,12 @@
   const picture = makePicture(points, xs, ys, (density) => {
     const { of, groups, percent } = scheme();
     const radius = pointRadius();
+    const looks = new Uint8Array(groups.length);
+    for (let group = 0; group < looks.length; group++) looks[group] = lookOf(group);
+    for (const group of state.hiddenGroups) looks[group] = NO_LOOK;
     return {
-      of, percent, order: order(), opacities: OPACITIES, background, matches: state.matches,
-      sprites: groups.map((_, group) =>
-        (state.hiddenGroups.has(group) ? null : spriteOf(group, radius, density))),
+      of, looks, percent, order: order(), opacities: OPACITIES, background, matches: state.matches,
+      sprites: Array.from({ length: NUM_COLOURS + 1 }, (_, look) => spriteOf(look, radius, density)),
       alpha: radius < DENSE ? 0.75 : 0.92,
       faint: 0.13,
     };
@@ -212,7 +214,7 @@
   }
 
   function drawBig(track, factor) {
-    const sprite = spriteOf(groupOf(track), Math.round(2 * markRadius() * factor) / 2);
+    const sprite = spriteOf(lookOf(groupOf(track)), Math.round(2 * markRadius() * factor) / 2);
     const size = sprite.width / ratio;
     marksContext.drawImage(sprite, screenX(track) - size / 2, screenY(track) - size / 2, size, size);
   }

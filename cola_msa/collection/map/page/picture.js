@@ -8,6 +8,7 @@
    canvases drawn upon a canvas do, and needs no graphics card. */
 
 const SHAPES = 4;
+const NO_LOOK = 255;
 
 function tracePath(context, shape, x, y, r) {
   context.beginPath();
@@ -66,7 +67,8 @@ function makeStamp(sprite, columns) {
 /**
  * Args: the canvas to draw on, positions of tracks from 0 to 1, and contentOf(ratio),
  * which says what is to be drawn:
- *   of: group of each track; sprites: one a group, null where it is hidden;
+ *   of: group of each track; looks: number of each group's sprite, NO_LOOK where it
+ *   is hidden; sprites: as many as there are looks;
  *   order: tracks in the order in which they are drawn; background: [r, g, b];
  *   alpha: from 0 to 1; opacities: of each percent, with percent of each track, or null;
  *   matches: 1 for tracks that a search found, or null; faint: alpha of the others.
@@ -109,13 +111,9 @@ function makePicture(canvas, xs, ys, contentOf) {
     const content = contentOf(size.ratio);
     const [red, green, blue] = content.background;
     pixels.fill(0xff000000 | (blue << 16) | (green << 8) | red);
-    const stamps = new Map();
-    for (const sprite of content.sprites) {
-      if (sprite && !stamps.has(sprite)) stamps.set(sprite, makeStamp(sprite, size.columns));
-    }
     job = {
       view, size, content,
-      stamps: content.sprites.map((sprite) => (sprite ? stamps.get(sprite) : null)),
+      stamps: content.sprites.map((sprite) => makeStamp(sprite, size.columns)),
       opacities: content.percent
         && Int32Array.from(content.opacities, (v) => Math.round(256 * v)),
       next: 0,
@@ -126,17 +124,17 @@ function makePicture(canvas, xs, ys, contentOf) {
 
   function paint(first, last) {
     const { content, stamps, view, size: { ratio, x: marginX, y: marginY, columns, rows } } = job;
-    const { of, order, percent, matches } = content;
+    const { of, looks, order, percent, matches } = content;
     const { pass, opacities } = job;
     const byX = view.byX * ratio, byY = view.byY * ratio;
     const left = (view.offsetX + marginX) * ratio, top = (view.offsetY + marginY) * ratio;
     const base = Math.round(256 * (pass ? content.alpha : content.faint));
     for (let k = first; k < last; k++) {
       const n = order[k];
-      const stamp = stamps[of[n]];
-      if (stamp === null || (matches !== null && matches[n] !== pass)) continue;
+      const look = looks[of[n]];
+      if (look === NO_LOOK || (matches !== null && matches[n] !== pass)) continue;
       const x = Math.floor(xs[n] * byX + left), y = Math.floor(ys[n] * byY + top);
-      const half = stamp.half;
+      const stamp = stamps[look], half = stamp.half;
       if (x < half || y < half || x >= columns - half || y >= rows - half) continue;
       const strength = percent === null ? base : (base * opacities[percent[n]]) >> 8;
       const { offsets, ends, greens, alphas } = stamp;
