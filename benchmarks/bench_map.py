@@ -7,10 +7,13 @@ Tracks are made up: clusters within clusters, a folder an album. The page is ope
 headless Chromium (software drawing); frame times are what `requestAnimationFrame`
 counts from one frame to the next while the map is moved, zoomed, and hovered over, for
 some seconds each, and the CPU time of the page's thread a frame. `loaded` is from the
-page's address to its first whole picture.
+page's address to its first whole picture, `kept` the share of a track's ten nearest
+that is among the 50 nearest on the map.
 """
 
+import base64
 import contextlib
+import json
 import os
 import pathlib
 import shutil
@@ -106,6 +109,27 @@ def build_page(embeddings: pathlib.Path, page: pathlib.Path) -> tuple[float, ...
     return used.ru_utime + used.ru_stime, wall, used.ru_maxrss / 1024
 
 
+def share_kept(page: pathlib.Path, most: int = 50, num_tracks: int = 2000) -> float:
+    """Of tracks' nearest in the list, the share among the `most` nearest on the map."""
+    from scipy.spatial import KDTree
+
+    text = page.read_text(encoding="utf-8")
+    start = text.index(">", text.index('id="data"')) + 1
+    data = json.loads(text[start : text.index("</script", start)])
+
+    def unpack(name: str) -> np.ndarray:
+        kind = np.dtype("<" + data[name]["type"])
+        return np.frombuffer(base64.b64decode(data[name]["base64"]), kind)
+
+    places = np.stack([unpack("x"), unpack("y")], axis=1).astype(np.float64)
+    near = unpack("neighbours").reshape(len(places), -1)
+    random = np.random.default_rng(0)
+    tracks = random.choice(len(places), min(num_tracks, len(places)), replace=False)
+    _, found = KDTree(places).query(places[tracks], min(most + 1, len(places)))
+    both = [np.isin(near[n], row).mean() for n, row in zip(tracks, found, strict=True)]
+    return float(np.mean(both))
+
+
 @contextlib.contextmanager
 def open_browser(profile: pathlib.Path) -> Iterator:
     """A headless Chromium of a fixed size."""
@@ -113,11 +137,16 @@ def open_browser(profile: pathlib.Path) -> Iterator:
         from selenium import webdriver
     except ModuleNotFoundError as error:
         raise UserError("no selenium: pip install 'cola_msa[dev]'") from error
+    browser, driver_path = map(shutil.which, ("chromium", "chromedriver"))
+    if not browser or not driver_path:
+        raise UserError(
+            "no chromium and chromedriver: apt-get install chromium chromium-driver"
+        )
     options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium") or ""
+    options.binary_location = browser
     for flag in (*_FLAGS, f"--user-data-dir={profile}"):
         options.add_argument(flag)
-    service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
+    service = webdriver.ChromeService(executable_path=driver_path)
     driver = webdriver.Chrome(options=options, service=service)
     try:
         driver.set_script_timeout(120)
@@ -215,6 +244,7 @@ def main(options: flags.FlagValues) -> None:
                         f"{peak:,.0f}",
                         f"{page.stat().st_size / 1e6:.1f}",
                         f"{found['loaded']:.1f}",
+                        f"{100 * share_kept(page):.0f} %",
                     )
                 )
                 for name in _MOVES:
@@ -227,7 +257,7 @@ def main(options: flags.FlagValues) -> None:
                     )
                 page.unlink()
                 embeddings.unlink()
-    header = ("tracks", "build CPU-s", "s", "peak MB", "page MB", "loaded s")
+    header = ("tracks", "build CPU-s", "s", "peak MB", "page MB", "loaded s", "kept")
     print(common.table(header, built))
     print()
     header = ("tracks", "while", "ms a frame", "95 %", "longest", "CPU-ms a frame")
