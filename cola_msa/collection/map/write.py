@@ -114,7 +114,11 @@ def write_map(
         logging.warning(
             "%d different embeddings: too few for %s", different, projection
         )
-    logging.info("%d tracks, %s", len(tracks.paths), TITLES[chosen])
+    num_all = len(tracks.all_paths)
+    counted = f"{num_all:,} track" + ("" if num_all == 1 else "s")
+    if tracks.is_sample:
+        counted = f"{len(tracks.paths):,} of {counted}, drawn at random"
+    logging.info("%s, %s", counted, TITLES[chosen])
     layout = project(tracks.embeddings, chosen, seed)
     data = build_data(
         tracks.paths,
@@ -126,18 +130,14 @@ def write_map(
         server=server,
         **options,
     )
-    num_all = len(tracks.all_paths)
-    counted = f"{num_all:,} track" + ("" if num_all == 1 else "s")
-    if tracks.is_sample:
-        counted = f"{len(tracks.paths):,} of {counted}, drawn at random"
     dim = tracks.embeddings.shape[1]
     subtitle = f"{counted}, {TITLES[chosen]} of {dim} dimensions"
     arrays.write_bytes(page, render_page(data, title, subtitle).encode())
     return data
 
 
-# It stands in the page's policy of what may be asked: no path, no blanks, no quotes.
-_SERVER = re.compile(r"https?://([\w.-]+|\[[0-9a-fA-F:]+\])(:\d{1,5})?", re.ASCII)
+# It stands in the page's policy of what may be asked, which knows no IPv6 addresses.
+_SERVER = re.compile(r"https?://[\w.-]+(:\d{1,5})?", re.ASCII)
 
 
 def check_server(server: str | None) -> None:

@@ -151,7 +151,7 @@ def test_a_page_with_a_server_has_no_neighbours_and_may_ask_it_alone(tmp_path):
 @pytest.mark.parametrize(
     "server",
     ["", "8765", "127.0.0.1:8765", "http://a b", "http://a;b", "http://a/b", "ftp://a"]
-    + ["http://u:p@host", 'http://"', "http://a\n"],
+    + ["http://[::1]:1", "http://u:p@host", 'http://"', "http://a\n"],
 )
 def test_what_is_no_address_of_a_server_is_refused(tmp_path, server):
     with pytest.raises(UsageError, match="--server"):
