@@ -76,6 +76,7 @@ def main(options: flags.FlagValues) -> None:
         num_clusters=options.num_clusters,
         num_neighbours=options.num_neighbours,
         server=options.server and options.server.removesuffix("/"),
+        is_quiet=False,
     )
     names = ", ".join(scheme.name for scheme in data.schemes)
     print(f"{options.output}: {len(data.paths)} tracks, coloured by {names}")

@@ -14,6 +14,7 @@ from cola_msa.collection.labels import Labels, Scheme, make_scheme
 from cola_msa.collection.map.layout import find_clusters
 from cola_msa.collection.map.nearest import largest_products
 from cola_msa.collection.neighbours import Neighbours, unit_rows
+from cola_msa.system.console import progress_bar
 from cola_msa.values.arrays import row_blocks
 from cola_msa.values.names import unescape
 
@@ -144,7 +145,10 @@ def link_to(path: str, page: pathlib.Path, audio_dir: pathlib.Path) -> str:
 
 
 def nearest_tracks(
-    embeddings: np.ndarray, num_neighbours: int, exact_most: int = EXACT_MOST
+    embeddings: np.ndarray,
+    num_neighbours: int,
+    exact_most: int = EXACT_MOST,
+    is_quiet: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Each track's nearest others by cosine, as `search query` finds them.
 
@@ -166,14 +170,16 @@ def nearest_tracks(
         rows[first : first + len(block)] = unit_rows(block)
     near, scores = np.empty((count, k), np.int64), np.empty((count, k))
     asked = min(count, k + 1 + _SPARE)
-    for first, found, _ in largest_products(rows, rows, asked):
-        own = np.arange(first, first + len(found))
-        score = _cosines(embeddings, own, found)
-        score[found == own[:, np.newaxis]] = -np.inf
-        order = np.lexsort((found, -score.round(12)), axis=1)[:, :k]
-        part = slice(first, first + len(found))
-        near[part] = np.take_along_axis(found, order, 1)
-        scores[part] = np.take_along_axis(score, order, 1)
+    with progress_bar(count, "neighbours", " tracks", not is_quiet) as bar:
+        for first, found, _ in largest_products(rows, rows, asked):
+            own = np.arange(first, first + len(found))
+            score = _cosines(embeddings, own, found)
+            score[found == own[:, np.newaxis]] = -np.inf
+            order = np.lexsort((found, -score.round(12)), axis=1)[:, :k]
+            part = slice(first, first + len(found))
+            near[part] = np.take_along_axis(found, order, 1)
+            scores[part] = np.take_along_axis(score, order, 1)
+            bar.update(len(found))
     return near, scores
 
 
@@ -208,6 +214,7 @@ def build_data(
     num_neighbours: int = 10,
     server: str | None = None,
     seed: int = 0,
+    is_quiet: bool = True,
 ) -> PageData:
     """Collects what the page shows.
 
@@ -222,6 +229,7 @@ def build_data(
         num_neighbours: Nearest tracks that a click lists.
         server: Address of a `search serve` to ask for them; None: the page has them.
         seed: Seed of the clusters.
+        is_quiet: Without a progress bar.
     """
     schemes: list[Scheme] = []
     names = [""] * len(paths)
@@ -234,7 +242,9 @@ def build_data(
         numbers = find_clusters(embeddings, num_clusters, seed)
         clusters = [f"Cluster {number + 1}" for number in numbers]
         schemes.append(make_scheme("Cluster", clusters))
-    rows, scores = nearest_tracks(embeddings, 0 if server else num_neighbours)
+    rows, scores = nearest_tracks(
+        embeddings, 0 if server else num_neighbours, is_quiet=is_quiet
+    )
     cells = np.round(layout * _GRID).astype(np.uint16)
     return PageData(
         names=tuple(

@@ -118,13 +118,16 @@ def unit_components(embeddings: np.ndarray, num_components: int) -> np.ndarray:
     return found
 
 
-def project(embeddings: np.ndarray, projection: str, seed: int = 0) -> np.ndarray:
+def project(
+    embeddings: np.ndarray, projection: str, seed: int = 0, is_quiet: bool = True
+) -> np.ndarray:
     """Lays rows out in two dimensions.
 
     Args:
         embeddings: float [n, dim]; rows are scaled to length 1 first.
         projection: As `choose_projection` returned it.
         seed: Seed of t-SNE and UMAP.
+        is_quiet: Without a progress bar.
 
     Returns:
         float64 [n, 2], within [0, 1], the longer side filled and the other centred.
@@ -136,7 +139,7 @@ def project(embeddings: np.ndarray, projection: str, seed: int = 0) -> np.ndarra
     projection = choose_projection(projection, len(embeddings), different)
     values = unit_components(embeddings, _DIMENSIONS_BEFORE)
     if projection == "tsne" and len(values) > _WHOLE_MOST and values.shape[1] > 1:
-        layout = embed_many(values, seed)
+        layout = embed_many(values, seed, is_quiet=is_quiet)
     elif projection == "tsne":
         from sklearn.manifold import TSNE
 

@@ -12,6 +12,7 @@ nearest, equal, instead of a perplexity's.
 import numpy as np
 
 from cola_msa.collection.map.nearest import largest_products
+from cola_msa.system.console import progress_bar
 
 _LANDMARKS = 5_000
 _NEAREST = 15  # rows that attract a row
@@ -26,7 +27,10 @@ _LEAST = 5  # different rows that t-SNE needs
 
 
 def embed_many(
-    values: np.ndarray, seed: int, num_landmarks: int = _LANDMARKS
+    values: np.ndarray,
+    seed: int,
+    num_landmarks: int = _LANDMARKS,
+    is_quiet: bool = True,
 ) -> np.ndarray:
     """Lays many rows out in two dimensions.
 
@@ -35,6 +39,7 @@ def embed_many(
             _NEAREST and `num_landmarks`.
         seed: Seed of the landmarks and of their t-SNE.
         num_landmarks: Rows to begin with.
+        is_quiet: Without a progress bar.
 
     Returns:
         float64 [n, 2].
@@ -50,7 +55,7 @@ def embed_many(
     # More rows take more room.
     places *= (len(rows) / num_landmarks) ** 0.25
     near = _nearest(rows, rows, _NEAREST + 1)
-    return _move(places, _without_self(near))
+    return _move(places, _without_self(near), is_quiet)
 
 
 def _begin(landmarks: np.ndarray, seed: int) -> np.ndarray:
@@ -80,19 +85,21 @@ def _without_self(near: np.ndarray) -> np.ndarray:
     return np.take_along_axis(near, order, axis=1)
 
 
-def _move(places: np.ndarray, near: np.ndarray) -> np.ndarray:
+def _move(places: np.ndarray, near: np.ndarray, is_quiet: bool) -> np.ndarray:
     """Moves rows down the gradient of t-SNE's divergence."""
     rate = len(places) / 12
     speed, gains = np.zeros_like(places), np.ones_like(places)
-    for _ in range(_STEPS):
-        gradient = 4 * (_attraction(places, near) - _repulsion(places))
-        is_turn = np.sign(gradient) == np.sign(speed)
-        gains = np.maximum(np.where(is_turn, 0.8 * gains, gains + 0.2), 0.01)
-        speed = _MOMENTUM * speed - rate * gains * gradient
-        length = np.linalg.norm(speed, axis=1, keepdims=True)
-        speed *= np.minimum(1.0, _LONGEST / np.maximum(length, _LONGEST))
-        places = places + speed
-        places -= places.mean(axis=0)
+    with progress_bar(_STEPS, "t-SNE", " steps", not is_quiet) as bar:
+        for _ in range(_STEPS):
+            gradient = 4 * (_attraction(places, near) - _repulsion(places))
+            is_turn = np.sign(gradient) == np.sign(speed)
+            gains = np.maximum(np.where(is_turn, 0.8 * gains, gains + 0.2), 0.01)
+            speed = _MOMENTUM * speed - rate * gains * gradient
+            length = np.linalg.norm(speed, axis=1, keepdims=True)
+            speed *= np.minimum(1.0, _LONGEST / np.maximum(length, _LONGEST))
+            places = places + speed
+            places -= places.mean(axis=0)
+            bar.update()
     return places
 
 

@@ -69,6 +69,7 @@ def write_map(
     sample: int | None = None,
     most: int = MOST_TRACKS,
     server: str | None = None,
+    is_quiet: bool = True,
     **options: Any,
 ) -> PageData:
     """Writes the page.
@@ -84,6 +85,7 @@ def write_map(
         most: Tracks that a map shows.
         server: Address of a `search serve` that the page asks for neighbours; None
             for none: the page has them.
+        is_quiet: Without progress bars.
         **options: Of `build_data`.
 
     Returns:
@@ -119,7 +121,7 @@ def write_map(
     if tracks.is_sample:
         counted = f"{len(tracks.paths):,} of {counted}, drawn at random"
     logging.info("%s, %s", counted, TITLES[chosen])
-    layout = project(tracks.embeddings, chosen, seed)
+    layout = project(tracks.embeddings, chosen, seed, is_quiet)
     data = build_data(
         tracks.paths,
         tracks.embeddings,
@@ -128,6 +130,7 @@ def write_map(
         labels=found,
         seed=seed,
         server=server,
+        is_quiet=is_quiet,
         **options,
     )
     dim = tracks.embeddings.shape[1]

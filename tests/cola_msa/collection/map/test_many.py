@@ -129,9 +129,9 @@ def test_many_tracks_take_the_grid_and_a_seed_repeats(monkeypatch):
     monkeypatch.setattr(many, "_begin", lambda landmarks, seed: landmarks[:, :2])
     seen = []
 
-    def embed_many(values, seed):
+    def embed_many(values, seed, is_quiet):
         seen.append(values.shape)
-        return many.embed_many(values, seed, 60)
+        return many.embed_many(values, seed, 60, is_quiet)
 
     monkeypatch.setattr(layout, "embed_many", embed_many)
     values = np.random.default_rng(0).normal(size=(200, 8))
