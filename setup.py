@@ -42,7 +42,7 @@ setup(
     ),
     package_data={
         "cola_msa": ["py.typed"],
-        "cola_msa.collection": ["map_page/*"],
+        "cola_msa.collection.map": ["page/*"],
         "cola_msa.hub": ["starter/*"],
         "cola_msa.hub.sharing": ["registry.json"],
         "data_prep": ["py.typed"],

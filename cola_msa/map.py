@@ -8,8 +8,9 @@ them, or make it anew.
 
 from absl import flags
 
-from cola_msa.collection.layout import PROJECTIONS
-from cola_msa.collection.map import write_map
+from cola_msa.collection.map.layout import PROJECTIONS
+from cola_msa.collection.map.tracks import MOST_TRACKS
+from cola_msa.collection.map.write import write_map
 from cola_msa.system import console
 from cola_msa.values.numbers import define_seed
 from cola_msa.values.paths import define_path
@@ -18,19 +19,29 @@ from cola_msa.values.paths import define_path
 def define_flags() -> None:
     """Defines the command's flags; not at import, so that others can import this."""
     define_path(
-        "embeddings", None, "A .parquet, .npz or .h5 of embeddings.", required=True
+        "embeddings",
+        None,
+        "A .parquet, .npz or .h5 of embeddings, or a folder.",
+        required=True,
     )
     define_path("output", "map.html", "The page.")
     flags.DEFINE_enum(
         "projection",
         PROJECTIONS[0],
         PROJECTIONS,
-        "To two dimensions; auto: t-SNE, beyond 20,000 tracks PCA.",
+        "To two dimensions; auto: t-SNE, where enough tracks differ.",
     )
     define_path(
         "labels",
         None,
         "A CSV with a column `path`, columns to colour by, and maybe `name`.",
+    )
+    flags.DEFINE_integer(
+        "sample",
+        None,
+        f"Show so many tracks, drawn at random; of more than {MOST_TRACKS:,} needed.",
+        lower_bound=1,
+        upper_bound=MOST_TRACKS,
     )
     define_path(
         "audio_dir", ".", "What relative paths in the embeddings are relative to."
@@ -41,8 +52,14 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "num_neighbours", 10, "Nearest tracks that a click lists.", lower_bound=0
     )
+    flags.DEFINE_string(
+        "server",
+        None,
+        "Ask this for a track's nearest, as `search serve` prints it; the page then "
+        "has none of its own.",
+    )
     flags.DEFINE_string("title", "Map of a collection", "The page's title.")
-    define_seed(0, "Seed of projection and clusters.")
+    define_seed(0, "Seed of sample, projection and clusters.")
 
 
 def main(options: flags.FlagValues) -> None:
@@ -53,13 +70,16 @@ def main(options: flags.FlagValues) -> None:
         projection=options.projection,
         title=options.title,
         seed=options.seed,
+        sample=options.sample,
         labels=options.labels,
         audio_dir=options.audio_dir,
         num_clusters=options.num_clusters,
         num_neighbours=options.num_neighbours,
+        server=options.server and options.server.removesuffix("/"),
+        is_quiet=False,
     )
-    names = ", ".join(scheme["name"] for scheme in data["schemes"])
-    print(f"{options.output}: {len(data['names'])} tracks, coloured by {names}")
+    names = ", ".join(scheme.name for scheme in data.schemes)
+    print(f"{options.output}: {len(data.paths)} tracks, coloured by {names}")
 
 
 if __name__ == "__main__":

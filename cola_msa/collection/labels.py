@@ -9,7 +9,9 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from cola_msa.collection.layout import MapError
+import numpy as np
+
+from cola_msa.collection.map.layout import MapError
 from cola_msa.values.tables import (
     PATH_COLUMNS,
     Row,
@@ -122,6 +124,30 @@ def read_labels(path: str | os.PathLike, paths: Sequence[str]) -> Labels:
         if any(values)
     ]
     return Labels(tuple(schemes), tuple(names), found.remarks)
+
+
+def take_labels(labels: Labels, numbers: Sequence[int] | np.ndarray) -> Labels:
+    """The labels of some of the tracks; groups of which none is left are gone.
+
+    Args:
+        labels: Of n tracks.
+        numbers: Which of them.
+    """
+    schemes = []
+    for scheme in labels.schemes:
+        of = tuple(scheme.of[number] for number in numbers)
+        if scheme.is_label:
+            taken = dataclasses.replace(scheme, of=of)
+        else:
+            taken = make_scheme(scheme.name, [scheme.groups[group] for group in of])
+            if taken.groups == (NO_LABEL,):
+                continue
+        if scheme.percent is not None:
+            percent = tuple(scheme.percent[number] for number in numbers)
+            taken = dataclasses.replace(taken, percent=percent)
+        schemes.append(taken)
+    names = tuple(labels.names[number] for number in numbers)
+    return Labels(tuple(schemes), names, labels.remarks)
 
 
 def _tag_schemes(columns: Mapping[str, Sequence[str]]) -> list[Scheme]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.cola_msa.collection.test_map_page import at, click, free_of, wait_for
+from tests.cola_msa.collection.map.test_map_page import at, click, free_of, wait_for
 from tests.helpers import browser
 from tests.helpers.commands import run_module
 

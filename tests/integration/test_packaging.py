@@ -102,7 +102,7 @@ def test_the_wheel_holds_the_packages_and_nothing_else(wheel):
     expected = {name_of(path) for path in SOURCES}
     expected |= {f"{name}/py.typed" for name in PACKAGES}
     expected.add("cola_msa/hub/sharing/registry.json")
-    for folder in ("collection/map_page", "hub/starter"):
+    for folder in ("collection/map/page", "hub/starter"):
         expected |= {name_of(path) for path in (ROOT / "cola_msa" / folder).iterdir()}
     assert modules == expected
     assert "cola_msa/hub/starter/model.weights.h5" in modules

@@ -13,7 +13,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from cola_msa.collection import map as collection_map
+from cola_msa.collection.map import write as write_lib
 from cola_msa.collection.search import build as build_lib
 from cola_msa.collection.search.index import SearchError, load_index
 from cola_msa.collection.table.checks import FREE_BYTES, EmbeddingFileError
@@ -176,8 +176,8 @@ def test_search_and_map_take_a_foreign_table(tmp_path):
         str(tmp_path / "e.parquet"), str(tmp_path / "i.npz"), "cosine"
     )
     assert "12 clips, 16 values" in said and "model not recorded" in said
-    data = collection_map.write_map(tmp_path / "e.parquet", tmp_path / "m.html")
-    assert data["paths"] == columns["path"]
+    data = write_lib.write_map(tmp_path / "e.parquet", tmp_path / "m.html")
+    assert list(data.paths) == columns["path"]
 
 
 EMPTY = pyarrow.array([[], []], pyarrow.list_(pyarrow.float32()))

@@ -1,7 +1,6 @@
 """The map's data: layouts, groups, labels, links, neighbours."""
 
 import csv
-import json
 import pathlib
 import re
 import tempfile
@@ -13,24 +12,17 @@ import pytest
 from hypothesis import strategies
 
 from cola_msa.collection import labels as labels_lib
-from cola_msa.collection import layout as layout_lib
-from cola_msa.collection import map as collection_map
-from cola_msa.collection.layout import MapError
+from cola_msa.collection.map import data as data_lib
+from cola_msa.collection.map import layout as layout_lib
+from cola_msa.collection.map import write as write_lib
+from cola_msa.collection.map.layout import MapError
 from cola_msa.collection.search import build as build_lib
 from cola_msa.collection.search import index as index_lib
 from cola_msa.collection.search import query as query_lib
 from cola_msa.collection.table.checks import EmbeddingFileError
 from cola_msa.system.errors import UsageError
 from tests.helpers import embedding_tables
-
-
-def page_data(page: pathlib.Path) -> dict:
-    """What the page's script would read."""
-    text = page.read_text()
-    (found,) = re.findall(
-        r'<script type="application/json" id="data">(.*?)</script', text, re.S
-    )
-    return json.loads(found)
+from tests.helpers.map_pages import read_page
 
 
 @pytest.mark.parametrize("projection", ["pca", "tsne"])
@@ -74,7 +66,7 @@ def test_tsne_keeps_groups_together():
 
 @pytest.mark.parametrize(
     ("name", "count", "chosen"),
-    [("auto", 3, "pca"), ("auto", 100, "tsne"), ("auto", 20_001, "pca")],
+    [("auto", 3, "pca"), ("auto", 100, "tsne"), ("auto", 200_000, "tsne")],
 )
 def test_auto_chooses_by_size(name, count, chosen):
     assert layout_lib.choose_projection(name, count) == chosen
@@ -298,11 +290,11 @@ def test_tags_of_windows_are_refused(tmp_path):
 def test_the_command_says_how_many_labels_found_a_track(page, tmp_path, monkeypatch):
     lines = []
     monkeypatch.setattr(
-        collection_map.logging, "info", lambda form, *a: lines.append(form % a)
+        write_lib.logging, "info", lambda form, *a: lines.append(form % a)
     )
     labels = tmp_path / "l.csv"
     labels.write_text("path,genre\ntrack 3,Rock\nnowhere,Folk\n")
-    collection_map.write_map(page.parent / "e.npz", tmp_path / "m.html", labels=labels)
+    write_lib.write_map(page.parent / "e.npz", tmp_path / "m.html", labels=labels)
     assert f"--labels={labels}: rows for no track: 1 ('nowhere'; line 3)" in lines
 
 
@@ -334,7 +326,7 @@ def test_labels_that_fit_nothing_are_refused(tmp_path, text, message):
 )
 def test_links_are_relative_to_the_page(tmp_path, path, link):
     page = tmp_path / "maps" / "map.html"
-    assert collection_map.link_to(path, page, tmp_path) == link
+    assert data_lib.link_to(path, page, tmp_path) == link
     if link:
         reached = (page.parent / urllib.parse.unquote(link)).resolve()
         assert reached == (tmp_path / path).resolve()
@@ -342,7 +334,7 @@ def test_links_are_relative_to_the_page(tmp_path, path, link):
 
 def test_folders_are_named_below_what_is_common():
     paths = ["m/x/a/1.ogg", "m/x/a/2.ogg", "m/x/b/c/1.ogg"]
-    assert collection_map.folder_names(paths) == ["a", "a", "b/c"]
+    assert data_lib.folder_names(paths) == ["a", "a", "b/c"]
 
 
 @pytest.fixture(scope="module")
@@ -351,27 +343,25 @@ def page(tmp_path_factory):
     columns = embedding_tables.sample_columns(20)
     columns["path"][7] = "music/album1/</script><b>&amp; @JS@.ogg"
     path = embedding_tables.write(root / "e.npz", columns)
-    collection_map.write_map(path, root / "map.html", title="Mine <&>")
+    write_lib.write_map(path, root / "map.html", title="Mine <&>")
     return root / "map.html"
 
 
 def test_neighbours_of_the_page_are_those_of_search(page, tmp_path):
-    data = page_data(page)
+    data = read_page(page)
     build_lib.build(str(page.parent / "e.npz"), str(tmp_path / "i.npz"), "cosine")
     index = index_lib.load_index(tmp_path / "i.npz")
     answers = query_lib.query(index, data["paths"], 10)
-    k = data["num_neighbours"]
     for number, answer in enumerate(answers):
-        part = slice(number * k, (number + 1) * k)
-        paths = [data["paths"][row] for row in data["neighbours"][part]]
+        paths = [data["paths"][row] for row in data["neighbours"][number]]
         assert paths == [found["path"] for found in answer["results"]]
         scores = [found["score"] for found in answer["results"]]
-        np.testing.assert_allclose(data["scores"][part], scores, atol=5.1e-5)
+        np.testing.assert_allclose(data["scores"][number], scores, atol=5.1e-5)
 
 
 def test_the_page_is_whole_and_names_cannot_break_it(page):
     text = page.read_text()
-    data = page_data(page)
+    data = read_page(page)
     assert data["paths"][7] == "music/album1/</script><b>&amp; @JS@.ogg"
     assert "<title>Mine &lt;&amp;&gt;</title>" in text
     assert text.count("</script>") == 2
@@ -391,14 +381,14 @@ def test_the_page_is_whole_and_names_cannot_break_it(page):
 )
 def test_wrong_files_are_refused(page, embeddings, output, error, message):
     with pytest.raises(error, match=message):
-        collection_map.write_map(page.parent / embeddings, page.parent / output)
+        write_lib.write_map(page.parent / embeddings, page.parent / output)
 
 
 def test_one_track_makes_a_map(tmp_path):
     columns = embedding_tables.sample_columns(1)
     path = embedding_tables.write(tmp_path / "e.h5", columns)
-    data = collection_map.write_map(path, tmp_path / "map.html")
-    assert data["num_neighbours"] == 0 and len(data["names"]) == 1
+    data = write_lib.write_map(path, tmp_path / "map.html")
+    assert data.neighbours.shape == (1, 0) and len(data.names) == 1
 
 
 @pytest.mark.parametrize("projection", ["auto", "tsne", "pca"])
@@ -417,10 +407,9 @@ def test_rows_without_neighbourhoods_make_a_map(tmp_path, projection, kind):
     columns = embedding_tables.sample_columns(len(values))
     columns["embedding"] = values.astype(np.float32)
     path = embedding_tables.write(tmp_path / "e.npz", columns)
-    data = collection_map.write_map(path, tmp_path / "m.html", projection=projection)
-    assert len(data["x"]) == len(values)
-    assert all(0 <= v <= 65535 for v in data["x"] + data["y"])
-    assert data["num_neighbours"] == min(10, len(values) - 1)
+    data = write_lib.write_map(path, tmp_path / "m.html", projection=projection)
+    assert len(data.x) == len(data.y) == len(values)
+    assert data.neighbours.shape[1] == min(10, len(values) - 1)
     title = "t-SNE" if kind in ("huge",) and projection != "pca" else "PCA"
     if kind != "near":  # float32 decides how many of these differ
         assert f"{title} of 16 dimensions" in (tmp_path / "m.html").read_text()

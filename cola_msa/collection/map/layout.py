@@ -4,12 +4,14 @@ import importlib.util
 
 import numpy as np
 
+from cola_msa.collection.map.many import embed_many
 from cola_msa.collection.search.neighbours import unit_rows
 from cola_msa.system.errors import UserError
+from cola_msa.values.arrays import row_blocks
 
 PROJECTIONS = ("auto", "tsne", "pca", "umap")
 TITLES = {"tsne": "t-SNE", "pca": "PCA", "umap": "UMAP"}
-_TSNE_MOST = 20_000  # beyond it t-SNE takes many minutes, and `auto` takes PCA
+_WHOLE_MOST = 20_000  # rows; beyond it scikit-learn takes many minutes and gigabytes
 _TSNE_LEAST = 5  # different rows
 _EQUAL = 1e-9  # rows of length 1 that differ by no more than this count as equal
 _DIMENSIONS_BEFORE = 50  # t-SNE and UMAP see the first principal components
@@ -26,12 +28,17 @@ def count_different(embeddings: np.ndarray, most: int = _TSNE_LEAST) -> int:
         embeddings: float [n, dim].
         most: Where the count ends.
     """
-    left = unit_rows(embeddings)
-    count = 0
-    while len(left) and count < most:
-        left = left[np.abs(left - left[0]).max(axis=1) > _EQUAL]
-        count += 1
-    return count
+    found: list[np.ndarray] = []
+    for _, block in row_blocks(embeddings):
+        left = unit_rows(block)
+        for row in found:
+            left = left[np.abs(left - row).max(axis=1) > _EQUAL]
+        while len(left) and len(found) < most:
+            found.append(left[0])
+            left = left[np.abs(left - left[0]).max(axis=1) > _EQUAL]
+        if len(found) == most:
+            break
+    return len(found)
 
 
 def choose_projection(name: str, num_rows: int, num_different: int = 5) -> str:
@@ -60,7 +67,7 @@ def choose_projection(name: str, num_rows: int, num_different: int = 5) -> str:
     if min(num_rows, num_different) < _TSNE_LEAST:
         return "pca"
     if name == "auto":
-        return "tsne" if num_rows <= _TSNE_MOST else "pca"
+        return "tsne"
     return name
 
 
@@ -80,13 +87,47 @@ def principal_components(values: np.ndarray, num_components: int) -> np.ndarray:
     return PCA(count, svd_solver=solver).fit_transform(values)
 
 
-def project(embeddings: np.ndarray, projection: str, seed: int = 0) -> np.ndarray:
+def unit_components(embeddings: np.ndarray, num_components: int) -> np.ndarray:
+    """The first principal components of rows scaled to length 1.
+
+    Args:
+        embeddings: float [n, dim].
+        num_components: As many columns at most.
+
+    Returns:
+        float64 [n, c].
+    """
+    if len(embeddings) <= _WHOLE_MOST:
+        return principal_components(unit_rows(embeddings), num_components)
+    # The same with a block of rows in memory at a time.
+    dim = embeddings.shape[1]
+    total, products = np.zeros(dim), np.zeros((dim, dim))
+    for _, block in row_blocks(embeddings):
+        rows = unit_rows(block)
+        total += rows.sum(axis=0)
+        products += rows.T @ rows
+    mean = total / len(embeddings)
+    covariance = products / len(embeddings) - np.outer(mean, mean)
+    axes = np.linalg.eigh(covariance)[1][:, ::-1][:, :num_components]
+    # Either sign is an eigenvector; equal values get the same one.
+    largest = np.abs(axes).argmax(axis=0)
+    axes = axes * np.sign(axes[largest, np.arange(axes.shape[1])])
+    found = np.empty((len(embeddings), axes.shape[1]))
+    for first, block in row_blocks(embeddings):
+        found[first : first + len(block)] = (unit_rows(block) - mean) @ axes
+    return found
+
+
+def project(
+    embeddings: np.ndarray, projection: str, seed: int = 0, is_quiet: bool = True
+) -> np.ndarray:
     """Lays rows out in two dimensions.
 
     Args:
         embeddings: float [n, dim]; rows are scaled to length 1 first.
-        projection: `tsne`, `pca` or `umap`, as `choose_projection` returned it.
+        projection: As `choose_projection` returned it.
         seed: Seed of t-SNE and UMAP.
+        is_quiet: Without a progress bar.
 
     Returns:
         float64 [n, 2], within [0, 1], the longer side filled and the other centred.
@@ -96,8 +137,10 @@ def project(embeddings: np.ndarray, projection: str, seed: int = 0) -> np.ndarra
     """
     different = count_different(embeddings)
     projection = choose_projection(projection, len(embeddings), different)
-    values = principal_components(unit_rows(embeddings), _DIMENSIONS_BEFORE)
-    if projection == "tsne":
+    values = unit_components(embeddings, _DIMENSIONS_BEFORE)
+    if projection == "tsne" and len(values) > _WHOLE_MOST and values.shape[1] > 1:
+        layout = embed_many(values, seed, is_quiet=is_quiet)
+    elif projection == "tsne":
         from sklearn.manifold import TSNE
 
         perplexity = min(30.0, (len(values) - 1) / 3)
@@ -137,7 +180,7 @@ def find_clusters(
     """
     from sklearn.cluster import KMeans
 
-    values = principal_components(unit_rows(embeddings), _DIMENSIONS_BEFORE)
+    values = unit_components(embeddings, _DIMENSIONS_BEFORE)
     count = min(num_clusters, len(np.unique(values.round(9), axis=0)))
     if count < 2:
         return np.zeros(len(values), np.int64)

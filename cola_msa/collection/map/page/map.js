@@ -1,24 +1,19 @@
 "use strict";
 (() => {
   const $ = (id) => document.getElementById(id);
-  const data = JSON.parse($("data").textContent);
-  const count = data.names.length;
+  const tracks = readTracks(JSON.parse($("data").textContent));
+  const { count, xs, ys, schemes, nameOf, pathOf } = tracks; // positions are 0 to 1
   const NUM_COLOURS = 11;
-  const SHAPES = 4;
   const MIN_ZOOM = 0.5, MAX_ZOOM = 400;
 
   const stage = $("stage"), points = $("points"), marks = $("marks");
-  const pointsContext = points.getContext("2d");
   const marksContext = marks.getContext("2d");
-
-  // Positions, 0 to 1 in both directions.
-  const xs = Float64Array.from(data.x, (v) => v / 65535);
-  const ys = Float64Array.from(data.y, (v) => v / 65535);
 
   const state = {
     scheme: 0,
     hiddenGroups: new Set(),
     selected: -1, // the track whose panel is open
+    near: [], nearOf: -1, // its nearest tracks as the panel lists them; whose they are
     current: -1, // the track that the keyboard is on
     hovered: -1,
     matches: null, // Uint8Array, or null without a search
@@ -30,7 +25,7 @@
 
   /* Colours and shapes ------------------------------------------------------- */
 
-  let colours = [], other = "", ink = "", edge = "", accent = "", soft = "";
+  let colours = [], other = "", ink = "", edge = "", accent = "", background = [0, 0, 0];
   const sprites = new Map();
 
   function readColours() {
@@ -41,49 +36,24 @@
     ink = value("--ink");
     edge = value("--edge");
     accent = value("--accent");
-    soft = value("--soft");
+    background = [1, 3, 5].map((n) => parseInt(value("--page").slice(n, n + 2), 16));
     sprites.clear();
   }
   // Where a scheme is of one label, whatever has it not is grey.
-  const lookOf = (group) => (scheme().is_label && group > 0 ? NUM_COLOURS : group);
+  const lookOf = (group) =>
+    (group >= NUM_COLOURS || (scheme().isLabel && group > 0) ? NUM_COLOURS : group);
   const colourOf = (group) => (group < colours.length ? colours[group] : other);
   const shapeOf = (group) => (group < colours.length ? group % SHAPES : 0);
 
-  function tracePath(context, shape, x, y, r) {
-    context.beginPath();
-    if (shape === 0) {
-      context.arc(x, y, r, 0, 2 * Math.PI);
-    } else if (shape === 1) {
-      context.rect(x - 0.88 * r, y - 0.88 * r, 1.76 * r, 1.76 * r);
-    } else if (shape === 2) {
-      context.moveTo(x, y - 1.15 * r);
-      context.lineTo(x + 1.1 * r, y + 0.8 * r);
-      context.lineTo(x - 1.1 * r, y + 0.8 * r);
-      context.closePath();
-    } else {
-      context.moveTo(x, y - 1.25 * r);
-      context.lineTo(x + 1.25 * r, y);
-      context.lineTo(x, y + 1.25 * r);
-      context.lineTo(x - 1.25 * r, y);
-      context.closePath();
-    }
-  }
+  const NO_EDGE = 2.5; // smaller points have none: it would be most of them
 
-  function spriteOf(group, radius) {
-    const index = Math.min(lookOf(group), colours.length);
-    const key = `${index}/${radius}`;
+  function spriteOf(look, radius, density = ratio) {
+    const key = `${look}/${radius}/${density}`;
     let sprite = sprites.get(key);
     if (!sprite) {
-      const half = Math.ceil(1.3 * radius * ratio) + 2;
-      sprite = document.createElement("canvas");
-      sprite.width = sprite.height = 2 * half;
-      const context = sprite.getContext("2d");
-      tracePath(context, shapeOf(index), half, half, radius * ratio);
-      context.fillStyle = colourOf(index);
-      context.fill();
-      context.lineWidth = Math.max(1, 0.7 * ratio);
-      context.strokeStyle = edge;
-      context.stroke();
+      if (sprites.size > 500) sprites.clear(); // of other zooms
+      sprite = makeSprite(shapeOf(look), radius, density, colourOf(look),
+        radius < NO_EDGE ? null : edge);
       sprites.set(key, sprite);
     }
     return sprite;
@@ -108,15 +78,15 @@
 
   /* What is shown ------------------------------------------------------------ */
 
-  const scheme = () => data.schemes[state.scheme];
+  const scheme = () => schemes[state.scheme];
   const groupOf = (track) => scheme().of[track];
   const isShown = (track) => !state.hiddenGroups.has(groupOf(track));
   // How sure a track's group is, where the scheme says.
   const FAINTEST = 0.12;
-  const opacityOf = (track) => Math.max(FAINTEST, scheme().percent[track] / 100);
-  const textOf = (found, track) => found.groups[found.is_label ? 0 : found.of[track]]
+  const OPACITIES = Array.from({ length: 101 }, (_, percent) => Math.max(FAINTEST, percent / 100));
+  const textOf = (found, track) => found.groups[found.isLabel ? 0 : found.of[track]]
     + (found.percent ? `, ${found.percent[track]} %` : "");
-  const says = (found, track) => !found.is_label || found.of[track] === 0;
+  const says = (found, track) => !found.isLabel || found.of[track] === 0;
   const isMatch = (track) => !state.matches || state.matches[track] === 1;
 
   const scaleX = () => state.scale * state.stretchX;
@@ -124,33 +94,31 @@
   const screenX = (track) => xs[track] * scaleX() + state.offsetX;
   const screenY = (track) => ys[track] * scaleY() + state.offsetY;
 
+  const FILLED = 0.6; // of the map, by the points of a large one
+
   function pointRadius() {
+    const zoom = state.scale / state.home;
     const base = count <= 300 ? 6 : count <= 2000 ? 4.5 : 3;
-    const grown = base * Math.pow(state.scale / state.home, 0.25);
-    return Math.round(2 * Math.min(9, Math.max(2, grown))) / 2;
+    const grown = Math.min(9, Math.max(2, base * Math.pow(zoom, 0.25)));
+    // Of very many, as large as they have room: the nearer the view, the larger.
+    const room = zoom * Math.sqrt(FILLED * state.home ** 2 * state.stretchX * state.stretchY / (Math.PI * count));
+    const radius = Math.min(grown, Math.max(1, room));
+    return radius < 3 ? Math.round(4 * radius) / 4 : Math.round(2 * radius) / 2;
   }
+  const markRadius = () => Math.max(4, pointRadius()); // of points that stand out
 
-  /* A grid, so that a pointer asks a few points instead of all ---------------- */
-
-  const side = Math.max(1, Math.ceil(Math.sqrt(count / 3)));
-  const cells = Array.from({ length: side * side }, () => []);
-  const cellOf = (v) => Math.min(side - 1, Math.max(0, Math.floor(v * side)));
-  for (let n = 0; n < count; n++) cells[cellOf(ys[n]) * side + cellOf(xs[n])].push(n);
+  const grid = makeGrid(xs, ys);
 
   function nearestTo(x, y, reach) {
     const byX = scaleX(), byY = scaleY();
     const dataX = (x - state.offsetX) / byX, dataY = (y - state.offsetY) / byY;
     const spanX = reach / byX, spanY = reach / byY;
     let best = -1, bestDistance = reach * reach;
-    for (let row = cellOf(dataY - spanY); row <= cellOf(dataY + spanY); row++) {
-      for (let column = cellOf(dataX - spanX); column <= cellOf(dataX + spanX); column++) {
-        for (const n of cells[row * side + column]) {
-          if (!isShown(n) || !isMatch(n)) continue;
-          const distance = ((xs[n] - dataX) * byX) ** 2 + ((ys[n] - dataY) * byY) ** 2;
-          if (distance <= bestDistance) { best = n; bestDistance = distance; }
-        }
-      }
-    }
+    grid.within(dataX - spanX, dataY - spanY, dataX + spanX, dataY + spanY, (n) => {
+      if (!isShown(n) || !isMatch(n)) return;
+      const distance = ((xs[n] - dataX) * byX) ** 2 + ((ys[n] - dataY) * byY) ** 2;
+      if (distance <= bestDistance) { best = n; bestDistance = distance; }
+    });
     return best;
   }
 
@@ -170,16 +138,11 @@
 
   /* Drawing ------------------------------------------------------------------- */
 
-  let pointsDue = false, viewDue = false, frameAsked = false, settle = 0;
-  const timings = { draws: 0, milliseconds: 0 };
-  // The view that the points were drawn for, when, and how long that took.
-  const drawn = { scale: 1, offsetX: 0, offsetY: 0, time: 0, cost: 0 };
-  const CHEAP = 6, STALE = 400, SETTLED = 120; // milliseconds
+  let frameAsked = false, marksDrawn = true;
 
-  /** Asks for a frame: what = "points" (all), "view" (moved or zoomed) or "marks". */
+  /** Asks for a frame: what = "points" (drawn anew), "view" (moved, zoomed) or "marks". */
   function draw(what = "points") {
-    pointsDue = pointsDue || what === "points";
-    viewDue = viewDue || what === "view";
+    if (what === "points") picture.change();
     if (frameAsked) return;
     frameAsked = true;
     requestAnimationFrame(drawFrame);
@@ -187,66 +150,60 @@
 
   function drawFrame() {
     frameAsked = false;
-    const isStale = performance.now() - drawn.time > STALE;
-    if (pointsDue || (viewDue && (drawn.cost < CHEAP || isStale))) {
-      drawPoints();
-    } else if (viewDue) {
-      // Many points: the picture is moved at once, and drawn anew soon after.
-      const zoom = state.scale / drawn.scale;
-      const x = state.offsetX - zoom * drawn.offsetX, y = state.offsetY - zoom * drawn.offsetY;
-      points.style.transform = `matrix(${zoom}, 0, 0, ${zoom}, ${x}, ${y})`;
-      clearTimeout(settle);
-      settle = setTimeout(() => draw(), SETTLED);
-    }
+    const { offsetX, offsetY } = state;
+    const isDue = picture.frame({ byX: scaleX(), byY: scaleY(), offsetX, offsetY });
     drawMarks();
-    pointsDue = viewDue = false;
+    if (isDue) draw("view");
   }
 
-  // What is sure lies above what is not.
-  const inOrder = Array.from({ length: count }, (_, n) => n);
+  // Of many, those of one folder would hide another's: they are drawn in any order.
+  const SHUFFLED = 2000;
+  const inOrder = Uint32Array.from({ length: count }, (_, n) => n);
+  if (count > SHUFFLED) {
+    let seed = 1; // always the same order
+    for (let n = count - 1; n > 0; n--) {
+      seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0;
+      const other = Math.floor(seed / 2 ** 32 * (n + 1));
+      [inOrder[n], inOrder[other]] = [inOrder[other], inOrder[n]];
+    }
+  }
+  // What is sure lies above what is not, and what has a colour above what has none.
   const orders = new Map();
   function order() {
-    const percent = scheme().percent;
-    if (!percent) return inOrder;
-    if (!orders.has(percent)) orders.set(percent, inOrder.slice().sort((a, b) => percent[a] - percent[b]));
-    return orders.get(percent);
+    const found = scheme();
+    const { of, percent } = found;
+    if (!percent && found.groups.length <= NUM_COLOURS) return inOrder;
+    if (!orders.has(found)) {
+      const rank = percent ? (n) => percent[n] : (n) => Number(of[n] < NUM_COLOURS);
+      orders.set(found, sortedBy(inOrder, rank, 101));
+    }
+    return orders.get(found);
   }
 
-  function drawPoints() {
-    const started = performance.now();
-    const context = pointsContext;
-    context.setTransform(1, 0, 0, 1, 0, 0);
-    context.clearRect(0, 0, points.width, points.height);
-    const radius = pointRadius();
-    const of = scheme().of, percent = scheme().percent;
-    const used = scheme().groups.map((_, group) =>
-      state.hiddenGroups.has(group) ? null : spriteOf(group, radius));
-    const margin = 12, byX = scaleX(), byY = scaleY();
-    // What a search does not find is drawn first, and faintly.
-    for (const pass of state.matches ? [0, 1] : [1]) {
-      const alpha = pass ? 0.92 : 0.13;
-      context.globalAlpha = alpha;
-      for (const n of order()) {
-        const sprite = used[of[n]];
-        if (!sprite || (state.matches && state.matches[n] !== pass)) continue;
-        const x = xs[n] * byX + state.offsetX, y = ys[n] * byY + state.offsetY;
-        if (x < -margin || y < -margin || x > width + margin || y > height + margin) continue;
-        const half = sprite.width / 2;
-        if (percent) context.globalAlpha = alpha * opacityOf(n);
-        context.drawImage(sprite, Math.round(x * ratio - half), Math.round(y * ratio - half));
-      }
-    }
-    context.globalAlpha = 1;
-    points.style.transform = "";
-    clearTimeout(settle);
-    drawn.time = performance.now();
-    drawn.cost = drawn.time - started;
-    drawn.scale = state.scale;
-    drawn.offsetX = state.offsetX;
-    drawn.offsetY = state.offsetY;
-    timings.draws += 1;
-    timings.milliseconds += drawn.cost;
+  /** Tracks by rank, whole numbers below a bound; those of one rank stay in order. */
+  function sortedBy(numbers, rank, bound) {
+    const starts = new Uint32Array(bound + 1), found = new Uint32Array(numbers.length);
+    for (const n of numbers) starts[rank(n) + 1] += 1;
+    for (let k = 0; k < bound; k++) starts[k + 1] += starts[k];
+    for (const n of numbers) found[starts[rank(n)]++] = n;
+    return found;
   }
+
+  const DENSE = 2; // radius below which points are more transparent
+
+  const picture = makePicture(points, xs, ys, (density) => {
+    const { of, groups, percent } = scheme();
+    const radius = pointRadius();
+    const looks = new Uint8Array(groups.length);
+    for (let group = 0; group < looks.length; group++) looks[group] = lookOf(group);
+    for (const group of state.hiddenGroups) looks[group] = NO_LOOK;
+    return {
+      of, looks, percent, order: order(), opacities: OPACITIES, background, matches: state.matches,
+      sprites: Array.from({ length: NUM_COLOURS + 1 }, (_, look) => spriteOf(look, radius, density)),
+      alpha: radius < DENSE ? 0.75 : 0.92,
+      faint: 0.13,
+    };
+  });
 
   function ring(track, radius, colour, lineWidth) {
     marksContext.beginPath();
@@ -257,21 +214,26 @@
   }
 
   function drawBig(track, factor) {
-    const sprite = spriteOf(groupOf(track), Math.round(2 * pointRadius() * factor) / 2);
+    const sprite = spriteOf(lookOf(groupOf(track)), Math.round(2 * markRadius() * factor) / 2);
     const size = sprite.width / ratio;
     marksContext.drawImage(sprite, screenX(track) - size / 2, screenY(track) - size / 2, size, size);
   }
 
   function drawMarks() {
     const context = marksContext;
+    const isCurrent = state.current >= 0 && state.current !== state.selected
+      && document.activeElement === marks;
+    const isEmpty = state.selected < 0 && !isCurrent && state.hovered < 0;
+    if (isEmpty && !marksDrawn) return; // a canvas that is cleared is composed anew
+    marksDrawn = !isEmpty;
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     context.clearRect(0, 0, width, height);
-    const radius = pointRadius();
+    const radius = markRadius();
     if (state.selected >= 0) {
       context.lineWidth = 1.5;
       context.strokeStyle = ink;
       context.globalAlpha = 0.55;
-      const shown = neighboursOf(state.selected).filter((found) => isShown(found.track));
+      const shown = state.near.filter((found) => found.track >= 0 && isShown(found.track));
       for (const found of shown) {
         context.beginPath();
         context.moveTo(screenX(state.selected), screenY(state.selected));
@@ -286,7 +248,7 @@
       drawBig(state.selected, 1.5);
       ring(state.selected, 1.5 * radius + 4, accent, 3);
     }
-    if (state.current >= 0 && state.current !== state.selected && document.activeElement === marks) {
+    if (isCurrent) {
       drawBig(state.current, 1.4);
       ring(state.current, 1.4 * radius + 4, ink, 2);
     }
@@ -299,13 +261,17 @@
   /* View ---------------------------------------------------------------------- */
 
   function fit() {
-    const padding = Math.min(44, 0.08 * Math.min(width, height));
-    state.home = Math.max(1, Math.min(width, height) - 2 * padding);
+    // A long legend would hide a part of the map.
+    const legend = $("legend");
+    const isLong = width > 900 && legend.open && legend.offsetHeight > height / 2;
+    const free = isLong ? width - legend.offsetWidth : width;
+    const padding = Math.min(44, 0.08 * Math.min(free, height));
+    state.home = Math.max(1, Math.min(free, height) - 2 * padding);
     state.scale = state.home;
     // Fills a wide or a tall window, without drawing distances out too much.
-    state.stretchX = Math.min(1.5, Math.max(1, (width - 2 * padding) / state.home));
+    state.stretchX = Math.min(1.5, Math.max(1, (free - 2 * padding) / state.home));
     state.stretchY = Math.min(1.5, Math.max(1, (height - 2 * padding) / state.home));
-    state.offsetX = (width - scaleX()) / 2;
+    state.offsetX = (free - scaleX()) / 2;
     state.offsetY = (height - scaleY()) / 2;
     draw();
   }
@@ -318,10 +284,10 @@
     width = Math.max(1, stage.clientWidth);
     height = Math.max(1, stage.clientHeight);
     ratio = Math.min(3, window.devicePixelRatio || 1);
-    for (const canvas of [points, marks]) {
-      canvas.width = Math.round(width * ratio);
-      canvas.height = Math.round(height * ratio);
-    }
+    marks.width = Math.round(width * ratio);
+    marks.height = Math.round(height * ratio);
+    marksDrawn = true;
+    picture.resize(width, height, ratio);
     sprites.clear();
     fit();
     if (!wasHome) {
@@ -355,7 +321,7 @@
   const tip = $("tip");
 
   function showTip(track) {
-    tip.textContent = data.names[track];
+    tip.textContent = nameOf(track);
     const small = document.createElement("small");
     small.textContent = textOf(scheme(), track);
     tip.append(small);
@@ -388,19 +354,11 @@
 
   const audio = $("audio"), problem = $("problem");
 
-  function neighboursOf(track) {
-    const k = data.num_neighbours;
-    return Array.from({ length: k }, (_, n) => ({
-      track: data.neighbours[track * k + n],
-      score: data.scores[track * k + n],
-    }));
-  }
-
   function say(text) { $("said").textContent = text; }
 
   function openFailed() {
     if (!audio.getAttribute("src")) return;
-    const suffix = /\.(\w+)$/.exec(data.paths[state.selected] || "");
+    const suffix = /\.(\w+)$/.exec(pathOf(state.selected));
     problem.textContent = "This browser cannot play the file: it is not where the map expects it, or "
       + `the format${suffix ? ` ${suffix[1].toUpperCase()}` : ""} is not one of the browser's. `
       + "The link opens it in another program.";
@@ -413,15 +371,75 @@
     if (started) started.catch((error) => { if (error.name === "NotSupportedError") openFailed(); });
   }
 
+  function nearItem(found) {
+    const item = document.createElement("li"), button = document.createElement("button");
+    const name = document.createElement("span"), score = document.createElement("span");
+    const isHere = found.track >= 0; // a server knows more tracks than a sample
+    name.className = "name";
+    name.textContent = isHere ? nameOf(found.track) : `${found.path} (not on this map)`;
+    score.className = "score";
+    score.textContent = found.score.toFixed(4);
+    button.type = "button";
+    button.title = isHere ? pathOf(found.track) : found.path;
+    button.disabled = !isHere;
+    if (isHere) {
+      button.dataset.track = found.track;
+      button.append(markFor(groupOf(found.track)));
+      button.addEventListener("click", () => { select(found.track, { focus: true }); });
+      button.addEventListener("pointerenter", () => hover(found.track));
+      button.addEventListener("pointerleave", hideTip);
+      button.addEventListener("focus", () => { if (button.matches(":focus-visible")) hover(found.track); });
+      button.addEventListener("blur", hideTip);
+    } else {
+      button.append(document.createElement("span"));
+    }
+    button.append(name, score);
+    item.append(button);
+    return item;
+  }
+
+  function showNear(near) {
+    state.near = near;
+    $("near").replaceChildren(...near.map(nearItem));
+    draw("marks");
+  }
+
+  /** Lists the nearest tracks: the page's own, or those of the server that it asks. */
+  function listNear(track) {
+    const note = $("near-note");
+    $("near-title").hidden = tracks.numNeighbours === 0;
+    if (state.nearOf === track && tracks.server) { // they may have other colours
+      showNear(state.near);
+      return;
+    }
+    state.nearOf = track;
+    note.hidden = true;
+    showNear(tracks.neighboursOf(track));
+    if (!tracks.server || tracks.numNeighbours === 0) return;
+    const tell = (text) => { note.textContent = text; note.hidden = false; };
+    tell(`Asking ${tracks.server} …`);
+    tracks.askNeighbours(track).then((near) => {
+      if (state.nearOf !== track) return;
+      note.hidden = true;
+      showNear(near);
+      say(`${near.length} nearest tracks listed.`);
+    }, (error) => {
+      if (state.nearOf !== track) return;
+      state.nearOf = -1; // may be asked again
+      tell(`Nothing is listed: ${error.message}`);
+      say(note.textContent);
+    });
+  }
+
   function select(track, options = {}) {
     state.selected = state.current = track;
     $("hint").hidden = true;
     const wasHidden = $("panel").hidden;
     $("panel").hidden = false;
-    $("track").textContent = data.names[track];
-    $("path").textContent = data.paths[track];
+    $("track").textContent = nameOf(track);
+    $("path").textContent = pathOf(track);
     const told = new Set([textOf(scheme(), track)]);
-    const shown = data.schemes.filter((found) => {
+    const shown = schemes.filter((found) => {
       const text = textOf(found, track);
       const isNew = says(found, track) && !told.has(text);
       if (isNew) told.add(text);
@@ -435,7 +453,7 @@
       return item;
     }));
     problem.hidden = true;
-    const href = data.hrefs[track];
+    const href = tracks.hrefOf(track);
     audio.hidden = $("open").hidden = !href;
     audio.pause();
     if (href) {
@@ -447,31 +465,12 @@
       problem.textContent = "The embeddings do not say where this file lies.";
       problem.hidden = false;
     }
-    $("near").replaceChildren(...neighboursOf(track).map((found) => {
-      const item = document.createElement("li"), button = document.createElement("button");
-      const name = document.createElement("span"), score = document.createElement("span");
-      name.className = "name";
-      name.textContent = data.names[found.track];
-      score.className = "score";
-      score.textContent = found.score.toFixed(4);
-      button.type = "button";
-      button.title = data.paths[found.track];
-      button.dataset.track = found.track;
-      button.append(markFor(groupOf(found.track)), name, score);
-      button.addEventListener("click", () => { select(found.track, { focus: true }); });
-      button.addEventListener("pointerenter", () => hover(found.track));
-      button.addEventListener("pointerleave", hideTip);
-      button.addEventListener("focus", () => { if (button.matches(":focus-visible")) hover(found.track); });
-      button.addEventListener("blur", hideTip);
-      item.append(button);
-      return item;
-    }));
-    $("near-title").hidden = data.num_neighbours === 0;
+    listNear(track);
     if (wasHidden) resize();
     $("panel").scrollTop = 0;
     bringIntoView(track);
     if (options.focus) $("track").focus({ preventScroll: true });
-    say(`${data.names[track]}, ${textOf(scheme(), track)}. ${data.num_neighbours} nearest tracks listed.`);
+    say(`${nameOf(track)}, ${textOf(scheme(), track)}. ${state.near.length} nearest tracks listed.`);
   }
 
   function closePanel() {
@@ -493,9 +492,9 @@
   const groupsList = $("groups"), moreGroups = $("more-groups");
 
   function buildLegend() {
-    $("legend-title").textContent = scheme().name + (scheme().percent ? ", fainter: less sure" : "");
+    $("legend-title").textContent = scheme().name + (scheme().hasPercent ? ", fainter: less sure" : "");
     groupsList.replaceChildren();
-    growLegend();
+    if ($("legend").open) growLegend();
     updateLegend();
   }
 
@@ -503,7 +502,7 @@
     const found = scheme();
     const first = groupsList.childElementCount;
     const shown = Math.min(found.groups.length, first + LEGEND_STEP);
-    const counts = new Array(found.groups.length).fill(0);
+    const counts = new Uint32Array(found.groups.length);
     for (const group of found.of) counts[group] += 1;
     const items = document.createDocumentFragment();
     for (let group = first; group < shown; group++) {
@@ -551,9 +550,6 @@
 
   const search = $("search"), foundList = $("found");
   const MOST_SHOWN = 50;
-  const fold = (text) => text.normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase();
-  const texts = data.names.map((name, n) =>
-    fold(`${name} ${data.paths[n]} ${data.schemes.filter((s) => says(s, n)).map((s) => s.groups[s.of[n]]).join(" ")}`));
   let listed = [], active = -1;
 
   function runSearch() {
@@ -566,11 +562,9 @@
       draw();
       return;
     }
-    state.matches = new Uint8Array(count);
+    state.matches = tracks.search(words);
     const all = [];
-    for (let n = 0; n < count; n++) {
-      if (words.every((word) => texts[n].includes(word))) { state.matches[n] = 1; all.push(n); }
-    }
+    for (let n = 0; n < count; n++) if (state.matches[n]) all.push(n);
     listed = all.slice(0, MOST_SHOWN);
     const items = listed.map((track, n) => {
       const item = document.createElement("li"), small = document.createElement("small");
@@ -578,8 +572,8 @@
       item.setAttribute("role", "option");
       item.setAttribute("aria-selected", "false");
       item.dataset.track = track;
-      small.textContent = data.paths[track];
-      item.append(data.names[track], small);
+      small.textContent = pathOf(track);
+      item.append(nameOf(track), small);
       return item;
     });
     if (all.length !== listed.length || !all.length) {
@@ -618,7 +612,10 @@
   }
 
   search.addEventListener("input", runSearch);
-  search.addEventListener("focus", () => { if (search.value && listed.length) runSearch(); });
+  search.addEventListener("focus", () => {
+    setTimeout(tracks.prepareSearch); // before the first letter
+    if (search.value && listed.length) runSearch();
+  });
   search.addEventListener("blur", () => setTimeout(closeList, 150));
   search.addEventListener("keydown", (event) => {
     if (event.key === "ArrowDown" || event.key === "ArrowUp") {
@@ -713,7 +710,7 @@
     bringIntoView(track);
     hover(track);
     showTip(track);
-    say(`${data.names[track]}, ${textOf(scheme(), track)}`);
+    say(`${nameOf(track)}, ${textOf(scheme(), track)}`);
   }
 
   marks.addEventListener("keydown", (event) => {
@@ -780,7 +777,7 @@
     buildLegend();
     if (state.selected >= 0) {
       for (const button of $("near").querySelectorAll("button")) {
-        button.querySelector(".mark").replaceWith(markFor(groupOf(Number(button.dataset.track))));
+        button.querySelector(".mark")?.replaceWith(markFor(groupOf(Number(button.dataset.track))));
       }
       $("tags").querySelector(".mark")?.replaceWith(markFor(groupOf(state.selected)));
     }
@@ -798,11 +795,19 @@
   $("reset").addEventListener("click", fit);
   $("close").addEventListener("click", closePanel);
   moreGroups.addEventListener("click", growLegend);
+  $("legend").addEventListener("toggle", () => {
+    if ($("legend").open && !groupsList.childElementCount) growLegend();
+  });
   $("show-all").addEventListener("click", () => { state.hiddenGroups.clear(); updateLegend(); });
   $("help-open").addEventListener("click", () => $("help").showModal());
   audio.addEventListener("error", openFailed);
-  $("scheme-field").hidden = data.schemes.length < 2;
-  $("scheme").replaceChildren(...data.schemes.map((found, number) => new Option(found.name, number)));
+  $("scheme-field").hidden = schemes.length < 2;
+  $("scheme").replaceChildren(...schemes.map((found, number) => new Option(found.name, number)));
+  // The first way to colour, or the first that colours at least half of the tracks.
+  const numColoured = (found) => found.of.reduce((sum, g) => sum + (g < NUM_COLOURS ? 1 : 0), 0);
+  const isColourful = (found) => !found.isLabel && 2 * numColoured(found) >= count;
+  state.scheme = Math.max(0, schemes.findIndex(isColourful));
+  $("scheme").value = state.scheme;
   $("scheme").addEventListener("change", () => {
     state.scheme = Number($("scheme").value);
     state.hiddenGroups.clear();
@@ -821,7 +826,7 @@
 
   // For tests and for other scripts on the page.
   window.colaMap = {
-    select, timings, numTracks: count,
+    select, timings: picture.timings, numTracks: count,
     positionOf: (track) => {
       const box = marks.getBoundingClientRect();
       return [box.left + screenX(track), box.top + screenY(track)];
@@ -832,6 +837,10 @@
       matches: state.matches ? state.matches.reduce((a, b) => a + b, 0) : null,
       hiddenGroups: [...state.hiddenGroups],
     }),
+    track: (n) => ({
+      name: nameOf(n), path: pathOf(n), href: tracks.hrefOf(n), near: tracks.neighboursOf(n),
+    }),
+    isAtRest: () => !frameAsked,
     moveBy: (dx, dy) => { state.offsetX += dx; state.offsetY += dy; draw("view"); },
   };
 })();

@@ -1,0 +1,4 @@
+"""Embeddings to a page that shows a collection as a map.
+
+Imports what `collection` imports.
+"""
