@@ -11,8 +11,8 @@ from absl import flags
 from fsspec.implementations.memory import MemoryFileSystem
 
 from cola_msa.config.schema import SOURCES
+from cola_msa.remote import addresses
 from data_prep import train_separator
-from data_prep.remote import addresses
 from data_prep.stems import weights
 from tests.helpers import trees
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cola_msa.system.errors import UsageError, UserError, hide_logins
-from data_prep.datasets.base import DatasetError, text
+from cola_msa.values.names import escape
 
 # Where a file appears whole or not at all, and folders are but parts of names.
 _OBJECT_STORES = frozenset("abfs abfss az gcs gs memory oci oss s3 s3a".split())
@@ -28,7 +28,12 @@ _FINAL_ERRORS = (
 # Of this machine's disk, whatever was being copied.
 _DISK_ERRORS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS))
 _BATCH_FILES = 1000
+SCRATCH_PREFIX = "cola_msa-"  # of folders for what was fetched
 _LOCAL = ("file", "local")
+
+
+class AddressError(UserError):
+    """An address that cannot be used at all; the message says why and what to do."""
 
 
 class RemoteError(UserError, OSError):
@@ -49,16 +54,6 @@ def is_address(path: str | os.PathLike) -> bool:
 def protocol_of(url: str) -> str:
     """`gs` of gs://bucket/folder; the last of chained ones."""
     return url.split("://")[0].split("::")[-1]
-
-
-def check_local(flag: str, path: str) -> None:
-    """Refuses an address, by UsageError; for what reads local files alone."""
-    if is_address(path):
-        path = hide_logins(path)
-        raise UsageError(
-            f"--{flag}={path} is an address, and this reads local files: copy it "
-            f"first: python -m data_prep.copy --data_dir={path} --output_dir=FOLDER"
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +92,7 @@ class RemoteFolder:
 
         Raises:
             UsageError: If fsspec does not know the protocol, or it has no folders.
-            DatasetError: If a package is missing; the message names the pip command.
+            AddressError: If a package is missing; the message names the pip command.
         """
         import fsspec  # here, not above: half a second of imports of its own
 
@@ -111,14 +106,14 @@ class RemoteFolder:
         try:
             self._files, path = fsspec.url_to_fs(url)
         except ImportError as error:
-            raise DatasetError(
+            raise AddressError(
                 f"{self.shown}: {protocol}:// needs a package that is not installed: "
                 f"{_pip_command(protocol, error)}"
             ) from error
         except ValueError as error:
             raise UsageError(f"{url}: {_reason(error, protocol)}") from error
         except Exception as error:  # each file system has errors of its own
-            raise DatasetError(f"{self.shown}: {_reason(error, protocol)}") from error
+            raise AddressError(f"{self.shown}: {_reason(error, protocol)}") from error
         self._root = path.rstrip("/")
         self.path = self._root.lstrip("/")
         self._protocol = protocol
@@ -203,7 +198,7 @@ class RemoteFolder:
         be listed has a reason.
 
         Raises:
-            DatasetError: If a name cannot be a file's on this machine.
+            AddressError: If a name cannot be a file's on this machine.
             RemoteError: If it cannot be listed.
         """
         if self._protocol not in _OBJECT_STORES:
@@ -224,8 +219,8 @@ class RemoteFolder:
 
     def _check_name(self, name: str) -> None:
         if {"", ".", ".."} & set(name.split("/")):
-            raise DatasetError(
-                f"{self.shown}: {text(name)} cannot be a file's name here; rename it"
+            raise AddressError(
+                f"{self.shown}: {escape(name)} cannot be a file's name here; rename it"
             )
 
     def _walk_folders(self) -> dict[str, Entry]:
@@ -299,7 +294,7 @@ class RemoteFolder:
             if info.get("size") is not None and size != info["size"]:
                 raise ConnectionError(f"{size} of {info['size']} bytes arrived")
 
-        self._attempt(copy, f"{self.shown}/{text(name)} cannot be read", target)
+        self._attempt(copy, f"{self.shown}/{escape(name)} cannot be read", target)
 
     def download_all(self, names: Sequence[str], folder: pathlib.Path) -> None:
         """Copies small files into a folder, many at a time where fsspec can.
