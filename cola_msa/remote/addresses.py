@@ -8,9 +8,10 @@ import os
 import pathlib
 import posixpath
 import re
+import tempfile
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from cola_msa.system.errors import UsageError, UserError, hide_logins
@@ -28,6 +29,7 @@ _FINAL_ERRORS = (
 # Of this machine's disk, whatever was being copied.
 _DISK_ERRORS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS))
 _BATCH_FILES = 1000
+_MAX_NAME_BYTES, _KEPT_NAME = 200, 40  # of a copy's name; characters of a longer one
 SCRATCH_PREFIX = "cola_msa-"  # of folders for what was fetched
 _LOCAL = ("file", "local")
 
@@ -54,6 +56,59 @@ def is_address(path: str | os.PathLike) -> bool:
 def protocol_of(url: str) -> str:
     """`gs` of gs://bucket/folder; the last of chained ones."""
     return url.split("://")[0].split("::")[-1]
+
+
+def local_path(given: str) -> str:
+    """The path that a file:// address names; anything else as it is."""
+    protocol, mark, path = given.partition("://")
+    return path if mark and protocol in _LOCAL else given
+
+
+def split(url: str) -> tuple[str, str]:
+    """The address of a file's folder, and the file's name; "" of a whole bucket.
+
+    Of chained addresses the first is split.
+    """
+    first, chain, rest = url.partition("::")
+    if "://" not in first:
+        first, chain, rest = url, "", ""
+    protocol, mark, path = first.partition("://")
+    folder, slash, name = path.rpartition("/")
+    if not slash:
+        folder, name = path, ""
+    return f"{protocol}{mark}{folder}{chain}{rest}", name
+
+
+def join(url: str, name: str) -> str:
+    """The address of a file in the folder at an address."""
+    first, chain, rest = url.partition("::")
+    if "://" not in first:
+        first, chain, rest = url, "", ""
+    slash = "" if first.endswith("/") and not first.endswith("://") else "/"
+    return f"{first}{slash}{name}{chain}{rest}"
+
+
+@contextlib.contextmanager
+def fetched(url: str) -> Iterator[pathlib.Path]:
+    """A file at an address as a local one, as long as it is needed.
+
+    Args:
+        url: The file's address.
+
+    Yields:
+        The copy; it has the same suffix.
+
+    Raises:
+        UsageError, AddressError: If the address cannot be used.
+        RemoteError: If it cannot be read, or arrives with another length.
+        OSError: If this machine's disk cannot take it.
+    """
+    folder, name = split(url)
+    base = name if len(os.fsencode(name)) <= _MAX_NAME_BYTES else name[-_KEPT_NAME:]
+    with tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX) as scratch:
+        path = pathlib.Path(scratch, base if base not in ("", ".", "..") else "file")
+        open_folder(folder).download(name, path)
+        yield path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -358,6 +413,111 @@ class RemoteFolder:
                 self._files.rm_file(self._remote(name))
 
         self._attempt(remove, f"{self.shown}/{name} cannot be deleted")
+
+    def move(self, name: str, new_name: str) -> None:
+        """Gives a file of this folder another name.
+
+        Raises:
+            RemoteError: If it cannot be done.
+        """
+
+        def move() -> None:
+            with contextlib.suppress(FileNotFoundError):  # an attempt did it
+                self._files.mv(self._remote(name), self._remote(new_name))
+
+        self._attempt(move, f"{self.shown}/{escape(name)} cannot be renamed")
+
+    def kind(self, name: str = ".") -> str | None:
+        """`file`, `directory` or another kind of a name; None where nothing is there.
+
+        Raises:
+            RemoteError: If its file system does not say.
+        """
+
+        def ask() -> str | None:
+            self._files.invalidate_cache()
+            try:
+                return str(self._files.info(self._remote(name))["type"])
+            except FileNotFoundError:
+                return None
+
+        return self._attempt(ask, f"{self.shown} cannot be read")
+
+    def size(self, name: str) -> int:
+        """Bytes of a file.
+
+        Raises:
+            RemoteError: If it cannot be read.
+        """
+        return self._attempt(
+            lambda: int(self._files.info(self._remote(name))["size"]),
+            f"{self.shown}/{escape(name)} cannot be read",
+        )
+
+    def read(self, name: str, start: int, stop: int) -> bytes:
+        """Bytes `start` to `stop` of a file.
+
+        Raises:
+            RemoteError: If they cannot be read, or are fewer.
+        """
+
+        def read() -> bytes:
+            content = self._files.cat_file(self._remote(name), start, stop)
+            if len(content) != stop - start:
+                raise ConnectionError(f"{len(content)} of {stop - start} bytes arrived")
+            return content
+
+        return self._attempt(read, f"{self.shown}/{escape(name)} cannot be read")
+
+    def files_below(self) -> tuple[Sequence[str], dict[str, str]]:
+        """Files at any depth, by their paths relative to this folder, sorted.
+
+        Returns:
+            The paths, and a reason by folder that was not listed.
+
+        Raises:
+            RemoteError: If it cannot be listed.
+        """
+        if self._protocol not in _OBJECT_STORES:
+            entries = self._walk_folders()
+            names = [name for name, entry in entries.items() if not entry.is_folder]
+            reasons = {n: e.reason for n, e in entries.items() if e.reason}
+            return sorted(names), reasons
+
+        def ask() -> Any:
+            self._files.invalidate_cache()
+            try:
+                # Names alone: what else is known of a million takes gigabytes.
+                return self._files.find(self._root, detail=False)
+            finally:
+                self._files.invalidate_cache()
+
+        found = self._attempt(ask, f"{self.shown} cannot be listed")
+        below = (path[len(self._root) :].removeprefix("/") for path in found)
+        return sorted(name for name in below if name and name[-1] != "/"), {}
+
+    def glob(self, pattern: str) -> dict[str, bool]:
+        """What a pattern matches, relative to this folder, and whether it is a folder.
+
+        Args:
+            pattern: Relative to this folder; with *, ?, [...] and **.
+
+        Raises:
+            RemoteError: If it cannot be listed.
+        """
+
+        def ask() -> Any:
+            self._files.invalidate_cache()
+            try:
+                return self._files.glob(f"{self._root}/{pattern}", detail=True)
+            finally:
+                self._files.invalidate_cache()
+
+        found = self._attempt(ask, f"{self.shown} cannot be listed")
+        return {
+            path[len(self._root) :].strip("/"): info["type"] == "directory"
+            for path, info in found.items()
+        }
 
     def relative(self, other: "RemoteFolder") -> str:
         """Another folder's path as seen from this one.

@@ -9,7 +9,8 @@ from typing import Any
 
 from cola_msa.remote import beam
 from cola_msa.system.errors import hide_logins
-from data_prep.pipeline import jobs, plan, processes, runner, shards
+from cola_msa.system.processes import limit_threads
+from data_prep.pipeline import jobs, plan, runner, shards
 from data_prep.stems import separator
 
 UserFailureError = beam.UserFailureError
@@ -40,7 +41,7 @@ def build(shard: plan.Shard, job: jobs.Job) -> str:
     Raises:
         UserFailureError: If a file or a folder cannot be used; all else is a defect.
     """
-    processes.limit_threads()
+    limit_threads()
     with beam.told_by_workers():
         if not runner.is_finished(shard, job):
             runner.build(job, shard, _separator(job), lambda has_failed, seconds: None)
