@@ -55,7 +55,8 @@ def resolve(
         RunError: If a download fails or is not what the registry says.
     """
     text = os.fspath(source)
-    if os.path.isdir(local := addresses.local_path(text)):
+    local = addresses.local_path(text)
+    if os.path.isfile(os.path.join(local, "config.json")):  # no archive
         text = local
     if download.is_url(text):
         return download.fetch(text)

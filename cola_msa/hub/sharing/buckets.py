@@ -11,7 +11,7 @@ import posixpath
 
 from cola_msa.hub.sharing import download, hugging_face
 from cola_msa.remote import addresses
-from cola_msa.system.errors import RunError, hide_logins
+from cola_msa.system.errors import RunError, UsageError, hide_logins
 from cola_msa.system.files import temporary_folder
 from cola_msa.system.folders import CACHE_VARIABLE, cache_dir, replace_folder
 from cola_msa.system.locks import Lock
@@ -35,9 +35,16 @@ def fetch(url: str) -> pathlib.Path:
         url: Of a run or a pretrained folder.
 
     Raises:
-        RunError: If there is none, or the cache cannot be written.
-        UserError: If the address cannot be used or read.
+        RunError: If there is none, the address cannot be used or read, or the cache
+            cannot be written.
     """
+    try:
+        return _fetch(url)
+    except (addresses.AddressError, addresses.RemoteError, UsageError) as error:
+        raise RunError(hide_logins(str(error))) from error
+
+
+def _fetch(url: str) -> pathlib.Path:
     shown = hide_logins(url)
     folder = addresses.open_folder(url.rstrip("/"))
     entries = {
