@@ -94,7 +94,7 @@ def main(options: flags.FlagValues) -> None:
         made = make_dataset(
             job, inputs, options.files_per_shard, options.retry_failures, engine=engine
         )
-        print(*describe_dataset(made, job.output, row_dim(model, job.per)), sep="\n")
+        print(*describe_dataset(made, job.output), sep="\n")
         check_failures(made, options.max_failures, options.output)
         return
     output = pathlib.Path(options.output)

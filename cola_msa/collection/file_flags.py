@@ -17,7 +17,7 @@ from cola_msa.system.errors import UsageError
 from cola_msa.values.numbers import define_float
 
 _Job = TypeVar("_Job", bound=Job)
-_SHARD_FLAGS = ("files_per_shard", "retry_failures", "runner", "beam_args")
+SHARD_FLAGS = ("files_per_shard", "retry_failures", "runner", "beam_args")
 
 # A flag belongs to the command that asks for it, whose --help shows it.
 flags.disclaim_key_flags()
@@ -92,7 +92,7 @@ def engine_of(options: flags.FlagValues, is_dataset: bool) -> Engine | None:
         BeamError: If the extra is missing.
     """
     if not is_dataset:
-        for name in _SHARD_FLAGS:
+        for name in SHARD_FLAGS:
             if options[name].present:
                 raise UsageError(
                     f"--{name} is of a folder of shards: name one by --output, without "

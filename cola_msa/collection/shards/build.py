@@ -18,7 +18,6 @@ from cola_msa.collection.shards.plan import Shard
 from cola_msa.collection.table.write import Table, write_table
 from cola_msa.hub.embedder import BATCH_SIZE
 from cola_msa.hub.loading import open_model
-from cola_msa.hub.opened import OpenedModel
 from cola_msa.system.errors import RunError, hide_logins
 
 OnFile = Callable[[float], None]
@@ -50,31 +49,36 @@ class Job:
     num_workers: int = 0
     root: str | None = None
 
-    def open(self) -> OpenedModel:
-        """Opens the model.
+    def open(self) -> Any:
+        """Opens the model: an OpenedModel, or of another kind of job what that takes.
 
         Raises:
             RunError: If there is none, or it is not the one that was opened first.
         """
         model = self.open_any()
-        if self.key not in (None, model.key):
+        key = self.key_of(model)
+        if self.key not in (None, key):
             raise RunError(
-                f"{hide_logins(self.model)} is another model ({model.key}) than the "
-                f"one that the run began with ({self.key}): run the command again"
+                f"{hide_logins(self.model)} is another model ({key}) than the one that "
+                f"the run began with ({self.key}): run the command again"
             )
         return model
 
-    def open_any(self) -> OpenedModel:
+    def open_any(self) -> Any:
         """Opens whatever `model` names."""
         return open_model(self.model, self.checkpoint_step)
 
-    def settings(self, model: OpenedModel) -> dict[str, Any]:
+    def key_of(self, model: Any) -> str:
+        """What stands for an opened model."""
+        return model.key
+
+    def settings(self, model: Any) -> dict[str, Any]:
         """What decides the shards' values, in plain JSON types."""
         return describe(model, self.per, self.hop_seconds)
 
     def make(
         self,
-        model: OpenedModel,
+        model: Any,
         paths: Sequence[str],
         file: pathlib.Path,
         mark: Mapping[str, Any],
@@ -111,7 +115,7 @@ class Job:
 
 
 @functools.lru_cache(maxsize=1)
-def opened(job: Job) -> OpenedModel:
+def opened(job: Job) -> Any:
     """A job's model, opened once a process."""
     return job.open()
 

@@ -29,18 +29,15 @@ Engine = Callable[[Job, Sequence[Shard], Sequence[Shard], Callable], str]
 
 @dataclasses.dataclass(frozen=True)
 class DatasetSummary(Summary):
-    """What a run did.
+    """What a run did; seconds of audio are known of what this process made alone.
 
     Attributes:
         num_shards: Shards of the dataset.
         num_made: Of these, made now.
-        has_audio_seconds: Whether `num_embedded` and `audio_seconds` are known: not of
-            what other processes did.
     """
 
     num_shards: int = 0
     num_made: int = 0
-    has_audio_seconds: bool = True
 
 
 def make_dataset(
@@ -77,7 +74,7 @@ def make_dataset(
     output = Output(job.output)
     output.check()
     model = opened(dataclasses.replace(job, key=None))
-    job = dataclasses.replace(job, key=model.key, root=inputs.root)
+    job = dataclasses.replace(job, key=job.key_of(model), root=inputs.root)
     begin = time.monotonic()
     with output.locked():
         found = _check_settings(output, job.settings(model))
@@ -104,7 +101,6 @@ def make_dataset(
             wall_seconds=time.monotonic() - begin,
             num_shards=plan.total,
             num_made=len(plan.shards) + len(forced),
-            has_audio_seconds=engine is None,
         )
 
 
@@ -230,23 +226,22 @@ def _check_whole(
         )
 
 
-def describe_dataset(summary: DatasetSummary, output: str, dim: int) -> Iterator[str]:
+def describe_dataset(summary: DatasetSummary, output: str) -> Iterator[str]:
     """What became of the files, as lines for a terminal.
 
     Args:
         summary: From `make_dataset`.
         output: The dataset.
-        dim: Values of a row.
     """
     places = Output(output)
     wall = max(summary.wall_seconds, 1e-3)
-    if summary.num_embedded:
+    if summary.audio_seconds:
         yield (
             f"embedded {summary.num_embedded:,} files, "
             f"{summary.audio_seconds / 60:.1f} min of audio in {wall:.1f} s: "
             f"{summary.audio_seconds / wall:.0f} times real time"
         )
-    if summary.num_made and not summary.has_audio_seconds:
+    elif summary.num_made:
         yield f"made {summary.num_made:,} shards in {wall:.1f} s"
     if summary.num_earlier:
         yield f"skipped {summary.num_earlier:,} files of finished shards"
@@ -259,8 +254,8 @@ def describe_dataset(summary: DatasetSummary, output: str, dim: int) -> Iterator
         )
     if summary.num_rows:
         yield (
-            f"{places.shown}: {summary.num_rows:,} rows of {dim} values in "
-            f"{summary.num_shards:,} shards"
+            f"{places.shown}: {summary.num_rows:,} rows in {summary.num_shards:,} "
+            "shards"
         )
 
 

@@ -150,8 +150,8 @@ def test_summary_and_lines(finished_run, music, tmp_path):
     assert (summary.num_files, summary.num_embedded, summary.num_rows) == (11, 9, 9)
     assert (summary.num_shards, summary.num_made) == (4, 4)
     assert sorted(map(os.path.basename, summary.failures)) == ["bad.wav", "empty.mp3"]
-    lines = "\n".join(run.describe_dataset(summary, str(target), 32))
-    assert "embedded 9 files" in lines and "9 rows of 32 values in 4 shards" in lines
+    lines = "\n".join(run.describe_dataset(summary, str(target)))
+    assert "embedded 9 files" in lines and "9 rows in 4 shards" in lines
     assert f"2 files failed; {target}.failures names each" in lines
     again = make(finished_run, music, target)
     assert (again.num_embedded, again.num_earlier, again.num_made) == (0, 11, 0)
