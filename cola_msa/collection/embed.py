@@ -120,6 +120,15 @@ def row_dim(model: OpenedModel, per: str) -> int:
     return model.clip_dim if per == "clip" else model.dim
 
 
+def _is_empty(folder: str) -> bool:
+    """Whether a folder is gone or holds nothing, as where a disk was mounted."""
+    try:
+        with os.scandir(folder) as entries:
+            return next(entries, None) is None
+    except OSError:
+        return True
+
+
 def _version(file: str | int | os.PathLike) -> tuple[int, ...]:
     """What differs once a file is written to or replaced."""
     try:
@@ -193,7 +202,7 @@ class _Preparer:
             return
         else:
             root = self._root
-            is_there = os.path.isdir(root) and bool(os.listdir(root))
+            is_there = not _is_empty(root)
         if not is_there:
             raise RunError(
                 f"{root} has vanished, or is empty now; once that is mended the same "

@@ -11,12 +11,10 @@ import json
 from collections.abc import Callable, Sequence
 
 from cola_msa.collection.shards.build import Job, build
-from cola_msa.collection.shards.output import Output
+from cola_msa.collection.shards.output import INPUTS, Output
 from cola_msa.collection.shards.plan import Shard
 from cola_msa.remote import beam
 from cola_msa.system.processes import limit_threads
-
-_INPUTS = "inputs.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,9 +52,10 @@ def make(element: Element, job: Job) -> str:
     with beam.told_by_workers():
         output = Output(job.output)
         if element.is_forced or not output.has(shard.name, shard.digest):
-            content = output.read_work(_INPUTS, element.start, element.stop)
+            content = output.read_work(INPUTS, element.start, element.stop)
             paths = tuple(json.loads(content))
-            build(job, dataclasses.replace(shard, paths=paths))
+            shard = dataclasses.replace(shard, paths=paths)
+            build(job, shard, is_again=element.is_forced)
     return shard.name
 
 
@@ -93,7 +92,7 @@ def run(
             start, stop = stop, stop + len(parts[-1])
             bare = dataclasses.replace(shard, paths=())
             elements.append(Element(bare, start, stop, is_forced))
-    output.put_work(_INPUTS, b"".join(parts))
+    output.put_work(INPUTS, b"".join(parts))
     waiting = {shard.name: shard for shard in shards}
 
     def look() -> float:
@@ -107,4 +106,4 @@ def run(
         return beam.run(make, elements, job, num_workers, look, beam_args)
     finally:
         with contextlib.suppress(OSError):
-            output.remove_work(_INPUTS)
+            output.remove_work(INPUTS)

@@ -121,7 +121,10 @@ def opened(job: Job) -> Any:
 
 
 def build(
-    job: Job, shard: Shard, on_file: OnFile = lambda audio_seconds: None
+    job: Job,
+    shard: Shard,
+    on_file: OnFile = lambda audio_seconds: None,
+    is_again: bool = False,
 ) -> Summary:
     """Makes a shard, from nothing, and takes it into the dataset.
 
@@ -132,6 +135,7 @@ def build(
         job: What every worker needs to know.
         shard: The shard.
         on_file: As in `embed_files`.
+        is_again: Whether it is there, with failures.
 
     Returns:
         What became of its files.
@@ -144,5 +148,5 @@ def build(
         file = folder / "shard.parquet"
         mark = {MARK: shard.mark}
         summary = job.make(opened(job), shard.paths, file, mark, on_file)
-        output.put(file, shard.name, summary.failures)
+        output.put(file, shard.name, summary.failures, is_again)
     return summary

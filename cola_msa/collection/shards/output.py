@@ -17,7 +17,7 @@ import pathlib
 import posixpath
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from cola_msa.collection.shards.plan import Found, parse_name
@@ -31,6 +31,7 @@ from cola_msa.system.locks import Lock
 FAILURES, WORK = ".failures", ".work"
 INPUT_FAILURES = "inputs.parquet"  # of folders that could not be searched
 MARK = "shard"  # in a shard's metadata: what `plan.Shard.mark` says
+INPUTS = "inputs.json"  # in the work folder: the files of all shards, for workers
 _LOCK = ".lock"
 _MAX_ATTEMPTS = 100  # to lock a folder that others keep removing
 _THREADS = 16  # that ask an address
@@ -112,6 +113,7 @@ class Output:
             ) from error
         with lock:
             files.remove_abandoned(work)
+            self.remove_work(INPUTS)
             try:
                 yield
             finally:
@@ -254,32 +256,38 @@ class Output:
         with files.temporary_folder(target) as found:
             yield found
 
-    def put(self, shard: pathlib.Path, name: str, failures: Mapping[str, str]) -> None:
-        """Takes a finished shard in; its failures first, so that it stands for both.
+    def put(
+        self,
+        shard: pathlib.Path,
+        name: str,
+        failures: Mapping[str, str],
+        is_again: bool = False,
+    ) -> None:
+        """Takes a finished shard in, and its failures.
+
+        Whenever a kill comes, each file of a shard that is there is a row or a failure.
 
         Args:
             shard: The file, in `scratch`; it may be moved.
             name: Its name.
             failures: Reason by path.
+            is_again: Whether a shard with more failures is there.
 
         Raises:
             OutputError, RemoteError: If it cannot be written.
         """
+        if is_again:
+            self._put(shard, name, "")
         self.put_failures(shard.parent, name, failures)
-        self._put(shard, name, "")
+        if not is_again:
+            self._put(shard, name, "")
 
     def put_failures(
         self, scratch: pathlib.Path, name: str, failures: Mapping[str, str]
     ) -> None:
         """Writes a table of failures; where there is none, an earlier one goes."""
         if not failures:
-            if self.is_remote:
-                self._folder(FAILURES).delete(name)
-                return
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(os.path.join(self._place(FAILURES), name))
-            with contextlib.suppress(OSError):
-                os.rmdir(self._place(FAILURES))
+            self._delete_failures(name)
             return
         pyarrow, parquet = import_pyarrow()
         schema = pyarrow.schema(
@@ -290,6 +298,15 @@ class Output:
         with files.written_path(file, OutputError) as temporary:
             parquet.write_table(pyarrow.table(columns, schema=schema), temporary)
         self._put(file, name, FAILURES)
+
+    def _delete_failures(self, name: str) -> None:
+        if self.is_remote:
+            self._folder(FAILURES).delete(name)
+            return
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(self._place(FAILURES), name))
+        with contextlib.suppress(OSError):  # the last one's folder goes with it
+            os.rmdir(self._place(FAILURES))
 
     def _put(self, file: pathlib.Path, name: str, ending: str) -> None:
         if self.is_remote:
@@ -350,6 +367,19 @@ class Output:
         for part in _in_threads(self.failures_of, known):
             found |= part
         return found
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Deletes shards that are there under other names, too."""
+        for name in names:
+            if self.is_remote:
+                self._folder().delete(name)
+            else:
+                os.unlink(os.path.join(self._root, name))
+
+    def forget_failures(self, names: Collection[str]) -> None:
+        """Deletes failures of shards that are not these: of runs that were killed."""
+        for name in self.failed_names() - set(names):
+            self._delete_failures(name)
 
     def failed_names(self) -> set[str]:
         """Names of the shards that have failures."""

@@ -89,6 +89,8 @@ class Plan:
         kept: Shards that are there, by the names that they shall have.
         total: Shards in all.
         num_gone: Files of shards that are there which the list lacks.
+        doubles: Names of shards that are there under another name, too: at an address
+            a renaming that was killed leaves both.
     """
 
     shards: tuple[Shard, ...]
@@ -96,6 +98,7 @@ class Plan:
     kept: dict[str, Found]
     total: int
     num_gone: int = 0
+    doubles: tuple[str, ...] = ()
 
 
 def shard_name(number: int, total: int) -> str:
@@ -148,22 +151,23 @@ def make_plan(
     Raises:
         OutputError: If shards have one number, or hold nothing that the list names.
     """
-    found = sorted(found, key=lambda shard: shard.number)
-    numbers = [shard.number for shard in found]
-    if len(set(numbers)) < len(numbers):
-        same = next(
-            n for n, other in zip(numbers, numbers[1:], strict=False) if n == other
-        )
-        names = " and ".join(s.name for s in found if s.number == same)
-        raise OutputError(
-            f"{output} holds {names}, of different runs: move one run's shards away"
-        )
+    by_number: dict[int, Found] = {}
+    doubles = []
+    for shard in sorted(found, key=lambda shard: (shard.number, shard.name)):
+        other = by_number.setdefault(shard.number, shard)
+        if other.digest != shard.digest:
+            raise OutputError(
+                f"{output} holds {other.name} and {shard.name}, of different runs: "
+                "move one run's shards away"
+            )
+        doubles += [shard.name] if other is not shard else []
+    found = list(by_number.values())
     # The newest plan's first shard; 0 of one that was made at once.
     begin = max((shard.begin for shard in found), default=0)
     for first in dict.fromkeys([begin, len(found)]):
         plan = _plan_behind(first, paths, text, size, found, files_of, output)
         if plan is not None:
-            return plan
+            return dataclasses.replace(plan, doubles=tuple(doubles))
     raise AssertionError("what is there can always be kept")
 
 

@@ -83,6 +83,7 @@ def make_dataset(
         forced, remarks = _to_retry(output, plan, inputs.paths) if retries else ([], [])
         for line in (*_describe_plan(output, plan, len(inputs.paths)), *remarks):
             log(line)
+        output.remove(plan.doubles)
         output.rename(plan.renamed)
         work = _Work(job, plan, forced, len(inputs.paths), is_quiet)
         ended = work.run(engine)
@@ -91,6 +92,7 @@ def make_dataset(
             output.put_failures(folder, INPUT_FAILURES, failures)
         there = {shard.name: shard for shard, _ in output.find()}
         _check_whole(output, plan, there, ended)
+        output.forget_failures(there.keys())
         return DatasetSummary(
             num_files=len(inputs.paths) + len(inputs.failures),
             num_embedded=work.num_embedded,
@@ -196,8 +198,9 @@ class _Work:
                     lambda shard: self._bar.update(len(shard.paths)),
                 )
             self._begin = time.monotonic()
-            for shard in (*self._plan.shards, *self._forced):
-                summary = build(self._job, shard, self._on_file)
+            todo = [(shard, False) for shard in self._plan.shards]
+            for shard, is_again in (*todo, *((shard, True) for shard in self._forced)):
+                summary = build(self._job, shard, self._on_file, is_again)
                 self.num_embedded += summary.num_embedded
                 self.num_earlier += summary.num_earlier
                 self.audio_seconds += summary.audio_seconds

@@ -28,6 +28,8 @@ from cola_msa.collection.table.dataset import DatasetReader
 from cola_msa.collection.table.h5 import H5Reader
 from cola_msa.collection.table.npz import NpzReader
 from cola_msa.collection.table.parquet import ParquetReader
+from cola_msa.remote import addresses
+from cola_msa.system.errors import hide_logins
 from cola_msa.values.arrays import row_blocks
 
 _READERS: dict[str, Callable[[pathlib.Path], Reader]] = {
@@ -114,6 +116,11 @@ def open_reader(path: str | os.PathLike) -> Reader:
             one of another type or length, or is made to fill memory; if of a folder's
             shards one is missing, or another encoder's than the first.
     """
+    if addresses.is_address(path) and not os.path.exists(path):
+        raise EmbeddingFileError(
+            f"{hide_logins(os.fspath(path))}: is an address, and embeddings are read "
+            "from local files: copy it first: python -m data_prep.copy"
+        )
     path = pathlib.Path(path)
     if path.is_dir():
         return DatasetReader(path)

@@ -246,6 +246,11 @@ def test_a_folder_without_shards_says_what_would_be_one(tmp_path, names):
         open_reader(tmp_path)
 
 
+def test_an_address_says_what_to_do():
+    with pytest.raises(EmbeddingFileError, match=r"\*\*\*@.* is an address.*copy"):
+        open_reader("s3://user:secret@host/songs")
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads every folder")
 def test_a_folder_that_cannot_be_read_is_named(tmp_path):
     write(tmp_path / "songs")

@@ -113,8 +113,19 @@ def test_two_shards_of_one_number_are_refused():
     other = Dataset()
     other.run(names(range(20)), 4)
     dataset.shards |= other.shards
-    with pytest.raises(OutputError, match="part-00000-of-00003.* and part-00000-of-0"):
+    with pytest.raises(OutputError, match="part-00002-of-00003.* and part-00002-of-0"):
         dataset.plan(names(range(20)), 4)
+
+
+def test_a_shard_with_two_names_is_one():
+    dataset = Dataset()
+    dataset.run(names(range(10)), 4)
+    found = [shard for shard, _ in dataset.shards.values()]
+    copy = plan_lib.Found(plan_lib.shard_name(1, 5), found[1].digest, 4, 0, 1)
+    plan = plan_lib.make_plan(
+        names(range(10)), str, 4, [*found, copy], lambda shard: [], "songs"
+    )
+    assert plan.doubles == (copy.name,) and not plan.shards and not plan.renamed
 
 
 @given(

@@ -288,6 +288,61 @@ def test_failures_are_tried_again_where_that_is_asked(finished_run, music, tmp_p
     assert not (tmp_path / "songs.failures").exists()
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_stop_while_a_shard_is_made_again_loses_no_file(
+    finished_run, music, tmp_path, monkeypatch, count
+):
+    """Each is a row or a failure at any time."""
+    mended = tmp_path / "music"
+    shutil.copytree(music, mended)
+    target = tmp_path / "songs"
+    make(finished_run, mended, target)
+    shutil.copy(mended / "album/1.wav", mended / "bad.wav")
+    real, puts = output.Output._put, []
+
+    def stop(self, *arguments):
+        puts.append(arguments)
+        if len(puts) == count:
+            raise KeyboardInterrupt
+        real(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(output.Output, "_put", stop)
+        with pytest.raises(KeyboardInterrupt):
+            make(finished_run, mended, target, retries=True)
+    rows = parquet.read_table(target).column("path").to_pylist()
+    failed = parquet.read_table(f"{target}.failures").column("path").to_pylist()
+    assert {*rows, *failed} == set(list_inputs(mended).paths)
+    make(finished_run, mended, target, retries=True)
+    assert parquet.read_table(target).num_rows == 10
+
+
+def test_failures_of_a_killed_run_with_another_plan_go(finished_run, music, tmp_path):
+    target = tmp_path / "songs"
+    make(finished_run, music, target)
+    stale = tmp_path / "songs.failures" / plan.shard_name(6, 9)
+    shutil.copy(tmp_path / "songs.failures" / plan.shard_name(3, 4), stale)
+    make(finished_run, music, target)
+    assert len(parquet.read_table(f"{target}.failures")) == 2 and not stale.exists()
+
+
+def test_a_renaming_at_an_address_that_was_killed(finished_run, music, bucket):
+    """A copy, then the old name goes: a kill between leaves both."""
+    some = inputs_lib.Inputs(list_inputs(music).paths[:7], {})
+    target = "memory://bucket/songs"
+    make(finished_run, some, target)
+    for ending in ("", ".failures"):
+        for old in bucket.find(f"/bucket/songs{ending}"):
+            if "part-00000" in old or ending:
+                bucket.copy(old, old.replace("-of-00003", "-of-00005"))
+    summary = make(finished_run, music, target)
+    assert (summary.num_rows, summary.num_shards, summary.num_made) == (9, 5, 2)
+    assert len(summary.failures) == 2
+    for ending in ("", ".failures"):
+        names = bucket.find(f"/bucket/songs{ending}")
+        assert names and all(name.endswith("-of-00005.parquet") for name in names)
+
+
 # What is refused ---------------------------------------------------------------------
 
 
@@ -367,10 +422,10 @@ def test_a_lost_disk_fails_no_file(finished_run, music, tmp_path, monkeypatch):
     given = list_inputs(lost)
     real = build.build
 
-    def lose(job, shard, on_file):
+    def lose(job, shard, *arguments):
         if shard.number == 2:
             lost.rename(tmp_path / "elsewhere")
-        return real(job, shard, on_file)
+        return real(job, shard, *arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(run, "build", lose)
