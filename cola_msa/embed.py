@@ -29,7 +29,7 @@ from cola_msa.collection.file_flags import (
     job_of,
 )
 from cola_msa.collection.inputs import list_inputs
-from cola_msa.collection.shards.build import Job
+from cola_msa.collection.shards.build import Job, opened
 from cola_msa.collection.shards.output import Output, is_dataset
 from cola_msa.collection.shards.run import absolute, describe_dataset, make_dataset
 from cola_msa.collection.table.write import (
@@ -83,14 +83,14 @@ def main(options: flags.FlagValues) -> None:
         check_output(pathlib.Path(options.output))
     inputs = list_inputs(options.input)
     name = options.model or _default()
-    model = open_model(name, step)
+    job = job_of(options, Job, model=absolute(name), checkpoint_step=step)
+    model = opened(job) if is_folder else open_model(name, step)
     with of_flags():
         hop_to_frames(options.hop_seconds, model.frontend)
     for remark in inputs.remarks:
         print(escape(remark))
     print(f"{len(inputs.paths)} files; {model.description}", flush=True)
     if is_folder:
-        job = job_of(options, Job, model=absolute(name), checkpoint_step=step)
         made = make_dataset(
             job, inputs, options.files_per_shard, options.retry_failures, engine=engine
         )

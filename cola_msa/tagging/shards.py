@@ -73,7 +73,7 @@ class TagJob(Job):
     head: str | None = None
     top: int = 0
 
-    def open_any(self) -> Any:
+    def open(self) -> Any:
         """Opens the encoder with its heads."""
         return open_tagging_model(
             self.model or None, self.task, self.head, self.checkpoint_step
@@ -119,7 +119,7 @@ class TagJob(Job):
 class TagEmbeddingsJob(TagJob):
     """Labels of a folder of embeddings; a shard of them becomes one of labels."""
 
-    def open_any(self) -> Any:
+    def open(self) -> Any:
         """Opens the heads alone."""
         return heads_of(self.model, self.task, self.head, self.checkpoint_step)
 

@@ -53,19 +53,8 @@ class Job:
         """Opens the model: an OpenedModel, or of another kind of job what that takes.
 
         Raises:
-            RunError: If there is none, or it is not the one that was opened first.
+            RunError: If there is none.
         """
-        model = self.open_any()
-        key = self.key_of(model)
-        if self.key not in (None, key):
-            raise RunError(
-                f"{hide_logins(self.model)} is another model ({key}) than the one that "
-                f"the run began with ({self.key}): run the command again"
-            )
-        return model
-
-    def open_any(self) -> Any:
-        """Opens whatever `model` names."""
         return open_model(self.model, self.checkpoint_step)
 
     def key_of(self, model: Any) -> str:
@@ -87,7 +76,7 @@ class Job:
         """Makes one shard's table, also where it has no row.
 
         Args:
-            model: From `open`.
+            model: From `opened`.
             paths: Its files.
             file: The table to write, in an empty folder.
             mark: What its metadata say beside the settings.
@@ -114,9 +103,24 @@ class Job:
         return summary
 
 
-@functools.lru_cache(maxsize=1)
 def opened(job: Job) -> Any:
-    """A job's model, opened once a process."""
+    """A job's model, opened once a process.
+
+    Raises:
+        RunError: If there is none, or it is not the one that was opened first.
+    """
+    model = _opened(dataclasses.replace(job, output="", root=None, key=None))
+    key = job.key_of(model)
+    if job.key not in (None, key):
+        raise RunError(
+            f"{hide_logins(job.model)} is another model ({key}) than the one that the "
+            f"run began with ({job.key}): run the command again"
+        )
+    return model
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(job: Job) -> Any:
     return job.open()
 
 

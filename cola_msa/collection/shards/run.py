@@ -17,6 +17,7 @@ from cola_msa.collection.shards.plan import (
     default_size,
     make_plan,
     names_digest,
+    parse_name,
 )
 from cola_msa.collection.table.write import OutputError
 from cola_msa.remote import addresses
@@ -73,7 +74,7 @@ def make_dataset(
     """
     output = Output(job.output)
     output.check()
-    model = opened(dataclasses.replace(job, key=None))
+    model = opened(job)
     job = dataclasses.replace(job, key=job.key_of(model), root=inputs.root)
     begin = time.monotonic()
     with output.locked():
@@ -85,7 +86,7 @@ def make_dataset(
             log(line)
         output.remove(plan.doubles)
         output.rename(plan.renamed)
-        work = _Work(job, plan, forced, len(inputs.paths), is_quiet)
+        work = _Work(job, plan, forced, is_quiet)
         ended = work.run(engine)
         with output.scratch("inputs") as folder:
             failures = {text(path): why for path, why in inputs.failures.items()}
@@ -155,22 +156,15 @@ def _to_retry(
                 "of its files, or in another order"
             )
             continue
-        again = dataclasses.replace(shard, name=name)
-        found.append(Shard(again.number, plan.total, files, shard.digest, shard.begin))
+        number, total = parse_name(name) or (0, 0)
+        found.append(Shard(number, total, files, shard.digest, shard.begin))
     return found, remarks
 
 
 class _Work:
     """The shards that are left, made in this process or by an engine."""
 
-    def __init__(
-        self,
-        job: Job,
-        plan: Plan,
-        forced: Sequence[Shard],
-        num_files: int,
-        is_quiet: bool,
-    ):
+    def __init__(self, job: Job, plan: Plan, forced: Sequence[Shard], is_quiet: bool):
         self._job = job
         self._plan = plan
         self._forced = forced
@@ -247,7 +241,7 @@ def describe_dataset(summary: DatasetSummary, output: str) -> Iterator[str]:
     elif summary.num_made:
         yield f"made {summary.num_made:,} shards in {wall:.1f} s"
     if summary.num_earlier:
-        yield f"skipped {summary.num_earlier:,} files of finished shards"
+        yield f"skipped {summary.num_earlier:,} files that were embedded before"
     for path, reason in list(summary.failures.items())[:LISTED]:
         yield f"failed: {path}: {reason}"
     if summary.failures:

@@ -61,7 +61,7 @@ def has_beam():
 @pytest.fixture(autouse=True)
 def closed_models():
     yield
-    build.opened.cache_clear()
+    build._opened.cache_clear()
 
 
 def job_of(finished_run, target, **fields) -> build.Job:
@@ -631,13 +631,8 @@ def test_a_defect_in_a_beam_worker_is_shown_whole(
 def test_a_beam_worker_that_opens_another_model_ends_the_run(
     finished_run, music, has_beam, tmp_path, monkeypatch
 ):
-    real = build.Job.open_any
-
-    def other(self):
-        model = real(self)
-        return model if self.key is None else dataclasses.replace(model, key="other")
-
-    monkeypatch.setattr(build.Job, "open_any", other)
+    keys = iter("abcd")
+    monkeypatch.setattr(build.Job, "key_of", lambda job, model: next(keys))
     with pytest.raises(beam.BeamError, match="is another model"):
         make(finished_run, music, tmp_path / "songs", beam_args=IN_MEMORY)
 

@@ -31,7 +31,7 @@ def few(music) -> Inputs:
 @pytest.fixture(autouse=True)
 def closed_models():
     yield
-    build.opened.cache_clear()
+    build._opened.cache_clear()
 
 
 def make(kind, judged, target, inputs=None, size=2, engine=None, **fields):
@@ -142,4 +142,4 @@ def test_the_command(judged, tmp_path):
     (tmp_path / "list.txt").write_text("\n".join(few(music).paths))
     arguments = ("--input=list.txt", "--output=tags", "--files_per_shard=2")
     assert "5 rows in 3 shards" in found(*arguments).stdout
-    assert "skipped 5 files of finished shards" in found(*arguments).stdout
+    assert "skipped 5 files that were embedded before" in found(*arguments).stdout
