@@ -31,8 +31,11 @@ from cola_msa.system.locks import Lock
 FAILURES, WORK = ".failures", ".work"
 INPUT_FAILURES = "inputs.parquet"  # of folders that could not be searched
 MARK = "shard"  # in a shard's metadata: what `plan.Shard.mark` says
-INPUTS = "inputs.json"  # in the work folder: the files of all shards, for workers
+INPUTS = (
+    "cola_msa-inputs.json"  # in the work folder: the files of all shards, for workers
+)
 _LOCK = ".lock"
+_FAILURE_COLUMNS = ("path", "reason")
 _MAX_ATTEMPTS = 100  # to lock a folder that others keep removing
 _THREADS = 16  # that ask an address
 _TAIL_BYTES = 1 << 16  # of a Parquet file, which hold its footer, or nearly so
@@ -93,6 +96,12 @@ class Output:
                 "dataset's folder holds nothing else, or other programs would take it "
                 "for rows; name another"
             )
+        for name in sorted(self.failed_names())[:1]:
+            if self._columns(name, FAILURES) != list(_FAILURE_COLUMNS):
+                raise OutputError(
+                    f"{self.failures_shown()}/{name} is no table of failures, and that "
+                    "is where they go: move it away, or name another --output"
+                )
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -290,9 +299,7 @@ class Output:
             self._delete_failures(name)
             return
         pyarrow, parquet = import_pyarrow()
-        schema = pyarrow.schema(
-            [("path", pyarrow.string()), ("reason", pyarrow.string())]
-        )
+        schema = pyarrow.schema([(name, pyarrow.string()) for name in _FAILURE_COLUMNS])
         columns = [list(failures), list(failures.values())]
         file = scratch / "failures.parquet"
         with files.written_path(file, OutputError) as temporary:
@@ -385,12 +392,20 @@ class Output:
         """Names of the shards that have failures."""
         return {name for name in self._names(FAILURES) if parse_name(name) is not None}
 
+    def _columns(self, name: str, ending: str) -> list[str]:
+        return self._read(name, ending, lambda file: file.schema_arrow.names)
+
     def _column(self, name: str, ending: str, column: str) -> list[str]:
+        return self._read(
+            name, ending, lambda file: file.read([column]).column(0).to_pylist()
+        )
+
+    def _read(self, name: str, ending: str, read: Callable[[Any], _Result]) -> _Result:
         pyarrow, parquet = import_pyarrow()
         place = f"{self.shown}{ending}/{name}"
         try:
             with self._opened(name, ending) as path, parquet.ParquetFile(path) as file:
-                return file.read([column]).column(0).to_pylist()
+                return read(file)
         except (addresses.RemoteError, FileNotFoundError, PermissionError):
             raise
         except (pyarrow.ArrowException, OSError, ValueError, LookupError) as error:
@@ -444,8 +459,9 @@ class Output:
             pathlib.Path(self._place(WORK), name).unlink(missing_ok=True)
 
     def failures_shown(self) -> str:
-        """Where failures are, for messages."""
-        return self.shown + FAILURES
+        """Where failures are, for messages; of a link beside what it points to."""
+        is_link = not self.is_remote and self._root != os.path.abspath(self.given)
+        return self._place(FAILURES) if is_link else self.shown + FAILURES
 
 
 def _in_threads(

@@ -365,6 +365,26 @@ def test_a_folder_with_other_files_is_refused(finished_run, music, tmp_path):
         make(finished_run, music, tmp_path)
 
 
+def test_somebodys_folder_where_failures_would_go_is_kept(
+    finished_run, music, whole, tmp_path
+):
+    shutil.copytree(whole, tmp_path / "songs.failures")
+    with pytest.raises(OutputError, match="is no table of failures"):
+        make(finished_run, music, tmp_path / "songs")
+    assert times(tmp_path / "songs.failures").keys() == times(whole).keys()
+
+
+def test_a_link_to_a_folder_stays_one(finished_run, music, whole, tmp_path):
+    (tmp_path / "disk/real").mkdir(parents=True)
+    (tmp_path / "songs").symlink_to(tmp_path / "disk/real")
+    summary = make(finished_run, music, tmp_path / "songs")
+    assert (tmp_path / "songs").is_symlink()
+    assert digests(tmp_path / "disk/real") == digests(whole)
+    lines = "\n".join(run.describe_dataset(summary, str(tmp_path / "songs")))
+    assert f"{tmp_path}/disk/real.failures names each" in lines
+    assert [path.name for path in tmp_path.glob("songs*")] == ["songs"]
+
+
 def test_shards_of_another_program_are_refused(finished_run, music, whole, tmp_path):
     target = tmp_path / "songs"
     target.mkdir()
