@@ -76,10 +76,10 @@ def _measure(
     seconds: float, repeats: int, has_baselines: bool, barrier: Any, results: Any
 ) -> None:
     """One worker: every stage's CPU seconds."""
-    from data_prep.pipeline import processes
+    from cola_msa.system.processes import limit_threads
     from data_prep.stems import weights
 
-    processes.limit_threads()
+    limit_threads()
     openunmix = weights.start_torch(1)
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as name:

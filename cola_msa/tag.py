@@ -20,7 +20,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from absl import flags
 
-from cola_msa.collection.file_flags import define_file_flags
+from cola_msa.collection.file_flags import (
+    SHARD_FLAGS,
+    define_file_flags,
+    define_shard_flags,
+)
 from cola_msa.system import console, signals
 from cola_msa.system.errors import UsageError
 from cola_msa.tagging.files import SUFFIXES
@@ -33,7 +37,8 @@ ACTIONS = {
     "fit": ("embeddings", "output", "labels_from_folders", "baseline", *_LABELLED),
     "suggest": ("embeddings", "output", "head", "num", *_LABELLED),
     "": ("model", "task", "head", "input", "embeddings", "output", "top", "per", "plot")
-    + ("hop_seconds", "checkpoint_step", "batch_size", "num_workers", "max_failures"),
+    + ("hop_seconds", "checkpoint_step", "batch_size", "num_workers", "max_failures")
+    + SHARD_FLAGS,
 }
 
 
@@ -47,12 +52,15 @@ def define_flags() -> None:
     )
     flags.DEFINE_string("task", None, "Which of the model's heads; default the one.")
     define_path("head", None, "A folder or file of heads, instead of the model's.")
-    define_path("input", None, "An audio file, a folder of them, or a list.")
-    define_path("embeddings", None, "A table of the encoder's embeddings; no audio.")
+    define_path("input", None, "Audio: as in embed.")
+    define_path(
+        "embeddings", None, "A file or folder of the encoder's embeddings; no audio."
+    )
     define_path(
         "output",
         None,
-        f"A file that ends in {', '.join(SUFFIXES)}; fit: a folder; suggest: a .csv.",
+        f"A file that ends in {', '.join(SUFFIXES)}, or a folder of Parquet files, or "
+        "its address; fit: a folder; suggest: a .csv.",
         required=True,
     )
     flags.DEFINE_integer(
@@ -60,6 +68,7 @@ def define_flags() -> None:
     )
     define_path("plot", None, "Folder of pictures over time; with --per=window.")
     define_file_flags()
+    define_shard_flags()
     flags.DEFINE_list("labels", [], "fit, suggest: CSV files with a column `path`.")
     flags.DEFINE_string("column", None, "fit, suggest: which column holds the class.")
     flags.DEFINE_bool("labels_from_folders", False, "fit: a folder is a class.")

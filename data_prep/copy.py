@@ -12,10 +12,10 @@ from typing import Any
 
 from absl import flags
 
+from cola_msa.remote import addresses
 from cola_msa.system import console
 from cola_msa.system.errors import FileError, UsageError
 from cola_msa.values.paths import define_path
-from data_prep.remote import addresses
 from data_prep.remote.copy import copy_tree
 
 

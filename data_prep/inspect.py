@@ -31,9 +31,9 @@ def main(options: flags.FlagValues) -> None:
     from cola_msa.records.prepared import PreparedData
     from cola_msa.records.schema import MANIFEST_NAME, DataError
     from data_prep.checks import pictures
-    from data_prep.remote import addresses
+    from data_prep.remote import copy
 
-    addresses.check_local("data_dir", options.data_dir)
+    copy.check_local("data_dir", options.data_dir)
     data_dir = pathlib.Path(options.data_dir)
     pictures.check_output(options.output)
     if not (data_dir / MANIFEST_NAME).exists():

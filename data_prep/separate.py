@@ -13,6 +13,7 @@ from typing import Any
 
 from absl import flags
 
+from cola_msa.remote import addresses
 from cola_msa.system import console
 from cola_msa.system.errors import FileError, UsageError
 from cola_msa.values.numbers import define_seed
@@ -24,7 +25,7 @@ from data_prep.pipeline.separate import (
     fill_cache,
     wanted_clips,
 )
-from data_prep.remote import addresses, places
+from data_prep.remote import places
 
 # Those that have --separator. NSynth's notes are of one instrument each, and a
 # multitrack folder has its own stems.

@@ -52,9 +52,9 @@ def main(options: flags.FlagValues) -> None:
     """Runs the command."""
     from data_prep.checks import download
     from data_prep.datasets.base import DatasetError
-    from data_prep.remote import addresses
+    from data_prep.remote import copy
 
-    addresses.check_local("dataset_dir", options.dataset_dir)
+    copy.check_local("dataset_dir", options.dataset_dir)
     dataset = importlib.import_module(f"data_prep.datasets.{options.dataset}").DATASET
     if options.split_dir and "split_dir" not in dataset.options:
         raise UsageError(f"--split_dir is not for --dataset={dataset.name}")

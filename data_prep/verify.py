@@ -29,9 +29,9 @@ def main(options: flags.FlagValues) -> None:
     """Runs the command."""
     # Here, not above: TensorFlow takes seconds, and --help need not wait for it.
     from data_prep.checks import prepared
-    from data_prep.remote import addresses
+    from data_prep.remote import copy
 
-    addresses.check_local("data_dir", options.data_dir)
+    copy.check_local("data_dir", options.data_dir)
     data_dir = pathlib.Path(options.data_dir)
     try:
         content, findings = prepared.verify(

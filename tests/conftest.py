@@ -3,13 +3,16 @@
 import dataclasses
 import os
 import pathlib
+import tempfile
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as cola_msa does
 
+import fsspec
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import HealthCheck, settings
 
 from cola_msa.config.presets import get_preset
@@ -22,6 +25,7 @@ from cola_msa.config.schema import (
 )
 from cola_msa.records import index, schema
 from cola_msa.records import prepared as prepared_lib
+from cola_msa.remote import addresses
 from cola_msa.system.memory import keep_freed_memory
 
 keep_freed_memory()  # as the commands do
@@ -43,6 +47,18 @@ def own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLA_MSA_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture
+def bucket(monkeypatch, tmp_path):
+    """An empty memory file system; scratch files go where the test can see them."""
+    monkeypatch.setattr(MemoryFileSystem, "store", {})
+    monkeypatch.setattr(MemoryFileSystem, "pseudo_dirs", [""])
+    monkeypatch.setattr(addresses, "_PAUSE_SECONDS", 0.0)
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    addresses.open_folder.cache_clear()
+    return fsspec.filesystem("memory")
 
 
 @pytest.fixture(scope="session")

@@ -7,13 +7,14 @@ content: a file that was moved, or lies there twice, is not embedded again.
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
 import os
 import pathlib
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,14 +36,15 @@ from cola_msa.collection.table.write import (
 from cola_msa.hub.embedder import BATCH_SIZE, Batcher, hop_to_frames
 from cola_msa.hub.opened import OpenedModel
 from cola_msa.model.embedding import ClipPooling
+from cola_msa.remote import addresses
 from cola_msa.system import signals
 from cola_msa.system.console import progress_bar
-from cola_msa.system.errors import RunError
+from cola_msa.system.errors import RunError, UsageError, hide_logins
 from cola_msa.system.files import DISK_ERRORS
 from cola_msa.values import names
 
 GRANULARITIES = ("clip", "window")
-_LISTED = 5  # failures that a summary names
+LISTED = 5  # failures that a summary names
 _HASH_BYTES = 1 << 20
 
 
@@ -118,6 +120,15 @@ def row_dim(model: OpenedModel, per: str) -> int:
     return model.clip_dim if per == "clip" else model.dim
 
 
+def _is_empty(folder: str) -> bool:
+    """Whether a folder is gone or holds nothing, as where a disk was mounted."""
+    try:
+        with os.scandir(folder) as entries:
+            return next(entries, None) is None
+    except OSError:
+        return True
+
+
 def _version(file: str | int | os.PathLike) -> tuple[int, ...]:
     """What differs once a file is written to or replaced."""
     try:
@@ -129,12 +140,18 @@ def _version(file: str | int | os.PathLike) -> tuple[int, ...]:
 
 
 class _Preparer:
-    """Hashes and decodes files; called by several threads."""
+    """Fetches, hashes and decodes files; called by several threads."""
 
-    def __init__(self, model: OpenedModel, store: Store, known: dict[str, FileRows]):
+    def __init__(
+        self,
+        model: OpenedModel,
+        store: Store,
+        known: dict[str, FileRows],
+        root: str | None,
+    ):
         self._model = model
         self._folder = str(store.folder)
-        self._known = known
+        self._root = root
         self._claimed = set(known)
         self._lock = threading.Lock()
         self.is_stopped = threading.Event()
@@ -142,32 +159,74 @@ class _Preparer:
     def __call__(self, path: str) -> _Prepared:
         found = _Prepared(path)
         try:
-            found.sha256 = self._hash(found)
-            with self._lock:
-                is_new = found.sha256 not in self._claimed
-                self._claimed.add(found.sha256)
-            if is_new:
-                found.clip = self._decode_unchanged(found)
-        except errors.AudioError as error:
-            found.failure = str(error)
+            with self._local(path) as file:
+                self._prepare(found, file)
+        except (errors.AudioError, addresses.AddressError, UsageError) as error:
+            found.failure = hide_logins(str(error))
+        except addresses.RemoteError as error:
+            self._check_root(error, path)
+            found.failure = f"could not be downloaded: {error}"
         except OSError as error:
             if error.errno in DISK_ERRORS:  # ours, not the file's
-                raise cannot_write(self._folder, error) from error
+                raise cannot_write(error.filename or self._folder, error) from error
             found.failure = f"cannot be read: {error.strerror or error}"
         except MemoryError:
             found.failure = "there is too little memory to decode it"
         except Exception as error:  # one file never ends a long run
             found.failure = f"unexpected: {error!r}"
+        if found.failure:
+            self._check_root(None, path)
         return found
 
-    def _decode_unchanged(self, found: _Prepared) -> ClipWindows:
+    @staticmethod
+    def _local(path: str) -> contextlib.AbstractContextManager[str | os.PathLike]:
+        """A file of this machine with a path's content."""
+        if not addresses.is_address(path) or os.path.exists(path):
+            return contextlib.nullcontext(path)
+        return addresses.fetched(path)
+
+    def _check_root(self, error: addresses.RemoteError | None, path: str) -> None:
+        """Tells a lost disk or network from a lost file.
+
+        Raises:
+            RunError: If what the files were listed from is gone, or does not answer.
+        """
+        if error is not None:
+            root = self._root
+            if root is None and error.is_missing:  # one of a list
+                return
+            folder = addresses.open_folder(root or addresses.split(path)[0])
+            is_there = folder.is_there() or root is None
+            root = folder.shown
+        elif self._root is None or addresses.is_address(self._root):
+            return
+        else:
+            root = self._root
+            is_there = not _is_empty(root)
+        if not is_there:
+            raise RunError(
+                f"{root} has vanished, or is empty now; once that is mended the same "
+                "command goes on"
+            )
+
+    def _prepare(self, found: _Prepared, file: str | os.PathLike) -> None:
+        found.sha256 = self._hash(found, file)
+        with self._lock:
+            is_new = found.sha256 not in self._claimed
+            self._claimed.add(found.sha256)
+        if is_new:
+            found.clip = self._decode_unchanged(found, file)
+
+    def _decode_unchanged(
+        self, found: _Prepared, file: str | os.PathLike
+    ) -> ClipWindows:
         """Decodes what was hashed: a file that is replaced meanwhile is a failure."""
         clip = None
         try:
-            clip = self._decode(found.path)
+            clip = self._decode(file)
         finally:
-            is_same = _version(found.path) == found.version
-            if not is_same and self._hash(found) != found.sha256:
+            is_same = _version(file) == found.version
+            if not is_same and self._hash(found, file) != found.sha256:
                 if clip is not None:
                     clip.close()
                 raise errors.UnreadableError(
@@ -175,8 +234,7 @@ class _Preparer:
                 )
         return clip
 
-    def _hash(self, found: _Prepared) -> str:
-        path = found.path
+    def _hash(self, found: _Prepared, path: str | os.PathLike) -> str:
         if not os.path.isfile(path):  # to open a named pipe waits for its writer
             raise errors.MissingError(
                 "not a regular file" if os.path.exists(path) else "it does not exist"
@@ -189,7 +247,7 @@ class _Preparer:
                 self._check()
         return digest.hexdigest()
 
-    def _decode(self, path: str) -> ClipWindows:
+    def _decode(self, path: str | os.PathLike) -> ClipWindows:
         return decode_clip(
             path, self._model.frontend, self._folder, lambda block: self._check()
         )
@@ -314,6 +372,10 @@ def embed_files(
     num_workers: int = 0,
     is_quiet: bool = False,
     failures: Mapping[str, str] | None = None,
+    *,
+    root: str | None = None,
+    mark: Mapping[str, Any] | None = None,
+    on_file: Callable[[float], None] | None = None,
 ) -> Summary:
     """Embeds files into one file of embeddings; goes on where an earlier call was.
 
@@ -321,7 +383,8 @@ def embed_files(
     stopped call leaves `<output>.work/`, and the same call goes on from there.
 
     Args:
-        paths: Audio files.
+        paths: Audio files, or their addresses; each of these is fetched, decoded and
+            deleted again.
         output: .parquet, .npz or .h5.
         model: From `cola_msa.hub.loading.open_model`.
         per: `clip` (one row a file, the mean over its windows) or `window`.
@@ -332,6 +395,11 @@ def embed_files(
         is_quiet: Whether there is no progress bar.
         failures: Reason by path of what failed already, e.g. folders that could not
             be searched; listed with the others.
+        root: The folder or address that the paths were found in: where it is gone,
+            the call ends, and nothing is a failure for that.
+        mark: Further metadata of the output; plain JSON types.
+        on_file: Called after each file with the seconds of audio so far, in place of
+            a progress bar.
 
     Returns:
         Summary.
@@ -340,7 +408,8 @@ def embed_files(
         ValueError: If `per` or the hop makes no sense.
         OutputError: If the output cannot be written, or holds something else.
         StoreError: If the work folder cannot be used.
-        RunError: If the encoder's values are not finite, whatever the file.
+        RunError: If the encoder's values are not finite, whatever the file, or `root`
+            is gone.
     """
     output = pathlib.Path(output)
     check_output(output)
@@ -358,17 +427,21 @@ def embed_files(
                 earlier = Earlier(output, settings)
             known = {**store.finished, **(earlier.finished if earlier else {})}
             run = _Run(model, store, per, hop_frames, batch_size)
-            prepare = _Preparer(model, store, known)
+            prepare = _Preparer(model, store, known, root)
             workers = num_workers or len(os.sched_getaffinity(0))
-            with progress_bar(len(paths), "embedding", "file", not is_quiet) as bar:
+            is_shown = not is_quiet and on_file is None
+            with progress_bar(len(paths), "embedding", "file", is_shown) as bar:
                 for found in _in_order(prepare, paths, workers):
                     signals.check()
                     run.take(found)
                     _show(bar, run.audio_seconds, time.monotonic() - begin)
+                    if on_file is not None:
+                        on_file(run.audio_seconds)
                 run.flush()
                 _show(bar, run.audio_seconds, time.monotonic() - begin, 0)
             run.earlier_failures = dict(failures or {})
-            summary = _write(paths, output, settings, model, store, earlier, run, begin)
+            metadata = table_metadata(model, settings, mark)
+            summary = _write(paths, output, metadata, model, store, earlier, run, begin)
         store.remove()
         return summary
     finally:
@@ -384,7 +457,7 @@ def _show(bar: tqdm.tqdm, audio: float, wall: float, num_files: int = 1) -> None
 def _write(
     paths: Sequence[str],
     output: pathlib.Path,
-    settings: dict[str, Any],
+    metadata: dict[str, Any],
     model: OpenedModel,
     store: Store,
     earlier: Earlier | None,
@@ -404,18 +477,17 @@ def _write(
         is_earlier = earlier is not None and sha256 in earlier.finished
         source: Any = earlier if is_earlier else store
         rows: FileRows = source.finished[sha256]
-        if settings["per"] == "clip":
+        if metadata["per"] == "clip":
             starts, seconds = np.zeros(1), np.full(1, rows.seconds)
         else:
-            starts = np.round(np.arange(rows.num_rows) * settings["hop_seconds"], 6)
+            starts = np.round(np.arange(rows.num_rows) * metadata["hop_seconds"], 6)
             seconds = np.full(rows.num_rows, min(window_seconds, rows.seconds))
 
         def read(first: int, count: int, source=source, rows=rows) -> np.ndarray:
             return source.read(rows.first_row + first, count)
 
         clips.append(Clip(text(path), sha256, starts, seconds, read))
-    metadata = {**settings, "model": model.description, "kind": model.kind}
-    table = Table(clips, row_dim(model, settings["per"]), metadata)
+    table = Table(clips, row_dim(model, metadata["per"]), metadata)
     current = {clip.path: clip.sha256 for clip in clips}
     previous = None
     if earlier is None or list(earlier.paths.items()) != list(current.items()):
@@ -438,9 +510,30 @@ def _write(
     )
 
 
+def table_metadata(
+    model: OpenedModel, settings: dict[str, Any], mark: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """What a table says of how it was made.
+
+    Args:
+        model: The encoder.
+        settings: From `describe`.
+        mark: What else it shall say.
+    """
+    return {
+        **settings,
+        "model": model.description,
+        "kind": model.kind,
+        **(mark or {}),
+    }
+
+
 def text(path: str) -> str:
-    """A path as UTF-8 can hold it, see `system.names`: names may have any bytes."""
-    return names.escape(path)
+    """A path as tables hold it, in UTF-8: names may have any bytes, see `values.names`.
+
+    Of an address without user and password.
+    """
+    return names.escape(hide_logins(path) if addresses.is_address(path) else path)
 
 
 def describe_summary(summary: Summary, output: pathlib.Path, dim: int) -> Iterator[str]:
@@ -460,7 +553,7 @@ def describe_summary(summary: Summary, output: pathlib.Path, dim: int) -> Iterat
         )
     if summary.num_earlier:
         yield f"skipped {summary.num_earlier} files whose content was embedded before"
-    for path, reason in list(summary.failures.items())[:_LISTED]:
+    for path, reason in list(summary.failures.items())[:LISTED]:
         yield f"failed: {path}: {reason}"
     if summary.failures:
         listed = failures_path(output)

@@ -22,11 +22,12 @@ from cola_msa.config.schema import Config, ModelConfig, from_dict
 from cola_msa.hub import pretrained
 from cola_msa.hub.formats import portable
 from cola_msa.hub.opened import Network, OpenedModel
-from cola_msa.hub.sharing import download, hugging_face
+from cola_msa.hub.sharing import buckets, download, hugging_face
 from cola_msa.model.contrastive import ContrastiveModel
 from cola_msa.model.matcher import Matcher, projection_network
 from cola_msa.model.plain import embedding_dim, plain_encoder
 from cola_msa.model.statistics import BatchStatistics
+from cola_msa.remote import addresses
 from cola_msa.runs import directory
 from cola_msa.runs import kept as kept_lib
 from cola_msa.system.errors import RunError, hide_logins
@@ -46,13 +47,17 @@ def resolve(
 
     Args:
         source: A folder, the URL of an archive of a pretrained folder, an address of
-            Hugging Face (`hf://user/name@revision`), or a name.
+            Hugging Face (`hf://user/name@revision`) or of a bucket (`gs://bucket/run`
+            and whatever else fsspec knows), or a name.
         registry: A registry file; None means COLA_MSA_REGISTRY, else the package's.
 
     Raises:
         RunError: If a download fails or is not what the registry says.
     """
     text = os.fspath(source)
+    local = addresses.local_path(text)
+    if os.path.isfile(os.path.join(local, "config.json")):  # no archive
+        text = local
     if download.is_url(text):
         return download.fetch(text)
     if hugging_face.is_address(text):
@@ -64,11 +69,8 @@ def resolve(
         return STARTER_DIR
     if text in download.read_registry(registry):
         return download.fetch(text, registry)
-    if "://" in text:
-        raise RunError(
-            f"{hide_logins(text)}: an address of a kind that is not read; "
-            f"{', '.join((*download.SCHEMES, hugging_face.SCHEME))} are"
-        )
+    if buckets.is_address(text):
+        return buckets.fetch(text)
     return path
 
 
@@ -161,14 +163,16 @@ def open_model(
 ) -> OpenedModel:
     """Opens a run, a pretrained folder or an export for inference.
 
-    What comes from an address or a registry is opened as a pretrained folder, which
-    runs no code of its maker, or not at all. A local SavedModel is a TensorFlow graph,
+    What comes from an address or a registry is opened as a pretrained folder, or of a
+    bucket as a run, which run no code of their maker, or not at all. A local SavedModel
+    is a TensorFlow graph,
     which can read and write files: open one only from somebody whom you would let run
     a program.
 
     Args:
-        path: The folder; or of a pretrained folder a URL, `hf://user/name@revision`
-            or a registry's name, which is fetched into the cache once.
+        path: The folder, or its address in a bucket; or of a pretrained folder a URL,
+            `hf://user/name@revision` or a registry's name. Each is fetched into the
+            cache once.
         checkpoint_step: For a run: a kept step, `best`, or None for the last.
         registry: A registry file; None means COLA_MSA_REGISTRY, else the package's.
 
@@ -181,9 +185,12 @@ def open_model(
     """
     found = resolve(path, registry)
     kind = find_kind(found)
-    if kind != "pretrained" and found != pathlib.Path(path):
+    kinds = ("pretrained", "run") if buckets.is_address(str(path)) else ("pretrained",)
+    is_local = found == pathlib.Path(addresses.local_path(str(path)))
+    if kind not in kinds and not is_local:
+        wanted = " and no ".join(kinds)
         raise RunError(
-            f"{hide_logins(str(path))}: is no pretrained folder, so it is not opened"
+            f"{hide_logins(str(path))}: is no {wanted} folder, so it is not opened"
         )
     path = found
     if kind != "run" and checkpoint_step is not None:

@@ -100,6 +100,16 @@ def interrupts_wait() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def limit_threads() -> None:
+    """One TensorFlow thread a process, no GPU: parallel work is by processes."""
+    import tensorflow as tf
+
+    with contextlib.suppress(RuntimeError):  # TensorFlow already runs in this process
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+        tf.config.set_visible_devices([], "GPU")
+
+
 def follow_parent() -> None:
     """Leaves Ctrl-C to the parent, and ends this process when the parent has ended.
 

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -128,6 +128,9 @@ def tag_files(
     num_workers: int = 0,
     is_quiet: bool = False,
     failures: Mapping[str, str] | None = None,
+    root: str | None = None,
+    on_file: Callable[[float], None] | None = None,
+    mark: Mapping[str, Any] | None = None,
 ) -> tuple[Summary, Labelled | None]:
     """Labels files into one table; goes on where an earlier call was.
 
@@ -142,6 +145,9 @@ def tag_files(
         num_workers: Threads that decode; 0 for one a core.
         is_quiet: Whether there is no progress bar.
         failures: Reason by path of what failed already.
+        root: As in `embed_files`.
+        on_file: As in `embed_files`.
+        mark: As in `write_labels`.
 
     Returns:
         Summary, and what was found; None where no file could be read.
@@ -164,6 +170,8 @@ def tag_files(
         num_workers=num_workers,
         is_quiet=is_quiet,
         failures=failures,
+        root=root,
+        on_file=on_file,
     )
     if not summary.num_rows:
         return summary, None
@@ -171,7 +179,7 @@ def tag_files(
         found = tag_embeddings(scores, model.heads)
     else:
         found = Labelled(load_embeddings(scores, per_clip=False), model.heads, per)
-    write_labels(output, found, top)
+    write_labels(output, found, top, mark)
     return summary, found
 
 
@@ -243,21 +251,31 @@ def column_names(class_names: Sequence[str]) -> list[str]:
     ]
 
 
-def write_labels(output: str | os.PathLike, labelled: Labelled, top: int = 0) -> None:
+def write_labels(
+    output: str | os.PathLike,
+    labelled: Labelled,
+    top: int = 0,
+    mark: Mapping[str, Any] | None = None,
+) -> None:
     """Writes a table of labels and probabilities, whole or not at all.
 
     Args:
         output: .csv, .parquet or .json.
         labelled: From `tag_files` or `tag_embeddings`.
         top: Labels a row; 0 for those that apply.
+        mark: What a .parquet says of how it was made, as JSON in its metadata.
 
     Raises:
         OutputError: If it cannot be written.
     """
     output = pathlib.Path(output)
-    writers = {".csv": _write_csv, ".parquet": _write_parquet, ".json": _write_json}
+    labels = labelled.labels(top)
     with files.written_path(output) as temporary:
-        writers[output.suffix](temporary, labelled, labelled.labels(top))
+        if output.suffix == ".parquet":
+            _write_parquet(temporary, labelled, labels, mark)
+        else:
+            write = _write_csv if output.suffix == ".csv" else _write_json
+            write(temporary, labelled, labels)
         # Both until the new one stands: whichever does is known.
         hashes = [file_sha256(temporary), *_marked(output)[:1]]
         write_json(mark_path(output), {"format": _MARK, "sha256": hashes})
@@ -312,17 +330,22 @@ def _write_json(path: pathlib.Path, found: Labelled, labels: list[list[str]]) ->
 
 
 def _write_parquet(
-    path: pathlib.Path, found: Labelled, labels: list[list[str]]
+    path: pathlib.Path,
+    found: Labelled,
+    labels: list[list[str]],
+    mark: Mapping[str, Any] | None,
 ) -> None:
     pyarrow, parquet = import_pyarrow()
     table = found.table
-    columns: dict[str, Any] = {"path": list(table.paths)}
+    # A type of its own: what is empty has none.
+    columns: dict[str, Any] = {"path": pyarrow.array(table.paths, pyarrow.string())}
     if found.per == "window":
         columns |= {"start": table.starts, "seconds": table.seconds}
     columns[TAG_COLUMN] = pyarrow.array(labels, pyarrow.list_(pyarrow.string()))
     names = column_names(found.heads.class_names)
     columns |= dict(zip(names, table.embeddings.T, strict=True))
     metadata = {"task": found.heads.task["name"], "model": found.heads.encoder_key}
+    metadata |= {"metadata": json.dumps(mark)} if mark else {}
     parquet.write_table(pyarrow.table(columns).replace_schema_metadata(metadata), path)
 
 

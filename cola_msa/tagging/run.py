@@ -5,12 +5,20 @@ import pathlib
 from absl import flags
 
 from cola_msa.collection.embed import describe_summary
-from cola_msa.collection.file_flags import check_failures
+from cola_msa.collection.file_flags import check_failures, engine_of, job_of
 from cola_msa.collection.inputs import list_inputs
+from cola_msa.collection.shards.build import opened
+from cola_msa.collection.shards.output import Output, is_dataset
+from cola_msa.collection.shards.run import (
+    Engine,
+    absolute,
+    describe_dataset,
+    make_dataset,
+)
 from cola_msa.evaluation.probes.held_heads import open_heads
 from cola_msa.evaluation.probes.kept_heads import Heads
 from cola_msa.hub.embedder import hop_to_frames
-from cola_msa.hub.loading import default_model, default_model_of, open_model
+from cola_msa.hub.loading import default_model, default_model_of
 from cola_msa.runs import directory
 from cola_msa.system.errors import UsageError, of_flags
 from cola_msa.tagging import fit, report, suggest
@@ -24,8 +32,14 @@ from cola_msa.tagging.files import (
     tag_files,
     write_labels,
 )
+from cola_msa.tagging.shards import (
+    TagEmbeddingsJob,
+    TagJob,
+    embedding_shards,
+    heads_of,
+)
 from cola_msa.tagging.spectra import spectra_of
-from cola_msa.tagging.tagger import check_task, model_heads, open_tagging_model
+from cola_msa.tagging.tagger import open_tagging_model
 from cola_msa.values.names import escape
 
 
@@ -68,6 +82,11 @@ def run_tag(options: flags.FlagValues) -> None:
     """Labels of files, or of a table of embeddings."""
     if (options.input is None) == (options.embeddings is None):
         raise UsageError("name either --input (audio) or --embeddings (a table)")
+    is_folder = is_dataset(options.output)
+    engine = engine_of(options, is_folder)
+    if is_folder:
+        _tag_shards(options, engine)
+        return
     output = pathlib.Path(options.output)
     check_tags_output(output)
     if options.plot is not None and options.per != "window":
@@ -105,6 +124,41 @@ def run_tag(options: flags.FlagValues) -> None:
     check_failures(summary, options.max_failures, output)
 
 
+def _tag_shards(options: flags.FlagValues, engine: Engine | None) -> None:
+    """Labels as a folder of shards."""
+    if options.plot is not None:
+        raise UsageError("--plot draws the labels of a file: name one by --output")
+    Output(options.output).check()
+    step = directory.parse_step(options.checkpoint_step)
+    has_heads = options.embeddings is not None and options.head is not None
+    name = None if has_heads else _model(options)
+    fields = {
+        "model": absolute(name) if name else "",
+        "checkpoint_step": step,
+        "task": options.task,
+        "head": absolute(options.head) if options.head else None,
+        "top": options.top,
+    }
+    size = options.files_per_shard
+    if options.embeddings is not None:
+        if options.files_per_shard:
+            raise UsageError("--files_per_shard is of --input: shards stay as they are")
+        job: TagJob = job_of(options, TagEmbeddingsJob, **fields)
+        inputs, size = embedding_shards(options.embeddings, options.per), 1
+    else:
+        job = job_of(options, TagJob, **fields)
+        inputs = list_inputs(options.input)
+        model = opened(job)
+        with of_flags():
+            hop_to_frames(options.hop_seconds, model.frontend)
+        print(f"{len(inputs.paths)} files; {model.description}", flush=True)
+    for remark in inputs.remarks:
+        print(escape(remark))
+    made = make_dataset(job, inputs, size, options.retry_failures, engine=engine)
+    print(*describe_dataset(made, job.output), sep="\n")
+    check_failures(made, options.max_failures, options.output)
+
+
 def _finish(options: flags.FlagValues, found: Labelled, output: pathlib.Path) -> None:
     """Says what was found, and draws it where that is asked for."""
     print("\n".join([*describe_labels(found), f"{output}: {found.num_rows} rows"]))
@@ -131,10 +185,6 @@ def _model(options: flags.FlagValues) -> str | None:
 
 def _heads(options: flags.FlagValues) -> Heads:
     """The heads alone."""
-    if options.head is not None:
-        file, heads = open_heads(options.head)
-        check_task(file, heads, options.task)
-        return heads
     step = directory.parse_step(options.checkpoint_step)
-    model = open_model(_model(options) or "", step)
-    return model_heads(model, options.task)
+    name = _model(options) if options.head is None else None
+    return heads_of(name, options.task, options.head, step)

@@ -71,6 +71,11 @@ def _key(parts: Sequence[str], heads: Heads) -> str:
     return digest.hexdigest()[:16]
 
 
+def heads_key(heads: Heads) -> str:
+    """16 hexadecimal digits that stand for heads, and for the encoder they are of."""
+    return _key([heads.encoder_key], heads)
+
+
 def _no_network() -> Network:
     raise AssertionError("heads are applied to embeddings")
 
@@ -87,7 +92,7 @@ def tagging_model(model: OpenedModel, heads: Heads) -> TaggingModel:
         path=model.path,
         dim=len(heads.class_names),
         frontend=model.frontend,
-        key=_key([model.key], heads),
+        key=heads_key(heads),
         description=f"{model.description}; {describe(heads)}",
         details=model.details,
         make_network=_no_network,

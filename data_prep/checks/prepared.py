@@ -190,7 +190,7 @@ def _check_shards(
             bar.update()
 
         if num_workers <= 1:
-            processes.limit_threads()
+            processes_lib.limit_threads()
             for name, digest in shards:
                 take(shard.check_shard(name, digest, expected))
         else:

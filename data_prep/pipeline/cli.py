@@ -8,6 +8,7 @@ from typing import Any
 from absl import flags
 
 from cola_msa.config.schema import SOURCES, FrontendConfig
+from cola_msa.remote import addresses
 from cola_msa.system import console
 from cola_msa.system.errors import FileError, UsageError, hide_logins, of_flags
 from cola_msa.values.numbers import define_float, define_seed
@@ -21,7 +22,7 @@ from data_prep.datasets.base import (
     check_stem_splits,
 )
 from data_prep.pipeline.separate import check_stems_cache
-from data_prep.remote import addresses, places
+from data_prep.remote import places
 
 # Flags count as those of the command that is run, so that its --help shows them.
 flags.disclaim_key_flags()

@@ -1,13 +1,10 @@
 """Units of work in this process or in several."""
 
 import concurrent.futures
-import contextlib
 import dataclasses
 import multiprocessing
 from collections.abc import Callable, Sequence
 from typing import Any
-
-import tensorflow as tf
 
 from cola_msa.system import processes
 from data_prep.pipeline import shards
@@ -40,14 +37,6 @@ class _Tally:
         self._add(1, has_failed, more)
 
 
-def limit_threads() -> None:
-    """One TensorFlow thread a process, no GPU: parallel work is by processes."""
-    with contextlib.suppress(RuntimeError):  # TensorFlow already runs in this process
-        tf.config.threading.set_intra_op_parallelism_threads(1)
-        tf.config.threading.set_inter_op_parallelism_threads(1)
-        tf.config.set_visible_devices([], "GPU")
-
-
 # Work on one item: (job, item, separator, on_clip). A function of a module.
 Work = Callable[[Job, Any, "separator_lib.Separator | None", shards.OnClip], None]
 
@@ -76,7 +65,7 @@ def run_items(
 
 
 def _run_here(job: Job, items: Sequence[Any], work: Work, progress: Progress) -> None:
-    limit_threads()
+    processes.limit_threads()
     separator = job.load_separator() if items else None
     counts: list[float] = [0, 0, 0.0]
 
@@ -149,7 +138,7 @@ _worker: _Worker | None = None
 def start_worker() -> None:
     """Sets up a process of a pool."""
     processes.follow_parent()
-    limit_threads()
+    processes.limit_threads()
 
 
 def _start_worker(job: Job, counts: Any, stop: Any) -> None:

@@ -13,6 +13,7 @@ import tensorflow as tf
 from cola_msa.config.schema import config_hash, differing_fields, from_dict, to_dict
 from cola_msa.records import index as index_lib
 from cola_msa.records import index_checks, manifests, schema
+from cola_msa.remote.addresses import SCRATCH_PREFIX
 from cola_msa.system import files, folders
 from cola_msa.system.errors import FileError, UserError
 from cola_msa.system.locks import Lock
@@ -23,7 +24,6 @@ from data_prep.pipeline import plan as plan_lib
 from data_prep.pipeline.jobs import Job, PreparationError
 from data_prep.pipeline.processes import run_items
 from data_prep.pipeline.progress import Progress
-from data_prep.remote.inputs import SCRATCH_PREFIX
 from data_prep.remote.places import STATE_NAME, Places, upload_shard
 from data_prep.stems import separator as separator_lib
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from cola_msa.audio import errors
 from cola_msa.config.schema import FrontendConfig
+from cola_msa.remote import addresses
 from cola_msa.system.errors import UsageError
 from cola_msa.system.files import sync
 from cola_msa.system.folders import check_file
@@ -19,7 +20,7 @@ from data_prep.datasets.base import (
     check_stem_splits,
     text,
 )
-from data_prep.remote import addresses, places
+from data_prep.remote import places
 
 _BATCH_CLIPS = 8
 _FIRST_WORDS = b'{"clip_id": '  # of a list of failures

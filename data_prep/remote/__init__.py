@@ -1,4 +1,4 @@
-"""Addresses (fsspec) to local files, one clip at a time.
+"""A data set at an address to local files, one clip at a time.
 
 Imports `datasets`.
 """

@@ -4,14 +4,23 @@ import glob
 import os
 import pathlib
 
+from cola_msa.remote import addresses
 from cola_msa.system import files, folders
-from cola_msa.system.errors import FileError
+from cola_msa.system.errors import FileError, UsageError, hide_logins
 from cola_msa.values.reading import read_json
-from data_prep.datasets.base import DatasetError
-from data_prep.remote import addresses
 
 # Its presence says that all else is there.
 _LAST = "manifest.json"
+
+
+def check_local(flag: str, path: str) -> None:
+    """Refuses an address, by UsageError; for what reads local files alone."""
+    if addresses.is_address(path):
+        path = hide_logins(path)
+        raise UsageError(
+            f"--{flag}={path} is an address, and this reads local files: copy it "
+            f"first: python -m data_prep.copy --data_dir={path} --output_dir=FOLDER"
+        )
 
 
 def copy_tree(url: str, output_dir: pathlib.Path, show_progress: bool = True) -> int:
@@ -26,7 +35,7 @@ def copy_tree(url: str, output_dir: pathlib.Path, show_progress: bool = True) ->
         Number of files copied.
 
     Raises:
-        DatasetError: If there is nothing at the address.
+        AddressError: If there is nothing at the address.
         FileError: If a file cannot be written, or one of another size is there that
             is no part of prepared data; nothing is copied then.
         OSError: If a file cannot be read.
@@ -35,7 +44,7 @@ def copy_tree(url: str, output_dir: pathlib.Path, show_progress: bool = True) ->
 
     folder = addresses.open_folder(url)
     if not folder.is_there():
-        raise DatasetError(f"{folder.shown} does not exist, or is empty")
+        raise addresses.AddressError(f"{folder.shown} does not exist, or is empty")
     entries = {n: e for n, e in folder.walk().items() if not e.is_folder}
     left = []
     for name, entry in entries.items():

@@ -10,10 +10,8 @@ from collections.abc import Iterator, Sequence
 
 from cola_msa.audio import errors
 from cola_msa.audio.files import is_audio_name, same_name
+from cola_msa.remote import addresses
 from data_prep.datasets.base import Clip, DatasetError
-from data_prep.remote import addresses
-
-SCRATCH_PREFIX = "cola_msa-"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +47,7 @@ class Inputs:
             yield self.dataset_dir
             return
         folder = addresses.open_folder(self.url)
-        with tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX) as scratch:
+        with tempfile.TemporaryDirectory(prefix=addresses.SCRATCH_PREFIX) as scratch:
             root = pathlib.Path(scratch, folder.path)
             try:
                 for name in self._names(folder, clip, sources):

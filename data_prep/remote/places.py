@@ -12,9 +12,10 @@ import pathlib
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
+from cola_msa.remote import addresses
 from cola_msa.system.errors import FileError, UsageError, UserError, hide_logins
 from data_prep.datasets.base import DatasetError
-from data_prep.remote import addresses, inputs
+from data_prep.remote import inputs
 
 STATE_NAME = "preparation.json"
 _MANIFEST_NAME = "manifest.json"  # of cola_msa.records.schema, which imports TensorFlow
@@ -142,7 +143,7 @@ def open_places(
         urls: list[str | None] = [None, None]
         unreadable: dict[str, str] = {}
         if any(map(addresses.is_address, (dataset_dir, output_dir or ""))):
-            context = tempfile.TemporaryDirectory(prefix=inputs.SCRATCH_PREFIX)
+            context = tempfile.TemporaryDirectory(prefix=addresses.SCRATCH_PREFIX)
             scratch = pathlib.Path(stack.enter_context(context)).resolve()
         if output_dir is not None and addresses.is_address(output_dir):
             urls[1] = addresses.open_folder(output_dir).url

@@ -3,16 +3,12 @@
 import json
 import os
 import pathlib
-import tempfile
 
-import fsspec
 import pytest
 from absl import flags
-from fsspec.implementations.memory import MemoryFileSystem
 
 from cola_msa.config.schema import SOURCES
 from data_prep import train_separator
-from data_prep.remote import addresses
 from data_prep.stems import weights
 from tests.helpers import trees
 
@@ -70,15 +66,3 @@ def weights_dir(openunmix, tmp_path_factory) -> pathlib.Path:
             torch.save(target.state_dict(), path / f"{source}.pth")
             (path / f"{source}.json").write_text(json.dumps({"args": arguments}))
     return path
-
-
-@pytest.fixture
-def bucket(monkeypatch, tmp_path):
-    """An empty memory file system; scratch files go where the test can see them."""
-    monkeypatch.setattr(MemoryFileSystem, "store", {})
-    monkeypatch.setattr(MemoryFileSystem, "pseudo_dirs", [""])
-    monkeypatch.setattr(addresses, "_PAUSE_SECONDS", 0.0)
-    (tmp_path / "scratch").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
-    addresses.open_folder.cache_clear()
-    return fsspec.filesystem("memory")

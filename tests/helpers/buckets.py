@@ -3,7 +3,7 @@
 import json
 import pathlib
 
-from data_prep.remote import inputs
+from cola_msa.remote import addresses
 
 # Every clip is a shard of its own.
 FOLDER_FLAGS = ("--split_by=clip", "--validation_share=0", "--clips_per_shard=1")
@@ -27,7 +27,7 @@ def get(bucket, name: str, folder: pathlib.Path) -> pathlib.Path:
 
 
 def scratch_left(tmp_path: pathlib.Path) -> list[pathlib.Path]:
-    return list((tmp_path / "scratch").glob(f"{inputs.SCRATCH_PREFIX}*"))
+    return list((tmp_path / "scratch").glob(f"{addresses.SCRATCH_PREFIX}*"))
 
 
 def one_line(error: str) -> str:

@@ -41,7 +41,12 @@ def write(path: pathlib.Path, columns: dict, metadata: dict | None = None):
         from pyarrow import parquet
 
         values = np.asarray(columns["embedding"])
-        arrays = {n: pyarrow.array(columns[n]) for n in columns if n != "embedding"}
+        text_type = pyarrow.string()  # also where there is no row
+        arrays = {
+            name: pyarrow.array(values, text_type if isinstance(values, list) else None)
+            for name, values in columns.items()
+            if name != "embedding"
+        }
         arrays["embedding"] = pyarrow.FixedSizeListArray.from_arrays(
             pyarrow.array(values.ravel()), values.shape[1]
         )

@@ -131,16 +131,19 @@ class ParquetReader:
                     types, _plain(kind.value_type)
                 )
                 wanted = "lists of numbers"
-            if not is_right:
+            # What is empty has no type.
+            is_empty = types.is_null(kind) and not self._file.metadata.num_rows
+            if not is_right and not is_empty:
                 raise EmbeddingFileError(
                     f"{self._path}: column {name} is {kind}, not {wanted}"
                 )
 
     def _find_dim(self) -> int:
-        """Values of the first embedding; of a file without rows what its type says."""
+        """Values of an embedding: what its type says, else those of the first one."""
         kind = _plain(self._file.schema_arrow.field("embedding").type)
-        if not self.num_rows:
-            return max(getattr(kind, "list_size", 1), 1)
+        size = getattr(kind, "list_size", 0)
+        if size > 0 or not self.num_rows:
+            return max(size, 1)
         first = int(np.searchsorted(self._ends, 0, "right"))
         self._load(first, None)
         return self._rows.shape[1]

@@ -10,7 +10,8 @@ Parquet, .npz and .h5 hold the same columns, one row a clip or a window:
 
 and, where their writer gave one, a JSON text `metadata` (schema metadata, an array or
 an attribute) that says which encoder made them. Other programs may have written them:
-the columns count, not their order, and not what else there is.
+the columns count, not their order, and not what else there is. A folder of Parquet
+files is one table, see `dataset`.
 """
 
 import dataclasses
@@ -23,9 +24,12 @@ from typing import Any
 import numpy as np
 
 from cola_msa.collection.table.checks import EmbeddingFileError, Reader
+from cola_msa.collection.table.dataset import DatasetReader
 from cola_msa.collection.table.h5 import H5Reader
 from cola_msa.collection.table.npz import NpzReader
 from cola_msa.collection.table.parquet import ParquetReader
+from cola_msa.remote import addresses
+from cola_msa.system.errors import hide_logins
 from cola_msa.values.arrays import row_blocks
 
 _READERS: dict[str, Callable[[pathlib.Path], Reader]] = {
@@ -99,19 +103,27 @@ class Embeddings:
 
 
 def open_reader(path: str | os.PathLike) -> Reader:
-    """Opens a file of embeddings; names, types, shapes and sizes are checked.
+    """Opens a file or a folder of embeddings; what it declares is checked.
 
     Args:
-        path: .parquet, .npz or .h5, see the module.
+        path: .parquet, .npz or .h5, or a folder of .parquet files, see the module.
 
     Returns:
-        What reads it.
+        What reads it; of a folder only the shards that rows are asked of.
 
     Raises:
         EmbeddingFileError: If the file does not exist, is damaged, lacks a column, has
-            one of another type or length, or is made to fill memory.
+            one of another type or length, or is made to fill memory; if of a folder's
+            shards one is missing, or another encoder's than the first.
     """
+    if addresses.is_address(path) and not os.path.exists(path):
+        raise EmbeddingFileError(
+            f"{hide_logins(os.fspath(path))}: is an address, and embeddings are read "
+            "from local files: copy it first: python -m data_prep.copy"
+        )
     path = pathlib.Path(path)
+    if path.is_dir():
+        return DatasetReader(path)
     if not path.is_file():
         raise EmbeddingFileError(
             f"{path}: there is no such file; python -m cola_msa.embed writes one"
@@ -124,10 +136,10 @@ def open_reader(path: str | os.PathLike) -> Reader:
 
 
 def load_embeddings(path: str | os.PathLike, per_clip: bool = True) -> Embeddings:
-    """Reads a file of embeddings.
+    """Reads a file or a folder of embeddings.
 
     Args:
-        path: .parquet, .npz or .h5, see the module.
+        path: .parquet, .npz or .h5, or a folder of .parquet files, see the module.
         per_clip: Average the windows of each path; else one row a window.
 
     Returns:

@@ -103,7 +103,10 @@ def check_output(path: pathlib.Path) -> None:
         FileError: If its list of failures would be written over another file.
     """
     if path.suffix not in SUFFIXES:
-        raise UsageError(f"--output={path} must end in {', '.join(SUFFIXES)}")
+        raise UsageError(
+            f"--output={path} must end in {', '.join(SUFFIXES)}, or be a folder: a "
+            "name without a suffix, or with / behind it"
+        )
     if path.is_dir():
         raise OutputError(f"--output={path} is a folder; name a file")
     folders.check_file(failures_path(path), _is_failures, "a list of embed's failures")

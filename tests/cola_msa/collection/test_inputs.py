@@ -305,3 +305,97 @@ def test_a_list_in_utf_16_without_its_mark_is_refused(music, encoding):
     (music / "list.m3u").write_bytes("#EXTM3U\r\na.wav\r\n".encode(encoding))
     with pytest.raises(InputError, match="UTF-16 without its mark; save"):
         list_inputs(music / "list.m3u")
+
+
+# Patterns and addresses ---------------------------------------------------------------
+
+
+@pytest.fixture
+def collection(bucket, tmp_path):
+    """The same tree in a folder and in a bucket."""
+    names = ("a/1.wav", "a/b/2.mp3", "a/[3].flac", "c/4.wav", "c/notes.pdf")
+    for name in (*names, "c/.hidden.wav", ".x/5.wav"):
+        path = tmp_path / "music" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+        bucket.pipe_file(f"/bucket/music/{name}", b"x")
+    return "memory://bucket/music", tmp_path / "music"
+
+
+def names_below(root, inputs):
+    assert all(path.startswith(f"{root}/") for path in inputs.paths)
+    return [path.removeprefix(f"{root}/") for path in inputs.paths]
+
+
+@pytest.mark.parametrize(
+    ("ending", "names"),
+    [
+        ("", ["a/1.wav", "a/[3].flac", "a/b/2.mp3", "c/4.wav"]),
+        ("/", ["a/1.wav", "a/[3].flac", "a/b/2.mp3", "c/4.wav"]),
+        ("/a", ["a/1.wav", "a/[3].flac", "a/b/2.mp3"]),
+        ("/*/*.wav", ["a/1.wav", "c/4.wav"]),
+        ("/**/*.wav", ["a/1.wav", "c/4.wav"]),
+        ("/[ac]", ["a/1.wav", "a/[3].flac", "a/b/2.mp3", "c/4.wav"]),
+        ("/c/*", ["c/4.wav"]),
+        ("/a/[3].flac", ["a/[3].flac"]),
+    ],
+)
+def test_folders_and_patterns_here_and_at_an_address(collection, ending, names):
+    for root in collection:
+        assert names_below(root, list_inputs(f"{root}{ending}")) == names
+
+
+def test_the_beginning_of_names_at_an_address(collection):
+    url, _ = collection
+    found = list_inputs(f"{url}/a/")
+    assert found.paths == list_inputs("memory://bucket/mus").paths[:3]
+    assert found.root == f"{url}/a"
+    assert list_inputs(f"{url}/c/4").paths == [f"{url}/c/4.wav"]
+
+
+def test_what_is_left_out_is_told(collection):
+    for root in collection:
+        remarks = "\n".join(list_inputs(f"{root}/c").remarks)
+        assert "1 .pdf" in remarks and "1 hidden" in remarks
+
+
+@pytest.mark.parametrize("ending", ["/x", "/*.ogg", "/c/notes.pdf*"])
+def test_what_matches_nothing_is_refused(collection, ending):
+    for root in collection:
+        with pytest.raises(InputError, match="--input="):
+            list_inputs(f"{root}{ending}")
+
+
+def test_an_empty_or_missing_bucket_is_refused_without_its_login(bucket):
+    with pytest.raises(InputError) as caught:
+        list_inputs("memory://user:secret@bucket/music")
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".csv", ".m3u"])
+def test_a_list_at_an_address(collection, bucket, tmp_path, monkeypatch, suffix):
+    """Its entries count from its own folder, whatever lies in the current one."""
+    url, folder = collection
+    monkeypatch.chdir(folder)
+    lines = ["a/1.wav", "./c/4.wav", "s3://other/x.wav", "/local/y.wav"]
+    lines = ["path", *lines] if suffix == ".csv" else lines
+    bucket.pipe_file(f"/bucket/music/list{suffix}", "\n".join(lines).encode())
+    found = list_inputs(f"{url}/list{suffix}")
+    assert found.paths == [
+        f"{url}/a/1.wav",
+        f"{url}/c/4.wav",
+        "s3://other/x.wav",
+        "/local/y.wav",
+    ]
+    assert found.root is None
+
+
+def test_addresses_in_a_local_list(tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_text("gs://bucket/a.wav\nfile:///b.wav\n")
+    assert list_inputs(path).paths == ["gs://bucket/a.wav", "/b.wav"]
+
+
+def test_a_folder_of_this_machine_by_its_address(collection):
+    _, folder = collection
+    assert list_inputs(f"file://{folder}") == list_inputs(folder)

@@ -5,9 +5,10 @@ import shutil
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from cola_msa.remote import addresses
 from cola_msa.system.errors import UsageError
 from data_prep.pipeline import cli, runner
-from data_prep.remote import addresses, inputs, places
+from data_prep.remote import copy, inputs, places
 from tests.data_prep.datasets.test_datasets import (
     NAMES,
     dataset_of,
@@ -266,7 +267,7 @@ def test_no_message_has_the_password(tmp_path, capsys, monkeypatch, address):
     told = one_line(capsys.readouterr().err)
     assert "***@" in told and "s3c" not in told and "ret@" not in told
     with pytest.raises(UsageError) as caught:
-        addresses.check_local("data_dir", address)
+        copy.check_local("data_dir", address)
     assert "***@" in str(caught.value) and "s3c" not in str(caught.value)
 
 

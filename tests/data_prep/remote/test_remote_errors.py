@@ -12,11 +12,12 @@ from absl import flags
 from fsspec.implementations.memory import MemoryFileSystem
 
 from cola_msa.audio.errors import MissingError
+from cola_msa.remote import addresses
 from cola_msa.system import console
 from data_prep import copy
 from data_prep.checks import prepared
-from data_prep.datasets.base import DatasetError, IndexOptions
-from data_prep.remote import addresses, inputs
+from data_prep.datasets.base import IndexOptions
+from data_prep.remote import inputs
 from tests.cola_msa.audio.test_files import forbid
 from tests.data_prep.datasets.test_datasets import (
     dataset_of,
@@ -216,7 +217,7 @@ def test_names_that_would_leave_the_scratch_folder(bucket, tmp_path, monkeypatch
 
     bucket.pipe_file("/raw/x.wav", b"1")
     monkeypatch.setattr(MemoryFileSystem, "find", find)
-    with pytest.raises(DatasetError, match="rename it"):
+    with pytest.raises(addresses.AddressError, match="rename it"):
         inputs.make_stand_in(addresses.open_folder("memory://raw"), (), tmp_path)
 
 

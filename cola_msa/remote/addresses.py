@@ -8,13 +8,14 @@ import os
 import pathlib
 import posixpath
 import re
+import tempfile
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from cola_msa.system.errors import UsageError, UserError, hide_logins
-from data_prep.datasets.base import DatasetError, text
+from cola_msa.values.names import escape
 
 # Where a file appears whole or not at all, and folders are but parts of names.
 _OBJECT_STORES = frozenset("abfs abfss az gcs gs memory oci oss s3 s3a".split())
@@ -28,7 +29,13 @@ _FINAL_ERRORS = (
 # Of this machine's disk, whatever was being copied.
 _DISK_ERRORS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS))
 _BATCH_FILES = 1000
+_MAX_NAME_BYTES, _KEPT_NAME = 200, 40  # of a copy's name; characters of a longer one
+SCRATCH_PREFIX = "cola_msa-"  # of folders for what was fetched
 _LOCAL = ("file", "local")
+
+
+class AddressError(UserError):
+    """An address that cannot be used at all; the message says why and what to do."""
 
 
 class RemoteError(UserError, OSError):
@@ -51,14 +58,57 @@ def protocol_of(url: str) -> str:
     return url.split("://")[0].split("::")[-1]
 
 
-def check_local(flag: str, path: str) -> None:
-    """Refuses an address, by UsageError; for what reads local files alone."""
-    if is_address(path):
-        path = hide_logins(path)
-        raise UsageError(
-            f"--{flag}={path} is an address, and this reads local files: copy it "
-            f"first: python -m data_prep.copy --data_dir={path} --output_dir=FOLDER"
-        )
+def local_path(given: str) -> str:
+    """The path that a file:// address names; anything else as it is."""
+    protocol, mark, path = given.partition("://")
+    return path if mark and protocol in _LOCAL else given
+
+
+def split(url: str) -> tuple[str, str]:
+    """The address of a file's folder, and the file's name; "" of a whole bucket.
+
+    Of chained addresses the first is split.
+    """
+    first, chain, rest = url.partition("::")
+    if "://" not in first:
+        first, chain, rest = url, "", ""
+    protocol, mark, path = first.partition("://")
+    folder, slash, name = path.rpartition("/")
+    if not slash:
+        folder, name = path, ""
+    return f"{protocol}{mark}{folder}{chain}{rest}", name
+
+
+def join(url: str, name: str) -> str:
+    """The address of a file in the folder at an address."""
+    first, chain, rest = url.partition("::")
+    if "://" not in first:
+        first, chain, rest = url, "", ""
+    slash = "" if first.endswith("/") and not first.endswith("://") else "/"
+    return f"{first}{slash}{name}{chain}{rest}"
+
+
+@contextlib.contextmanager
+def fetched(url: str) -> Iterator[pathlib.Path]:
+    """A file at an address as a local one, as long as it is needed.
+
+    Args:
+        url: The file's address.
+
+    Yields:
+        The copy; it has the same suffix.
+
+    Raises:
+        UsageError, AddressError: If the address cannot be used.
+        RemoteError: If it cannot be read, or arrives with another length.
+        OSError: If this machine's disk cannot take it.
+    """
+    folder, name = split(url)
+    base = name if len(os.fsencode(name)) <= _MAX_NAME_BYTES else name[-_KEPT_NAME:]
+    with tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX) as scratch:
+        path = pathlib.Path(scratch, base if base not in ("", ".", "..") else "file")
+        open_folder(folder).download(name, path)
+        yield path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +147,7 @@ class RemoteFolder:
 
         Raises:
             UsageError: If fsspec does not know the protocol, or it has no folders.
-            DatasetError: If a package is missing; the message names the pip command.
+            AddressError: If a package is missing; the message names the pip command.
         """
         import fsspec  # here, not above: half a second of imports of its own
 
@@ -111,14 +161,14 @@ class RemoteFolder:
         try:
             self._files, path = fsspec.url_to_fs(url)
         except ImportError as error:
-            raise DatasetError(
+            raise AddressError(
                 f"{self.shown}: {protocol}:// needs a package that is not installed: "
                 f"{_pip_command(protocol, error)}"
             ) from error
         except ValueError as error:
             raise UsageError(f"{url}: {_reason(error, protocol)}") from error
         except Exception as error:  # each file system has errors of its own
-            raise DatasetError(f"{self.shown}: {_reason(error, protocol)}") from error
+            raise AddressError(f"{self.shown}: {_reason(error, protocol)}") from error
         self._root = path.rstrip("/")
         self.path = self._root.lstrip("/")
         self._protocol = protocol
@@ -203,7 +253,7 @@ class RemoteFolder:
         be listed has a reason.
 
         Raises:
-            DatasetError: If a name cannot be a file's on this machine.
+            AddressError: If a name cannot be a file's on this machine.
             RemoteError: If it cannot be listed.
         """
         if self._protocol not in _OBJECT_STORES:
@@ -224,8 +274,8 @@ class RemoteFolder:
 
     def _check_name(self, name: str) -> None:
         if {"", ".", ".."} & set(name.split("/")):
-            raise DatasetError(
-                f"{self.shown}: {text(name)} cannot be a file's name here; rename it"
+            raise AddressError(
+                f"{self.shown}: {escape(name)} cannot be a file's name here; rename it"
             )
 
     def _walk_folders(self) -> dict[str, Entry]:
@@ -299,7 +349,7 @@ class RemoteFolder:
             if info.get("size") is not None and size != info["size"]:
                 raise ConnectionError(f"{size} of {info['size']} bytes arrived")
 
-        self._attempt(copy, f"{self.shown}/{text(name)} cannot be read", target)
+        self._attempt(copy, f"{self.shown}/{escape(name)} cannot be read", target)
 
     def download_all(self, names: Sequence[str], folder: pathlib.Path) -> None:
         """Copies small files into a folder, many at a time where fsspec can.
@@ -363,6 +413,111 @@ class RemoteFolder:
                 self._files.rm_file(self._remote(name))
 
         self._attempt(remove, f"{self.shown}/{name} cannot be deleted")
+
+    def move(self, name: str, new_name: str) -> None:
+        """Gives a file of this folder another name.
+
+        Raises:
+            RemoteError: If it cannot be done.
+        """
+
+        def move() -> None:
+            with contextlib.suppress(FileNotFoundError):  # an attempt did it
+                self._files.mv(self._remote(name), self._remote(new_name))
+
+        self._attempt(move, f"{self.shown}/{escape(name)} cannot be renamed")
+
+    def kind(self, name: str = ".") -> str | None:
+        """`file`, `directory` or another kind of a name; None where nothing is there.
+
+        Raises:
+            RemoteError: If its file system does not say.
+        """
+
+        def ask() -> str | None:
+            self._files.invalidate_cache()
+            try:
+                return str(self._files.info(self._remote(name))["type"])
+            except FileNotFoundError:
+                return None
+
+        return self._attempt(ask, f"{self.shown} cannot be read")
+
+    def size(self, name: str) -> int:
+        """Bytes of a file.
+
+        Raises:
+            RemoteError: If it cannot be read.
+        """
+        return self._attempt(
+            lambda: int(self._files.info(self._remote(name))["size"]),
+            f"{self.shown}/{escape(name)} cannot be read",
+        )
+
+    def read(self, name: str, start: int, stop: int) -> bytes:
+        """Bytes `start` to `stop` of a file.
+
+        Raises:
+            RemoteError: If they cannot be read, or are fewer.
+        """
+
+        def read() -> bytes:
+            content = self._files.cat_file(self._remote(name), start, stop)
+            if len(content) != stop - start:
+                raise ConnectionError(f"{len(content)} of {stop - start} bytes arrived")
+            return content
+
+        return self._attempt(read, f"{self.shown}/{escape(name)} cannot be read")
+
+    def files_below(self) -> tuple[Sequence[str], dict[str, str]]:
+        """Files at any depth, by their paths relative to this folder, sorted.
+
+        Returns:
+            The paths, and a reason by folder that was not listed.
+
+        Raises:
+            RemoteError: If it cannot be listed.
+        """
+        if self._protocol not in _OBJECT_STORES:
+            entries = self._walk_folders()
+            names = [name for name, entry in entries.items() if not entry.is_folder]
+            reasons = {n: e.reason for n, e in entries.items() if e.reason}
+            return sorted(names), reasons
+
+        def ask() -> Any:
+            self._files.invalidate_cache()
+            try:
+                # Names alone: what else is known of a million takes gigabytes.
+                return self._files.find(self._root, detail=False)
+            finally:
+                self._files.invalidate_cache()
+
+        found = self._attempt(ask, f"{self.shown} cannot be listed")
+        below = (path[len(self._root) :].removeprefix("/") for path in found)
+        return sorted(name for name in below if name and name[-1] != "/"), {}
+
+    def glob(self, pattern: str) -> dict[str, bool]:
+        """What a pattern matches, relative to this folder, and whether it is a folder.
+
+        Args:
+            pattern: Relative to this folder; with *, ?, [...] and **.
+
+        Raises:
+            RemoteError: If it cannot be listed.
+        """
+
+        def ask() -> Any:
+            self._files.invalidate_cache()
+            try:
+                return self._files.glob(f"{self._root}/{pattern}", detail=True)
+            finally:
+                self._files.invalidate_cache()
+
+        found = self._attempt(ask, f"{self.shown} cannot be listed")
+        return {
+            path[len(self._root) :].strip("/"): info["type"] == "directory"
+            for path, info in found.items()
+        }
 
     def relative(self, other: "RemoteFolder") -> str:
         """Another folder's path as seen from this one.

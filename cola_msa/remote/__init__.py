@@ -1,0 +1,4 @@
+"""What is not on this machine: files at addresses (fsspec), and work done by Beam.
+
+Imports `system` and `values`.
+"""
