@@ -9,6 +9,7 @@ import traceback
 
 import pytest
 
+from cola_msa.remote import engines
 from data_prep.datasets import folder
 from data_prep.datasets.base import IndexOptions
 from data_prep.pipeline import beam as beam_lib
@@ -29,8 +30,8 @@ IN_MEMORY = "--direct_running_mode=in_memory"
 def beam():
     """The package; without the extra tests are skipped, but in CI they fail."""
     try:
-        return beam_lib.import_beam()
-    except jobs.PreparationError as error:
+        return engines.import_beam()
+    except engines.BeamError as error:
         if os.environ.get("CI") == "true":
             pytest.fail(f"CI needs the extra: {error}")
         pytest.skip(str(error))
@@ -185,7 +186,7 @@ def test_an_engine_that_cannot_be_reached_is_one_line(raw, tmp_path, monkeypatch
         raise RuntimeError("grpc: nobody listens\nat localhost:8099")
 
     monkeypatch.setattr(beam.Pipeline, "run", fail)
-    with pytest.raises(jobs.PreparationError, match="failed: grpc: nobody listens;"):
+    with pytest.raises(jobs.PreparationError, match="listens at localhost:8099;"):
         prepare(raw, tmp_path, 1, IN_MEMORY)
 
 
