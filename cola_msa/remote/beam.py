@@ -14,6 +14,7 @@ from typing import Any
 
 from cola_msa.remote.addresses import RemoteError
 from cola_msa.remote.engines import BeamError, Engine
+from cola_msa.remote.engines import import_beam as import_beam
 from cola_msa.system.errors import UserError
 
 _POLL_SECONDS = 0.5
