@@ -1,18 +1,19 @@
 """What a Dask cluster of several processes costs, and what a killed worker does.
 
-    python benchmarks/study_engine.py [--songs=60,10,10] [--workers=1,2,3] [--quick]
+    python benchmarks/study_engine.py [--stages=prepare,embed] [--songs=60,10,10]
+        [--input=music] [--model=starter] [--workers=1,2,3] [--work_dir=DIR] [--quick]
 
-Built-in music with its stems is prepared by the local runner, then by Beam on a Dask
-cluster, one cluster a row: a scheduler and so many workers, each a process with one
-thread and nothing that starts it anew. In the last row one worker is killed (SIGKILL)
-while all are at work. Every row's files are compared with the local runner's by
-SHA-256; where one differs, the command ends with an error. CPU seconds are of all
-processes: the command, the scheduler and the workers, each of which imports TensorFlow.
+Built-in music with its stems is prepared, and audio files (without --input the built-in
+ones) are embedded, by the local runner, then by Beam on a Dask cluster, one cluster a
+row: a scheduler and so many workers, each a process with one thread and nothing that
+starts it anew. In the last row one worker is killed (SIGKILL) while it is at work.
+Every row's files are compared with the local runner's by SHA-256; where one differs,
+the command ends with an error. CPU seconds are of all processes: the command, the
+scheduler and the workers, each of which imports TensorFlow.
 """
 
 import contextlib
 import dataclasses
-import hashlib
 import os
 import pathlib
 import signal
@@ -28,6 +29,7 @@ from absl import flags
 
 from cola_msa.system import console
 from cola_msa.system.errors import UsageError, UserError
+from cola_msa.system.files import file_sha256
 from cola_msa.values.field_flags import whole_numbers
 from cola_msa.values.paths import define_path
 
@@ -111,28 +113,48 @@ def cluster(num_workers: int, folder: pathlib.Path) -> Iterator[Cluster]:
             process.wait()
 
 
-def digests(folder: pathlib.Path) -> dict[str, str]:
-    """SHA-256 of every file of a prepared folder, by name."""
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """Something to do by the local runner and on the cluster.
+
+    Attributes:
+        title: What it is.
+        command: Module and flags; the last one is the output's, without its value.
+        shards: Pattern of its shards in the output folder.
+    """
+
+    title: str
+    command: tuple[str, ...]
+    shards: str
+
+    def count(self, output: pathlib.Path) -> int:
+        """Shards that are finished."""
+        return len(list(output.glob(self.shards)))
+
+
+def digests(output: pathlib.Path) -> dict[str, str]:
+    """SHA-256 of every file of a folder and of what lies beside it, by name."""
+    folders = {"": output, "failures/": output.with_name(f"{output.name}.failures")}
     return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        prefix + str(path.relative_to(folder)): file_sha256(path)
+        for prefix, folder in folders.items()
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != ".lock"
     }
 
 
 class Run:
-    """A preparation in a process of its own."""
+    """A command in a process of its own."""
 
-    def __init__(self, music: pathlib.Path, output: pathlib.Path, *more: str):
-        """Starts it; its output goes into a file beside the folder."""
-        self.output = output
+    def __init__(self, stage: Stage, output: pathlib.Path, *more: str):
+        """Starts it; what it says goes into a file beside the output."""
+        self.stage, self.output = stage, output
         self.log = output.with_suffix(".log")
-        command = [sys.executable, "-m", "data_prep.mtat", "--clips_per_shard=4"]
-        command += [f"--dataset_dir={music / 'mtat'}", f"--output_dir={output}"]
-        command += [f"--stems_dir={music / 'mtat_stems'}", *more]
+        command = [sys.executable, "-m", *stage.command]
+        command[-1] += f"={output}"
         self._began = time.monotonic()
         with open(self.log, "w") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+            self.process = subprocess.Popen([*command, *more], stdout=log, stderr=log)
 
     def wait_for(self, num_shards: int) -> None:
         """Returns when so many shards are finished.
@@ -140,9 +162,9 @@ class Run:
         Raises:
             UserError: If the process ends before.
         """
-        while len(list(self.output.glob("*.tfrecord"))) < num_shards:
+        while self.stage.count(self.output) < num_shards:
             if self.process.poll() is not None:
-                raise UserError(f"the preparation ended too early: see {self.log}")
+                raise UserError(f"the command ended too early: see {self.log}")
             time.sleep(0.05)
 
     def end(self) -> tuple[float, float]:
@@ -154,69 +176,82 @@ class Run:
         _, status, usage = os.wait4(self.process.pid, 0)
         self.process.returncode = os.waitstatus_to_exitcode(status)
         if self.process.returncode:
-            raise UserError(f"the preparation failed: {self.log.read_text()[-2000:]}")
+            raise UserError(f"the command failed: {self.log.read_text()[-2000:]}")
         return time.monotonic() - self._began, usage.ru_utime + usage.ru_stime
 
 
 def define_flags() -> None:
     """Defines the study's flags."""
-    text = "Songs of the splits for training, validation and test."
+    flags.DEFINE_list("stages", ["prepare", "embed"], "What is done.")
+    text = "Built-in songs of the splits for training, validation and test."
     flags.DEFINE_list("songs", ["60", "10", "10"], text)
+    define_path("input", None, "What is embedded; default: the built-in songs.")
+    define_path("model", "starter", "What embeds.")
     flags.DEFINE_list("workers", ["1", "2", "3"], "Workers of each cluster.")
-    define_path("work_dir", None, "Where music, records and logs go; default: nowhere.")
+    define_path("work_dir", None, "Where music, shards and logs go; default: nowhere.")
     flags.DEFINE_bool("quick", False, "A few songs, two workers: whether it works.")
 
 
 def main(options: flags.FlagValues) -> None:
-    """Prints the table."""
-    songs = "10,1,1" if options.quick else ",".join(options.songs)
+    """Prints a table for each stage."""
+    songs = "6,1,1" if options.quick else ",".join(options.songs)
     counts = [2] if options.quick else whole_numbers("workers", options.workers)
     if not counts or min(counts) < 1 or max(counts) < 2:
         raise UsageError("--workers must be 1 or more each, and 2 or more once")
     with tempfile.TemporaryDirectory() as name:
-        _study(pathlib.Path(options.work_dir or name), songs, counts)
+        work = pathlib.Path(options.work_dir or name)
+        music = work / "music"
+        command = [sys.executable, "-m", "data_prep.demo", "--trees=mtat"]
+        command += [f"--num_songs={songs}", f"--output_dir={music}"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        found = _stages(music, options)
+        unknown = set(options.stages) - set(found)
+        if unknown or not options.stages:
+            raise UsageError(f"--stages must be of {', '.join(found)}")
+        print(f"## A Dask cluster\n\n{common.machine()}")
+        for stage in options.stages:
+            _study(found[stage], work / stage, counts)
 
 
-def _study(work: pathlib.Path, songs: str, counts: list[int]) -> None:
-    music = work / "music"
-    command = [sys.executable, "-m", "data_prep.demo", "--trees=mtat"]
-    command += [f"--num_songs={songs}", f"--output_dir={music}"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    local = Run(music, work / "local")
+def _stages(music: pathlib.Path, options: flags.FlagValues) -> dict[str, Stage]:
+    a_shard = 1 if options.quick else 4
+    prepare = ["data_prep.mtat", f"--dataset_dir={music / 'mtat'}"]
+    prepare += [f"--stems_dir={music / 'mtat_stems'}", f"--clips_per_shard={a_shard}"]
+    embed = ["cola_msa.embed", f"--model={options.model}"]
+    embed += [f"--input={options.input or music / 'mtat'}"]
+    embed += [f"--files_per_shard={a_shard}", "--num_workers=1"]
+    return {
+        "prepare": Stage("Preparation", (*prepare, "--output_dir"), "*.tfrecord"),
+        "embed": Stage("Embedding", (*embed, "--output"), "*.parquet"),
+    }
+
+
+def _study(stage: Stage, work: pathlib.Path, counts: list[int]) -> None:
+    work.mkdir(parents=True)
+    local = Run(stage, work / "local")
     rows = [["local runner", 1, *local.end(), ""]]
-    expected = digests(local.output)
-    num_shards = len(list(local.output.glob("*.tfrecord")))
+    expected, num_shards = digests(local.output), stage.count(local.output)
     for number, is_killed in [(n, False) for n in counts] + [(max(counts), True)]:
         label = f"dask-{number}" + "-killed" * is_killed
         with cluster(number, work / f"{label}-logs") as dask:
-            runner = (
-                f"--beam_args=--runner=DaskRunner --dask_client_address={dask.address}"
-            )
-            before = dask.cpu_seconds()
-            run = Run(music, work / label, "--runner=beam", runner)
-            what = "Dask"
+            engine = f"--runner=DaskRunner --dask_client_address={dask.address}"
+            before, what = dask.cpu_seconds(), "Dask"
+            run = Run(stage, work / label, "--runner=beam", f"--beam_args={engine}")
             if is_killed:
                 run.wait_for(num_shards // 4)
-                tasks = dask.kill_one()
-                done = len(list(run.output.glob("*.tfrecord")))
+                tasks, done = dask.kill_one(), stage.count(run.output)
                 what += f", one killed with {tasks} tasks after {done} shards"
             seconds, cpu = run.end()
             cpu += dask.cpu_seconds() - before
         found = digests(run.output)
-        if found != expected:
-            differ = sorted(
-                name
-                for name in found.keys() | expected.keys()
-                if found.get(name) != expected.get(name)
-            )
+        names = sorted(found.keys() | expected.keys())
+        differ = [name for name in names if found.get(name) != expected.get(name)]
+        if differ:
             raise UserError(f"{label}: {len(differ)} files differ, first {differ[0]}")
         rows.append([what, number, seconds, cpu, f"{len(found)} of {len(expected)}"])
-    print(
-        f"## A Dask cluster\n\n{songs} songs, {num_shards} shards. {common.machine()}"
-    )
-    print(f"Load at the end: {common.load()}.\n")
+    print(f"\n{stage.title}: {num_shards} shards. Load at the end: {common.load()}.\n")
     header = ("runner", "workers", "seconds", "CPU-s", "files that are the same")
-    print(common.table(header, rows))
+    print(common.table(header, rows), flush=True)
 
 
 if __name__ == "__main__":

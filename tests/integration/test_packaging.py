@@ -117,7 +117,7 @@ def test_the_wheel_says_what_it_needs(wheel):
     assert "License-Expression: Apache-2.0" in text or "License: Apache-2.0" in text
     provided = set(re.findall(r"^Provides-Extra: (\S+)", text, re.MULTILINE))
     extras = {"separation", "augment", "embed", "search", "formats", "hub", "umap"}
-    extras |= {"soundfont", "beam", "dev", "all"}
+    extras |= {"soundfont", "beam", "dask", "dev", "all"}
     assert provided == extras
     needed = re.findall(r"^Requires-Dist: ([\w-]+)[^;\n]*$", text, re.MULTILINE)
     assert not {name.replace("-", "_") for name in needed} & set(EXTRAS)
