@@ -18,10 +18,8 @@ pytest.importorskip("apache_beam", reason="needs pip install 'cola_msa[beam]'")
 
 
 @pytest.fixture(scope="module")
-def dask():
-    """Two workers; without the extra tests are skipped, but in CI they fail."""
-    if os.environ.get("CI") != "true":
-        pytest.importorskip("distributed", reason="needs pip install 'cola_msa[dask]'")
+def dask(has_dask):
+    """A cluster of two workers."""
     from dask.distributed import LocalCluster
 
     with LocalCluster(

@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 import traceback
 
 import pytest
@@ -228,6 +229,28 @@ def test_the_command_from_another_folder(raw, local, tmp_path):
     )
     assert found.returncode == 0, found.stderr[-3000:]
     assert digests(tmp_path / "out") == digests(local)
+
+
+@pytest.mark.slow
+def test_dask_on_this_machine_replaces_a_killed_process(raw, local, tmp_path, has_dask):
+    import psutil
+
+    command = [sys.executable, "-m", "data_prep.folder", f"--dataset_dir={raw}"]
+    command += ["--split_by=clip", "--clips_per_shard=2", "--max_failures=1"]
+    command += [f"--output_dir={tmp_path / 'out'}", "--num_workers=2"]
+    command += ["--runner=beam", "--beam_args=--runner=DaskRunner"]
+    with open(tmp_path / "log", "w") as log:
+        process = psutil.Popen(command, stdout=log, stderr=log)
+    while not list((tmp_path / "out").glob("*.tfrecord*")):
+        assert process.poll() is None, (tmp_path / "log").read_text()
+        time.sleep(0.02)
+    workers = [p for p in process.children() if "spawn_main" in " ".join(p.cmdline())]
+    assert len(workers) == 2
+    workers[0].kill()
+    assert process.wait() == 0, (tmp_path / "log").read_text()
+    assert digests(tmp_path / "out") == digests(local)
+    told = (tmp_path / "log").read_text()
+    assert "distributed" not in told and "nanny" not in told  # Dask's own log
 
 
 @pytest.mark.slow
