@@ -19,7 +19,7 @@ from typing import Any
 import tqdm
 
 from cola_msa.system.errors import UsageError, UserError
-from cola_msa.system.processes import environment
+from cola_msa.system.processes import environment, interrupts_wait
 
 _ROOT = str(pathlib.Path(__file__).resolve().parents[2])
 _DASK = "apache_beam.runners.dask.dask_runner.DaskRunner"
@@ -169,12 +169,14 @@ class Engine:
             return
         from dask.distributed import LocalCluster
 
-        with LocalCluster(
-            n_workers=self._num_workers,
-            threads_per_worker=1,
-            dashboard_address="127.0.0.1:0",
-            silence_logs=logging.CRITICAL,  # errors reach this process
-        ) as cluster:
+        with interrupts_wait():  # the processes leave Ctrl-C to this one
+            started = LocalCluster(
+                n_workers=self._num_workers,
+                threads_per_worker=1,
+                dashboard_address="127.0.0.1:0",
+                silence_logs=logging.CRITICAL,  # errors reach this process
+            )
+        with started as cluster:
             yield [f"--dask_client_address={cluster.scheduler_address}"]
 
 
