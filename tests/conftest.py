@@ -73,6 +73,17 @@ def has_dask() -> None:
 
 
 @pytest.fixture(scope="session")
+def dask_flags(has_dask):
+    """Beam's flags for a cluster of two workers, which are threads of this process."""
+    from dask.distributed import LocalCluster
+
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=False, dashboard_address=":0"
+    ) as cluster:
+        yield f"--runner=DaskRunner --dask_client_address={cluster.scheduler_address}"
+
+
+@pytest.fixture(scope="session")
 def shared_reference() -> pathlib.Path:
     path = SHARED / "reference"
     if not path.exists():

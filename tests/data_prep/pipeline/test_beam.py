@@ -84,6 +84,12 @@ def test_beam_in_this_process_gives_the_same_bytes(raw, local, tmp_path):
     assert digests(tmp_path) == digests(local)
 
 
+def test_dask_gives_the_same_bytes(raw, local, tmp_path, dask_flags):
+    """Its two workers are threads here, as with --nthreads=2."""
+    prepare(raw, tmp_path, 1, dask_flags)
+    assert digests(tmp_path) == digests(local)
+
+
 def test_finished_shards_are_skipped_whichever_built_them(raw, local, tmp_path):
     prepare(raw, tmp_path)
     (tmp_path / "manifest.json").unlink()
