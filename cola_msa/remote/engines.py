@@ -148,11 +148,13 @@ class Engine:
         told, log = io.StringIO(), logging.getLogger("apache_beam")
         log.setLevel(logging.ERROR)  # of flags that it does not know
         try:
-            with contextlib.redirect_stderr(told):
+            with contextlib.redirect_stderr(told), contextlib.redirect_stdout(told):
                 found = _options(self.arguments).get_all_options(add_extra_args_fn=look)
-        except SystemExit as error:  # argparse has printed its usage
-            reason = told.getvalue().rpartition("error: ")[2].strip()
-            raise UsageError(f"--beam_args: {reason}") from error
+        except SystemExit as error:  # argparse has printed its usage, or its help
+            _, is_wrong, reason = told.getvalue().rpartition("error: ")
+            if not is_wrong:
+                reason = "help on Beam's flags is in Beam's own pages"
+            raise UsageError(f"--beam_args: {reason.strip()}") from error
         finally:
             log.setLevel(logging.WARNING)
         if unknown and is_strict:
