@@ -13,6 +13,7 @@ SEARCH = ["faiss-cpu>=1.11"]
 HUB = ["huggingface_hub>=1.2"]
 FORMATS = ["onnx>=1.17", "onnxruntime>=1.20", "tf2onnx>=1.17"]
 BEAM = ["apache-beam>=2.77", "google-crc32c>=1.9"]
+DASK = ["apache-beam[dask]>=2.77", "google-crc32c>=1.9"]
 SOUNDFONT = ["pyfluidsynth>=1.3.4"]
 DEV = [
     "hypothesis>=6.100",
@@ -72,7 +73,8 @@ setup(
         "soundfont": SOUNDFONT,  # not in `all`: it needs a system library
         "umap": ["umap-learn>=0.5.7"],  # not in `all`: its Numba bounds NumPy
         "beam": BEAM,  # not in `all`: large, and for clusters only
-        "dev": DEV + BEAM + SOUNDFONT,
+        "dask": DASK,  # `beam` and a cluster of Python alone
+        "dev": DEV + DASK + SOUNDFONT,
         "all": SEPARATION + AUGMENT + EMBED + SEARCH + FORMATS + HUB,
     },
     classifiers=[

@@ -25,7 +25,7 @@ from cola_msa.config.schema import (
 )
 from cola_msa.records import index, schema
 from cola_msa.records import prepared as prepared_lib
-from cola_msa.remote import addresses
+from cola_msa.remote import addresses, engines
 from cola_msa.system.memory import keep_freed_memory
 
 keep_freed_memory()  # as the commands do
@@ -59,6 +59,28 @@ def bucket(monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
     addresses.open_folder.cache_clear()
     return fsspec.filesystem("memory")
+
+
+@pytest.fixture(scope="session")
+def has_dask() -> None:
+    """The extra; without it tests are skipped, but in CI they fail."""
+    try:
+        engines.Engine("--runner=DaskRunner")
+    except engines.BeamError as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"CI needs the extra: {error}")
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def dask_flags(has_dask):
+    """Beam's flags for a cluster of two workers, which are threads of this process."""
+    from dask.distributed import LocalCluster
+
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=False, dashboard_address=":0"
+    ) as cluster:
+        yield f"--runner=DaskRunner --dask_client_address={cluster.scheduler_address}"
 
 
 @pytest.fixture(scope="session")

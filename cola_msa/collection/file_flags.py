@@ -12,7 +12,7 @@ from cola_msa.collection.shards import beam
 from cola_msa.collection.shards.build import Job
 from cola_msa.collection.shards.run import Engine, absolute
 from cola_msa.hub.embedder import BATCH_SIZE
-from cola_msa.remote.beam import import_beam
+from cola_msa.remote import engines
 from cola_msa.system.errors import UsageError
 from cola_msa.values.numbers import define_float
 
@@ -88,8 +88,9 @@ def engine_of(options: flags.FlagValues, is_dataset: bool) -> Engine | None:
         is_dataset: Whether the output is a folder of shards.
 
     Raises:
-        UsageError: If a flag of folders is given for a file, or one of Beam without it.
-        BeamError: If the extra is missing.
+        UsageError: If a flag of folders is given for a file, or one of Beam without it,
+            or Beam's are wrong.
+        BeamError: If an extra is missing.
     """
     if not is_dataset:
         for name in SHARD_FLAGS:
@@ -102,7 +103,7 @@ def engine_of(options: flags.FlagValues, is_dataset: bool) -> Engine | None:
         if options.beam_args:
             raise UsageError("--beam_args is for --runner=beam")
         return None
-    import_beam()
+    engines.Engine(options.beam_args)  # wrong flags are told before anything is done
     num_workers = options.num_workers or len(os.sched_getaffinity(0))
 
     def engine(job: Job, *parts: Any) -> str:

@@ -1,15 +1,11 @@
 """Work by Apache Beam, on this machine or on a cluster: one function, many elements.
 
-apache-beam is an extra: it is imported inside functions. What runs in a worker are
-functions of modules, so that they are sent by name.
+What runs in a worker are functions of modules, so that they are sent by name.
 """
 
 import contextlib
-import logging
-import os
-import pathlib
+import itertools
 import re
-import shlex
 import threading
 import time
 import traceback
@@ -17,38 +13,17 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from cola_msa.remote.addresses import RemoteError
+from cola_msa.remote.engines import BeamError, Engine
+from cola_msa.remote.engines import import_beam as import_beam
 from cola_msa.system.errors import UserError
-from cola_msa.system.processes import environment
 
 _POLL_SECONDS = 0.5
-_ROOT = str(pathlib.Path(__file__).resolve().parents[2])
-_RUNNER_FLAG = re.compile(r"--runner(=|$)")
 _FAILURE = re.compile(r"^(?:[\w.]+\.)?UserFailureError: (.+)$", re.M)
 _ERROR_LINE = re.compile(r"^(?:[\w.]+\.)?(\w*(?:Error|Exception)): (.+)$", re.M)
 
 
 class UserFailureError(Exception):
     """What a worker's user can mend; engines hand on an error's name and text alone."""
-
-
-class BeamError(UserError):
-    """The pipeline cannot begin, or failed; what is finished is kept."""
-
-
-def import_beam() -> Any:
-    """The module apache_beam.
-
-    Raises:
-        BeamError: If the extra is missing; the message names the pip command.
-    """
-    try:
-        import apache_beam
-        import google_crc32c  # noqa: F401 (TFRecord checksums; slow without it)
-    except ImportError as error:
-        raise BeamError(
-            f"--runner=beam needs an extra ({error}): pip install 'cola_msa[beam]'"
-        ) from error
-    return apache_beam
 
 
 @contextlib.contextmanager
@@ -82,45 +57,19 @@ def run(
         look: Called now and then, and at the end, to show how it goes, by what the
             workers have written; returns the seconds that it spent on listings of an
             address, which it is then asked for the less often.
-        beam_args: Beam's own flags, as on a command line. Without `--runner` among
-            them Beam works on this machine, in processes of its own.
+        beam_args: Beam's own flags, see `Engine`.
 
     Returns:
         How the pipeline ended, in Beam's word.
 
     Raises:
-        BeamError: If the extra is missing, or the pipeline failed.
+        BeamError: If an extra is missing, or the pipeline failed.
+        UsageError: If Beam's flags are wrong.
     """
-    beam = import_beam()
-    arguments = shlex.split(beam_args)
-    engine = None
-    if not any(_RUNNER_FLAG.match(argument) for argument in arguments):
-        # Not DirectRunner by name: that may download a runner in another language.
-        from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-
-        engine = FnApiRunner()
-        if not any(a.startswith("--direct_running_mode") for a in arguments):
-            arguments.append("--direct_running_mode=multi_processing")
-        if not any(a.startswith("--direct_num_workers") for a in arguments):
-            arguments.append(f"--direct_num_workers={num_workers}")
-        # Beam's workers tell of every connection.
-        arguments.append("--default_sdk_harness_log_level=WARNING")
-    logging.getLogger("apache_beam").setLevel(logging.WARNING)
-    options = beam.options.pipeline_options.PipelineOptions(arguments)
-    pipeline = beam.Pipeline(runner=engine, options=options)
-    # Reshuffled, so that an engine does not fuse all shards into one bundle.
-    _ = (
-        pipeline
-        | "Shards" >> beam.Create(list(elements))
-        | "Spread" >> beam.Reshuffle()
-        | "Build" >> beam.Map(work, job)
-    )
-    # Worker processes of this machine find the package where it is not installed.
-    path = os.pathsep.join(filter(None, [_ROOT, os.environ.get("PYTHONPATH")]))
-    with environment("PYTHONPATH", path), _watch(look):
+    engine = Engine(beam_args, num_workers)
+    with _watch(look):
         try:
-            result = pipeline.run()
-            result.wait_until_finish()
+            return engine.run(work, elements, job)
         # Engines raise errors of their own; a worker's is quoted in their text.
         except Exception as error:
             told = "".join(traceback.format_exception(error))
@@ -130,7 +79,6 @@ def run(
                 f"the Beam pipeline failed: {_reason(error, told)}; finished shards "
                 "are kept: run the same command again once that is mended"
             ) from error
-    return str(result.state)
 
 
 def _comes_from(work: Callable) -> re.Pattern[str]:
@@ -142,8 +90,9 @@ def _comes_from(work: Callable) -> re.Pattern[str]:
 def _reason(error: Exception, told: str) -> str:
     found = [("", message) for message in _FAILURE.findall(told)]
     found = found or _ERROR_LINE.findall(str(error))
-    if not found:
-        return next(iter(str(error).splitlines()), type(error).__name__)
+    if not found:  # the first paragraph
+        lines = itertools.takewhile(str.strip, str(error).strip().splitlines())
+        return " ".join(map(str.strip, lines)) or type(error).__name__
     kind, message = found[-1]
     return re.sub(r" \[while running .*", "", message) or kind
 

@@ -5,7 +5,6 @@ What runs in a worker are functions of this module, so that they are sent by nam
 
 import functools
 from collections.abc import Sequence
-from typing import Any
 
 from cola_msa.remote import beam
 from cola_msa.system.errors import hide_logins
@@ -14,18 +13,6 @@ from data_prep.pipeline import jobs, plan, runner, shards
 from data_prep.stems import separator
 
 UserFailureError = beam.UserFailureError
-
-
-def import_beam() -> Any:
-    """The module apache_beam.
-
-    Raises:
-        PreparationError: If the extra is missing; the message names the pip command.
-    """
-    try:
-        return beam.import_beam()
-    except beam.BeamError as error:
-        raise jobs.PreparationError(str(error)) from error
 
 
 def build(shard: plan.Shard, job: jobs.Job) -> str:
@@ -70,13 +57,12 @@ def run(
         num_workers: Processes, where Beam works on this machine.
         advance: Called with clips done, clips failed, seconds of audio, now and then.
         refresh: Brings job.output_dir up to date, where it is a stand-in.
-        beam_args: Beam's own flags, as on a command line. Without `--runner` among
-            them Beam works on this machine, in processes of its own.
+        beam_args: Beam's own flags, see `engines.Engine`.
 
     Raises:
-        PreparationError: If the extra is missing, or the pipeline failed.
+        PreparationError: If an extra is missing, or the pipeline failed.
+        UsageError: If Beam's flags are wrong.
     """
-    import_beam()
     if not left:
         return
     # A missing extra or a download must not come to light in the workers.

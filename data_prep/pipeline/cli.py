@@ -9,6 +9,7 @@ from absl import flags
 
 from cola_msa.config.schema import SOURCES, FrontendConfig
 from cola_msa.remote import addresses
+from cola_msa.remote.engines import Engine
 from cola_msa.system import console
 from cola_msa.system.errors import FileError, UsageError, hide_logins, of_flags
 from cola_msa.values.numbers import define_float, define_seed
@@ -321,7 +322,7 @@ def _engine(values: Any) -> Any:
         if values.beam_args:
             raise UsageError("--beam_args is for --runner=beam")
         return None
-    beam.import_beam()
+    Engine(values.beam_args)  # wrong flags are told before anything is done
     return functools.partial(beam.run, beam_args=values.beam_args)
 
 

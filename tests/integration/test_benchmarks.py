@@ -36,6 +36,22 @@ def test_benchmark_prints_a_table(name):
 
 
 @pytest.mark.slow
+def test_a_killed_worker_of_a_dask_cluster_changes_no_byte(has_dask):
+    """Preparation and embedding; the study itself compares the files."""
+    done = subprocess.run(
+        [sys.executable, str(FOLDER / "study_engine.py"), "--quick"],
+        env={**os.environ, **_ENVIRONMENT},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    killed = [line for line in done.stdout.splitlines() if "one killed with" in line]
+    assert len(killed) == 2
+    assert "killed with 0" not in done.stdout
+
+
+@pytest.mark.slow
 @needs_fluidsynth
 def test_the_starter_is_made_from_nothing_at_a_hundredth_and_goes_on(tmp_path):
     """Music, records, training, folder: stopped in training, and started again."""

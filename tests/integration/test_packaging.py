@@ -36,6 +36,8 @@ EXTRAS = (
     "tf2onnx",
     "apache_beam",
     "google_crc32c",
+    "dask",
+    "distributed",
 )
 SOURCES = sorted(path for name in PACKAGES for path in (ROOT / name).rglob("*.py"))
 # Flags of other programs that the documents name.
@@ -44,6 +46,9 @@ FOREIGN_FLAGS = {"--help", "--helpfull", "--index-url", "--check", "--no-deps"}
 FOREIGN_FLAGS |= {"--project", "--region", "--temp_location", "--sdk_container_image"}
 FOREIGN_FLAGS |= {"--flink_master", "--environment_type", "--job_endpoint"}
 FOREIGN_FLAGS |= {"--direct_num_workers", "--direct_running_mode"}
+FOREIGN_FLAGS |= {"--dask_client_address", "--dask_partition_size"}
+# Dask's own.
+FOREIGN_FLAGS |= {"--nthreads"}
 
 
 def name_of(path: pathlib.Path) -> str:
@@ -117,7 +122,7 @@ def test_the_wheel_says_what_it_needs(wheel):
     assert "License-Expression: Apache-2.0" in text or "License: Apache-2.0" in text
     provided = set(re.findall(r"^Provides-Extra: (\S+)", text, re.MULTILINE))
     extras = {"separation", "augment", "embed", "search", "formats", "hub", "umap"}
-    extras |= {"soundfont", "beam", "dev", "all"}
+    extras |= {"soundfont", "beam", "dask", "dev", "all"}
     assert provided == extras
     needed = re.findall(r"^Requires-Dist: ([\w-]+)[^;\n]*$", text, re.MULTILINE)
     assert not {name.replace("-", "_") for name in needed} & set(EXTRAS)

@@ -600,6 +600,12 @@ def test_beam_gives_the_same_bytes(
     assert digests(tmp_path / "songs") == digests(whole)
 
 
+def test_dask_gives_the_same_bytes(finished_run, music, whole, dask_flags, tmp_path):
+    """Its two workers are threads here, as with --nthreads=2."""
+    make(finished_run, music, tmp_path / "songs", beam_args=dask_flags)
+    assert digests(tmp_path / "songs") == digests(whole)
+
+
 def test_beam_goes_on_where_the_local_runner_was(
     finished_run, music, whole, has_beam, tmp_path
 ):

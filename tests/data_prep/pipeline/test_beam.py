@@ -5,10 +5,12 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 import traceback
 
 import pytest
 
+from cola_msa.remote import engines
 from data_prep.datasets import folder
 from data_prep.datasets.base import IndexOptions
 from data_prep.pipeline import beam as beam_lib
@@ -29,8 +31,8 @@ IN_MEMORY = "--direct_running_mode=in_memory"
 def beam():
     """The package; without the extra tests are skipped, but in CI they fail."""
     try:
-        return beam_lib.import_beam()
-    except jobs.PreparationError as error:
+        return engines.import_beam()
+    except engines.BeamError as error:
         if os.environ.get("CI") == "true":
             pytest.fail(f"CI needs the extra: {error}")
         pytest.skip(str(error))
@@ -79,6 +81,12 @@ def test_processes_of_beam_give_the_same_bytes(raw, local, tmp_path, num_workers
 
 def test_beam_in_this_process_gives_the_same_bytes(raw, local, tmp_path):
     prepare(raw, tmp_path, 1, IN_MEMORY)
+    assert digests(tmp_path) == digests(local)
+
+
+def test_dask_gives_the_same_bytes(raw, local, tmp_path, dask_flags):
+    """Its two workers are threads here, as with --nthreads=2."""
+    prepare(raw, tmp_path, 1, dask_flags)
     assert digests(tmp_path) == digests(local)
 
 
@@ -185,7 +193,7 @@ def test_an_engine_that_cannot_be_reached_is_one_line(raw, tmp_path, monkeypatch
         raise RuntimeError("grpc: nobody listens\nat localhost:8099")
 
     monkeypatch.setattr(beam.Pipeline, "run", fail)
-    with pytest.raises(jobs.PreparationError, match="failed: grpc: nobody listens;"):
+    with pytest.raises(jobs.PreparationError, match="listens at localhost:8099;"):
         prepare(raw, tmp_path, 1, IN_MEMORY)
 
 
@@ -227,6 +235,28 @@ def test_the_command_from_another_folder(raw, local, tmp_path):
     )
     assert found.returncode == 0, found.stderr[-3000:]
     assert digests(tmp_path / "out") == digests(local)
+
+
+@pytest.mark.slow
+def test_dask_on_this_machine_replaces_a_killed_process(raw, local, tmp_path, has_dask):
+    import psutil
+
+    command = [sys.executable, "-m", "data_prep.folder", f"--dataset_dir={raw}"]
+    command += ["--split_by=clip", "--clips_per_shard=2", "--max_failures=1"]
+    command += [f"--output_dir={tmp_path / 'out'}", "--num_workers=2"]
+    command += ["--runner=beam", "--beam_args=--runner=DaskRunner"]
+    with open(tmp_path / "log", "w") as log:
+        process = psutil.Popen(command, stdout=log, stderr=log)
+    while not list((tmp_path / "out").glob("*.tfrecord*")):
+        assert process.poll() is None, (tmp_path / "log").read_text()
+        time.sleep(0.02)
+    workers = [p for p in process.children() if "spawn_main" in " ".join(p.cmdline())]
+    assert len(workers) == 2
+    workers[0].kill()
+    assert process.wait() == 0, (tmp_path / "log").read_text()
+    assert digests(tmp_path / "out") == digests(local)
+    told = (tmp_path / "log").read_text()
+    assert "distributed" not in told and "nanny" not in told  # Dask's own log
 
 
 @pytest.mark.slow
