@@ -83,6 +83,11 @@ class PreparedData:
             )
         self.data_dir = pathlib.Path(data_dir)
         path = self.data_dir / MANIFEST_NAME
+        if "," in os.fspath(data_dir) and not path.exists():
+            raise DataError(
+                f"--data_dir={data_dir}: one prepared folder is meant here (training, "
+                f"retrieve and curves take several), and {path} does not exist"
+            )
         self.manifest: dict[str, Any]
         self.manifest, self.manifest_hash = manifests.read_manifest(path)
         self.sources: tuple[str, ...] = tuple(self.manifest["sources"])

@@ -215,6 +215,11 @@ def test_weights_that_cannot_be_meant_are_refused(given):
     assert "\n" not in str(error.value)
 
 
+def test_a_list_where_one_folder_is_meant_is_named_so(folders):
+    with pytest.raises(schema.DataError, match="one prepared folder is meant here"):
+        prepared.PreparedData(f"{folders}/a,{folders}/b")
+
+
 def test_an_address_among_folders_is_refused(folders):
     with pytest.raises(schema.DataError, match="--data_dir=memory://b is an address"):
         joined.open_data(f"{folders}/a,memory://b")
