@@ -19,7 +19,7 @@ from cola_msa.collection.search.contract import Recall
 from cola_msa.system.console import progress_bar
 
 NUM_RESULTS, NUM_QUERIES = 10, 256
-TARGET = 0.97  # beyond what is promised: other queries differ
+TARGET = 0.98  # beyond what is promised: other queries differ
 PROMISED = 0.95
 _KEPT = 64  # of the exact answer: rows as near as the last wanted one
 _EQUAL = 1e-6  # of scores that differ by rounding alone

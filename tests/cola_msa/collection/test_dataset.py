@@ -8,7 +8,9 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from cola_msa.collection import index, map
+from cola_msa.collection.map.write import write_map
+from cola_msa.collection.search.build import build
+from cola_msa.collection.search.index import load_index
 from cola_msa.collection.table import dataset
 from cola_msa.collection.table.checks import EmbeddingFileError
 from cola_msa.collection.table.parquet import ParquetReader
@@ -263,11 +265,9 @@ def test_index_and_map_of_a_folder_are_those_of_a_file(tmp_path):
     folder = write(tmp_path / "songs")
     whole = embedding_tables.write(tmp_path / "songs.parquet", COLUMNS)
     for name, source in (("folder", folder), ("file", whole)):
-        index.build(str(source), str(tmp_path / f"{name}.npz"), "cosine")
-        map.write_map(source, tmp_path / f"{name}.html")
-    folders, files = (
-        index.load_index(tmp_path / f"{n}.npz") for n in ("folder", "file")
-    )
+        build(str(source), str(tmp_path / f"{name}.npz"), "cosine")
+        write_map(source, tmp_path / f"{name}.html")
+    folders, files = (load_index(tmp_path / f"{n}.npz") for n in ("folder", "file"))
     assert folders.table.paths == files.table.paths
     np.testing.assert_array_equal(folders.table.embeddings, files.table.embeddings)
     pages = [(tmp_path / f"{n}.html").read_text() for n in ("folder", "file")]
