@@ -11,6 +11,7 @@ import logging
 import os
 import pathlib
 import shlex
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,16 @@ from cola_msa.system.processes import environment, interrupts_wait
 _ROOT = str(pathlib.Path(__file__).resolve().parents[2])
 _DASK = "apache_beam.runners.dask.dask_runner.DaskRunner"
 _LOOK_SECONDS = 5.0
+_JOIN_SECONDS = 2.0
+_MOST_DEATHS = 3  # of workers of this machine, before the work is to blame
+# Beam's names of the threads that wait for workers, and that read what they send; and
+# of the modules that tell of a death with a traceback each.
+_WORKER_THREAD = "run_worker"
+_READER_THREADS = ("read_grpc_client_inputs", "beam_control_read")
+_TELLING = (
+    "apache_beam.runners.worker.data_plane",
+    "apache_beam.runners.portability.fn_api_runner.worker_handlers",
+)
 
 
 class BeamError(UserError):
@@ -49,6 +60,10 @@ def import_beam() -> Any:
         logging.disable(before)
     logging.getLogger("apache_beam").setLevel(logging.WARNING)
     return apache_beam
+
+
+class _LostWorkerError(Exception):
+    """A worker process of this machine has died."""
 
 
 class Engine:
@@ -81,7 +96,7 @@ class Engine:
         if name is not None and name.lower() in ("dask", "daskrunner"):
             name = _DASK
         self.runner = _find_runner(name)
-        self._is_dask = name == _DASK
+        self._is_dask, self._is_own = name == _DASK, name is None
         # Again, for the flags of what is imported now. Other engines are given flags
         # that this Beam does not know, but their servers.
         found = self._parse(is_strict=name in (None, _DASK))
@@ -111,8 +126,28 @@ class Engine:
             How the pipeline ended, in Beam's words.
 
         Raises:
+            BeamError: If worker processes of this machine died again and again.
             Exception: Of the engine's own kind; a worker's is quoted in it.
         """
+        if not self._is_own:
+            return self._run(work, items, values)
+        for number in range(_MOST_DEATHS + 1):
+            try:
+                with _interrupted_by_deaths():
+                    return self._run(work, items, values)
+            except _LostWorkerError as error:
+                if number == _MOST_DEATHS:
+                    raise BeamError(
+                        f"{number + 1} worker processes died one after another, the "
+                        f"last by {error}: is there too little memory for "
+                        f"{self._num_workers}? What is finished is kept; try fewer "
+                        "--num_workers"
+                    ) from error
+                line = f"a worker process died ({error}): its work is begun again"
+                tqdm.tqdm.write(line, file=sys.stderr)
+        raise AssertionError
+
+    def _run(self, work: Callable, items: Sequence[Any], values: Sequence[Any]) -> str:
         beam = import_beam()
         # Workers on this machine find the package where it is not installed.
         path = os.pathsep.join(filter(None, [_ROOT, os.environ.get("PYTHONPATH")]))
@@ -218,6 +253,51 @@ def _check_futures(result: Any) -> None:
     states = {future.status for future in getattr(result, "futures", ())}
     if states - {"finished"}:
         raise ConnectionError("Dask's scheduler was lost")
+
+
+@contextlib.contextmanager
+def _interrupted_by_deaths() -> Iterator[None]:
+    """Raises inside where a worker process dies, for whose answer Beam waits for ever.
+
+    Raises:
+        _LostWorkerError: In the main thread, with how the process ended.
+    """
+    before = threading.excepthook
+    deaths: list[str] = []
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        name = args.thread.name if args.thread else ""
+        if name in _READER_THREADS:
+            return  # the worker's own thread tells
+        if name != _WORKER_THREAD:
+            before(args)
+            return
+        deaths.append(str(args.exc_value).rpartition(" with ")[2])
+        if len(deaths) == 1:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+    def tell(*_: object) -> None:
+        raise _LostWorkerError(deaths[0])
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
+    previous = signal.signal(signal.SIGUSR1, tell)
+    threading.excepthook = hook
+    loggers = [logging.getLogger(name) for name in _TELLING]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for thread in threading.enumerate() if deaths else ():
+            if thread.name in _READER_THREADS:
+                thread.join(_JOIN_SECONDS)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        threading.excepthook = before
+        signal.signal(signal.SIGUSR1, previous)
 
 
 @contextlib.contextmanager

@@ -171,3 +171,41 @@ def test_a_cluster_without_workers_is_waited_for(dask_flags, monkeypatch, capsys
         assert told.count("\n") == 1
         cluster.scale(1)
         assert run.result(30) == "DONE"
+
+
+def die_once(item, marker):
+    """Kills its own process, unless one has done so before."""
+    try:
+        os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return item
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.timeout(120)
+def test_a_killed_worker_of_this_machine_is_replaced(tmp_path, capfd):
+    """Beam alone waits for its answer for ever."""
+    marker = tmp_path / "died"
+    before = threading.excepthook, signal.getsignal(signal.SIGUSR1)
+    engine = engines.Engine("", num_workers=2)
+    assert engine.run(die_once, range(6), str(marker)) == "DONE"
+    assert marker.exists()
+    told = capfd.readouterr().err
+    assert told.count("a worker process died (return code 137)") == 1
+    assert "Traceback" not in told
+    assert before == (threading.excepthook, signal.getsignal(signal.SIGUSR1))
+
+
+def test_work_that_kills_every_worker_ends(monkeypatch, capsys):
+    def lose(*_):
+        raise RuntimeError("Worker subprocess exited with return code 9")
+
+    def wait(*_):
+        worker = threading.Thread(target=lose, name=engines._WORKER_THREAD)
+        worker.start()
+        threading.Event().wait(30)
+
+    monkeypatch.setattr(engines.Engine, "_run", wait)
+    with pytest.raises(beam.BeamError, match=r"4 worker processes.* return code 9.*"):
+        engines.Engine("", num_workers=2).run(print, [1])
+    assert capsys.readouterr().err.count("its work is begun again") == 3
