@@ -29,6 +29,7 @@ from cola_msa.collection.search.clips import Clips
 from cola_msa.collection.search.contract import KINDS
 from cola_msa.collection.search.index import open_index
 from cola_msa.system import console
+from cola_msa.values.numbers import define_float
 from cola_msa.values.paths import define_path
 
 _CLUSTER_ROWS = 500
@@ -292,7 +293,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("rows", 1_000_000, "Synthetic rows.", lower_bound=1000)
     flags.DEFINE_integer("dim", 1280, "Values of each.", lower_bound=1)
     flags.DEFINE_integer("clients", 50, "That ask at once.", lower_bound=1)
-    flags.DEFINE_float("seconds", 60.0, "How long they ask.", lower_bound=0.1)
+    define_float("seconds", 60.0, "How long they ask.", lower_bound=0.1)
     flags.DEFINE_bool("quick", False, "A small table: whether the script runs.")
     flags.DEFINE_multi_enum("kinds", KINDS, KINDS, "Of index; may be repeated.")
     define_path("embeddings", None, "A file of embeddings instead.")

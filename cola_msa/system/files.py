@@ -11,6 +11,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -28,6 +29,7 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 MARKER = ".cola_msa-unfinished"  # in a folder that is being written
 _MAX_NAME_BYTES = 255  # of a file name on common file systems
 _RANDOM_BYTES = 8
+_MOST_TRIES = 100  # to make what others may take for abandoned
 
 
 def temporary_path(path: str | os.PathLike) -> pathlib.Path:
@@ -290,12 +292,13 @@ def _create_locked(
 
     Until it is locked another process may take it for abandoned: then another is made.
     """
-    while True:
+    for number in itertools.count(1):
         temporary = temporary_path(path)
         try:
             descriptor = create(temporary)
         except FileNotFoundError:
-            if not temporary.parent.is_dir():
+            # Of a folder where nothing can be made, such as /proc, it never ends.
+            if number == _MOST_TRIES or not temporary.parent.is_dir():
                 raise
             continue
         is_free = _try_lock(descriptor)
@@ -305,6 +308,7 @@ def _create_locked(
             if is_free is not False and is_same and is_marked:
                 return temporary, descriptor
         os.close(descriptor)
+    raise AssertionError
 
 
 def _create_file(path: pathlib.Path) -> int:

@@ -49,6 +49,8 @@ FOREIGN_FLAGS |= {"--direct_num_workers", "--direct_running_mode"}
 FOREIGN_FLAGS |= {"--dask_client_address", "--dask_partition_size"}
 # Dask's own.
 FOREIGN_FLAGS |= {"--nthreads"}
+# Of curl.
+FOREIGN_FLAGS |= {"--data-binary"}
 
 
 def name_of(path: pathlib.Path) -> str:

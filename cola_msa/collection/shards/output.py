@@ -36,6 +36,7 @@ INPUTS = (
 )
 _LOCK = ".lock"
 _FAILURE_COLUMNS = ("path", "reason")
+MAX_FILES = 1 << 31  # of a shard, by its metadata
 _MAX_ATTEMPTS = 100  # to lock a folder that others keep removing
 _THREADS = 16  # that ask an address
 _TAIL_BYTES = 1 << 16  # of a Parquet file, which hold its footer, or nearly so
@@ -201,12 +202,16 @@ class Output:
             ) from error
         try:
             found = Found(
-                name,
-                str(mark["sha256"]),
-                int(mark["num_files"]),
-                int(mark["begin"]),
-                num_rows,
+                name, mark["sha256"], mark["num_files"], mark["begin"], num_rows
             )
+            is_meant = (
+                type(found.digest) is str
+                and type(found.num_files) is type(found.begin) is int
+                and 0 <= found.num_files <= MAX_FILES
+                and 0 <= found.begin <= found.number
+            )
+            if not is_meant:
+                raise ValueError(f"its {MARK} is {mark!r:.80}")
         except (TypeError, KeyError, ValueError) as error:
             raise OutputError(
                 f"{place}: does not say which files it was made of, so that it is "
@@ -303,7 +308,8 @@ class Output:
         columns = [list(failures), list(failures.values())]
         file = scratch / "failures.parquet"
         with files.written_path(file, OutputError) as temporary:
-            parquet.write_table(pyarrow.table(columns, schema=schema), temporary)
+            with open(temporary, "wb") as to:  # pyarrow takes names of UTF-8 alone
+                parquet.write_table(pyarrow.table(columns, schema=schema), to)
         self._put(file, name, FAILURES)
 
     def _delete_failures(self, name: str) -> None:
@@ -396,9 +402,13 @@ class Output:
         return self._read(name, ending, lambda file: file.schema_arrow.names)
 
     def _column(self, name: str, ending: str, column: str) -> list[str]:
-        return self._read(
-            name, ending, lambda file: file.read([column]).column(0).to_pylist()
-        )
+        def read(file: Any) -> list[str]:
+            found = file.read([column]).column(0).to_pylist()
+            if not all(isinstance(text, str) for text in found):
+                raise ValueError(f"column {column} is not all text")
+            return found
+
+        return self._read(name, ending, read)
 
     def _read(self, name: str, ending: str, read: Callable[[Any], _Result]) -> _Result:
         pyarrow, parquet = import_pyarrow()

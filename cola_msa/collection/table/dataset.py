@@ -75,8 +75,15 @@ def _find(folder: pathlib.Path) -> Iterator[str]:
         visited.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if name[0] not in "._")
         for name in files:
-            if name[0] not in "._" and name.lower().endswith(SUFFIX):
-                yield os.path.relpath(os.path.join(root, name), folder)
+            if name[0] in "._" or not name.lower().endswith(SUFFIX):
+                continue
+            path = os.path.join(root, name)
+            if not os.path.isfile(path):  # to open a named pipe waits for its writer
+                raise EmbeddingFileError(
+                    f"{path}: is no file; a folder of embeddings holds shards: move it "
+                    "away"
+                )
+            yield os.path.relpath(path, folder)
 
 
 def _order(name: str) -> tuple[Any, ...]:
@@ -238,4 +245,5 @@ def _settings(text: str | bytes | None) -> dict[str, Any]:
         found = json.loads(text or "{}")
     if not isinstance(found, dict):
         return {"metadata": text}
-    return {name: found[name] for name in SETTINGS if found.get(name) is not None}
+    # As text: not a number differs from itself.
+    return {n: json.dumps(found[n]) for n in SETTINGS if found.get(n) is not None}

@@ -9,7 +9,7 @@ import contextlib
 import io
 import pathlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -53,15 +53,16 @@ class ParquetReader:
         self._path = path
         self._damages = (pyarrow.ArrowException, OSError, ValueError, MemoryError)
         self._file: Any = None
+        self._stream: BinaryIO | None = None
         try:
             _check_footer(path, parquet)
-            self._file = parquet.ParquetFile(path)
+            self._file = parquet.ParquetFile(self._source())
             schema = self._file.schema_arrow
             self._check_types(pyarrow.types, schema)
             self._open(schema)
-            self._file.close()
+            self.close()
             self._file = parquet.ParquetFile(
-                path, read_dictionary=self._dictionary_names()
+                self._source(), read_dictionary=self._dictionary_names()
             )
             self.dim = self._find_dim()
         except EmbeddingFileError:
@@ -70,6 +71,15 @@ class ParquetReader:
         except self._damages as error:
             self.close()
             raise unreadable(path, "Parquet", error) from error
+
+    def _source(self) -> Any:
+        """The path, or where it is no UTF-8, which pyarrow needs, the file itself."""
+        try:
+            str(self._path).encode()
+        except UnicodeEncodeError:
+            self._stream = open(self._path, "rb")  # noqa: SIM115 (closed with this)
+            return self._stream
+        return str(self._path)
 
     def _open(self, schema: Any) -> None:
         self.num_rows = self._file.metadata.num_rows
@@ -255,6 +265,8 @@ class ParquetReader:
         """Closes the file."""
         if self._file is not None:
             self._file.close()
+        if self._stream is not None:
+            self._stream.close()
 
 
 class _SealedError(OSError):

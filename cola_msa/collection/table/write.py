@@ -160,7 +160,10 @@ def _write_parquet(path: pathlib.Path, table: Table) -> None:
     )
     # A dictionary of floating-point values that are all different only costs time.
     names = ["path", "sha256"]
-    with parquet.ParquetWriter(path, schema, use_dictionary=names) as writer:
+    with (
+        open(path, "wb") as file,  # pyarrow takes names of UTF-8 alone
+        parquet.ParquetWriter(file, schema, use_dictionary=names) as writer,
+    ):
         for chunk in table.chunks():
             values = pyarrow.array(chunk.embedding.ravel())
             columns = [

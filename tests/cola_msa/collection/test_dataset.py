@@ -248,6 +248,31 @@ def test_a_folder_without_shards_says_what_would_be_one(tmp_path, names):
         open_reader(tmp_path)
 
 
+@pytest.mark.timeout(30)
+def test_what_is_no_file_is_named_and_not_waited_for(tmp_path):
+    folder = write(tmp_path / "songs")
+    os.mkfifo(folder / "pipe.parquet")
+    with pytest.raises(EmbeddingFileError, match=r"pipe\.parquet: is no file"):
+        open_reader(folder)
+    (folder / "pipe.parquet").unlink()
+    (folder / "gone.parquet").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(EmbeddingFileError, match=r"gone\.parquet: is no file"):
+        open_reader(folder)
+
+
+def test_names_need_not_be_utf_8(tmp_path):
+    folder = write(tmp_path / "songs", ["a.parquet", "b.parquet", "c.parquet"])
+    (folder / "a.parquet").rename(folder / "a\udcff.parquet")
+    assert_whole(folder.rename(tmp_path / "s\udcff"))
+
+
+def test_a_setting_that_is_no_number_is_like_itself(tmp_path):
+    metadata = {"model_hash": embedding_tables.MODEL_HASH, "hop_seconds": float("nan")}
+    reader = open_reader(write(tmp_path / "songs", metadata=metadata))
+    assert reader.num_rows == 30
+    reader.close()
+
+
 def test_an_address_says_what_to_do():
     with pytest.raises(EmbeddingFileError, match=r"\*\*\*@.* is an address.*copy"):
         open_reader("s3://user:secret@host/songs")

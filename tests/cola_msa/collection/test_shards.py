@@ -11,6 +11,7 @@ import shutil
 import time
 
 import numpy as np
+import pyarrow
 import pytest
 import soundfile
 from pyarrow import parquet
@@ -374,6 +375,12 @@ def test_somebodys_folder_where_failures_would_go_is_kept(
     assert times(tmp_path / "songs.failures").keys() == times(whole).keys()
 
 
+def test_the_folders_name_need_not_be_utf_8(finished_run, music, whole, tmp_path):
+    target = tmp_path / "s\udcff"
+    make(finished_run, music, target)
+    assert digests(target) == digests(whole)
+
+
 def test_a_link_to_a_folder_stays_one(finished_run, music, whole, tmp_path):
     (tmp_path / "disk/real").mkdir(parents=True)
     (tmp_path / "songs").symlink_to(tmp_path / "disk/real")
@@ -392,6 +399,50 @@ def test_shards_of_another_program_are_refused(finished_run, music, whole, tmp_p
     parquet.write_table(table, target / plan.shard_name(0, 1))
     with pytest.raises(OutputError, match="does not say which files"):
         make(finished_run, music, target)
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [
+        {"begin": 10**13},
+        {"begin": -1},
+        {"begin": 3},
+        {"num_files": float("inf")},
+        {"num_files": 10**30},
+        {"num_files": True},
+        {"sha256": ["x"]},
+    ],
+)
+def test_what_a_shard_cannot_say_of_itself_is_refused(
+    finished_run, music, whole, tmp_path, mark
+):
+    target = tmp_path / "songs"
+    shutil.copytree(whole, target)
+    change_shard(target / plan.shard_name(2, 4), mark)
+    with pytest.raises(OutputError, match=r"part-00002.* does not say which files"):
+        make(finished_run, music, target)
+
+
+@pytest.mark.parametrize("paths", [[["a"], ["b"]], [None, None]])
+def test_a_shard_whose_paths_are_no_text_is_refused(
+    finished_run, music, whole, tmp_path, paths
+):
+    target = tmp_path / "songs"
+    shutil.copytree(whole, target)
+    change_shard(target / plan.shard_name(0, 4), {"sha256": "x"}, paths)
+    with pytest.raises(OutputError, match=r"part-00000.*path is not all text"):
+        make(finished_run, music, target)
+
+
+def change_shard(path, mark, paths=None):
+    table = parquet.read_table(path)
+    metadata = json.loads(table.schema.metadata[b"metadata"])
+    metadata[output.MARK] |= mark
+    if paths is not None:
+        column = pyarrow.array([paths[k % 2] for k in range(len(table))])
+        table = table.set_column(0, "path", column)
+    text = json.dumps(metadata)
+    parquet.write_table(table.replace_schema_metadata({"metadata": text}), path)
 
 
 def test_a_damaged_shard_is_named(finished_run, music, whole, tmp_path):

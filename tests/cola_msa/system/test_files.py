@@ -173,3 +173,12 @@ def test_a_folder_on_a_full_disk_is_one_line(tmp_path, code):
         with files.temporary_folder(tmp_path / "x"):
             raise OSError(code, os.strerror(code))
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.timeout(30)
+def test_a_folder_where_nothing_can_be_made_ends_it():
+    """Not for ever in the belief that another process has removed what was made."""
+    with pytest.raises(FileError, match="/proc"), files.temporary_folder("/proc/x"):
+        pass
+    with pytest.raises(FileError, match="/proc"):
+        files.write_file("/proc/x", lambda file: None, FileError)

@@ -56,7 +56,7 @@ def test_config_says_what_it_was_trained_on(root, run_dir):
 
 
 def test_each_folders_share_is_logged(root, tmp_path, caplog):
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="absl"):
         Trainer(tiny_config(), open_data(names(root)), tmp_path / "run")
     # Of four sources `a` has two alone; the others are drawn by segments.
     assert "a: 40 segments, " in caplog.text and "b,c: 32 segments, " in caplog.text
