@@ -92,6 +92,11 @@ NOT_HERE = {
     "cola_msa.search serve": "runs until it is stopped; test_serve starts it",
     "cola_msa.import_weights": "weights of others; test_imported_run and test_starter "
     "have their own",
+    "cola_msa.embed --model=gs://": "a bucket; test_shards has one in memory",
+    "cola_msa.train --source=multi --preset=default --data_dir": (
+        "several folders; test_several_folders trains on its own"
+    ),
+    "data_prep.folder --dataset_dir=raw/part": "as --dataset_dir=raw/music, in parts",
     "cola_msa.embed --model=hf://": "the network; test_hugging_face has its own hub",
     "cola_msa.eval --task=fma --run_dir=runs/my-encoder": "a run made of such weights",
 }
