@@ -71,8 +71,8 @@ def main(options: flags.FlagValues) -> None:
     numbers, chart = (run_dir / name for name in CURVES_NAMES)
     arrays.write_json(numbers, {"retrieval": retrieval, "probes": probes})
     if try_to_draw(chart, lambda: draw(chart, rows, retrieval, probes, title)):
-        print(chart)
-    print(numbers)
+        console.tell(str(chart))
+    console.tell(str(numbers))
 
 
 if __name__ == "__main__":

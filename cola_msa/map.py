@@ -79,7 +79,7 @@ def main(options: flags.FlagValues) -> None:
         is_quiet=False,
     )
     names = ", ".join(scheme.name for scheme in data.schemes)
-    print(f"{options.output}: {len(data.paths)} tracks, coloured by {names}")
+    console.tell(f"{options.output}: {len(data.paths)} tracks, coloured by {names}")
 
 
 if __name__ == "__main__":

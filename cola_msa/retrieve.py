@@ -51,7 +51,7 @@ def main(options: flags.FlagValues) -> None:
     results = compare_with_untrained(run_dir, data, step, options.split)
     arrays.write_json(path, results)
     print(render(results))
-    print(f"  files: {path}")
+    console.tell(f"  files: {path}")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
 """What all commands share: flags, exit codes, one clear line for a user's error."""
 
 import errno
+import logging as python_logging
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import tqdm
-from absl import app, flags
+from absl import app, flags, logging
 
-from cola_msa.system.errors import UsageError, UserError, hide_logins
+from cola_msa.system.errors import UsageError, UserError, hide_logins, one_line
 from cola_msa.system.files import DISK_ERRORS
 from cola_msa.system.memory import keep_freed_memory
 
@@ -46,6 +47,7 @@ def start(
     define_flags()
     if keeps_memory:
         keep_freed_memory()
+    logging.get_absl_handler().addFilter(_keep_on_one_line)
     code = run(
         app.run,
         lambda argv: main(flags.FLAGS, *argv[1:]),
@@ -115,7 +117,7 @@ def run(main: Callable[..., Any], *arguments: Any, **options: Any) -> int:
         print("stopped; the same command goes on", file=sys.stderr)
         return 130
     except UserError as error:  # anything else is a defect and is shown whole
-        print(f"error: {hide_logins(str(error))}", file=sys.stderr)
+        tell(f"error: {error}", to=sys.stderr)
         return error.exit_code
     except OSError as error:
         if error.errno in DISK_ERRORS:
@@ -124,9 +126,26 @@ def run(main: Callable[..., Any], *arguments: Any, **options: Any) -> int:
             told = str(error)
         else:
             raise
-        print(f"error: {hide_logins(told)}", file=sys.stderr)
+        tell(f"error: {told}", to=sys.stderr)
         return 1
     return 0
+
+
+def tell(*lines: str, to: TextIO | None = None) -> None:
+    """Prints lines, each as one: names in them may hold line breaks and controls.
+
+    Args:
+        *lines: The lines.
+        to: Where they go; None for stdout.
+    """
+    for line in lines:
+        print(one_line(hide_logins(line)), file=to, flush=True)
+
+
+def _keep_on_one_line(record: python_logging.LogRecord) -> bool:
+    """Does to what is logged what `tell` does to what is printed."""
+    record.msg, record.args = one_line(hide_logins(record.getMessage())), ()
+    return True
 
 
 def progress_bar(
@@ -135,7 +154,7 @@ def progress_bar(
     """A progress bar with rate and remaining time; rare lines in a file."""
     return tqdm.tqdm(
         total=total,
-        desc=title,
+        desc=one_line(title),
         unit=unit,
         unit_scale=True,
         disable=not is_shown,

@@ -30,6 +30,7 @@ from cola_msa.collection.search.service import (
     RequestError,
     Service,
 )
+from cola_msa.system.console import tell
 from cola_msa.system.errors import UsageError, UserError
 from cola_msa.system.signals import stop_on_signals
 
@@ -366,7 +367,7 @@ def serve(path: str, host: str, port: int, model: str | None = None) -> None:
         try:
             endpoint = Endpoint(Service(index, model), host, port)
             try:
-                print(f"{path}: {describe(index)}\n{endpoint.url}", flush=True)
+                tell(f"{path}: {describe(index)}", endpoint.url)
                 endpoint.serve_forever()
             finally:
                 endpoint.finish()

@@ -21,7 +21,7 @@ from cola_msa.collection.shards.plan import (
 )
 from cola_msa.collection.table.write import OutputError
 from cola_msa.remote import addresses
-from cola_msa.system.console import progress_bar
+from cola_msa.system.console import progress_bar, tell
 
 Log = Callable[[str], None]
 # (job, shards, shards to be made again, on_shard) -> how it ended: see `beam.run`.
@@ -48,7 +48,7 @@ def make_dataset(
     retries: bool = False,
     is_quiet: bool = False,
     engine: Engine | None = None,
-    log: Log = print,
+    log: Log = tell,
 ) -> DatasetSummary:
     """Makes a dataset, or what is left of it; goes on where an earlier call was.
 

@@ -462,6 +462,25 @@ def test_the_command_says_what_it_did(finished_run, music, tmp_path):
     ]
 
 
+@pytest.mark.parametrize("output", ["rows.npz", "rows"])
+def test_names_with_line_breaks_are_one_line_each(
+    finished_run, music, tmp_path, output
+):
+    (music / "a\nerror: b\x1b[2K.wav").write_text("no sound")
+    arguments = [f"--model={finished_run}", "--input=music", f"--output={output}"]
+    found = run_module("cola_msa.embed", *arguments, cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    (line,) = [x for x in found.stdout.splitlines() if x.startswith("failed: ")]
+    assert line.startswith(r"failed: music/a\u000aerror: b\u001b[2K.wav: ")
+    assert "\x1b" not in found.stdout and "\nerror:" not in found.stdout
+    (tmp_path / "c\nerror: d.txt").write_text("\n")
+    arguments[1] = "--input=c\nerror: d.txt"
+    found = run_module("cola_msa.embed", *arguments, cwd=tmp_path)
+    assert found.returncode == 1
+    (line,) = [x for x in found.stderr.splitlines() if x.startswith("error:")]
+    assert r"c\u000aerror: d.txt" in line
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
