@@ -21,7 +21,7 @@ def define_flags() -> None:
     define_path(
         "embeddings",
         None,
-        "A .parquet, .npz or .h5 of embeddings, or a folder.",
+        "A .parquet, .npz or .h5 file of embeddings, or a folder of Parquet files.",
         required=True,
     )
     define_path("output", "map.html", "The page.")

@@ -177,9 +177,10 @@ class _Handler(BaseHTTPRequestHandler):
         if len(lengths) > 1 or not (length.isascii() and length.isdigit()):
             raise RequestError(400, "Content-Length is no number")
         most = MAX_AUDIO_BYTES if self._route() == "/audio" else MAX_BODY_BYTES
-        if len(length) > 18 or int(length) > most:
+        digits = length.lstrip("0")
+        if len(digits) > 18 or int(digits or "0") > most:
             raise RequestError(413, f"a body has at most {most:,} bytes")
-        return int(length)
+        return int(digits or "0")
 
     def _body(self, size: int) -> Any:
         """Yields the body in parts."""

@@ -14,7 +14,7 @@ import pytest
 import soundfile
 
 from cola_msa.audio import decode
-from cola_msa.collection.embed import embed_files, work_folder
+from cola_msa.collection.embed import embed_files, speed, work_folder
 from cola_msa.collection.table.store import StoreError
 from cola_msa.collection.table.write import OutputError
 from cola_msa.hub.embedder import Embedder
@@ -252,6 +252,19 @@ def test_an_encoder_without_numbers_is_to_blame_and_no_file(
     assert not any(path in str(caught.value) for path in paths_of(music))
     assert not (tmp_path / "out.npz").exists()
     run(model, music, tmp_path / "out.npz")
+
+
+@pytest.mark.parametrize(
+    ("audio", "wall", "text"),
+    [
+        (0.0, 3.0, ""),
+        (3.0, 10.0, "0.3 times real time"),
+        (425.0, 10.0, "42 times real time"),
+        (1.0, 0.0, "1000 times real time"),
+    ],
+)
+def test_speed_is_told_where_audio_went_through(audio, wall, text):
+    assert speed(audio, wall) == text
 
 
 def test_outputs_of_one_name_have_their_own_failures(model, music, tmp_path):

@@ -102,6 +102,9 @@ def test_answers_are_those_of_query(endpoint, index):
     target = f"/neighbours?path={urllib.parse.quote(KNOWN)}&k=5"
     status, _, found = ask(endpoint, "GET", target)
     assert status == 200 and found == expected
+    # Digits are a number, however many zeros stand before it.
+    for digits in ("05", "0" * 40 + "5"):
+        assert ask(endpoint, "GET", target.replace("k=5", f"k={digits}"))[2] == expected
     assert post(endpoint, {"path": KNOWN, "k": 5})[2] == expected
     row = index.find_path(KNOWN)
     values = index.vector(row).tolist()
@@ -195,6 +198,8 @@ def test_what_is_malformed_has_a_reason(endpoint, value, status, reason):
         ("GET", "/neighbours?path=a&path=b", 400),
         ("GET", "/neighbours?path=%ff", 400),
         ("GET", "/neighbours?path=a&k=x", 400),
+        ("GET", "/neighbours?path=a&k=000", 400),
+        ("GET", "/neighbours?path=a&k=" + "1" * 5000, 400),
         ("GET", "/neighbours?path=a&k=%C2%B2", 400),
         ("GET", "/neighbours?path=a&other=1", 400),
         ("GET", "/neighbours?" + "&" * 50_000, 400),
@@ -225,6 +230,7 @@ def head(*lines, start="POST /neighbours HTTP/1.1", host="Host: 127.0.0.1"):
         ([head(f"Content-Length: {10**12}")], 413),
         ([head("Content-Length: " + "9" * 5000)], 413),
         ([head(f"Content-Length: {10**9}", "Expect: 100-continue")], 413),
+        ([head("Content-Length: " + "0" * 30 + "2"), b"[]"], 400),
         ([head("Content-Length: -1")], 400),
         ([head("Content-Length: +5"), b"hello"], 400),
         ([head("Content-Length: 2", "Content-Length: 3"), b"{}"], 400),
