@@ -11,7 +11,7 @@ from absl import flags
 from cola_msa.collection.map.layout import PROJECTIONS
 from cola_msa.collection.map.tracks import MOST_TRACKS
 from cola_msa.collection.map.write import write_map
-from cola_msa.system import console
+from cola_msa.system import console, signals
 from cola_msa.values.numbers import define_seed
 from cola_msa.values.paths import define_path
 
@@ -64,6 +64,7 @@ def define_flags() -> None:
 
 def main(options: flags.FlagValues) -> None:
     """Runs the command."""
+    signals.install()
     data = write_map(
         options.embeddings,
         options.output,

@@ -3,6 +3,7 @@
 import errno
 import logging as python_logging
 import os
+import select
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn, TextIO
@@ -53,7 +54,7 @@ def start(
         lambda argv: main(flags.FLAGS, *argv[1:]),
         flags_parser=lambda argv: parse(argv, flags.FLAGS, most_arguments),
     )
-    sys.exit(code)
+    sys.exit(max(code, 1) if _is_unread() else code)
 
 
 def parse(
@@ -124,11 +125,27 @@ def run(main: Callable[..., Any], *arguments: Any, **options: Any) -> int:
             told = f"{error}; once that is mended the same command goes on"
         elif isinstance(error, _ABSENT) or error.errno in _PATH_ERRORS:
             told = str(error)
+        elif isinstance(error, BrokenPipeError) and _is_unread():
+            return 1
         else:
             raise
         tell(f"error: {told}", to=sys.stderr)
         return 1
     return 0
+
+
+def _is_unread() -> bool:
+    """Whether nobody reads what is printed any more, as behind `| head`."""
+    poll = select.poll()
+    try:
+        poll.register(sys.stdout, 0)
+    except (AttributeError, OSError, ValueError):  # no file, or closed
+        return False
+    is_unread = any(event & select.POLLERR for _, event in poll.poll(0))
+    if is_unread:  # else Python itself tells of it, at its end
+        with open(os.devnull, "w") as nothing:
+            os.dup2(nothing.fileno(), sys.stdout.fileno())
+    return is_unread
 
 
 def tell(*lines: str, to: TextIO | None = None) -> None:

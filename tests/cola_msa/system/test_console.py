@@ -63,6 +63,23 @@ def test_hostile_names_are_one_line_in_the_log(tmp_path):
     assert len(lines) == 1 and lines[0].endswith(f"] read {SHOWN}")
 
 
+@pytest.mark.parametrize("what", ["['--help']", "[]"])
+def test_a_reader_that_has_gone_is_no_defect(tmp_path, what):
+    """As behind `| head`: the pipe's other end is closed."""
+    found = run_script(
+        "import os, sys\n"
+        "from cola_msa.system import console\n"
+        "ends = os.pipe()\n"
+        "os.dup2(ends[1], 1)\n"
+        "os.close(ends[0])\n"
+        f"sys.argv = ['x', *{what}]\n"
+        "try:\n    console.start(lambda _: print('a line'), lambda: None)\n"
+        "except SystemExit as end:\n    assert end.code == 1\n",
+        cwd=tmp_path,
+    )
+    assert "Error" not in found.stderr and "Traceback" not in found.stderr
+
+
 @pytest.mark.parametrize("name", ["Ärger/été.wav", "日本語 – “x”.mp3", "a\\nb"])
 def test_other_names_are_shown_as_they_are(name):
     assert one_line(name) == name

@@ -25,6 +25,7 @@ from cola_msa.collection.search.serve import Endpoint, ServeError, serve
 from cola_msa.collection.search.service import Service
 from cola_msa.system.errors import UsageError
 from tests.helpers import embedding_tables
+from tests.helpers.commands import Command
 
 KNOWN = "music/album0/track 4.ogg"
 
@@ -445,3 +446,71 @@ def test_it_stops_at_a_signal(index, number):
     assert process.returncode == 0 and err.strip().splitlines()[-1] == "stopped"
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((place.hostname, place.port), timeout=5)
+
+
+# A question that takes for ever, and a signal while a connection gets its thread.
+SLOW = """
+import sys, time
+from cola_msa.collection.search import serve, service
+serve._CLOSING_SECONDS = 0.2
+service.Service.by_path = lambda *_: time.sleep(60)
+serve.serve(sys.argv[1], "127.0.0.1", 0)
+"""
+AT_THE_HANDOVER = """
+import os, signal, sys, threading, time
+from cola_msa.collection.search import serve
+
+start = threading.Thread.start
+
+def start_and_signal(thread):
+    start(thread)
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.1)
+
+answer = serve.Endpoint.finish_request
+
+def answer_later(*arguments):
+    time.sleep(0.3)
+    answer(*arguments)
+
+serve.Endpoint.finish_request = answer_later
+threading.Thread.start = start_and_signal
+serve.serve(sys.argv[1], "127.0.0.1", 0)
+"""
+
+
+@contextlib.contextmanager
+def serving(code, index, tmp_path):
+    """A process that runs a script, and where it listens."""
+    (tmp_path / "script.py").write_text(code)
+    process = Command("script", index.folder, cwd=tmp_path, log=tmp_path / "log")
+    try:
+        while "http://" not in (text := (tmp_path / "log").read_text()):
+            assert process.poll() is None, text
+            time.sleep(0.02)
+        place = urllib.parse.urlsplit(text[text.index("http://") :].split()[0])
+        yield process, (place.hostname, place.port)
+    finally:
+        process.kill()
+
+
+def test_a_question_that_has_no_end_does_not_keep_it(index, tmp_path):
+    """Nor does it end within what Python takes from under FAISS at its own end."""
+    with serving(SLOW, index, tmp_path) as (process, address):
+        with socket.create_connection(address, timeout=20) as client:
+            client.sendall(head(start="GET /neighbours?path=a HTTP/1.1"))
+            time.sleep(0.3)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=10) == 0
+    last = (tmp_path / "log").read_text().splitlines()[-1]
+    assert last == "stopped; 1 requests got no answer"
+
+
+def test_a_signal_while_a_connection_is_taken_leaves_it_its_answer(index, tmp_path):
+    with serving(AT_THE_HANDOVER, index, tmp_path) as (process, address):
+        with socket.create_connection(address, timeout=20) as client:
+            client.sendall(head(start="GET / HTTP/1.1"))
+            assert client.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+        assert process.wait(timeout=10) == 0
+    text = (tmp_path / "log").read_text()
+    assert "Traceback" not in text and text.endswith("stopped\n")
