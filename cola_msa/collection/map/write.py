@@ -102,7 +102,7 @@ def write_map(
         raise UsageError(f"--output={output}: a map is an .html file")
     folders.check_file(page, _is_map, "a map")
     check_server(server)
-    tracks = read_tracks(embeddings, sample, seed, most)
+    tracks = read_tracks(embeddings, sample, seed, most, is_quiet)
     found = None
     if labels:  # before the layout, which may take long
         found = read_labels(labels, tracks.all_paths)

@@ -10,7 +10,6 @@ import numpy as np
 
 from cola_msa.collection.search import approximate, folder, index, names
 from cola_msa.collection.search.approximate import GRAPH, ROWS, Approximate, Form
-from cola_msa.collection.search.clips import Clips
 from cola_msa.collection.search.contract import (
     Index,
     SearchError,
@@ -19,6 +18,7 @@ from cola_msa.collection.search.contract import (
 from cola_msa.collection.search.folder import FLAT_ROWS, FolderIndex, State
 from cola_msa.collection.search.index import SUFFIX, SearchIndex
 from cola_msa.collection.search.measure import PROMISED, Exact, choose_queries
+from cola_msa.collection.table.clips import Clips
 from cola_msa.collection.table.read import SUFFIXES, Embeddings
 from cola_msa.system.console import progress_bar
 from cola_msa.system.errors import UsageError, one_line
