@@ -27,7 +27,9 @@ _MARK = b'<meta name="generator" content="cola_msa">'  # in every map's head
 _HEAD_BYTES = 4096
 
 
-_SCRIPTS = ("data", "picture", "map")  # in their order on the page
+# In their order on the page: the last one puts the others together.
+_SCRIPTS = ("data", "picture", "view", "looks", "panel", "legend", "search", "input")
+_SCRIPTS += ("map",)
 
 
 def render_page(data: PageData, title: str, subtitle: str) -> str:
