@@ -25,9 +25,9 @@ import common
 import numpy as np
 from absl import flags
 
-from cola_msa.collection.search.clips import Clips
 from cola_msa.collection.search.contract import KINDS
 from cola_msa.collection.search.index import open_index
+from cola_msa.collection.table.clips import Clips
 from cola_msa.system import console
 from cola_msa.values.numbers import define_float
 from cola_msa.values.paths import define_path

@@ -19,7 +19,6 @@ from cola_msa.evaluation.curves import (
     retrieval_curve,
 )
 from cola_msa.evaluation.tasks import get_task
-from cola_msa.records.joined import open_data
 from cola_msa.runs import directory
 from cola_msa.runs.scalars import read_metrics
 from cola_msa.system import console, folders
@@ -53,9 +52,7 @@ def main(options: flags.FlagValues) -> None:
     run = directory.load_run(run_dir)
     folders.check_names(run_dir, CURVES_NAMES, holds_curves, "a run with curves")
     config = directory.load_config(run_dir)
-    data = open_data(
-        options.data_dir or directory.own_data_dir(run_dir), config.frontend
-    )
+    data = directory.open_pairs(run_dir, options.data_dir)
     probes: dict[str, Any] = {}
     for task, name, data_dir in tasks:
         probes[task.name] = probe_curve(run_dir, name, data_dir)
@@ -71,8 +68,8 @@ def main(options: flags.FlagValues) -> None:
     numbers, chart = (run_dir / name for name in CURVES_NAMES)
     arrays.write_json(numbers, {"retrieval": retrieval, "probes": probes})
     if try_to_draw(chart, lambda: draw(chart, rows, retrieval, probes, title)):
-        print(chart)
-    print(numbers)
+        console.tell(str(chart))
+    console.tell(str(numbers))
 
 
 if __name__ == "__main__":

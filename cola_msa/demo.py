@@ -27,7 +27,7 @@ def main(options: flags.FlagValues) -> None:
     )
     table = run_demo(output_dir, options.preset, options.seed, options.scale)
     files.write_bytes(output_dir / TABLE_NAME, f"{table}\n".encode())
-    print(f"\n{table}")
+    print("", table, sep="\n")
 
 
 def define_flags() -> None:

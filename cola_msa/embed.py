@@ -41,7 +41,6 @@ from cola_msa.hub.loading import default_model, open_model
 from cola_msa.runs import directory
 from cola_msa.system import console, signals
 from cola_msa.system.errors import of_flags
-from cola_msa.values.names import escape
 from cola_msa.values.paths import define_path
 
 
@@ -87,14 +86,12 @@ def main(options: flags.FlagValues) -> None:
     model = opened(job) if is_folder else open_model(name, step)
     with of_flags():
         hop_to_frames(options.hop_seconds, model.frontend)
-    for remark in inputs.remarks:
-        print(escape(remark))
-    print(f"{len(inputs.paths)} files; {model.description}", flush=True)
+    console.tell(*inputs.remarks, f"{len(inputs.paths)} files; {model.description}")
     if is_folder:
         made = make_dataset(
             job, inputs, options.files_per_shard, options.retry_failures, engine=engine
         )
-        print(*describe_dataset(made, job.output), sep="\n")
+        console.tell(*describe_dataset(made, job.output))
         check_failures(made, options.max_failures, options.output)
         return
     output = pathlib.Path(options.output)
@@ -108,14 +105,13 @@ def main(options: flags.FlagValues) -> None:
         num_workers=options.num_workers,
         failures=inputs.failures,
     )
-    for line in describe_summary(summary, output, row_dim(model, options.per)):
-        print(line)
+    console.tell(*describe_summary(summary, output, row_dim(model, options.per)))
     check_failures(summary, options.max_failures, output)
 
 
 def _default() -> str:
     name, remark = default_model()
-    print(remark)
+    console.tell(remark)
     return name
 
 

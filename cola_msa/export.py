@@ -15,7 +15,7 @@ from cola_msa.hub.export import FORMATS, describe_heads, export_encoder
 from cola_msa.hub.pretrained import WEIGHT_TYPES
 from cola_msa.runs import directory
 from cola_msa.system import console
-from cola_msa.system.errors import UsageError, hide_logins
+from cola_msa.system.errors import UsageError
 from cola_msa.values.paths import define_path
 
 
@@ -65,14 +65,13 @@ def main(options: flags.FlagValues) -> None:
         options.weights,
         options.head,
     )
-    print(
-        f"exported step {metadata['step']} of {hide_logins(str(run_dir))} to "
+    console.tell(
+        f"exported step {metadata['step']} of {run_dir} to "
         f"{options.output_dir}; "
         f"reloaded in a fresh process: relative difference "
         f"{metadata['relative_difference']:.1e}"
     )
-    for line in describe_heads(metadata):
-        print(line)
+    console.tell(*describe_heads(metadata))
     content = {k: list(metadata[k]) for k in ("signatures", "inputs") if k in metadata}
     print(json.dumps(content))
 

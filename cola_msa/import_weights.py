@@ -66,12 +66,13 @@ def main(options: flags.FlagValues) -> None:
             options.step,
             options.dataset,
         )
-    print(
+    console.tell(
         f"assigned {found['tensors']} of {found['tensors']} tensors; the run "
         f"{found['run_dir']} has step {found['step']}, key {found['encoder_key']}"
     )
     if found.get("heads"):
-        print(f"with heads, for python -m cola_msa.tag: {', '.join(found['heads'])}")
+        heads = ", ".join(found["heads"])
+        console.tell(f"with heads, for python -m cola_msa.tag: {heads}")
 
 
 if __name__ == "__main__":

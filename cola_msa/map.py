@@ -11,7 +11,7 @@ from absl import flags
 from cola_msa.collection.map.layout import PROJECTIONS
 from cola_msa.collection.map.tracks import MOST_TRACKS
 from cola_msa.collection.map.write import write_map
-from cola_msa.system import console
+from cola_msa.system import console, signals
 from cola_msa.values.numbers import define_seed
 from cola_msa.values.paths import define_path
 
@@ -21,7 +21,7 @@ def define_flags() -> None:
     define_path(
         "embeddings",
         None,
-        "A .parquet, .npz or .h5 of embeddings, or a folder.",
+        "A .parquet, .npz or .h5 file of embeddings, or a folder of Parquet files.",
         required=True,
     )
     define_path("output", "map.html", "The page.")
@@ -64,6 +64,7 @@ def define_flags() -> None:
 
 def main(options: flags.FlagValues) -> None:
     """Runs the command."""
+    signals.install()
     data = write_map(
         options.embeddings,
         options.output,
@@ -79,7 +80,7 @@ def main(options: flags.FlagValues) -> None:
         is_quiet=False,
     )
     names = ", ".join(scheme.name for scheme in data.schemes)
-    print(f"{options.output}: {len(data.paths)} tracks, coloured by {names}")
+    console.tell(f"{options.output}: {len(data.paths)} tracks, coloured by {names}")
 
 
 if __name__ == "__main__":

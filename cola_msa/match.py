@@ -86,7 +86,9 @@ def main(options: flags.FlagValues) -> None:
     print(render(result, options.num_results))
     chart = output_dir / CHART_NAME
     is_drawn = try_to_draw(chart, lambda: draw(result, chart))
-    print(f"files: {output_dir}/{RESULT_NAME}{f', {CHART_NAME}' if is_drawn else ''}")
+    console.tell(
+        f"files: {output_dir}/{RESULT_NAME}{f', {CHART_NAME}' if is_drawn else ''}"
+    )
 
 
 if __name__ == "__main__":

@@ -83,8 +83,8 @@ def main(options: flags.FlagValues, *words: str) -> None:
     )
     page, markdown = write_report(options.output_dir, content.TITLE, blocks)
     if text:
-        print(f"{text}\n")
-    print(f"{page}\n{markdown}")
+        print(text, end="\n\n")
+    console.tell(str(page), str(markdown))
 
 
 if __name__ == "__main__":

@@ -7,14 +7,13 @@ the paired interval of their difference. Writes <run_dir>/eval/retrieval/results
 
 import pathlib
 
-from absl import flags, logging
+from absl import flags
 
 from cola_msa.evaluation.baseline import (
     compare_with_untrained,
     holds_comparison,
     render,
 )
-from cola_msa.records.joined import open_data
 from cola_msa.runs import directory
 from cola_msa.system import console, folders
 from cola_msa.system.errors import UsageError
@@ -40,18 +39,14 @@ def main(options: flags.FlagValues) -> None:
     if not options.split:
         raise UsageError("--split= names nothing")
     run_dir = directory.choose_run(options.run_dir)
-    data_dir = options.data_dir
-    if data_dir is None:
-        data_dir = directory.own_data_dir(run_dir)
-        logging.info("no --data_dir: the run's own, %s", data_dir)
-    data = open_data(data_dir, directory.load_config(run_dir).frontend)
+    data = directory.open_pairs(run_dir, options.data_dir)
     name = "retrieval" if step is None else f"retrieval-{step}"
     path = pathlib.Path(run_dir) / "eval" / name / "results.json"
     folders.check_file(path, holds_comparison, "a result of retrieve")
     results = compare_with_untrained(run_dir, data, step, options.split)
     arrays.write_json(path, results)
     print(render(results))
-    print(f"  files: {path}")
+    console.tell(f"  files: {path}")
 
 
 if __name__ == "__main__":

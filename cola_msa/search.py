@@ -21,7 +21,7 @@ from cola_msa.collection.search.contract import KINDS
 from cola_msa.collection.search.index import open_index
 from cola_msa.collection.search.query import heading, query, render
 from cola_msa.collection.search.serve import serve
-from cola_msa.system import console
+from cola_msa.system import console, signals
 from cola_msa.system.errors import UsageError
 from cola_msa.values.paths import define_path
 
@@ -104,6 +104,7 @@ def main(options: flags.FlagValues, action: str = "") -> None:
         UsageError: If flags are missing.
         SearchError: If a file is not what a flag says.
     """
+    signals.install()
     if action not in ACTIONS:
         raise UsageError(
             "say python -m cola_msa.search build, query, add or serve, not "

@@ -54,7 +54,9 @@ def define_flags() -> None:
     define_path("head", None, "A folder or file of heads, instead of the model's.")
     define_path("input", None, "Audio: as in embed.")
     define_path(
-        "embeddings", None, "A file or folder of the encoder's embeddings; no audio."
+        "embeddings",
+        None,
+        "The encoder's embeddings, a file or a folder of Parquet files; no audio.",
     )
     define_path(
         "output",

@@ -127,9 +127,9 @@ def main(options: flags.FlagValues) -> None:
         sys.exit(130)
     last = kept.kept_path(run_dir)
     logging.info("%s at update %d; encoder: %s", outcome, trainer.update, last)
-    print(
-        f"{outcome}: {trainer.update} updates, run in {run_dir}\n"
-        f"next: python -m cola_msa.eval --task=mtat --run_dir={run_dir}"
+    console.tell(
+        f"{outcome}: {trainer.update} updates, run in {run_dir}",
+        f"next: python -m cola_msa.eval --task=mtat --run_dir={run_dir}",
     )
 
 

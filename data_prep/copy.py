@@ -37,7 +37,7 @@ def main(options: flags.FlagValues) -> None:
         count = copy_tree(options.data_dir, pathlib.Path(options.output_dir))
     except (FileError, OSError) as error:
         raise FileError(f"{error}; what is copied stays") from error
-    print(f"{count} files copied to {options.output_dir}")
+    console.tell(f"{count} files copied to {options.output_dir}")
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def main(options: flags.FlagValues) -> None:
             pictures.draw_shares(options.output, data.manifest)
     except OSError as error:
         raise FileError(f"{error}; run data_prep.verify") from error
-    print(options.output)
+    console.tell(options.output)
 
 
 if __name__ == "__main__":

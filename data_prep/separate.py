@@ -77,9 +77,11 @@ def main(options: flags.FlagValues) -> None:
             failures = fill_cache(dataset, clips, opened, cache, options)
     except (FileError, OSError) as error:
         raise FileError(f"{error}; finished stems are kept") from error
-    print(f"{len(clips) - len(failures)} of {len(clips)} clips have stems in {cache}")
+    console.tell(
+        f"{len(clips) - len(failures)} of {len(clips)} clips have stems in {cache}"
+    )
     for failure in failures[:5]:
-        print(f"failed: {failure['path']}: {failure['reason']}")
+        console.tell(f"failed: {failure['path']}: {failure['reason']}")
     if len(failures) > options.max_failures * len(clips):
         raise jobs.PreparationError(
             f"{len(failures)} of {len(clips)} clips failed, more than "

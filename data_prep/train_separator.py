@@ -115,7 +115,7 @@ def main(values: flags.FlagValues) -> None:
         raise DatasetError(f"--dataset_dir={dataset_dir} is not a folder")
     tracks, failures = tracks_lib.list_tracks(dataset_dir, config)
     for failure in failures:
-        print(f"left out: {failure.path}: {failure.reason}")
+        console.tell(f"left out: {failure.path}: {failure.reason}")
     weights.start_torch(values.threads, values.device)
     run = Run(output_dir, values.epochs, values.device)
     folder.train_targets(targets, dataset_dir, tracks, config, run)
@@ -126,7 +126,7 @@ def main(values: flags.FlagValues) -> None:
         num_threads=values.threads,
     )
     report = report_lib.make(
-        output_dir, dataset_dir, tracks, config, evaluation, log=print
+        output_dir, dataset_dir, tracks, config, evaluation, log=console.tell
     )
     print(report_lib.to_text(report), end="")
 

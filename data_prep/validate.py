@@ -66,7 +66,7 @@ def main(options: flags.FlagValues) -> None:
         ("cite", dataset.citation),
     ):
         if text:
-            print(f"{title}: {text}")
+            console.tell(f"{title}: {text}")
     try:
         if options.output:
             download.check_output(pathlib.Path(options.output))
@@ -84,7 +84,7 @@ def main(options: flags.FlagValues) -> None:
         raise DatasetError(f"{error}{source}") from error
     except OSError as error:
         raise FileError(str(error)) from error
-    download.describe(report, print)
+    download.describe(report, console.tell)
     num_wrong = sum(not problem.known for problem in report.problems)
     if num_wrong:
         advice = "" if options.output else "; --output=FILE lists them all"
@@ -92,7 +92,7 @@ def main(options: flags.FlagValues) -> None:
             f"{num_wrong} of {report.num_expected} files are not as they should be; "
             f"download or unpack them again{advice}"
         )
-    print(f"{options.dataset_dir}: all is well")
+    console.tell(f"{options.dataset_dir}: all is well")
 
 
 if __name__ == "__main__":

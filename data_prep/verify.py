@@ -40,14 +40,14 @@ def main(options: flags.FlagValues) -> None:
     except OSError as error:
         raise FileError(str(error)) from error
     for finding in findings:
-        print(f"{finding.file}: {finding.problem} -> {finding.advice}")
+        console.tell(f"{finding.file}: {finding.problem} -> {finding.advice}")
     _print_summary(content)
     if findings:
         num_files = len({finding.file for finding in findings})
         raise prepared.VerificationError(
             f"{len(findings)} findings in {num_files} files of {data_dir}"
         )
-    print(f"{data_dir}: all is well")
+    console.tell(f"{data_dir}: all is well")
 
 
 def _print_summary(content: dict[str, Any]) -> None:
@@ -57,12 +57,12 @@ def _print_summary(content: dict[str, Any]) -> None:
             for source, share in stated["active_share"].items()
             if share is not None
         )
-        print(
+        console.tell(
             f"{split}: {len(stated['shards'])} shards, {stated['num_clips']} clips, "
             f"{stated['num_segments']} segments, {stated['hours']:.2f} h"
             + (f"; active: {shares}" if shares else "")
         )
-    print(
+    console.tell(
         f"{content['num_clips_planned']} clips planned, {len(content['failures'])} "
         "failed"
     )

@@ -15,6 +15,8 @@ FLOORS = {
 # Of cola_msa, by data_prep.
 SHARED = {"audio", "config", "records", "remote", "system", "values"}
 ENTRIES, DOOR_LINES = 12, 150
+# Print no name of a file, and start before the console's imports.
+OWN_PRINTS = ("cola_msa/__main__.py",)
 RANK = {
     f"{package}.{name}": floor
     for package, text in FLOORS.items()
@@ -113,3 +115,18 @@ def test_init_files_are_contracts():
         if path.name == "__init__.py" and path.parent.parent != ROOT:
             tree = ast.parse(path.read_text())
             assert ast.get_docstring(tree) and len(tree.body) == 1, name_of(path)
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_names_are_printed_by_the_console(path):
+    """A name of a file may hold line breaks: `console.tell` makes one line of each."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id == "print"
+            and name_of(path) not in OWN_PRINTS
+        ):
+            assert not any(isinstance(a, ast.JoinedStr) for a in node.args), (
+                f"line {node.lineno}: print lines by console.tell"
+            )

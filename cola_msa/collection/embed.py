@@ -450,8 +450,26 @@ def embed_files(
 
 
 def _show(bar: tqdm.tqdm, audio: float, wall: float, num_files: int = 1) -> None:
-    bar.set_postfix_str(f"{audio / wall:.0f} times real time", refresh=False)
+    bar.set_postfix_str(speed(audio, wall), refresh=False)
     bar.update(num_files)
+
+
+def speed(audio_seconds: float, wall_seconds: float) -> str:
+    """How fast audio went through, `43 times real time`; "" where none has."""
+    if not audio_seconds:
+        return ""
+    times = audio_seconds / max(wall_seconds, 1e-3)
+    return f"{times:.{0 if times >= 10 else 1}f} times real time"
+
+
+def describe_work(summary: Summary) -> str:
+    """What was embedded now, as a line."""
+    return (
+        f"embedded {summary.num_embedded:,} files, "
+        f"{summary.audio_seconds / 60:.1f} min of audio in "
+        f"{summary.wall_seconds:.1f} s: "
+        f"{speed(summary.audio_seconds, summary.wall_seconds)}"
+    )
 
 
 def _write(
@@ -545,12 +563,7 @@ def describe_summary(summary: Summary, output: pathlib.Path, dim: int) -> Iterat
         dim: Values of an embedding.
     """
     if summary.num_embedded:
-        speed = summary.audio_seconds / summary.wall_seconds
-        yield (
-            f"embedded {summary.num_embedded} files, "
-            f"{summary.audio_seconds / 60:.1f} min of audio in "
-            f"{summary.wall_seconds:.1f} s: {speed:.0f} times real time"
-        )
+        yield describe_work(summary)
     if summary.num_earlier:
         yield f"skipped {summary.num_earlier} files whose content was embedded before"
     for path, reason in list(summary.failures.items())[:LISTED]:

@@ -27,7 +27,7 @@ from cola_msa.audio.files import list_audio, same_name
 from cola_msa.evaluation.charts import save_figure
 from cola_msa.evaluation.retrieval import rank_scores
 from cola_msa.hub.opened import OpenedModel
-from cola_msa.system.errors import FileError, UserError
+from cola_msa.system.errors import FileError, UserError, one_line
 from cola_msa.values.chart_text import plain, wrapped
 from cola_msa.values.reading import read_json
 
@@ -397,7 +397,7 @@ def render(result: dict[str, Any], num_results: int) -> str:
             )
     lines += [f"silent, not ranked: {path}" for path in result["silent"]]
     lines += [f"failed: {path}: {why}" for path, why in result["failures"].items()]
-    return "\n".join(lines)
+    return "\n".join(map(one_line, lines))
 
 
 def draw(result: dict[str, Any], path: pathlib.Path) -> None:

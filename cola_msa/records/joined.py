@@ -19,7 +19,7 @@ from cola_msa.config.schema import FrontendConfig, to_dict
 from cola_msa.records.folder_lists import join_names, parse_weights, split_names
 from cola_msa.records.index import BLOCK_ROWS, Index, merge_indices
 from cola_msa.records.prepared import PreparedData
-from cola_msa.records.schema import DataError
+from cola_msa.records.schema import MANIFEST_NAME, DataError
 
 
 class Column:
@@ -366,6 +366,19 @@ def open_data(
     """
     names = split_names(os.fspath(data_dir))
     given = None if weights is None else parse_weights(weights, len(names))
+    for name in names:
+        # Of one name without a comma PreparedData says what is missing.
+        path = os.path.join(name, MANIFEST_NAME)
+        if (
+            "," in os.fspath(data_dir)
+            and "://" not in name
+            and not os.path.exists(path)
+        ):
+            raise DataError(
+                f"--data_dir={os.fspath(data_dir)}: {path} does not exist: is {name} "
+                "no prepared folder, or was it moved? A comma stands between two "
+                "folders; \\, is one in a folder's name"
+            )
     parts = [PreparedData(name, frontend) for name in names]
     return parts[0] if len(parts) == 1 else JoinedData(parts, given)
 

@@ -18,6 +18,7 @@ from cola_msa.hub.loading import STARTER, STARTER_DIR
 from cola_msa.reproduction import music
 from cola_msa.reproduction.report.commands import Command
 from cola_msa.runs import kept
+from cola_msa.system.console import tell
 from cola_msa.system.errors import FileError, UserError
 from cola_msa.values.markdown import aligned
 from cola_msa.values.reading import read_json
@@ -155,16 +156,14 @@ def _side_by_side(*commands: _Command) -> None:
     with contextlib.ExitStack() as stack:
         for command in commands:
             if command.done is not None and command.done.exists():
-                print(
-                    f"\n$ {command.text}\n  (done before: {command.done})", flush=True
-                )
+                tell("", f"$ {command.text}", f"  (done before: {command.done})")
                 continue
             output = error = None
             if started:
                 output = stack.enter_context(tempfile.TemporaryFile())
                 error = subprocess.STDOUT
             else:
-                print(f"\n$ {command.text}", flush=True)
+                tell("", f"$ {command.text}")
             process = subprocess.Popen(command.argv, stdout=output, stderr=error)
             stack.callback(_end, process)
             started.append((command, process, output))
@@ -175,7 +174,8 @@ def _side_by_side(*commands: _Command) -> None:
                 text = output.read().decode(errors="replace")
                 # Of a progress bar what it showed last.
                 lines = [line.rsplit("\r", 1)[-1] for line in text.split("\n")]
-                print("\n".join(["", f"$ {command.text}", *lines]), flush=True)
+                tell("", f"$ {command.text}")
+                print("\n".join(lines), flush=True)
             failed = failed or (command if code else None)
     if failed:
         raise DemoError(
@@ -215,7 +215,7 @@ print(json.dumps({"windows": found["windows"].shape.as_list(),
 def _reload(export_dir: pathlib.Path, music_dir: pathlib.Path) -> str:
     """Embeds one clip with the SavedModel, in a process without cola_msa."""
     path = min(music_dir.glob("?/*.mp3"))
-    print(f"\n$ python: tf.saved_model.load({str(export_dir)!r}) on {path}", flush=True)
+    tell("", f"$ python: tf.saved_model.load({str(export_dir)!r}) on {path}")
     result = subprocess.run(
         [sys.executable, "-I", "-c", _RELOAD_SCRIPT, str(export_dir), str(path)],
         check=False,

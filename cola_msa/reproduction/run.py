@@ -4,6 +4,7 @@ import time
 
 from cola_msa.reproduction import plan
 from cola_msa.reproduction.plan import ReproduceError, Request, Step
+from cola_msa.system.console import tell
 from cola_msa.system.locks import exclusive_folder
 from cola_msa.system.processes import run_child
 from cola_msa.system.signals import stop_on_signals
@@ -44,19 +45,22 @@ def run_plan(request: Request) -> None:
         _claim(request)
         for number, step in enumerate(steps, 1):
             _run_step(step, f"step {number} of {len(steps)}", started, lock)
-    print(f"\nall {len(steps)} steps done, {_clock(started)} in this run", flush=True)
-    print(request.output_dir / "report" / "report.html")
+    tell(
+        "",
+        f"all {len(steps)} steps done, {_clock(started)} in this run",
+        str(request.output_dir / "report" / "report.html"),
+    )
 
 
 def _run_step(step: Step, place: str, started: float, lock: int) -> None:
-    print(f"\n[{place}, {_clock(started)}] {step.title}", flush=True)
+    tell("", f"[{place}, {_clock(started)}] {step.title}")
     if not step.is_due():
-        print("  (not needed: the run ended before that step)", flush=True)
+        tell("  (not needed: the run ended before that step)")
         return
     if step.is_done():
-        print("  (done before)", flush=True)
+        tell("  (done before)")
         return
-    print(f"$ {step.command.text}", flush=True)
+    tell(f"$ {step.command.text}")
     code = run_child(step.command.argv, lock)
     if code:
         how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"

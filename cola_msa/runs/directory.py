@@ -12,7 +12,7 @@ from absl import logging
 
 from cola_msa.config.checks import check_config, check_moments
 from cola_msa.config.schema import Config, differing_fields, from_dict, to_dict
-from cola_msa.records.joined import PairData
+from cola_msa.records.joined import PairData, open_data
 from cola_msa.system import files, folders, versions
 from cola_msa.system.errors import RunError, UsageError, UserError
 from cola_msa.values import arrays
@@ -187,6 +187,37 @@ def own_data_dir(run_dir: str | os.PathLike) -> str:
             "by --data_dir"
         )
     return data_dir
+
+
+def open_pairs(run_dir: str | os.PathLike, data_dir: str | None = None) -> PairData:
+    """Opens prepared data to draw pairs of a run's kind from.
+
+    Args:
+        run_dir: The run.
+        data_dir: What `--data_dir` names; None for what the run was trained on.
+
+    Raises:
+        RunError: If the run has no data of its own, or that is not where it was.
+        UsageError, DataError: As `open_data`.
+    """
+    run = load_run(run_dir)
+    frontend = from_dict(Config, run["config"]).frontend
+    if data_dir is not None:
+        return open_data(data_dir, frontend)
+    own = own_data_dir(run_dir)
+    logging.info("no --data_dir: the run's own, %s", own)
+    try:
+        data = open_data(own, frontend)
+    except UserError as error:
+        raise RunError(
+            f"{error}. {run_dir} was trained on that; --data_dir says where it is now"
+        ) from error
+    before = [part["manifest_hash"] for part in run["data"].get("folders") or ()]
+    if [part.manifest_hash for part in data.parts] != (
+        before or [run["data"]["manifest_hash"]]
+    ):
+        logging.warning("%s is not what it was when %s was trained", own, run_dir)
+    return data
 
 
 def newest_run(root: str | os.PathLike = "runs") -> pathlib.Path | None:

@@ -1,15 +1,17 @@
 """What all commands share: flags, exit codes, one clear line for a user's error."""
 
 import errno
+import logging as python_logging
 import os
+import select
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import tqdm
-from absl import app, flags
+from absl import app, flags, logging
 
-from cola_msa.system.errors import UsageError, UserError, hide_logins
+from cola_msa.system.errors import UsageError, UserError, hide_logins, one_line
 from cola_msa.system.files import DISK_ERRORS
 from cola_msa.system.memory import keep_freed_memory
 
@@ -46,12 +48,13 @@ def start(
     define_flags()
     if keeps_memory:
         keep_freed_memory()
+    logging.get_absl_handler().addFilter(_keep_on_one_line)
     code = run(
         app.run,
         lambda argv: main(flags.FLAGS, *argv[1:]),
         flags_parser=lambda argv: parse(argv, flags.FLAGS, most_arguments),
     )
-    sys.exit(code)
+    sys.exit(max(code, 1) if _is_unread() else code)
 
 
 def parse(
@@ -115,18 +118,51 @@ def run(main: Callable[..., Any], *arguments: Any, **options: Any) -> int:
         print("stopped; the same command goes on", file=sys.stderr)
         return 130
     except UserError as error:  # anything else is a defect and is shown whole
-        print(f"error: {hide_logins(str(error))}", file=sys.stderr)
+        tell(f"error: {error}", to=sys.stderr)
         return error.exit_code
     except OSError as error:
         if error.errno in DISK_ERRORS:
             told = f"{error}; once that is mended the same command goes on"
         elif isinstance(error, _ABSENT) or error.errno in _PATH_ERRORS:
             told = str(error)
+        elif isinstance(error, BrokenPipeError) and _is_unread():
+            return 1
         else:
             raise
-        print(f"error: {hide_logins(told)}", file=sys.stderr)
+        tell(f"error: {told}", to=sys.stderr)
         return 1
     return 0
+
+
+def _is_unread() -> bool:
+    """Whether nobody reads what is printed any more, as behind `| head`."""
+    poll = select.poll()
+    try:
+        poll.register(sys.stdout, 0)
+    except (AttributeError, OSError, ValueError):  # no file, or closed
+        return False
+    is_unread = any(event & select.POLLERR for _, event in poll.poll(0))
+    if is_unread:  # else Python itself tells of it, at its end
+        with open(os.devnull, "w") as nothing:
+            os.dup2(nothing.fileno(), sys.stdout.fileno())
+    return is_unread
+
+
+def tell(*lines: str, to: TextIO | None = None) -> None:
+    """Prints lines, each as one: names in them may hold line breaks and controls.
+
+    Args:
+        *lines: The lines.
+        to: Where they go; None for stdout.
+    """
+    for line in lines:
+        print(one_line(hide_logins(line)), file=to, flush=True)
+
+
+def _keep_on_one_line(record: python_logging.LogRecord) -> bool:
+    """Does to what is logged what `tell` does to what is printed."""
+    record.msg, record.args = one_line(hide_logins(record.getMessage())), ()
+    return True
 
 
 def progress_bar(
@@ -135,7 +171,7 @@ def progress_bar(
     """A progress bar with rate and remaining time; rare lines in a file."""
     return tqdm.tqdm(
         total=total,
-        desc=title,
+        desc=one_line(title),
         unit=unit,
         unit_scale=True,
         disable=not is_shown,

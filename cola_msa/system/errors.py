@@ -56,3 +56,17 @@ _LOGIN = re.compile(
 def hide_logins(text: str) -> str:
     """A text for the eye: of user and password in an address, `https://***@host/`."""
     return _LOGIN.sub("***@", text)
+
+
+# What moves a terminal's cursor, turns letters around, or is no letter at all.
+_UNSHOWN = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def one_line(text: str) -> str:
+    r"""A text for the eye as one line: line breaks and controls become `\u000a`.
+
+    Names of files may hold any of them, and would end a line or paint over others.
+    """
+    return _UNSHOWN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

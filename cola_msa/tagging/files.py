@@ -20,7 +20,7 @@ from cola_msa.collection.labels import TAG_COLUMN, TAG_SEPARATOR, TAKEN_SUFFIX
 from cola_msa.collection.table.read import Embeddings, load_embeddings
 from cola_msa.collection.table.write import import_pyarrow
 from cola_msa.evaluation import charts
-from cola_msa.evaluation.probes.kept_heads import Heads, describe, printable
+from cola_msa.evaluation.probes.kept_heads import Heads, describe
 from cola_msa.hub.embedder import BATCH_SIZE
 from cola_msa.system import files, folders
 from cola_msa.system.console import progress_bar
@@ -421,9 +421,7 @@ def describe_labels(labelled: Labelled) -> Iterator[str]:
             break
         shown += 1
         order = np.argsort(-scores, kind="stable")[:_SHOWN_LABELS]
-        yield f"{printable(path)}: " + ", ".join(
-            f"{names[k]} {scores[k]:.2f}" for k in order
-        )
+        yield f"{path}: " + ", ".join(f"{names[k]} {scores[k]:.2f}" for k in order)
     num_files = len(set(table.paths))
     if num_files > shown:
         yield f"... and {num_files - shown} more files"

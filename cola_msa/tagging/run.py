@@ -20,6 +20,7 @@ from cola_msa.evaluation.probes.kept_heads import Heads
 from cola_msa.hub.embedder import hop_to_frames
 from cola_msa.hub.loading import default_model, default_model_of
 from cola_msa.runs import directory
+from cola_msa.system.console import tell
 from cola_msa.system.errors import UsageError, of_flags
 from cola_msa.tagging import fit, report, suggest
 from cola_msa.tagging.files import (
@@ -40,7 +41,6 @@ from cola_msa.tagging.shards import (
 )
 from cola_msa.tagging.spectra import spectra_of
 from cola_msa.tagging.tagger import open_tagging_model
-from cola_msa.values.names import escape
 
 
 def run_fit(options: flags.FlagValues) -> None:
@@ -56,7 +56,7 @@ def run_fit(options: flags.FlagValues) -> None:
         column=options.column,
         baseline=spectra_of if options.baseline else None,
     )
-    print("\n".join(report.describe(found)))
+    tell(*report.describe(found))
 
 
 def run_suggest(options: flags.FlagValues) -> None:
@@ -70,7 +70,7 @@ def run_suggest(options: flags.FlagValues) -> None:
         column=options.column,
     )
     suggest.write_suggestions(options.output, found)
-    print("\n".join([*suggest.describe(found), f"{options.output}: to be filled in"]))
+    tell(*suggest.describe(found), f"{options.output}: to be filled in")
 
 
 def _need(options: flags.FlagValues, name: str) -> None:
@@ -103,9 +103,7 @@ def run_tag(options: flags.FlagValues) -> None:
     model = open_tagging_model(_model(options), options.task, options.head, step)
     with of_flags():
         hop_to_frames(options.hop_seconds, model.frontend)
-    for remark in inputs.remarks:
-        print(escape(remark))
-    print(f"{len(inputs.paths)} files; {model.description}", flush=True)
+    tell(*inputs.remarks, f"{len(inputs.paths)} files; {model.description}")
     summary, labelled = tag_files(
         inputs.paths,
         output,
@@ -117,8 +115,7 @@ def run_tag(options: flags.FlagValues) -> None:
         num_workers=options.num_workers,
         failures=inputs.failures,
     )
-    for line in describe_summary(summary, scores_path(output, options.per), model.dim):
-        print(line)
+    tell(*describe_summary(summary, scores_path(output, options.per), model.dim))
     if labelled is not None:
         _finish(options, labelled, output)
     check_failures(summary, options.max_failures, output)
@@ -151,22 +148,20 @@ def _tag_shards(options: flags.FlagValues, engine: Engine | None) -> None:
         model = opened(job)
         with of_flags():
             hop_to_frames(options.hop_seconds, model.frontend)
-        print(f"{len(inputs.paths)} files; {model.description}", flush=True)
-    for remark in inputs.remarks:
-        print(escape(remark))
+        tell(f"{len(inputs.paths)} files; {model.description}")
+    tell(*inputs.remarks)
     made = make_dataset(job, inputs, size, options.retry_failures, engine=engine)
-    print(*describe_dataset(made, job.output), sep="\n")
+    tell(*describe_dataset(made, job.output))
     check_failures(made, options.max_failures, options.output)
 
 
 def _finish(options: flags.FlagValues, found: Labelled, output: pathlib.Path) -> None:
     """Says what was found, and draws it where that is asked for."""
-    print("\n".join([*describe_labels(found), f"{output}: {found.num_rows} rows"]))
+    tell(*describe_labels(found), f"{output}: {found.num_rows} rows")
     if options.plot is not None:
         drawn, failed = draw_labels(options.plot, found)
-        for path, reason in failed.items():
-            print(escape(f"not drawn: {path}: {reason}"))
-        print(f"{options.plot}: {drawn} pictures")
+        tell(*(f"not drawn: {path}: {reason}" for path, reason in failed.items()))
+        tell(f"{options.plot}: {drawn} pictures")
 
 
 def _model(options: flags.FlagValues) -> str | None:
@@ -179,7 +174,7 @@ def _model(options: flags.FlagValues) -> str | None:
         if (name := default_model_of(heads.encoder_key)) is not None:
             return name
     path, remark = default_model()
-    print(remark)
+    tell(remark)
     return path
 
 

@@ -171,6 +171,23 @@ def release_pages(values: np.ndarray) -> None:
         values.base.madvise(mmap.MADV_DONTNEED)
 
 
+def new_mapped(
+    path: pathlib.Path, shape: tuple[int, ...], dtype: type | str
+) -> np.ndarray:
+    """A file of zeros as an array that can be written to.
+
+    The disk gives its space now: a write to a mapped page that it has no space for
+    would end the process.
+
+    Raises:
+        OSError: If the disk has too little.
+    """
+    size = np.dtype(dtype).itemsize * math.prod(shape)
+    with open(path, "w+b") as file:
+        os.posix_fallocate(file.fileno(), 0, size)
+        return np.memmap(file, dtype, "r+", shape=shape)
+
+
 def row_blocks(
     rows: np.ndarray, block_bytes: int = 1 << 24
 ) -> Iterator[tuple[int, np.ndarray]]:

@@ -67,7 +67,7 @@ def main(options: flags.FlagValues) -> None:
     )
     print(json.dumps(record["counts"], indent=1))
     seconds = time.monotonic() - start_seconds
-    print(f"built-in music: {options.output_dir} ({seconds:.0f} s)")
+    console.tell(f"built-in music: {options.output_dir} ({seconds:.0f} s)")
 
 
 if __name__ == "__main__":

@@ -290,7 +290,7 @@ def main(dataset: Dataset, options: flags.FlagValues) -> None:
             getattr(options, "split_dir", None),
         ) as opened:
             if dataset.stems == "optional" and not config.sources:
-                print("no --stems_dir and no --separator: mixtures only")
+                console.tell("no --stems_dir and no --separator: mixtures only")
             content = runner.prepare(
                 dataset,
                 config,
@@ -333,16 +333,16 @@ def _print_summary(content: dict[str, Any]) -> None:
             for source, share in summary["active_share"].items()
             if share is not None
         )
-        print(
+        console.tell(
             f"{split}: {summary['num_clips']} clips, {summary['num_segments']} segments"
             f" and {summary['num_tails']} tails, {summary['num_windows']} windows, "
             f"{summary['hours']:.2f} h" + (f"; active: {shares}" if shares else "")
         )
     _print_separator(content["separator"])
     for failure in content["failures"][:5]:
-        print(f"failed: {failure['path']}: {failure['reason']}")
+        console.tell(f"failed: {failure['path']}: {failure['reason']}")
     if len(content["failures"]) > 5:
-        print(f"failed: {len(content['failures']) - 5} more, see manifest.json")
+        console.tell(f"failed: {len(content['failures']) - 5} more, see manifest.json")
 
 
 def _print_separator(separator: dict[str, Any] | None) -> None:
@@ -354,7 +354,7 @@ def _print_separator(separator: dict[str, Any] | None) -> None:
         for source, value in separator["stem_correlation"].items()
     )
     seed = f" (seed {separator['seed']})" if separator["name"] == "random" else ""
-    print(
+    console.tell(
         f"separator {separator['name']}{seed}: correlation of its stems with the "
         f"mixture: {correlations}"
     )

@@ -15,6 +15,7 @@ from cola_msa.records import index as index_lib
 from cola_msa.records import index_checks, manifests, schema
 from cola_msa.remote.addresses import SCRATCH_PREFIX
 from cola_msa.system import files, folders
+from cola_msa.system.console import tell
 from cola_msa.system.errors import FileError, UserError
 from cola_msa.system.locks import Lock
 from cola_msa.values.reading import read_json, read_limited
@@ -43,7 +44,7 @@ def prepare(
     output_dir: pathlib.Path,
     num_workers: int = 1,
     show_progress: bool = True,
-    log: Callable[[str], None] = print,
+    log: Callable[[str], None] = tell,
     stems_cache: pathlib.Path | None = None,
     engine: Engine | None = None,
     places: Places | None = None,

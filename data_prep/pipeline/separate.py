@@ -8,6 +8,7 @@ from typing import Any
 from cola_msa.audio import errors
 from cola_msa.config.schema import FrontendConfig
 from cola_msa.remote import addresses
+from cola_msa.system.console import tell
 from cola_msa.system.errors import UsageError
 from cola_msa.system.files import sync
 from cola_msa.system.folders import check_file
@@ -42,8 +43,7 @@ def wanted_clips(
         split_dir=split_dir,
     )
     found = dataset.index(dataset_dir, options)
-    for remark in found.remarks:
-        print(text(remark))
+    tell(*found.remarks)
     clips = {clip.path: clip for clip in found.clips if clip.split in splits}
     if not clips:
         raise DatasetError(f"--stem_splits={','.join(splits)}: no clip is in these")

@@ -15,6 +15,7 @@ import tqdm
 
 from cola_msa.audio import decode
 from cola_msa.config.schema import Checked
+from cola_msa.system.console import tell
 from cola_msa.system.errors import FileError
 from cola_msa.system.files import write_bytes, write_json
 from cola_msa.values.fields import within
@@ -215,7 +216,7 @@ def make(
     tracks: Sequence[Track],
     config: SeparatorConfig,
     evaluation: EvaluationConfig,
-    log: Callable[[str], None] = print,
+    log: Callable[[str], None] = tell,
 ) -> dict[str, Any]:
     """Writes `report.json` and `report.txt` into a folder of weights.
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import tqdm
 
+from cola_msa.system.console import tell
 from cola_msa.system.files import write_json, written_path
 from data_prep.separator import network as network_lib
 from data_prep.separator.chunks import NUM_CHANNELS, StemReader, batches, draw_epoch
@@ -40,7 +41,7 @@ class Run:
     epochs: int
     device: str = "cpu"
     show_progress: bool = True
-    log: Callable[[str], None] = print
+    log: Callable[[str], None] = tell
 
 
 @dataclasses.dataclass

@@ -27,7 +27,9 @@ _MARK = b'<meta name="generator" content="cola_msa">'  # in every map's head
 _HEAD_BYTES = 4096
 
 
-_SCRIPTS = ("data", "picture", "map")  # in their order on the page
+# In their order on the page: the last one puts the others together.
+_SCRIPTS = ("data", "picture", "view", "looks", "panel", "legend", "search", "input")
+_SCRIPTS += ("map",)
 
 
 def render_page(data: PageData, title: str, subtitle: str) -> str:
@@ -102,7 +104,7 @@ def write_map(
         raise UsageError(f"--output={output}: a map is an .html file")
     folders.check_file(page, _is_map, "a map")
     check_server(server)
-    tracks = read_tracks(embeddings, sample, seed, most)
+    tracks = read_tracks(embeddings, sample, seed, most, is_quiet)
     found = None
     if labels:  # before the layout, which may take long
         found = read_labels(labels, tracks.all_paths)

@@ -10,7 +10,6 @@ import numpy as np
 
 from cola_msa.collection.search import approximate, folder, index, names
 from cola_msa.collection.search.approximate import GRAPH, ROWS, Approximate, Form
-from cola_msa.collection.search.clips import Clips
 from cola_msa.collection.search.contract import (
     Index,
     SearchError,
@@ -19,9 +18,10 @@ from cola_msa.collection.search.contract import (
 from cola_msa.collection.search.folder import FLAT_ROWS, FolderIndex, State
 from cola_msa.collection.search.index import SUFFIX, SearchIndex
 from cola_msa.collection.search.measure import PROMISED, Exact, choose_queries
+from cola_msa.collection.table.clips import Clips
 from cola_msa.collection.table.read import SUFFIXES, Embeddings
 from cola_msa.system.console import progress_bar
-from cola_msa.system.errors import UsageError
+from cola_msa.system.errors import UsageError, one_line
 from cola_msa.system.files import temporary_folder
 from cola_msa.system.folders import replace_folder
 from cola_msa.system.locks import Lock
@@ -69,7 +69,7 @@ def build(
         index.check_output(output)
         built = index.build_index(embeddings, metric)
         built.save(output)
-        told = f"{output}: {describe(built)}"
+        told = one_line(f"{output}: {describe(built)}")
         if kind is None and built.num_rows > FLAT_ROWS_MOST:
             told += (
                 f"\nevery query compares with all of them: name a folder (no {SUFFIX}) "
@@ -117,7 +117,7 @@ def _tell(path: str, reason: str = "") -> str:
             f"its recall is below {PROMISED}: these embeddings hardly differ by "
             "direction or distance; --index=flat finds all"
         )
-    return "\n".join(lines)
+    return "\n".join(map(one_line, lines))
 
 
 @contextlib.contextmanager
@@ -284,7 +284,7 @@ def _add(opened: Index, path: str, embeddings: str, is_quiet: bool) -> str:
         _check_same(opened, clips, path, embeddings)
         told, is_new = _find_new(opened, clips)
         if not is_new.any():
-            return f"{path}: nothing to add\n{told}".rstrip()
+            return f"{one_line(path)}: nothing to add\n{told}".rstrip()
         chosen = _Chosen(clips, is_new)
         if isinstance(opened, FolderIndex):
             folder.check_whole(opened.folder, opened.described)
@@ -339,7 +339,7 @@ def _find_new(opened: Index, clips: Clips) -> tuple[str, np.ndarray]:
             f"{len(changed):,} files have changed since, such as {changed[0]}: the "
             "index keeps what it had of them; build it anew for what they are now"
         )
-    return "\n".join(lines), is_new
+    return "\n".join(map(one_line, lines)), is_new
 
 
 class _Chosen:

@@ -15,7 +15,7 @@ from cola_msa.collection.search.contract import (
     encoder_hash,
     results,
 )
-from cola_msa.system.errors import hide_logins
+from cola_msa.system.errors import hide_logins, one_line
 
 
 def check_model(index: Index, model: str, model_hash: str | None) -> None:
@@ -184,4 +184,4 @@ def render(answers: Sequence[dict[str, Any]]) -> str:
             for found in answer["results"]
         ]
         lines.append("")
-    return "\n".join(lines).rstrip()
+    return "\n".join(map(one_line, lines)).rstrip()

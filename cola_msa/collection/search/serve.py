@@ -12,6 +12,7 @@ import contextlib
 import io
 import ipaddress
 import json
+import os
 import pathlib
 import socket
 import sys
@@ -19,6 +20,7 @@ import tempfile
 import threading
 import time
 import urllib.parse
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -30,18 +32,24 @@ from cola_msa.collection.search.service import (
     RequestError,
     Service,
 )
+from cola_msa.system.console import tell
 from cola_msa.system.errors import UsageError, UserError
-from cola_msa.system.signals import stop_on_signals
+from cola_msa.system.signals import handled_by, stop_on_signals
 
 MAX_CONNECTIONS = 256
 HEAD_SECONDS = 10.0  # for a request's lines, and between two requests
 BODY_SECONDS = 30.0
 _CLOSING_SECONDS = 5.0  # that a request has left once the endpoint stops
+_POLL_SECONDS = 0.1  # within which a signal is seen
 _READ_BYTES = 1 << 16
 
 
 class ServeError(UserError):
     """An endpoint that cannot be opened; the message says why."""
+
+
+class _StopError(Exception):
+    """The endpoint was asked to stop."""
 
 
 class _TimedInput(io.RawIOBase):
@@ -74,12 +82,16 @@ class _Handler(BaseHTTPRequestHandler):
     def setup(self) -> None:
         super().setup()
         self._input = _TimedInput(self.connection)
-        self.rfile = io.BufferedReader(self._input)
+        self.rfile = self._buffer = io.BufferedReader(self._input)
         self._origin: str | None = None
 
     def handle_one_request(self) -> None:
         self._input.deadline = time.monotonic() + HEAD_SECONDS
         self._origin = None
+        with self.server.waiting(self.connection):
+            # http.server reads it again, from what is here by then.
+            with contextlib.suppress(ConnectionError, TimeoutError):
+                self._buffer.peek(1)
         super().handle_one_request()
         if self.server.is_closing:
             self.close_connection = True
@@ -155,7 +167,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(204, None)
 
     def _answer_audio(self, size: int) -> None:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory(dir=self.server.scratch) as folder:
             file = pathlib.Path(folder) / "audio"
             with open(file, "wb") as output:
                 for part in self._body(size):
@@ -176,9 +188,10 @@ class _Handler(BaseHTTPRequestHandler):
         if len(lengths) > 1 or not (length.isascii() and length.isdigit()):
             raise RequestError(400, "Content-Length is no number")
         most = MAX_AUDIO_BYTES if self._route() == "/audio" else MAX_BODY_BYTES
-        if len(length) > 18 or int(length) > most:
+        digits = length.lstrip("0")
+        if len(digits) > 18 or int(digits or "0") > most:
             raise RequestError(413, f"a body has at most {most:,} bytes")
-        return int(length)
+        return int(digits or "0")
 
     def _body(self, size: int) -> Any:
         """Yields the body in parts."""
@@ -245,6 +258,7 @@ class Endpoint(ThreadingHTTPServer):
     Attributes:
         service: What answers.
         is_closing: Whether connections end after their present request.
+        scratch: A folder for what is sent; it goes with the endpoint.
     """
 
     daemon_threads = True
@@ -262,7 +276,9 @@ class Endpoint(ThreadingHTTPServer):
             ServeError: If it cannot be bound.
         """
         self.service, self._host = service, host
-        self.is_closing = False
+        self.is_closing = self._is_asked_to_stop = False
+        self._lock = threading.Lock()
+        self._waiting: set[socket.socket] = set()
         self._places = threading.BoundedSemaphore(MAX_CONNECTIONS)
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -274,6 +290,10 @@ class Endpoint(ThreadingHTTPServer):
                 f"--host={host} --port={port}: cannot be listened on ({reason}); name "
                 "another"
             ) from error
+        self._scratch = tempfile.TemporaryDirectory(
+            prefix="cola_msa-serve-", ignore_cleanup_errors=True
+        )
+        self.scratch = self._scratch.name
 
     def server_bind(self) -> None:
         """Binds, and asks nobody for the machine's name."""
@@ -335,14 +355,64 @@ class Endpoint(ThreadingHTTPServer):
         if not isinstance(sys.exception(), ConnectionError | TimeoutError):
             super().handle_error(request, client_address)
 
-    def finish(self) -> None:
-        """Closes the address, and gives requests some seconds to be answered."""
-        self.is_closing = True
+    def stop(self, *_: Any) -> None:
+        """Makes `serve_forever` return, soon; for signals.
+
+        An exception from the signal itself could come where a connection is handed to
+        its thread, and would close it there.
+        """
+        self._is_asked_to_stop = True
+
+    def serve_forever(self, poll_interval: float = _POLL_SECONDS) -> None:
+        """Answers until `stop`."""
+        with contextlib.suppress(_StopError):
+            super().serve_forever(poll_interval)
+
+    def service_actions(self) -> None:
+        """Between two connections, or after a while without one."""
+        if self._is_asked_to_stop:
+            raise _StopError
+
+    @contextlib.contextmanager
+    def waiting(self, connection: socket.socket) -> Iterator[None]:
+        """Inside, a connection has no request yet, and ends once the endpoint does.
+
+        What it has sent by then is read.
+        """
+        with self._lock:
+            self._waiting.add(connection)
+            if self.is_closing:
+                _end_input(connection)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._waiting.discard(connection)
+
+    def finish(self) -> int:
+        """Closes the address, and gives requests some seconds to be answered.
+
+        Returns:
+            How many requests have no answer by then.
+        """
         self.server_close()
+        with self._lock:
+            self.is_closing = True
+            for connection in self._waiting:
+                _end_input(connection)
         deadline = time.monotonic() + _CLOSING_SECONDS
-        for _ in range(MAX_CONNECTIONS):
-            if not self._places.acquire(timeout=max(0.0, deadline - time.monotonic())):
-                break
+        num_left = MAX_CONNECTIONS
+        while num_left and self._places.acquire(
+            timeout=max(0.0, deadline - time.monotonic())
+        ):
+            num_left -= 1
+        self._scratch.cleanup()
+        return num_left
+
+
+def _end_input(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # the client is gone
+        connection.shutdown(socket.SHUT_RD)
 
 
 def serve(path: str, host: str, port: int, model: str | None = None) -> None:
@@ -361,14 +431,19 @@ def serve(path: str, host: str, port: int, model: str | None = None) -> None:
     """
     if not host.strip():
         raise UsageError("--host names nothing; 127.0.0.1 is this machine alone")
-    index = open_index(path)
     with stop_on_signals():
+        index = open_index(path)
+        endpoint = Endpoint(Service(index, model), host, port)
+    with handled_by(endpoint.stop):
         try:
-            endpoint = Endpoint(Service(index, model), host, port)
-            try:
-                print(f"{path}: {describe(index)}\n{endpoint.url}", flush=True)
-                endpoint.serve_forever()
-            finally:
-                endpoint.finish()
-        except KeyboardInterrupt:
-            print("stopped", file=sys.stderr)
+            tell(f"{path}: {describe(index)}", endpoint.url)
+            endpoint.serve_forever()
+        finally:
+            num_left = endpoint.finish()
+        if not num_left:
+            tell("stopped", to=sys.stderr)
+            return
+        tell(f"stopped; {num_left} requests got no answer", to=sys.stderr)
+        # Python's own end takes from under FAISS and TensorFlow what they work on.
+        sys.stdout.flush()
+        os._exit(0)

@@ -254,7 +254,8 @@ def _count(value: Any) -> int:
     if value is None:
         return _DEFAULT_RESULTS
     if isinstance(value, str) and value.isascii() and value.isdigit():
-        value = int(value[:10])
+        digits = value.lstrip("0")
+        value = int(digits[: len(str(MAX_RESULTS)) + 1] or "0")
     if type(value) is not int or not 1 <= value <= MAX_RESULTS:
         raise RequestError(400, f"k is no whole number from 1 to {MAX_RESULTS}")
     return value

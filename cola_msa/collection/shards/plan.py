@@ -88,7 +88,7 @@ class Plan:
         renamed: Names that shards shall have, by those that they have now.
         kept: Shards that are there, by the names that they shall have.
         total: Shards in all.
-        num_gone: Files of shards that are there which the list lacks.
+        gone: Files of shards that are there which the list lacks, as tables hold them.
         doubles: Names of shards that are there under another name, too: at an address
             a renaming that was killed leaves both.
     """
@@ -97,7 +97,7 @@ class Plan:
     renamed: dict[str, str]
     kept: dict[str, Found]
     total: int
-    num_gone: int = 0
+    gone: frozenset[str] = frozenset()
     doubles: tuple[str, ...] = ()
 
 
@@ -109,7 +109,9 @@ def shard_name(number: int, total: int) -> str:
 def parse_name(name: str) -> tuple[int, int] | None:
     """Number and total of a shard's name; None where it is another's."""
     found = _NAME.fullmatch(name)
-    return (int(found[1]), int(found[2])) if found else None
+    if found is None or int(found[1]) >= int(found[2]):
+        return None
+    return int(found[1]), int(found[2])
 
 
 def default_size(num_files: int, per: str) -> int:
@@ -187,13 +189,12 @@ def _plan_behind(
     elif [shard.number for shard in kept] != list(range(first)):
         return None
     rest: Sequence[str] = paths
-    num_gone = 0
+    gone: frozenset[str] = frozenset()
     if kept:
         known = {name for shard in kept for name in files_of(shard)}
         rest = [path for path in paths if text(path) not in known]
-        num_shared = len(paths) - len(rest)
-        num_gone = len(known) - num_shared
-        if known and not num_shared:
+        gone = frozenset(known.difference(map(text, paths)))
+        if known and len(gone) == len(known):
             example = min(known)
             raise OutputError(
                 f"{output} holds {len(known):,} files ({example}, ...), of which "
@@ -217,5 +218,5 @@ def _plan_behind(
         renamed={s.name: n for n, s in there.items() if s.name != n},
         kept=there,
         total=total,
-        num_gone=num_gone,
+        gone=gone,
     )

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from cola_msa.collection.embed import LISTED, Summary, text
+from cola_msa.collection.embed import LISTED, Summary, describe_work, speed, text
 from cola_msa.collection.inputs import Inputs
 from cola_msa.collection.shards.build import Job, build, opened
 from cola_msa.collection.shards.output import INPUT_FAILURES, Output
@@ -21,7 +21,7 @@ from cola_msa.collection.shards.plan import (
 )
 from cola_msa.collection.table.write import OutputError
 from cola_msa.remote import addresses
-from cola_msa.system.console import progress_bar
+from cola_msa.system.console import progress_bar, tell
 
 Log = Callable[[str], None]
 # (job, shards, shards to be made again, on_shard) -> how it ended: see `beam.run`.
@@ -48,7 +48,7 @@ def make_dataset(
     retries: bool = False,
     is_quiet: bool = False,
     engine: Engine | None = None,
-    log: Log = print,
+    log: Log = tell,
 ) -> DatasetSummary:
     """Makes a dataset, or what is left of it; goes on where an earlier call was.
 
@@ -86,6 +86,7 @@ def make_dataset(
             log(line)
         output.remove(plan.doubles)
         output.rename(plan.renamed)
+        num_earlier = _count_earlier(output, plan, forced)
         work = _Work(job, plan, forced, is_quiet)
         ended = work.run(engine)
         with output.scratch("inputs") as folder:
@@ -97,7 +98,7 @@ def make_dataset(
         return DatasetSummary(
             num_files=len(inputs.paths) + len(inputs.failures),
             num_embedded=work.num_embedded,
-            num_earlier=work.num_earlier,
+            num_earlier=num_earlier + work.num_earlier,
             failures=output.failures(sorted(there)),
             num_rows=sum(shard.num_rows for shard in there.values()),
             audio_seconds=work.audio_seconds,
@@ -128,9 +129,9 @@ def _describe_plan(output: Output, plan: Plan, num_files: int) -> Iterator[str]:
     )
     if plan.renamed:
         yield f"{len(plan.renamed):,} shards are renamed, as of {plan.total:,} now"
-    if plan.num_gone:
+    if plan.gone:
         yield (
-            f"{plan.num_gone:,} files of {output.shown} are not named by --input any "
+            f"{len(plan.gone):,} files of {output.shown} are not named by --input any "
             "more; their rows stay"
         )
 
@@ -161,6 +162,16 @@ def _to_retry(
     return found, remarks
 
 
+def _count_earlier(output: Output, plan: Plan, forced: Sequence[Shard]) -> int:
+    """Files of the list that finished shards have rows of, where they stay."""
+    again = {shard.name for shard in forced}
+    stay = {name: found for name, found in plan.kept.items() if name not in again}
+    without: set[str] = set(plan.gone)
+    for name in output.failed_names() & stay.keys():
+        without |= output.failures_of(name).keys()
+    return sum(found.num_files for found in stay.values()) - len(without)
+
+
 class _Work:
     """The shards that are left, made in this process or by an engine."""
 
@@ -170,10 +181,10 @@ class _Work:
         self._forced = forced
         self._is_quiet = is_quiet
         again = sum(len(shard.paths) for shard in forced)
-        self.num_earlier = sum(s.num_files for s in plan.kept.values()) - again
-        self._total = self.num_earlier + again
+        self._kept = sum(s.num_files for s in plan.kept.values()) - again
+        self._total = self._kept + again
         self._total += sum(len(shard.paths) for shard in plan.shards)
-        self.num_embedded = 0
+        self.num_embedded = self.num_earlier = 0
         self.audio_seconds = 0.0
 
     def run(self, engine: Engine | None) -> str:
@@ -183,7 +194,7 @@ class _Work:
         with progress_bar(
             self._total, "embedding", "file", not self._is_quiet
         ) as self._bar:
-            self._bar.update(self.num_earlier)
+            self._bar.update(self._kept)
             if engine is not None:
                 return engine(
                     self._job,
@@ -201,9 +212,8 @@ class _Work:
         return "DONE"
 
     def _on_file(self, shard_seconds: float) -> None:
-        elapsed = max(time.monotonic() - self._begin, 1e-3)
-        speed = (self.audio_seconds + shard_seconds) / elapsed
-        self._bar.set_postfix_str(f"{speed:.0f} times real time", refresh=False)
+        audio, wall = self.audio_seconds + shard_seconds, time.monotonic() - self._begin
+        self._bar.set_postfix_str(speed(audio, wall), refresh=False)
         self._bar.update()
 
 
@@ -231,17 +241,12 @@ def describe_dataset(summary: DatasetSummary, output: str) -> Iterator[str]:
         output: The dataset.
     """
     places = Output(output)
-    wall = max(summary.wall_seconds, 1e-3)
     if summary.audio_seconds:
-        yield (
-            f"embedded {summary.num_embedded:,} files, "
-            f"{summary.audio_seconds / 60:.1f} min of audio in {wall:.1f} s: "
-            f"{summary.audio_seconds / wall:.0f} times real time"
-        )
+        yield describe_work(summary)
     elif summary.num_made:
-        yield f"made {summary.num_made:,} shards in {wall:.1f} s"
+        yield f"made {summary.num_made:,} shards in {summary.wall_seconds:.1f} s"
     if summary.num_earlier:
-        yield f"skipped {summary.num_earlier:,} files that were embedded before"
+        yield f"skipped {summary.num_earlier:,} files that were done before"
     for path, reason in list(summary.failures.items())[:LISTED]:
         yield f"failed: {path}: {reason}"
     if summary.failures:

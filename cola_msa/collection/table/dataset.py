@@ -32,7 +32,7 @@ SETTINGS = (
     "embedding_dim",
     "clip_embedding",
 )
-_NUMBERED = re.compile(r"(.*?)(\d+)-of-(\d+)(\D*)\.parquet", re.DOTALL)
+_NUMBERED = re.compile(r"(.*?)(\d+)-of-(\d+)(\D*)\.parquet", re.DOTALL | re.IGNORECASE)
 _MAX_OPEN = 4  # shards; each keeps a row group in memory
 _SHOWN = 3
 
@@ -45,7 +45,7 @@ def list_shards(folder: str | os.PathLike) -> list[pathlib.Path]:
 
     Raises:
         EmbeddingFileError: If there is none, it cannot be searched, or of N numbered
-            ones some are missing.
+            ones some are missing or too many.
     """
     folder = pathlib.Path(folder)
     names = sorted(_find(folder), key=_order)
@@ -96,13 +96,21 @@ def _order(name: str) -> tuple[Any, ...]:
 
 
 def _check_numbers(folder: pathlib.Path, names: Sequence[str]) -> None:
-    """Refuses numbered shards of which one is missing: rows would be, in silence."""
-    found: dict[tuple[str, ...], dict[str, set[int]]] = {}
+    """Refuses numbered shards where one is missing, or one too many.
+
+    Rows would be, in silence.
+    """
+    found: dict[tuple[str, ...], dict[str, dict[int, str]]] = {}
     for name in names:
         parent, base = os.path.split(name)
         if numbered := _NUMBERED.fullmatch(base):
             series = found.setdefault((parent, numbered[1], numbered[4]), {})
-            series.setdefault(numbered[3], set()).add(int(numbered[2]))
+            others = series.setdefault(numbered[3], {})
+            other = others.setdefault(int(numbered[2]), name)
+            if other is not name:
+                raise EmbeddingFileError(
+                    f"{folder}: {other} and {name} have the same number: move one away"
+                )
     for (parent, before, after), series in found.items():
         if len(series) > 1:
             totals = " and ".join(sorted(series, key=int))
@@ -111,6 +119,13 @@ def _check_numbers(folder: pathlib.Path, names: Sequence[str]) -> None:
                 "inputs: the same embed command goes on; or move one run's away"
             )
         ((total, numbers),) = series.items()
+        if len(numbers) == int(total) == max(numbers) and min(numbers) == 1:
+            continue  # of a program that counts from 1
+        if (last := max(numbers)) >= int(total):
+            raise EmbeddingFileError(
+                f"{folder}: {numbers[last]} is no shard of {int(total)}, which are "
+                "numbered from 0: move it away, or give it a name without a number"
+            )
         missing = itertools.filterfalse(numbers.__contains__, range(int(total)))
         shown = [
             os.path.join(

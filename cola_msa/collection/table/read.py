@@ -70,20 +70,17 @@ class Embeddings:
 
         Their mean, and behind it their deviation where the encoder's clips have it.
         """
-        has_deviation = (
-            self.metadata.get("per") == "window"
-            and self.metadata.get("clip_embedding") == "moments"
-        )
+        with_deviation = has_deviation(self.metadata)
         first: dict[str, int] = {}
         clip = np.array([first.setdefault(p, len(first)) for p in self.paths], int)
-        if len(first) == len(self.paths) and not has_deviation:
+        if len(first) == len(self.paths) and not with_deviation:
             return self
         rows = np.unique(clip, return_index=True)[1]
         counts = np.bincount(clip)
         means = np.zeros((len(first), self.embeddings.shape[1]))
         np.add.at(means, clip, self.embeddings)
         means /= counts[:, np.newaxis]
-        if has_deviation:
+        if with_deviation:
             squares = np.zeros(means.shape)
             np.add.at(squares, clip, np.square(self.embeddings, dtype=np.float64))
             variance = squares / counts[:, np.newaxis] - np.square(means)
@@ -100,6 +97,13 @@ class Embeddings:
             embeddings=means.astype(np.float32),
             metadata=self.metadata,
         )
+
+
+def has_deviation(metadata: dict[str, Any]) -> bool:
+    """Whether a clip's embedding is its windows' mean and behind it their deviation."""
+    return (
+        metadata.get("per") == "window" and metadata.get("clip_embedding") == "moments"
+    )
 
 
 def open_reader(path: str | os.PathLike) -> Reader:

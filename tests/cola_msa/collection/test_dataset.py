@@ -157,6 +157,28 @@ def test_of_many_missing_shards_a_few_are_named(tmp_path):
         open_reader(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([*map(name_of, range(3)), name_of(3)], f"{name_of(3)} is no shard of 3"),
+        ([name_of(0), name_of(1), name_of(7)], f"{name_of(7)} is no shard of 3"),
+        ([*map(name_of, range(3)), "part-1-of-00003.parquet"], "have the same number"),
+        ([*map(name_of, range(3)), name_of(1).upper()], "have the same number|shards"),
+        ([name_of(1).replace("parquet", "PARQUET")], "are missing"),
+        ([name_of(1, 10**18)], r"\(999,999,999,999,999,999 in all\)"),
+    ],
+)
+def test_shards_that_are_too_many_are_refused(tmp_path, names, message):
+    for name in names:
+        embedding_tables.write(tmp_path / name, part(0, 5))
+    with pytest.raises(EmbeddingFileError, match=message):
+        open_reader(tmp_path)
+
+
+def test_shards_of_a_program_that_counts_from_one(tmp_path):
+    assert_whole(write(tmp_path, [name_of(number) for number in (1, 2, 3)]))
+
+
 def test_shards_of_two_numberings_are_refused(tmp_path):
     write(tmp_path)
     embedding_tables.write(tmp_path / name_of(0, 4), part(0, 5))

@@ -14,7 +14,7 @@ import pytest
 import soundfile
 
 from cola_msa.audio import decode
-from cola_msa.collection.embed import embed_files, work_folder
+from cola_msa.collection.embed import embed_files, speed, work_folder
 from cola_msa.collection.table.store import StoreError
 from cola_msa.collection.table.write import OutputError
 from cola_msa.hub.embedder import Embedder
@@ -254,6 +254,19 @@ def test_an_encoder_without_numbers_is_to_blame_and_no_file(
     run(model, music, tmp_path / "out.npz")
 
 
+@pytest.mark.parametrize(
+    ("audio", "wall", "text"),
+    [
+        (0.0, 3.0, ""),
+        (3.0, 10.0, "0.3 times real time"),
+        (425.0, 10.0, "42 times real time"),
+        (1.0, 0.0, "1000 times real time"),
+    ],
+)
+def test_speed_is_told_where_audio_went_through(audio, wall, text):
+    assert speed(audio, wall) == text
+
+
 def test_outputs_of_one_name_have_their_own_failures(model, music, tmp_path):
     (music / "empty.wav").touch()
     run(model, music, tmp_path / "rows.npz")
@@ -460,6 +473,25 @@ def test_the_command_says_what_it_did(finished_run, music, tmp_path):
         "error: 3 of 9 files failed, more than --max_failures=0.2; all others are in "
         "rows.npz"
     ]
+
+
+@pytest.mark.parametrize("output", ["rows.npz", "rows"])
+def test_names_with_line_breaks_are_one_line_each(
+    finished_run, music, tmp_path, output
+):
+    (music / "a\nerror: b\x1b[2K.wav").write_text("no sound")
+    arguments = [f"--model={finished_run}", "--input=music", f"--output={output}"]
+    found = run_module("cola_msa.embed", *arguments, cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    (line,) = [x for x in found.stdout.splitlines() if x.startswith("failed: ")]
+    assert line.startswith(r"failed: music/a\u000aerror: b\u001b[2K.wav: ")
+    assert "\x1b" not in found.stdout and "\nerror:" not in found.stdout
+    (tmp_path / "c\nerror: d.txt").write_text("\n")
+    arguments[1] = "--input=c\nerror: d.txt"
+    found = run_module("cola_msa.embed", *arguments, cwd=tmp_path)
+    assert found.returncode == 1
+    (line,) = [x for x in found.stderr.splitlines() if x.startswith("error:")]
+    assert r"c\u000aerror: d.txt" in line
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def test_files_that_are_gone_stay():
     dataset = Dataset()
     dataset.run(names(range(10)), 4)
     plan = dataset.run(names([*range(1, 10), 20]), 4)
-    assert plan.num_gone == 1
+    assert plan.gone == {*names([0])}
     assert sorted(dataset.files()) == names([*range(10), 20])
 
 

@@ -155,7 +155,7 @@ def test_summary_and_lines(finished_run, music, tmp_path):
     assert "embedded 9 files" in lines and "9 rows in 4 shards" in lines
     assert f"2 files failed; {target}.failures names each" in lines
     again = make(finished_run, music, target)
-    assert (again.num_embedded, again.num_earlier, again.num_made) == (0, 11, 0)
+    assert (again.num_embedded, again.num_earlier, again.num_made) == (0, 9, 0)
     assert again.failures == summary.failures and again.num_rows == 9
 
 
@@ -267,6 +267,7 @@ def test_a_collection_that_has_grown_adds_shards(finished_run, music, tmp_path):
     lines.clear()
     summary = make(finished_run, grown, tmp_path / "songs", log=lines.append)
     assert summary.num_made == 0 and summary.num_rows == 11
+    assert summary.num_earlier == 10  # neither the failures nor the file that is gone
     assert any("1 files of" in line and "their rows stay" in line for line in lines)
 
 
@@ -283,6 +284,7 @@ def test_failures_are_tried_again_where_that_is_asked(finished_run, music, tmp_p
     ]
     changed = {n for n, t in times(tmp_path / "songs").items() if before[n] != t}
     assert changed == {plan.shard_name(3, 4)}
+    assert (summary.num_embedded, summary.num_earlier) == (1, 9)
     os.remove(mended / "empty.mp3")
     shutil.copy(mended / "album/3.wav", mended / "empty.mp3")
     assert not make(finished_run, mended, tmp_path / "songs", retries=True).failures
@@ -399,6 +401,14 @@ def test_shards_of_another_program_are_refused(finished_run, music, whole, tmp_p
     parquet.write_table(table, target / plan.shard_name(0, 1))
     with pytest.raises(OutputError, match="does not say which files"):
         make(finished_run, music, target)
+
+
+def test_a_shard_beyond_its_total_is_refused(finished_run, music, whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "songs")
+    name = plan.shard_name(9, 4)
+    os.rename(tmp_path / "songs" / plan.shard_name(2, 4), tmp_path / "songs" / name)
+    with pytest.raises(OutputError, match=f"holds '{name}', which is no shard"):
+        make(finished_run, music, tmp_path / "songs")
 
 
 @pytest.mark.parametrize(

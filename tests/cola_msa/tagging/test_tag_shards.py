@@ -142,4 +142,4 @@ def test_the_command(judged, tmp_path):
     (tmp_path / "list.txt").write_text("\n".join(few(music).paths))
     arguments = ("--input=list.txt", "--output=tags", "--files_per_shard=2")
     assert "5 rows in 3 shards" in found(*arguments).stdout
-    assert "skipped 5 files that were embedded before" in found(*arguments).stdout
+    assert "skipped 5 files that were done before" in found(*arguments).stdout

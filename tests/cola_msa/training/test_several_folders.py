@@ -11,11 +11,13 @@ from cola_msa.evaluation.curves import retrieval_curve
 from cola_msa.pairs.sampler import PairSampler
 from cola_msa.records.folder_lists import split_names
 from cola_msa.records.joined import open_data
+from cola_msa.records.schema import DataError
 from cola_msa.reproduction.report import commands, runs
 from cola_msa.runs import directory
 from cola_msa.system.errors import RunError
 from cola_msa.training.trainer import Trainer
 from tests.conftest import tiny_config, write_prepared
+from tests.helpers.commands import run_module
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +90,42 @@ def test_folders_may_move_together(root, run_dir, tmp_path):
     assert Trainer(tiny_config(), data, run_dir).run() == "finished"
 
 
+@pytest.mark.parametrize("module", ["retrieve", "curves"])
+def test_moved_folders_are_named_and_taken(root, run_dir, tmp_path, module):
+    shutil.copytree(run_dir, tmp_path / "run")
+    change_data_dir(tmp_path / "run", names(tmp_path / "gone"))
+    arguments = (f"cola_msa.{module}", f"--run_dir={tmp_path / 'run'}")
+    found = run_module(*arguments)
+    (line,) = [x for x in found.stderr.splitlines() if x.startswith("error:")]
+    assert found.returncode == 1 and "gone/a/manifest.json does not exist" in line
+    assert line.endswith("--data_dir says where it is now")
+    found = run_module(*arguments, f"--data_dir={names(root)}")
+    assert found.returncode == 0, found.stderr
+    assert "retrieval" in found.stdout or "curves.json" in found.stdout
+
+
+def test_folders_that_changed_since_are_told_of(root, run_dir, tmp_path, caplog):
+    shutil.copytree(run_dir, tmp_path / "run")
+    told = "is not what it was when"
+    directory.open_pairs(tmp_path / "run")  # though it has no weights here
+    assert told not in caplog.text
+    change_data_dir(tmp_path / "run", str(root / "a"))
+    directory.open_pairs(tmp_path / "run")
+    assert told in caplog.text
+
+
+@pytest.mark.parametrize("given", ["{}/b,d", "{}/a,{}/gone", "{}/a,{}/b\\,d"])
+def test_a_comma_is_explained(root, given):
+    with pytest.raises(DataError, match=r"manifest.json does not exist.*\\, is one"):
+        open_data(given.replace("{}", str(root)))
+
+
+def change_data_dir(run_dir, data_dir):
+    config = json.loads((run_dir / "config.json").read_text())
+    config["data"]["data_dir"] = data_dir
+    (run_dir / "config.json").write_text(json.dumps(config))
+
+
 def test_validation_is_of_all_folders(root, run_dir):
     data = open_data(directory.own_data_dir(run_dir))
     sampler = PairSampler(data, tiny_config().train, "validation")
@@ -109,9 +147,7 @@ def test_the_report_knows_its_folders(root, run_dir, tmp_path):
     assert commands.weight_flags(data) == ("--data_weights=0.75,0.25",)
     moved = tmp_path / "run"
     shutil.copytree(run_dir, moved)
-    config = json.loads((moved / "config.json").read_text())
-    config["data"]["data_dir"] = names(tmp_path)
-    (moved / "config.json").write_text(json.dumps(config))
+    change_data_dir(moved, names(tmp_path))
     lost = runs.collect([moved])
     assert "is gone" in lost.problems[0] and lost.runs[0].train_clips is None
 

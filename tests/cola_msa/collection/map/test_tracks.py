@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from cola_msa.collection import labels as labels_lib
-from cola_msa.collection.map import tracks as tracks_lib
 from cola_msa.collection.map import write
 from cola_msa.collection.map.layout import MapError
 from cola_msa.collection.map.tracks import read_tracks
+from cola_msa.collection.table import clips
 from cola_msa.collection.table.checks import EmbeddingFileError
 from cola_msa.collection.table.read import load_embeddings
 from cola_msa.system.errors import UsageError
@@ -38,7 +38,7 @@ def windows(num_clips, per_clip, order, dim=6):
 def test_tracks_are_the_clips_of_the_table(
     tmp_path, monkeypatch, suffix, order, clip_embedding, per_clip
 ):
-    monkeypatch.setattr(tracks_lib, "_BLOCK_BYTES", 8 * 6 * 4)  # four rows
+    monkeypatch.setattr(clips, "_BLOCK_BYTES", 8 * 6 * 4)  # four rows
     path = tmp_path / f"e{suffix}"
     metadata = {"per": "window", "clip_embedding": clip_embedding}
     embedding_tables.write(path, windows(9, per_clip, order), metadata)

@@ -25,6 +25,7 @@ from cola_msa.collection.search.serve import Endpoint, ServeError, serve
 from cola_msa.collection.search.service import Service
 from cola_msa.system.errors import UsageError
 from tests.helpers import embedding_tables
+from tests.helpers.commands import Command
 
 KNOWN = "music/album0/track 4.ogg"
 
@@ -102,6 +103,9 @@ def test_answers_are_those_of_query(endpoint, index):
     target = f"/neighbours?path={urllib.parse.quote(KNOWN)}&k=5"
     status, _, found = ask(endpoint, "GET", target)
     assert status == 200 and found == expected
+    # Digits are a number, however many zeros stand before it.
+    for digits in ("05", "0" * 40 + "5"):
+        assert ask(endpoint, "GET", target.replace("k=5", f"k={digits}"))[2] == expected
     assert post(endpoint, {"path": KNOWN, "k": 5})[2] == expected
     row = index.find_path(KNOWN)
     values = index.vector(row).tolist()
@@ -195,6 +199,8 @@ def test_what_is_malformed_has_a_reason(endpoint, value, status, reason):
         ("GET", "/neighbours?path=a&path=b", 400),
         ("GET", "/neighbours?path=%ff", 400),
         ("GET", "/neighbours?path=a&k=x", 400),
+        ("GET", "/neighbours?path=a&k=000", 400),
+        ("GET", "/neighbours?path=a&k=" + "1" * 5000, 400),
         ("GET", "/neighbours?path=a&k=%C2%B2", 400),
         ("GET", "/neighbours?path=a&other=1", 400),
         ("GET", "/neighbours?" + "&" * 50_000, 400),
@@ -225,6 +231,7 @@ def head(*lines, start="POST /neighbours HTTP/1.1", host="Host: 127.0.0.1"):
         ([head(f"Content-Length: {10**12}")], 413),
         ([head("Content-Length: " + "9" * 5000)], 413),
         ([head(f"Content-Length: {10**9}", "Expect: 100-continue")], 413),
+        ([head("Content-Length: " + "0" * 30 + "2"), b"[]"], 400),
         ([head("Content-Length: -1")], 400),
         ([head("Content-Length: +5"), b"hello"], 400),
         ([head("Content-Length: 2", "Content-Length: 3"), b"{}"], 400),
@@ -439,3 +446,71 @@ def test_it_stops_at_a_signal(index, number):
     assert process.returncode == 0 and err.strip().splitlines()[-1] == "stopped"
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((place.hostname, place.port), timeout=5)
+
+
+# A question that takes for ever, and a signal while a connection gets its thread.
+SLOW = """
+import sys, time
+from cola_msa.collection.search import serve, service
+serve._CLOSING_SECONDS = 0.2
+service.Service.by_path = lambda *_: time.sleep(60)
+serve.serve(sys.argv[1], "127.0.0.1", 0)
+"""
+AT_THE_HANDOVER = """
+import os, signal, sys, threading, time
+from cola_msa.collection.search import serve
+
+start = threading.Thread.start
+
+def start_and_signal(thread):
+    start(thread)
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.1)
+
+answer = serve.Endpoint.finish_request
+
+def answer_later(*arguments):
+    time.sleep(0.3)
+    answer(*arguments)
+
+serve.Endpoint.finish_request = answer_later
+threading.Thread.start = start_and_signal
+serve.serve(sys.argv[1], "127.0.0.1", 0)
+"""
+
+
+@contextlib.contextmanager
+def serving(code, index, tmp_path):
+    """A process that runs a script, and where it listens."""
+    (tmp_path / "script.py").write_text(code)
+    process = Command("script", index.folder, cwd=tmp_path, log=tmp_path / "log")
+    try:
+        while "http://" not in (text := (tmp_path / "log").read_text()):
+            assert process.poll() is None, text
+            time.sleep(0.02)
+        place = urllib.parse.urlsplit(text[text.index("http://") :].split()[0])
+        yield process, (place.hostname, place.port)
+    finally:
+        process.kill()
+
+
+def test_a_question_that_has_no_end_does_not_keep_it(index, tmp_path):
+    """Nor does it end within what Python takes from under FAISS at its own end."""
+    with serving(SLOW, index, tmp_path) as (process, address):
+        with socket.create_connection(address, timeout=20) as client:
+            client.sendall(head(start="GET /neighbours?path=a HTTP/1.1"))
+            time.sleep(0.3)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=10) == 0
+    last = (tmp_path / "log").read_text().splitlines()[-1]
+    assert last == "stopped; 1 requests got no answer"
+
+
+def test_a_signal_while_a_connection_is_taken_leaves_it_its_answer(index, tmp_path):
+    with serving(AT_THE_HANDOVER, index, tmp_path) as (process, address):
+        with socket.create_connection(address, timeout=20) as client:
+            client.sendall(head(start="GET / HTTP/1.1"))
+            assert client.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+        assert process.wait(timeout=10) == 0
+    text = (tmp_path / "log").read_text()
+    assert "Traceback" not in text and text.endswith("stopped\n")

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from cola_msa.collection.search import clips as clips_lib
-from cola_msa.collection.search.clips import Clips
+from cola_msa.collection.table import clips as clips_lib
 from cola_msa.collection.table.checks import EmbeddingFileError
+from cola_msa.collection.table.clips import Clips
 from cola_msa.collection.table.read import load_embeddings
 from tests.helpers import embedding_tables
 
@@ -46,7 +46,7 @@ def test_clips_are_those_of_the_whole_table(tmp_path, monkeypatch, name, sums, s
     embedding_tables.write(path, columns, {"model_hash": "a", **metadata})
     monkeypatch.setattr(clips_lib, "_BLOCK_BYTES", 3 * 8 * 5)
     if sums == "file":
-        monkeypatch.setattr(clips_lib, "_SUMS_BYTES", 0)
+        monkeypatch.setattr(clips_lib, "_HELD_BYTES", 0)
     expected = load_embeddings(path)
     with Clips(path, tmp_path) as clips:
         found, again = clips.load(), clips.load()
