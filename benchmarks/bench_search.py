@@ -103,10 +103,10 @@ def run(*command: str) -> tuple[str, dict[str, float]]:
     return done.stdout, {"wall": wall, "cpu": cpu, "peak": peak / 1e6}
 
 
-def peak_of(process: int) -> float:
-    """Peak memory of a running process, GB."""
+def memory_of(process: int | str, name: str) -> float:
+    """Memory of a running process, GB: `VmHWM` its peak, `RssAnon` without files."""
     status = pathlib.Path(f"/proc/{process}/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1e6
+    return int(status.split(f"{name}:")[1].split()[0]) / 1e6
 
 
 def find_exact(clips: Clips, chosen: np.ndarray) -> list[set[int]]:
@@ -144,7 +144,8 @@ def ask(path: str, paths: list[str]) -> None:
         ((near, _),) = index.nearest([index.vector(row)], 10, [row])
         seconds.append(time.perf_counter() - begin)
         found.append(near.tolist())
-    print(json.dumps({"found": found, "seconds": seconds, "opened": opened}))
+    answer = {"found": found, "seconds": seconds, "opened": opened}
+    print(json.dumps({**answer, "own": memory_of("self", "RssAnon")}))
 
 
 async def _client(
@@ -203,7 +204,8 @@ def ask_served(
         url = server.stdout.readline().strip()
         alone, _ = asyncio.run(_clients(url, 1, paths, min(seconds, 5)))
         took, num_failed = asyncio.run(_clients(url, num_clients, paths, seconds))
-        peak = peak_of(server.pid)
+        peak = memory_of(server.pid, "VmHWM")
+        own = memory_of(server.pid, "RssAnon")
     finally:
         server.send_signal(signal.SIGTERM)
         server.communicate()
@@ -214,7 +216,8 @@ def ask_served(
         ("median, ms", float(np.median(milliseconds))),
         ("99th percentile, ms", float(np.percentile(milliseconds, 99))),
         ("errors", num_failed),
-        ("peak memory, GB", peak),
+        ("peak memory, mapped pages of files with it, GB", peak),
+        ("memory without these, GB", own),
     ]
 
 
@@ -277,6 +280,7 @@ def main(options: flags.FlagValues) -> None:
                 ("on disk, GB", size / 1e9),
                 (f"recall@10 of {len(few)} others", float(np.mean(shares))),
                 ("opening, ms", 1e3 * answer["opened"]),
+                (f"{len(few)} queries, memory without mapped files, GB", answer["own"]),
                 ("a query, ms", 1e3 * float(np.median(answer["seconds"]))),
                 ("`search query`, s", whole["wall"]),
                 ("`search query`, CPU-s", whole["cpu"]),
