@@ -7,6 +7,7 @@ import os
 import pathlib
 from typing import Any
 
+from cola_msa.config.schema import LOG_MEL, WAVEFORM
 from cola_msa.evaluation.tasks import SCORE_TITLES
 from cola_msa.hub.sharing import front_matter
 from cola_msa.system.errors import FileError
@@ -21,6 +22,14 @@ from cola_msa import load_encoder, log_mel, normalize_level, split_windows
 encoder = load_encoder({folder})  # [n, 98, 64, 1] -> [n, {dim}]
 mel = log_mel(normalize_level(waveform, level="{level}"))  # 16 kHz, mono
 embeddings = encoder(split_windows(mel), training=False)
+```
+"""
+_USE_WAVEFORM = """\
+```python
+import cola_msa
+
+embed = cola_msa.Embedder.from_pretrained({folder})
+embedding = embed(waveform, sample_rate)  # of any rate; windows give {dim}
 ```
 """
 
@@ -148,12 +157,14 @@ def render_card(content: dict[str, Any]) -> str:
     """
     config, data = content["config"], content["data"]
     train, model = config["train"], config["model"]
+    is_waveform = config["frontend"].get("kind", LOG_MEL) == WAVEFORM
+    held = "waveform" if is_waveform else "log-mel"
     separator = data.get("separator")
     if isinstance(separator, dict):
         separator = separator.get("name")
     facts = {
         "network": f"{model['backbone']}, embeddings of {content['embedding_dim']}",
-        "input": f"log-mel windows [{config['frontend']['window_frames']}, "
+        "input": f"{held} windows [{config['frontend']['window_frames']}, "
         f"{config['frontend']['num_mels']}, 1] of "
         f"{config['frontend']['sample_rate_hz']} Hz mono, "
         f"level rule {config['frontend']['level']}",
@@ -170,7 +181,7 @@ def render_card(content: dict[str, Any]) -> str:
         "licence of the weights": content["licence"],
         "key of the weights": content["encoder_key"],
     }
-    use = _USE.format(
+    use = (_USE_WAVEFORM if is_waveform else _USE).format(
         # As a Python text; a backtick could end the code.
         folder=json.dumps(content["name"]).replace("`", "\\u0060"),
         dim=content["embedding_dim"],
