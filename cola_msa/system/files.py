@@ -25,7 +25,7 @@ from cola_msa.system.errors import FileError, UserError
 
 TEMPORARY = ".tmp"  # suffix of what is being written
 # Of the disk, whatever was being written.
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 MARKER = ".cola_msa-unfinished"  # in a folder that is being written
 _MAX_NAME_BYTES = 255  # of a file name on common file systems
 _RANDOM_BYTES = 8

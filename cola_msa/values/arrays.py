@@ -188,6 +188,15 @@ def new_mapped(
         return np.memmap(file, dtype, "r+", shape=shape)
 
 
+def write_raw(file: IO[bytes], values: np.ndarray) -> None:
+    """Writes an array's bytes; what `ndarray.tofile` raises names no cause.
+
+    Raises:
+        OSError: If the disk cannot take them.
+    """
+    file.write(np.ascontiguousarray(values).data)
+
+
 def row_blocks(
     rows: np.ndarray, block_bytes: int = 1 << 24
 ) -> Iterator[tuple[int, np.ndarray]]:

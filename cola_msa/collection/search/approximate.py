@@ -41,6 +41,7 @@ _PER_CENTRE = 39  # rows for each list of an IVF-PQ index: fewer are no sample o
 _PART_DIM = 8  # values that a byte of IVF-PQ stands for
 _FARTHEST = 1e15  # of a query: float32 holds its squares
 _ROUNDS = 10  # of k-means
+_WRITE_BYTES = 1 << 20
 _RANGE = 1024.0  # what the largest value becomes: float16 is finest there
 
 
@@ -181,7 +182,10 @@ def write_graph(graph: Any, path: pathlib.Path) -> None:
     Raises:
         OSError: If the disk cannot take it.
     """
-    import_faiss().write_index(graph, str(path))
+    faiss = import_faiss()
+    # FAISS itself does not look whether the end of a file was written.
+    with open(path, "wb") as file:
+        faiss.write_index(graph, faiss.PyCallbackIOWriter(file.write, _WRITE_BYTES))
 
 
 def head_bytes(kind: str, size: int, num_rows: int, dim: int) -> int:

@@ -25,7 +25,7 @@ from cola_msa.system.errors import UsageError, one_line
 from cola_msa.system.files import temporary_folder
 from cola_msa.system.folders import replace_folder
 from cola_msa.system.locks import Lock
-from cola_msa.values.arrays import row_blocks
+from cola_msa.values.arrays import row_blocks, write_raw
 
 FLAT_ROWS_MOST = 50_000  # with more a query takes a second
 _GRAPH_BYTES = 4 << 30  # of rows that an HNSW is built of in memory
@@ -139,7 +139,7 @@ def _write_rows(
             open(target / FLAT_ROWS, "wb") as file,
         ):
             for _, rows in clips.blocks():
-                rows.astype("<f4").tofile(file)
+                write_raw(file, rows.astype("<f4"))
                 bar.update(len(rows))
         return State(kind, metric, *shape, clips.metadata, Form(metric))
     if shape[0] < (fewest := approximate.FEWEST_ROWS[kind]):
@@ -214,7 +214,7 @@ def _write_stored(
         open(path, "ab") as file,
     ):
         for rows in blocks:
-            _rounded(form, rows).tofile(file)
+            write_raw(file, _rounded(form, rows))
             bar.update(len(rows))
 
 
@@ -382,7 +382,7 @@ def _extend(
         shutil.copyfile(opened.folder / FLAT_ROWS, target / FLAT_ROWS)
         with open(target / FLAT_ROWS, "ab") as file:
             for rows in chosen.blocks():
-                rows.astype("<f4").tofile(file)
+                write_raw(file, rows.astype("<f4"))
         return State(kind, state.metric, *shape, state.metadata, form)
     graph = approximate.read_graph(opened.folder / GRAPH, kind, is_mapped=False)
     if kind == "ivfpq":

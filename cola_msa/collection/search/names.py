@@ -17,6 +17,7 @@ import numpy as np
 from cola_msa.collection.search.contract import SearchError
 from cola_msa.collection.table.checks import MAX_TEXT
 from cola_msa.system.files import file_sha256
+from cola_msa.values.arrays import write_raw
 from cola_msa.values.names import escape, unescape
 
 COLUMNS = ("path", "sha256")
@@ -47,15 +48,15 @@ def write_names(
         ends = np.zeros(len(texts), "<u8")
         with open(folder / f"{name}.texts", "wb") as file:
             if earlier is not None:
-                earlier.column(name)[0].tofile(file)
+                write_raw(file, earlier.column(name)[0])
             end = file.tell()
             for row, text in enumerate(texts):
                 end += file.write(text.encode())
                 ends[row] = end
         with open(folder / f"{name}.ends", "wb") as file:
             if earlier is not None:
-                earlier.column(name)[1].tofile(file)
-            ends.tofile(file)
+                write_raw(file, earlier.column(name)[1])
+            write_raw(file, ends)
     keys = np.zeros((len(paths), _WAYS), "<u8")
     folders: dict[str, str] = {}
     for row, (path, digest) in enumerate(zip(paths, sha256, strict=True)):
@@ -71,8 +72,9 @@ def write_names(
         found = np.concatenate([earlier.keys, found])
         rows = np.concatenate([earlier.key_rows, rows])
     order = np.argsort(found, kind="stable")  # of equal ones by row
-    found[order].tofile(folder / "keys")
-    rows[order].tofile(folder / "key_rows")
+    for name, values in (("keys", found), ("key_rows", rows)):
+        with open(folder / name, "wb") as file:
+            write_raw(file, values[order])
 
 
 def place(path: str, folders: dict[str, str]) -> str:

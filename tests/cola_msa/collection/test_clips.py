@@ -1,6 +1,7 @@
 """Clips in blocks: to the bit what the whole table in memory gives."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -58,6 +59,23 @@ def test_clips_are_those_of_the_whole_table(tmp_path, monkeypatch, name, sums, s
         np.testing.assert_array_equal(table.seconds, expected.seconds)
     assert clips.num_rows == len(expected.paths)
     assert clips.dim == expected.embeddings.shape[1]
+
+
+def test_what_is_large_takes_its_space_on_the_disk_at_once(tmp_path, monkeypatch):
+    """A write to a mapped page that a full disk has no room for ends the process."""
+    path = embedding_tables.write(tmp_path / "e.npz", windows("in turns"))
+    monkeypatch.setattr(clips_lib, "_HELD_BYTES", 0)
+    held = []
+    make = clips_lib.new_mapped
+    monkeypatch.setattr(
+        clips_lib, "new_mapped", lambda *given: held.append(make(*given)) or held[-1]
+    )
+    with Clips(path, tmp_path) as clips:
+        clips.load()
+        assert {file.name for file in tmp_path.iterdir()} >= {"values"}
+        for array in held:
+            status = os.stat(array.filename)
+            assert 512 * status.st_blocks >= status.st_size == array.nbytes
 
 
 def damaged(column: str, value: float) -> dict:

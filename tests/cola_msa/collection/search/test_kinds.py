@@ -1,10 +1,12 @@
 """Indices of every kind, built and asked: exact or nearly so, whole, safe to open."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import pathlib
+import resource
 import shutil
 import subprocess
 import sys
@@ -392,6 +394,40 @@ def test_one_process_adds_at_a_time(table, built, tmp_path):
     with pytest.raises(SearchError, match="there is no such index"):
         add(str(tmp_path / "none"), str(table))
     assert not (tmp_path / "none").exists()
+
+
+@contextlib.contextmanager
+def file_size_limit(num_bytes):
+    """Files can grow to so many bytes, as on a disk that gets full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_disk_that_gets_full_is_one_line_and_changes_nothing(
+    table, built, tmp_path, kind, share
+):
+    shutil.copytree(built / f"{kind}-cosine", tmp_path / "i")
+    before = content_of(tmp_path / "i")
+    largest = max(map(len, before.values()))
+    more = embedding_tables.write(tmp_path / "m.npz", columns_of(clustered(), 10**6))
+    told = r"/(i|new): cannot be written \(File too large\); once that is mended"
+    with file_size_limit(int(share * largest)):
+        with pytest.raises(FileError, match=told):
+            build(str(table), str(tmp_path / "new"), "cosine", kind)
+        with pytest.raises(FileError, match=told):
+            add(str(tmp_path / "i"), str(more))
+    assert content_of(tmp_path / "i") == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["i", "m.npz"]
+
+
+def content_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.mark.parametrize("kind", KINDS)
