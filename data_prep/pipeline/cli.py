@@ -340,34 +340,13 @@ def main(dataset: Dataset, options: flags.FlagValues) -> None:
         engine, stems_cache = _engine(options), stems_cache_of(options)
         if stems_cache is not None:
             check_stems_cache(dataset, options.dataset_dir, options.stems_cache)
-<<<<<<< HEAD
-        config = parse_config(dataset, options)
-        with places.open_places(
-            options.dataset_dir,
-            options.output_dir,
-            dataset.metadata,
-            getattr(options, "split_dir", None),
-        ) as opened:
-            if dataset.stems == "optional" and not config.sources:
-                console.tell("no --stems_dir and no --separator: mixtures only")
-            content = runner.prepare(
-                dataset,
-                config,
-                opened.dataset_dir,
-                opened.output_dir,
-                options.num_workers or len(os.sched_getaffinity(0)),
-                stems_cache=stems_cache,
-                engine=engine,
-                places=opened,
-=======
         for output_dir, config in parse_records(dataset, options):
             if config.frontend.is_waveform:
-                print(f"waveforms, mixtures only: {hide_logins(output_dir)}")
+                console.tell(f"waveforms, mixtures only: {hide_logins(output_dir)}")
             elif dataset.stems == "optional" and not config.sources:
-                print("no --stems_dir and no --separator: mixtures only")
+                console.tell("no --stems_dir and no --separator: mixtures only")
             content = _prepare(
                 dataset, config, options, output_dir, engine, stems_cache
->>>>>>> wt-wave
             )
             _print_summary(content)
             if runner.failed_share(content) > options.max_failures:
