@@ -28,8 +28,10 @@ _HEAD_BYTES = 4096
 
 
 # In their order on the page: the last one puts the others together.
-_SCRIPTS = ("data", "picture", "view", "looks", "panel", "legend", "search", "input")
-_SCRIPTS += ("map",)
+_SCRIPTS = (
+    *("data", "picture", "view", "looks", "panel", "legend", "search", "input"),
+    "map",
+)
 
 
 def render_page(data: PageData, title: str, subtitle: str) -> str:
