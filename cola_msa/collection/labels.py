@@ -252,10 +252,11 @@ def match_rows(
     Raises:
         MapError: As `read_labels` (or `error`).
     """
-    if pathlib.Path(path).suffix.lower() in (".parquet", ".json"):
+    suffix = pathlib.Path(path).suffix.lower()
+    if suffix in (".parquet", ".json") or os.path.isdir(path):
         raise error(
             f"--labels={path}: labels are read from a CSV; tag --output=NAME.csv "
-            "writes one"
+            "writes one, also of a folder of --embeddings"
         )
     try:
         table = read_table(path, known=PATH_COLUMNS, allows_short=True)

@@ -28,8 +28,10 @@ _HEAD_BYTES = 4096
 
 
 # In their order on the page: the last one puts the others together.
-_SCRIPTS = ("data", "picture", "view", "looks", "panel", "legend", "search", "input")
-_SCRIPTS += ("map",)
+_SCRIPTS = (
+    *("data", "picture", "view", "looks", "panel", "legend", "search", "input"),
+    "map",
+)
 
 
 def render_page(data: PageData, title: str, subtitle: str) -> str:
@@ -142,12 +144,14 @@ def write_map(
 
 
 # It stands in the page's policy of what may be asked, which knows no IPv6 addresses.
-_SERVER = re.compile(r"https?://[\w.-]+(:\d{1,5})?", re.ASCII)
+_SERVER = re.compile(r"https?://[\w.-]+(?::(\d{1,5}))?", re.ASCII)
 
 
 def check_server(server: str | None) -> None:
     """Raises UsageError if it is no address of a server, http://HOST:PORT."""
-    if server is not None and not _SERVER.fullmatch(server):
+    found = None if server is None else _SERVER.fullmatch(server)
+    port = int(found[1] or 1) if found else 1
+    if server is not None and not (found and 1 <= port <= 65535):
         raise UsageError(
             f"--server={hide_logins(server)}: not an address as `search serve` prints "
             "it, http://127.0.0.1:8765"
