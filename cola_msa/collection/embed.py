@@ -42,6 +42,7 @@ from cola_msa.system.console import progress_bar
 from cola_msa.system.errors import RunError, UsageError, hide_logins
 from cola_msa.system.files import DISK_ERRORS
 from cola_msa.values import names
+from cola_msa.values.fields import plain_fields
 
 GRANULARITIES = ("clip", "window")
 LISTED = 5  # failures that a summary names
@@ -107,7 +108,7 @@ def describe(model: OpenedModel, per: str, hop_seconds: float | None) -> dict[st
         clip["clip_embedding"] = model.clip_embedding
     return {
         "model_hash": model.key,
-        "frontend": dataclasses.asdict(frontend),
+        "frontend": plain_fields(frontend),
         "per": per,
         "hop_seconds": round(hop_to_frames(hop_seconds, frontend) * frame_seconds, 6),
         "embedding_dim": row_dim(model, per),

@@ -11,7 +11,13 @@ import json
 from typing import Any
 
 from cola_msa.system.errors import UserError
-from cola_msa.values.fields import MAX_SEED, check_fields, setting, within
+from cola_msa.values.fields import (
+    MAX_SEED,
+    check_fields,
+    plain_fields,
+    setting,
+    within,
+)
 
 AUGMENTATIONS = (
     "none",
@@ -29,6 +35,8 @@ STATISTICS = ("anchors", "pairs")  # what batch-norm statistics come from
 JIT_COMPILE = ("auto", "on", "off")
 MIXED_PRECISION = ("auto", "none", "bfloat16", "float16")
 SOURCES = ("vocals", "drums", "bass", "other")
+LOG_MEL, WAVEFORM = "log_mel", "waveform"  # what a front end's frames hold
+FRONTEND_KINDS = (LOG_MEL, WAVEFORM)
 MULTILABEL, MULTICLASS = "multilabel", "multiclass"  # what a task asks of a clip
 MAX_STEP = 999_999_999
 
@@ -47,21 +55,30 @@ class Checked:
 
 @dataclasses.dataclass(frozen=True)
 class FrontendConfig(Checked):
-    """Waveform to log-mel windows. Source: COLA section 3; docs/architecture.md.
+    """Waveform to windows, of log-mels or of the waveform itself.
+
+    A waveform's frames are its samples, one frame after the other: `window_samples`,
+    `hop_samples` and `num_mels` are one number, and everything that counts frames,
+    windows and segments is as for log-mels. See `waveform_frontend`.
+
+    Source: COLA section 3 (log-mels); docs/architecture.md.
 
     Attributes:
         sample_rate_hz: Rate of every waveform that enters the front end.
         window_samples: STFT window, in samples (25 ms).
         hop_samples: STFT hop, in samples (10 ms).
         fft_size: FFT length, in samples.
-        num_mels: Mel bands.
+        num_mels: Values a frame: mel bands, or a waveform's samples.
         low_hz: Lower edge of the lowest band.
         high_hz: Upper edge of the highest band.
         log_floor: Mel magnitudes are clipped from below before the logarithm.
         log_ceiling: Mel magnitudes are clipped from above before the logarithm.
         window_frames: Frames that the encoder sees (about 1 s).
         segment_frames: Frames that a record stores (3.92 s, four windows).
-        level: `rms` (independent of length) or `l2` (the authors' rule).
+        level: `rms` (independent of length) or `l2` (the authors' rule); a waveform
+            stays as it was decoded, which is `none`.
+        kind: What a frame holds: `log_mel`, or `waveform`. FFT, bands and clipping
+            are log-mels' alone.
     """
 
     sample_rate_hz: int = within(16000, 1000, 768_000)
@@ -75,7 +92,8 @@ class FrontendConfig(Checked):
     log_ceiling: float = within(1e8, 1e-30)
     window_frames: int = within(98, 1, 1 << 14)
     segment_frames: int = within(392, 1, 1 << 16)
-    level: str = setting("rms", "", choices=("rms", "l2"))
+    level: str = setting("rms", "", choices=("rms", "l2", "none"))
+    kind: str = setting(LOG_MEL, "", choices=FRONTEND_KINDS, is_later=True)
 
     def __post_init__(self) -> None:
         """Refuses what cannot be meant, by ConfigError."""
@@ -91,6 +109,23 @@ class FrontendConfig(Checked):
                 raise ConfigError(
                     f"FrontendConfig: {name} is {low}, which is too large"
                 )
+        if self.is_waveform != (self.level == "none"):
+            raise ConfigError(
+                f"FrontendConfig: level is {self.level!r:.40}, kind {self.kind!r:.40}; "
+                "it must be none of a waveform, and rms or l2 of log-mels"
+            )
+        sizes = {self.window_samples, self.hop_samples, self.num_mels}
+        if self.is_waveform and len(sizes) > 1:
+            raise ConfigError(
+                "FrontendConfig: window_samples, hop_samples and num_mels of a "
+                f"waveform must be equal, not {self.window_samples}, "
+                f"{self.hop_samples} and {self.num_mels}"
+            )
+
+    @property
+    def is_waveform(self) -> bool:
+        """Whether a frame holds samples as they were decoded, not a log-mel."""
+        return self.kind == WAVEFORM
 
     def seconds(self, num_frames: int) -> float:
         """How far apart frames are that so many steps lie between."""
@@ -107,6 +142,26 @@ class FrontendConfig(Checked):
         if num_samples < self.window_samples:
             return 0
         return 1 + (num_samples - self.window_samples) // self.hop_samples
+
+
+def waveform_frontend() -> FrontendConfig:
+    """The front end of encoders that hear samples: 22,050 Hz, windows of 59,049.
+
+    A window is 243 frames of 243 samples (3^10, 2.7 s), a segment four windows.
+
+    Source: CLMR (Spijkervet and Burgoyne 2021), published configuration.
+    """
+    frame = 3**5
+    return FrontendConfig(
+        sample_rate_hz=22050,
+        window_samples=frame,
+        hop_samples=frame,
+        num_mels=frame,
+        window_frames=frame,
+        segment_frames=4 * frame,
+        level="none",
+        kind=WAVEFORM,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -374,13 +429,13 @@ class Config(Checked):
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Turns a (nested) configuration into plain JSON types."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
+    """Turns a (nested) configuration into plain JSON types, see `plain_fields`."""
+    return json.loads(json.dumps(plain_fields(config)))
 
 
 def config_hash(config: Any) -> str:
     """Returns 16 hexadecimal digits that stand for every field's value."""
-    text = json.dumps(dataclasses.asdict(config), sort_keys=True)
+    text = json.dumps(plain_fields(config), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -421,12 +476,12 @@ def from_dict(cls: type, values: dict[str, Any]) -> Any:
     return cls(**kwargs)
 
 
-def differing_fields(first: Any, second: Any) -> list[str]:
-    """Lists `part.field: a != b` for the fields in which two configurations differ."""
+def unequal_fields(first: Any, second: Any) -> list[tuple[str, Any, Any]]:
+    """Names, `part.field`, and both values of what two configurations differ in."""
 
     def flatten(config: Any) -> dict[str, Any]:
         flat = {}
-        for name, value in to_dict(config).items():
+        for name, value in json.loads(json.dumps(dataclasses.asdict(config))).items():
             if isinstance(value, dict):
                 flat.update({f"{name}.{key}": item for key, item in value.items()})
             else:
@@ -435,7 +490,12 @@ def differing_fields(first: Any, second: Any) -> list[str]:
 
     a, b = flatten(first), flatten(second)
     return [
-        f"{name}: {a.get(name)} != {b.get(name)}"
+        (name, a.get(name), b.get(name))
         for name in sorted(a.keys() | b.keys())
         if a.get(name) != b.get(name)
     ]
+
+
+def differing_fields(first: Any, second: Any) -> list[str]:
+    """Lists `part.field: a != b` for the fields in which two configurations differ."""
+    return [f"{name}: {a} != {b}" for name, a, b in unequal_fields(first, second)]

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from cola_msa.config.schema import FrontendConfig, to_dict
+from cola_msa.config.schema import FrontendConfig, unequal_fields
 from cola_msa.records.folder_lists import join_names, parse_weights, split_names
 from cola_msa.records.index import BLOCK_ROWS, Index, merge_indices
 from cola_msa.records.prepared import PreparedData
@@ -385,11 +385,9 @@ def _count_frames(index: Index) -> int:
 
 
 def _check_frontend(first: PreparedData, other: PreparedData) -> None:
-    mine, theirs = to_dict(first.frontend), to_dict(other.frontend)
     differing = [
-        f"{name} {theirs[name]} != {value}"
-        for name, value in mine.items()
-        if theirs[name] != value
+        f"{name} {theirs} != {mine}"
+        for name, mine, theirs in unequal_fields(first.frontend, other.frontend)
     ]
     if differing:
         raise DataError(

@@ -19,7 +19,12 @@ from typing import Any
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from cola_msa.config.schema import FrontendConfig, config_hash, from_dict, to_dict
+from cola_msa.config.schema import (
+    FrontendConfig,
+    config_hash,
+    from_dict,
+    unequal_fields,
+)
 from cola_msa.records import index_checks, manifests, verified
 from cola_msa.records.index import Index, merge_indices, scan_shard
 from cola_msa.records.schema import (
@@ -98,9 +103,8 @@ class PreparedData:
         self.frontend_hash: str = config_hash(self.frontend)
         if frontend is not None and frontend != self.frontend:
             fields = ", ".join(
-                f"{name} {to_dict(self.frontend)[name]} (data) != {value} (model)"
-                for name, value in to_dict(frontend).items()
-                if to_dict(self.frontend)[name] != value
+                f"{name} {mine} (data) != {theirs} (model)"
+                for name, mine, theirs in unequal_fields(self.frontend, frontend)
             )
             raise DataError(
                 f"{path}: prepared with another front end than the model's: {fields}; "

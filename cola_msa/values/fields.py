@@ -52,6 +52,7 @@ def setting(
     most: float | None = None,
     choices: tuple[str, ...] = (),
     flag: str = "",
+    is_later: bool = False,
 ) -> Any:
     """A dataclass's field that commands have a flag for, see `values.field_flags`.
 
@@ -62,9 +63,33 @@ def setting(
         most: The largest.
         choices: The texts that it takes; any where there are none.
         flag: The flag's name, where it is not the field's.
+        is_later: An earlier version had no such field, and its files and hashes none:
+            at its default it is left out, see `plain_fields`.
     """
-    metadata = {"help": help, "bounds": (least, most), "choices": choices, "flag": flag}
+    metadata = {
+        "help": help,
+        "bounds": (least, most),
+        "choices": choices,
+        "flag": flag,
+        "is_later": is_later,
+    }
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def plain_fields(config: Any) -> dict[str, Any]:
+    """A (nested) dataclass's names and values, as files and hashes hold them.
+
+    As `dataclasses.asdict`, but for fields that came later (`is_later`): they are left
+    out where they have their default, so that what was written before them is equal.
+    """
+    plain: dict[str, Any] = dataclasses.asdict(config)
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.metadata.get("is_later") and value == field.default:
+            del plain[field.name]
+        elif dataclasses.is_dataclass(value):
+            plain[field.name] = plain_fields(value)
+    return plain
 
 
 def check_choices(config: Any, error: type[UserError] = UserError) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from scipy.special import expit, softmax
 
 from cola_msa.config.checks import check_frontend
-from cola_msa.config.schema import MULTICLASS, MULTILABEL, FrontendConfig
+from cola_msa.config.schema import MULTICLASS, MULTILABEL, FrontendConfig, to_dict
 from cola_msa.system.errors import RunError
 from cola_msa.values.arrays import parse_state, read_arrays, write_arrays
 from cola_msa.values.reading import FIELD_ERRORS
@@ -190,7 +190,7 @@ def pack_heads(heads: Heads) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         "class_names": [printable(name) for name in heads.class_names],
         "task": heads.task,
         "encoder_key": heads.encoder_key,
-        "frontend": dataclasses.asdict(heads.frontend),
+        "frontend": to_dict(heads.frontend),
         "thresholds": None if thresholds is None else [float(t) for t in thresholds],
         "outputs": heads.outputs,
         "details": heads.details,

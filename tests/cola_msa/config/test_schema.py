@@ -6,10 +6,13 @@ from absl import flags
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cola_msa.config import checks
 from cola_msa.config import schema as config_lib
 from cola_msa.config.presets import PRESETS, get_preset
 from cola_msa.system.errors import UserError
 from cola_msa.values.field_flags import define_fields, flag_fields
+
+OLD_HASH = "d61cf709aaa0a6cb"
 
 
 @pytest.mark.parametrize("name", list(PRESETS))
@@ -21,11 +24,62 @@ def test_json_round_trip_keeps_every_field(name):
 
 def test_hash_depends_on_every_field():
     hashes = {config_lib.config_hash(config_lib.FrontendConfig())}
+    texts = {"level": {"level": "l2"}, "kind": {"kind": "waveform", "level": "none"}}
+    sizes = {"window_samples": 200, "hop_samples": 200, "num_mels": 200}
     for field in dataclasses.fields(config_lib.FrontendConfig):
-        value = "l2" if field.name == "level" else field.default + 1
-        changed = config_lib.FrontendConfig(**{field.name: value})
+        values = texts.get(field.name) or {field.name: field.default + 1}
+        if field.name == "kind":
+            values |= sizes
+        changed = config_lib.FrontendConfig(**values)
         hashes.add(config_lib.config_hash(changed))
-    assert len(hashes) == 1 + len(dataclasses.fields(config_lib.FrontendConfig))
+    hashes.add(config_lib.config_hash(config_lib.FrontendConfig(**sizes)))
+    assert len(hashes) == 2 + len(dataclasses.fields(config_lib.FrontendConfig))
+
+
+def test_log_mel_front_ends_are_written_and_hashed_as_before_there_were_others():
+    # Hashes and names as preparation wrote them into manifests before.
+    assert config_lib.config_hash(config_lib.FrontendConfig()) == OLD_HASH
+    config = get_preset("default")
+    assert "kind" not in config_lib.to_dict(config.frontend)
+    assert "kind" not in config_lib.to_dict(config)["frontend"]
+    assert (
+        config_lib.from_dict(
+            config_lib.Config, config_lib.to_dict(config)
+        ).frontend.kind
+        == "log_mel"
+    )
+
+
+def test_a_waveforms_front_end_travels_and_is_told_from_log_mels():
+    found = config_lib.waveform_frontend()
+    assert found.window_frames * found.hop_samples == 59049
+    assert found.num_frames(59049) == 243
+    assert found.window_seconds == pytest.approx(59049 / 22050)
+    written = json.loads(json.dumps(config_lib.to_dict(found)))
+    assert written["kind"] == "waveform"
+    assert checks.check_frontend(written) == found
+    config = dataclasses.replace(get_preset("default"), frontend=found)
+    assert checks.check_config(config_lib.to_dict(config)) == config
+    (kind,) = [
+        line
+        for line in config_lib.differing_fields(get_preset("default"), config)
+        if "kind" in line
+    ]
+    assert kind == "frontend.kind: log_mel != waveform"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"kind": "waveform"},
+        {"level": "none"},
+        {"kind": "waveform", "level": "none", "hop_samples": 100},
+        {"kind": "cepstrum"},
+    ],
+)
+def test_a_front_end_of_half_a_kind_is_refused(values):
+    with pytest.raises(config_lib.ConfigError):
+        checks.check_frontend(values)
 
 
 def test_unknown_field_is_refused():
