@@ -8,8 +8,8 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 # A folder imports the folders above its own line, never one below; `|` = side by side.
 FLOORS = {
-    "cola_msa": "system values config|remote audio|records pairs|model runs evaluation "
-    "hub training|collection tagging reproduction",
+    "cola_msa": "system values config|remote audio|records pairs|model frameworks runs "
+    "evaluation hub training|collection tagging reproduction",
     "data_prep": "datasets remote|stems pipeline checks|separator demo",
 }
 # Of cola_msa, by data_prep.

@@ -169,7 +169,8 @@ class ModelConfig(Checked):
     """Encoder, projection head and loss.
 
     Attributes:
-        backbone: `efficientnetb0`, or `tiny` (a few layers, for tests).
+        backbone: `efficientnetb0`, or `tiny` (a
+            few layers, for tests).
         projection_dim: Width of the projection.
         drop_connect_rate: Stochastic depth of the backbone's last block.
         fused_batch_norm: Use TensorFlow's fused operation (same function, faster).
@@ -419,6 +420,7 @@ class Config(Checked):
         train: Pairs, schedule and stop.
         strategy: Name of the paper's strategy, see `strategies`; empty where none
             was named.
+        framework: Name of the method, see `cola_msa.frameworks`.
     """
 
     preset: str = "default"
@@ -426,6 +428,7 @@ class Config(Checked):
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     strategy: str = ""
+    framework: str = setting("cola", "", is_later=True)
 
 
 def to_dict(config: Any) -> dict[str, Any]:
