@@ -4,6 +4,7 @@ import dataclasses
 import os
 import pathlib
 import tempfile
+from collections.abc import Callable
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -22,6 +23,7 @@ from cola_msa.config.schema import (
     ModelConfig,
     config_hash,
     to_dict,
+    waveform_frontend,
 )
 from cola_msa.records import index, schema
 from cola_msa.records import prepared as prepared_lib
@@ -145,6 +147,7 @@ def write_prepared(
     frontend: FrontendConfig = FrontendConfig(),
     first: int = 0,
     sources: tuple[str, ...] = SOURCES,
+    make_clip: Callable[[int, int], list[schema.Segment]] = fake_clip,
     **fields: object,
 ) -> pathlib.Path:
     """Writes a prepared folder of fake clips; `splits` gives clips a split.
@@ -163,7 +166,7 @@ def write_prepared(
             segments = [
                 _with_sources(s, sources)
                 for c in clips
-                for s in fake_clip(int(c), num_segments)
+                for s in make_clip(int(c), num_segments)
             ]
             parts.append(
                 index.write_shard(data_dir / name, segments, sources, frontend_hash)
@@ -189,6 +192,42 @@ def write_prepared(
         },
     )
     return data_dir
+
+
+def fake_waves(clip: int, _: int = 2) -> list[schema.Segment]:
+    """A whole segment of noise and a tail of 300 frames, as waveforms."""
+    random = np.random.default_rng(clip)
+    waves = random.integers(-32768, 32768, (972 + 300, 243)).astype(np.int16)
+    return [
+        schema.Segment(
+            clip_id=f"clip{clip:03d}",
+            group=f"song{clip // 2}",
+            segment=number,
+            is_tail=number > 0,
+            labels=(clip % 3,),
+            mixture=part,
+            stems={},
+            is_active=(),
+            has_stem=(),
+        )
+        for number, part in enumerate((waves[:972], waves[972:]))
+    ]
+
+
+def write_waveforms(
+    data_dir: pathlib.Path, splits: dict[str, int], first: int = 0
+) -> pathlib.Path:
+    """Writes a prepared folder of waveforms of `fake_waves`."""
+    return write_prepared(
+        data_dir,
+        splits,
+        frontend=waveform_frontend(),
+        first=first,
+        sources=(),
+        make_clip=fake_waves,
+        log_mel_mean=0.0,
+        log_mel_std=0.58,
+    )
 
 
 @pytest.fixture(scope="session")

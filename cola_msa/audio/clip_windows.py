@@ -1,9 +1,9 @@
 """A clip of any length, block by block, to the encoder's windows.
 
-The level rule needs the whole clip before the first window: mel magnitudes grow with
-the level in proportion, so they are computed and kept (on disk beyond a few minutes)
-before the level is known, and scaled when windows are cut. Decoding once suffices,
-and memory does not grow with the clip.
+The level rule needs the whole clip before the first window: raw frames (mel magnitudes,
+or a waveform's samples) grow with the level in proportion, so they are computed and
+kept (on disk beyond a few minutes) before the level is known, and scaled when windows
+are cut. Decoding once suffices, and memory does not grow with the clip.
 """
 
 import functools
@@ -16,39 +16,23 @@ import numpy as np
 import tensorflow as tf
 
 from cola_msa.audio import decode, resample
-from cola_msa.audio.frontend import exact_mel_magnitudes, level_scale
+from cola_msa.audio.frontend import level_scale, raw_frames
+from cola_msa.audio.frontend_numpy import finish_frames, whole_frames
 from cola_msa.config.schema import FrontendConfig
 
 _BLOCK_FRAMES = 1000  # frames that one STFT call makes
-_MEMORY_BYTES = 1 << 23  # magnitudes of 5 minutes; more goes to a file
+_MEMORY_BYTES = 1 << 23  # mel magnitudes of 5 minutes; more goes to a file
 _READ_WINDOWS = 64  # windows that are cut at once
 
 
 @functools.lru_cache(maxsize=8)
-def magnitudes_function(config: FrontendConfig) -> Callable[[np.ndarray], tf.Tensor]:
-    """Compiles waveform float32 [n] -> mel magnitudes float32 [frames, num_mels]."""
+def frames_function(config: FrontendConfig) -> Callable[[np.ndarray], tf.Tensor]:
+    """Compiles waveform float32 [n] -> raw frames float32 [frames, num_mels]."""
     return tf.function(
-        lambda waveform: exact_mel_magnitudes(waveform, config),
+        lambda waveform: raw_frames(waveform, config),
         input_signature=[tf.TensorSpec([None], tf.float32)],
         autograph=False,
     )
-
-
-def scaled_log_mel(
-    magnitudes: np.ndarray, scale: float, config: FrontendConfig
-) -> np.ndarray:
-    """Log-mels of magnitudes at the level rule's level.
-
-    Args:
-        magnitudes: float32 [..., num_mels], of the waveform as it was decoded.
-        scale: What the waveform is to be multiplied by, of `level_scale`.
-        config: FrontendConfig.
-
-    Returns:
-        float32 [..., num_mels].
-    """
-    scaled = magnitudes * np.float32(scale)
-    return np.log(np.clip(scaled, config.log_floor, config.log_ceiling))
 
 
 class ClipWindows:
@@ -68,9 +52,9 @@ class ClipWindows:
 
         Args:
             frontend: FrontendConfig; its `level` is the level rule.
-            folder: Where long clips' magnitudes go; None for the system's folder of
+            folder: Where long clips' frames go; None for the system's folder of
                 temporary files.
-            memory_bytes: Magnitudes beyond this go to a file there.
+            memory_bytes: Raw frames beyond this go to a file there.
         """
         self.frontend = frontend
         self.num_samples = 0
@@ -115,16 +99,16 @@ class ClipWindows:
 
     def finish(self) -> None:
         """Ends the clip; from here on it has windows."""
-        num_frames = self.frontend.num_frames(len(self._rest))
-        if num_frames > 0:
-            self._keep(self._rest)
+        rest = whole_frames(self._rest, self.num_frames, self.frontend)
+        if self.frontend.num_frames(len(rest)) > 0:
+            self._keep(rest)
         self._rest = self._rest[:0]
 
     def _keep(self, samples: np.ndarray) -> None:
-        magnitudes = magnitudes_function(self.frontend)(samples).numpy()
-        self.num_frames += len(magnitudes)
+        frames = frames_function(self.frontend)(samples).numpy()
+        self.num_frames += len(frames)
         try:
-            self._file.write(np.ascontiguousarray(magnitudes, "<f4").tobytes())
+            self._file.write(np.ascontiguousarray(frames, "<f4").tobytes())
         except OSError as error:  # which names no file
             place = self._folder or f"{tempfile.gettempdir()} (TMPDIR)"
             raise OSError(error.errno, error.strerror, place) from error
@@ -142,27 +126,27 @@ class ClipWindows:
     def windows(self, hop_frames: int | None = None) -> Iterator[np.ndarray]:
         """Cuts the windows, from frame 0 on; frames at the end that fill none fall out.
 
-        A clip below one window is padded to one by frames of log(log_floor), as the
-        export does.
+        A clip below one window is padded to one by frames of log(log_floor), or of a
+        waveform by zeros, as the export does.
 
         Args:
             hop_frames: Frames from one window to the next; None for a window's.
 
         Yields:
-            float32 [up to 64, window_frames, num_mels, 1], log-mels.
+            float32 [up to 64, window_frames, num_mels, 1], log-mels or samples.
         """
         config = self.frontend
         starts = self.starts(hop_frames)
         scale = level_scale(self._square_sum, self.num_samples, config.level)
         for first in range(0, len(starts), _READ_WINDOWS):
             part = starts[first : first + _READ_WINDOWS]
-            mel = self._read(int(part[0]), int(part[-1]) + config.window_frames)
-            mel = scaled_log_mel(mel, scale, config)
+            frames = self._read(int(part[0]), int(part[-1]) + config.window_frames)
+            frames = finish_frames(frames, scale, config)
             rows = (part - part[0])[:, np.newaxis] + np.arange(config.window_frames)
-            yield mel[rows][..., np.newaxis]
+            yield frames[rows][..., np.newaxis]
 
     def _read(self, start: int, stop: int) -> np.ndarray:
-        """Magnitudes of frames start to stop; zeros where the clip has ended."""
+        """Raw frames from start to stop; zeros where the clip has ended."""
         row_bytes = self.frontend.num_mels * 4
         self._file.seek(start * row_bytes)
         content = self._file.read((stop - start) * row_bytes)

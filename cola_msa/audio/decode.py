@@ -270,7 +270,10 @@ def decode(path: str | os.PathLike, expected_seconds: float | None = None) -> Au
 def check_length(
     samples: np.ndarray | int, frontend: FrontendConfig = FrontendConfig()
 ) -> None:
-    """Refuses what is shorter than one window of the encoder.
+    """Refuses what is shorter than one window of log-mels.
+
+    Windows of waveforms are longer; clips are filled up with zeros to one, so that
+    records of both kinds hold the same clips.
 
     Args:
         samples: float32 [n] at the front end's rate, or n.
@@ -280,7 +283,12 @@ def check_length(
         TooShortError: If it is.
     """
     num_samples = samples if isinstance(samples, int) else len(samples)
-    if frontend.num_frames(num_samples) < frontend.window_frames:
-        seconds = num_samples / frontend.sample_rate_hz
-        needed = f"{frontend.window_seconds:.3f} s"
-        raise TooShortError(f"too short: {seconds:.2f} s, below {needed}")
+    seconds = num_samples / frontend.sample_rate_hz
+    if frontend.is_waveform:
+        needed = min(FrontendConfig().window_seconds, frontend.window_seconds)
+        is_short = num_samples < int(needed * frontend.sample_rate_hz)
+    else:
+        needed = frontend.window_seconds
+        is_short = frontend.num_frames(num_samples) < frontend.window_frames
+    if is_short:
+        raise TooShortError(f"too short: {seconds:.2f} s, below {needed:.3f} s")

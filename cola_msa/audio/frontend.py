@@ -9,8 +9,11 @@ has another gain or is cut into blocks.
 `exact_log_mel` has its FFT in double precision, and is what records hold, in float16,
 and what every way from a waveform to an embedding uses: files, Python, the SavedModel
 and `cola_msa.audio.frontend_numpy` agree on any audio.
+`raw_frames`, `frontend_numpy.finish_frames` and `sound_windows` are of log-mels or of
+the waveform itself, as `FrontendConfig.kind` says: nobody else asks.
 """
 
+import dataclasses
 import functools
 import math
 
@@ -30,14 +33,16 @@ def level_scale(square_sum: float, num_samples: int, level: str = "rms") -> floa
     Args:
         square_sum: Sum of squared samples.
         num_samples: Samples.
-        level: `rms` or `l2`.
+        level: `rms`, `l2`, or `none`, which gives 1.
 
     Returns:
-        What each sample is multiplied by; 0 for digital silence.
+        What each sample is multiplied by; 0 for digital silence, but by `none`.
 
     Raises:
-        ValueError: If `level` is neither `rms` nor `l2`.
+        ValueError: If `level` is none of these.
     """
+    if level == "none":
+        return 1.0
     if level not in ("rms", "l2"):
         raise ValueError(f"level must be 'rms' or 'l2', not {level!r}")
     if square_sum <= 0:
@@ -90,15 +95,17 @@ def level_factor(
 
     Args:
         waveform: float32 [..., samples], mono; zeros where it is padded.
-        level: `rms` or `l2`, see `normalize_level`.
+        level: `rms` or `l2`, see `normalize_level`, or `none`, which gives 1.
         num_samples: int [...], lengths without padding; None: no padding.
 
     Returns:
-        float32 [...]; 0 for digital silence.
+        float32 [...]; 0 for digital silence, but by `none`.
 
     Raises:
-        ValueError: If `level` is neither `rms` nor `l2`.
+        ValueError: If `level` is none of these.
     """
+    if level == "none":
+        return tf.ones(tf.shape(waveform)[:-1])
     if level not in ("rms", "l2"):
         raise ValueError(f"level must be 'rms' or 'l2', not {level!r}")
     waveform = tf.cast(waveform, tf.float64)
@@ -228,6 +235,95 @@ def exact_log_mel(
         scale = level_factor(waveform, config.level)
     mel = exact_mel_magnitudes(waveform, config) * scale[..., tf.newaxis, tf.newaxis]
     return tf.math.log(tf.clip_by_value(mel, config.log_floor, config.log_ceiling))
+
+
+def raw_frames(waveform: tf.Tensor, config: FrontendConfig) -> tf.Tensor:
+    """Frames of a waveform before its level is known: they grow with it in proportion.
+
+    Args:
+        waveform: float32 [..., samples], mono, at config.sample_rate_hz.
+        config: FrontendConfig.
+
+    Returns:
+        float32 [..., frames, num_mels], frames = 1 + (samples - window) // hop: mel
+        magnitudes, or the samples themselves. `frontend_numpy.finish_frames` goes on.
+    """
+    if not config.is_waveform:
+        return exact_mel_magnitudes(waveform, config)
+    waveform = tf.convert_to_tensor(waveform, tf.float32)
+    hop = config.hop_samples
+    return tf.signal.frame(waveform, hop, hop)
+
+
+def exact_frames(
+    waveform: tf.Tensor, config: FrontendConfig, scale: tf.Tensor | None = None
+) -> tf.Tensor:
+    """`exact_log_mel`, or the samples of a waveform from -1 to 1, which has no level.
+
+    Args:
+        waveform: float32 [..., samples], mono, at config.sample_rate_hz.
+        config: FrontendConfig.
+        scale: As in `exact_log_mel`.
+
+    Returns:
+        float32 [..., frames, num_mels].
+    """
+    if config.is_waveform:
+        return tf.clip_by_value(raw_frames(waveform, config), -1.0, 1.0)
+    return exact_log_mel(waveform, config, scale)
+
+
+def sound_windows(
+    sounds: tf.Tensor, num_frames: tf.Tensor, scale: tf.Tensor, config: FrontendConfig
+) -> tf.Tensor:
+    """Windows as the encoder sees them, of the sound that each is made of.
+
+    Args:
+        sounds: float32 [n, samples], a window each, zeros behind a clip's end.
+        num_frames: int32 [n], frames of each that are no padding.
+        scale: float32 [n], what each is to be multiplied by, of the level rule.
+        config: FrontendConfig.
+
+    Returns:
+        float32 [n, window_frames, num_mels, 1].
+    """
+    frames = exact_frames(sounds, config, scale)
+    if config.is_waveform:
+        return frames[..., tf.newaxis]
+    is_frame = tf.sequence_mask(tf.maximum(0, num_frames), config.window_frames)
+    floor = tf.math.log(tf.constant(config.log_floor, tf.float32))
+    return tf.where(is_frame[..., tf.newaxis], frames, floor)[..., tf.newaxis]
+
+
+def window_log_mels(windows: tf.Tensor, config: FrontendConfig) -> tf.Tensor:
+    """Log-mels of the encoder's windows, for what compares spectra.
+
+    Of waveforms they are those of a front end with the default's times and bands at
+    the waveforms' own rate, each window at the level rule's level.
+
+    Args:
+        windows: float32 [n, window_frames, num_mels, 1].
+        config: The windows' FrontendConfig.
+
+    Returns:
+        float32 [n, frames, mels, 1]; the windows themselves where they are log-mels.
+    """
+    if not config.is_waveform:
+        return windows
+    default = FrontendConfig()
+    rate = config.sample_rate_hz
+    stretch = rate / default.sample_rate_hz
+    spectral = dataclasses.replace(
+        default,
+        sample_rate_hz=rate,
+        # Even: of an odd length TensorFlow's periodic window is a symmetric one.
+        window_samples=2 * round(default.window_samples * stretch / 2),
+        hop_samples=round(default.hop_samples * stretch),
+        fft_size=2 ** math.ceil(math.log2(default.fft_size * stretch)),
+        high_hz=min(default.high_hz, rate / 2),
+    )
+    waveform = tf.reshape(windows, [tf.shape(windows)[0], -1])
+    return exact_log_mel(waveform, spectral)[..., tf.newaxis]
 
 
 def split_windows(

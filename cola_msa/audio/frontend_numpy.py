@@ -1,5 +1,8 @@
 """The front end in NumPy alone: waveform to level to log-mel to windows.
 
+Where frames are the waveform's own samples (`FrontendConfig.kind`), they are cut and
+bounded, and nothing else; what a frame holds is decided here and in `frontend`.
+
 For users of the ONNX or TFLite export without TensorFlow; nothing here imports it:
 
     config = read_frontend("encoder/metadata.json")
@@ -24,8 +27,7 @@ from cola_msa.values.reading import read_json
 
 # The level rule `rms` equals the authors' `l2` rule on a clip of this length.
 _REFERENCE_SAMPLES = 16000 * 30
-# What metadata.json says, for those who write the front end anew.
-FORMULA = (
+_LOG_MEL_FORMULA = (
     "level: rms divides the waveform by RMS x sqrt(16000 x 30), l2 by its L2 norm; "
     "silence stays silence. Frames of window_samples every hop_samples from sample 0, "
     "no padding; periodic Hann window; FFT of fft_size; magnitude. Mel: triangles "
@@ -36,6 +38,13 @@ FORMULA = (
     "one window is filled up with frames of ln(log_floor). Input: [n, window_frames, "
     "num_mels, 1]. All in double precision up to the logarithm: single rounds in quiet "
     "bands."
+)
+_WAVEFORM_FORMULA = (
+    "Mono at sample_rate_hz, full scale from -1 to 1, no level rule; what lies beyond "
+    "is clipped. Frames of hop_samples samples from sample 0 on, one behind the other; "
+    "windows of window_frames frames from frame 0 on, the rest left out; a clip below "
+    "one window is filled up with zeros. Input: [n, window_frames, hop_samples, 1], "
+    "named log_mel as that of all encoders of this package."
 )
 
 
@@ -56,6 +65,11 @@ def read_frontend(path: str | os.PathLike) -> FrontendConfig:
         advice="it must be metadata of an export",
         check=lambda content: check_frontend(content["frontend"]),
     )
+
+
+def formula(config: FrontendConfig) -> str:
+    """What metadata.json says, for those who write the front end anew."""
+    return _WAVEFORM_FORMULA if config.is_waveform else _LOG_MEL_FORMULA
 
 
 def normalize_level(waveform: np.ndarray, level: str = "rms") -> np.ndarray:
@@ -82,14 +96,16 @@ def level_factor(waveform: np.ndarray, level: str = "rms") -> np.ndarray:
 
     Args:
         waveform: float32 [..., samples], mono.
-        level: `rms` or `l2`.
+        level: `rms`, `l2`, or `none`, which gives 1.
 
     Returns:
-        float64 [...]; 0 for digital silence.
+        float64 [...]; 0 for digital silence, but by `none`.
 
     Raises:
-        ValueError: If `level` is neither `rms` nor `l2`.
+        ValueError: If `level` is none of these.
     """
+    if level == "none":
+        return np.ones(waveform.shape[:-1])
     if level not in ("rms", "l2"):
         raise ValueError(f"level must be 'rms' or 'l2', not {level!r}")
     # Summed in double precision: a long file's squares lose bits in single.
@@ -172,10 +188,53 @@ def log_mel(
     return np.log(np.clip(mel, config.log_floor, config.log_ceiling)).astype(np.float32)
 
 
+def finish_frames(
+    frames: np.ndarray, scale: float | np.ndarray, config: FrontendConfig
+) -> np.ndarray:
+    """Raw frames, as `frontend.raw_frames` gives them, as the encoder sees them.
+
+    Args:
+        frames: float32 [..., num_mels], of the waveform as it was decoded.
+        scale: What the waveform is to be multiplied by, of the level rule.
+        config: FrontendConfig.
+
+    Returns:
+        float32 [..., num_mels]: log-mels, or samples from -1 to 1.
+    """
+    scaled = frames * np.float32(scale)
+    if config.is_waveform:
+        return np.clip(scaled, np.float32(-1), np.float32(1))
+    return np.log(np.clip(scaled, config.log_floor, config.log_ceiling))
+
+
+def padding_value(config: FrontendConfig) -> float:
+    """What frames hold in which there is no sound: log(log_floor), or 0."""
+    return 0.0 if config.is_waveform else float(np.log(config.log_floor))
+
+
+def whole_frames(
+    samples: np.ndarray, num_before: int, config: FrontendConfig
+) -> np.ndarray:
+    """A clip's last samples, where they are too few for a window filled up with zeros.
+
+    Of log-mels it is frames that are filled up, see `padding_value`: they are left
+    alone.
+
+    Args:
+        samples: float32 [n].
+        num_before: Frames of the clip before them.
+        config: FrontendConfig.
+    """
+    num_frames = num_before + config.num_frames(len(samples))
+    if not config.is_waveform or num_frames >= config.window_frames:
+        return samples
+    return np.pad(samples, (0, -len(samples) % config.hop_samples))
+
+
 def split_windows(
     mel: np.ndarray, config: FrontendConfig = FrontendConfig()
 ) -> np.ndarray:
-    """Cuts a log-mel into the windows that the encoder sees, from frame 0 on.
+    """Cuts frames into the windows that the encoder sees, from frame 0 on.
 
     Args:
         mel: float32 [frames, num_mels].
@@ -200,11 +259,21 @@ def clip_windows(
 
     Returns:
         float32 [W, window_frames, num_mels, 1], W at least 1: a clip below one window
-        is filled up with frames of log(log_floor).
+        is filled up with frames of log(log_floor), or a waveform with zeros.
     """
     waveform = np.asarray(waveform, np.float32)
-    mel = log_mel(waveform, config, level_factor(waveform, config.level))
-    missing = max(0, config.window_frames - len(mel))
-    floor = np.float32(np.log(config.log_floor))
-    mel = np.pad(mel, ((0, missing), (0, 0)), constant_values=floor)
-    return split_windows(mel, config)
+    if config.is_waveform:
+        waveform = whole_frames(waveform, 0, config)
+        used = config.num_frames(len(waveform)) * config.hop_samples
+        frames = waveform[:used].reshape(-1, config.num_mels)
+        frames = finish_frames(frames, 1.0, config)
+    else:
+        frames = log_mel(waveform, config, level_factor(waveform, config.level))
+    return split_windows(fill_window(frames, config), config)
+
+
+def fill_window(frames: np.ndarray, config: FrontendConfig) -> np.ndarray:
+    """Frames [n, num_mels] of a clip, and `padding_value` up to one window."""
+    missing = max(0, config.window_frames - len(frames))
+    value = np.float32(padding_value(config))
+    return np.pad(frames, ((0, missing), (0, 0)), constant_values=value)

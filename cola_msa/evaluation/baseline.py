@@ -10,12 +10,15 @@ import dataclasses
 import hashlib
 import os
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from cola_msa.audio.frontend import window_log_mels
+from cola_msa.config.schema import FrontendConfig
 from cola_msa.evaluation.retrieval import (
     NUM_CANDIDATES,
     NUM_ROUNDS,
@@ -129,6 +132,15 @@ def window_spectra(windows: tf.Tensor) -> tf.Tensor:
     )
     loud = tf.gather(tf.sort(values, axis=1), rank, axis=1)
     return tf.concat([mean, deviation, change, loud], axis=1)
+
+
+def spectra_function(frontend: FrontendConfig) -> Callable[[tf.Tensor], tf.Tensor]:
+    """`window_spectra` of an encoder's windows, of a waveform of its log-mels.
+
+    Args:
+        frontend: The windows' FrontendConfig.
+    """
+    return lambda windows: window_spectra(window_log_mels(windows, frontend))
 
 
 def untrained_key(run_dir: str | os.PathLike, data: PairData, statistics: str) -> str:

@@ -14,6 +14,7 @@ from cola_msa.evaluation.retrieval import retrieval_of
 from cola_msa.frameworks.choose import framework_of
 from cola_msa.pairs.sampler import PairSampler
 from cola_msa.records.joined import PairData
+from cola_msa.records.kinds import folder_of
 from cola_msa.records.manifests import read_manifest
 from cola_msa.records.schema import MANIFEST_NAME
 from cola_msa.runs import directory
@@ -59,7 +60,9 @@ def probe_curve(
 ) -> dict[int, dict[str, float]]:
     """A task's main score, with its interval, at every kept step."""
     found = {}
-    _, data_hash = read_manifest(pathlib.Path(data_dir) / MANIFEST_NAME)
+    frontend = directory.load_config(run_dir).frontend
+    folder = folder_of(pathlib.Path(data_dir), frontend)
+    _, data_hash = read_manifest(folder / MANIFEST_NAME)
     for step in kept_lib.kept_steps(run_dir):
         output_dir = run_dir / "eval" / f"{task}-{step}"
         path = output_dir / "results.json"

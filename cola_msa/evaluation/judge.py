@@ -25,9 +25,9 @@ from absl import logging
 from cola_msa.config.schema import Config, config_hash
 from cola_msa.evaluation.baseline import (
     SPECTRA_KEY,
+    spectra_function,
     untrained_key,
     untrained_model,
-    window_spectra,
 )
 from cola_msa.evaluation.label_fractions import check_curve, write_curve
 from cola_msa.evaluation.probes.features import (
@@ -76,6 +76,7 @@ from cola_msa.evaluation.tasks import TRAIN_CLIPS, TaskSpec
 from cola_msa.frameworks.choose import framework_of
 from cola_msa.model.contrastive import PairModel
 from cola_msa.records.prepared import PreparedData
+from cola_msa.records.stored import read_type
 from cola_msa.records.windows import find_segments, plan_windows
 from cola_msa.runs import directory, kept, network
 from cola_msa.runs.info import EncoderInfo, encoder_info
@@ -188,7 +189,7 @@ class _SampledSource:
         frontend = setting.data.frontend
         shape = (frontend.window_frames, frontend.num_mels)
         self._windows = SampledWindows(
-            embed=embed_function(encoder, *shape),
+            embed=embed_function(encoder, *shape, read_type(frontend)),
             dim=dim,
             shape=shape,
             segments=find_segments(setting.data, setting.split_names("train")),
@@ -589,7 +590,7 @@ def _judge_function(
     if mode == "frozen":
         encoder: Encoder
         if info.encoder == "spectra":
-            encoder, key = window_spectra, SPECTRA_KEY
+            encoder, key = spectra_function(data.frontend), SPECTRA_KEY
         elif info.encoder == "untrained":
             encoder = untrained_model(run_dir, data, statistics).embedder()
             key = untrained_key(run_dir, data, statistics)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from cola_msa.audio.frontend import window_log_mels
 from cola_msa.model.contrastive import PairModel, project_function
 from cola_msa.pairs.draws import COLA, Draw
 from cola_msa.pairs.eligible import find_rows
@@ -227,7 +228,7 @@ def _product(anchors: tf.Tensor, candidates: tf.Tensor) -> tf.Tensor:
 
 
 def retrieve_without_learning(sampler: PairSampler, draws: list[Draw]) -> Retrieval:
-    """Retrieval by the cosine of `spectral_profiles`.
+    """Retrieval by the cosine of `spectral_profiles`, of waveforms' log-mels too.
 
     Args:
         sampler: Reads the draws.
@@ -236,7 +237,12 @@ def retrieve_without_learning(sampler: PairSampler, draws: list[Draw]) -> Retrie
     Raises:
         ValueError: If there are no draws.
     """
-    return retrieve(sampler, draws, spectral_profiles, _product)
+    frontend = sampler.data.frontend
+
+    def profiles(windows: tf.Tensor) -> np.ndarray:
+        return spectral_profiles(window_log_mels(windows, frontend))
+
+    return retrieve(sampler, draws, profiles, _product)
 
 
 def paired_interval(

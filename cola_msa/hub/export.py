@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from cola_msa.audio.frontend_numpy import FORMULA
+from cola_msa.audio.frontend_numpy import formula
 from cola_msa.config.schema import to_dict
 from cola_msa.evaluation.probes.held_heads import (
     TagError,
@@ -277,7 +277,7 @@ def describe(model: OpenedModel) -> dict[str, Any]:
         "clip_embedding": model.clip_embedding,
         "clip_dim": model.clip_dim,
         "frontend": to_dict(frontend),
-        "frontend_formula": FORMULA,
+        "frontend_formula": formula(frontend),
         **model.details,
         "encoder_key": model.key,
         "versions": versions.package_versions(),

@@ -25,6 +25,7 @@ from cola_msa.pairs.draws import (
     PairDraws,
 )
 from cola_msa.records.joined import PairData, PairIndex
+from cola_msa.records.stored import VALUE_BYTES, read_type
 
 _AUGMENT_STREAM = 2
 _REMIX_STREAM = 3
@@ -96,8 +97,8 @@ class PairSampler:
         """Reads a draw's windows.
 
         Returns:
-            `anchor` and `positive` float16 [B, window_frames, num_mels, 1],
-            `is_active` bool [B], `source` int32 [B].
+            `anchor` and `positive` float16 [B, window_frames, num_mels, 1] (of
+            waveforms float32), `is_active` bool [B], `source` int32 [B].
         """
         return read_pairs(self.data, self.split, self.index, draw, self.silent_value)
 
@@ -217,7 +218,7 @@ class PairSampler:
             first_replica: Number of the first of the replicas.
 
         Returns:
-            tf.data.Dataset of what `read` returns, log-mels as float32: replica by
+            tf.data.Dataset of what `read` returns, windows as float32: replica by
             replica within each micro-batch, these within each update.
         """
         return pair_dataset(
@@ -250,15 +251,15 @@ def read_pairs(
         silent_value: What a silent source's window is filled with.
 
     Returns:
-        `anchor` and `positive` float16 [B, window_frames, num_mels, 1], `is_active`
-        bool [B], `source` int32 [B].
+        `anchor` and `positive` float16 [B, window_frames, num_mels, 1] (of waveforms
+        float32), `is_active` bool [B], `source` int32 [B].
     """
     window_frames, num_mels = data.frontend.window_frames, data.frontend.num_mels
     shape = (len(draw.rows), window_frames, num_mels)
-    anchor = np.empty(shape, np.float16)
-    positive = np.empty(shape, np.float16)
+    anchor = np.empty(shape, read_type(data.frontend))
+    positive = np.empty_like(anchor)
     is_active = np.ones(len(draw.rows), bool)
-    frame_bytes = num_mels * 2
+    frame_bytes = num_mels * VALUE_BYTES
     rows = draw.rows if draw.positive_rows is None else draw.positive_rows
     anchor_shard, positive_shard = index.shard[draw.rows], index.shard[rows]
     anchor_offset = index.mixture_offset[draw.rows] + draw.anchor_start * frame_bytes
@@ -308,7 +309,7 @@ def read_stems(
         np.float16,
     )
     for i, k in np.argwhere(is_active):
-        first = offset[i, k] + draw.anchor_start[i] * num_mels * 2
+        first = offset[i, k] + draw.anchor_start[i] * num_mels * VALUE_BYTES
         stems[i, k] = data.read(split, shard[i], first, window_frames)
     return {"stems": stems, "stem_is_active": is_active}
 
@@ -338,7 +339,8 @@ def pair_dataset(
         )
 
     with_stems = sampler.is_remixed
-    types = [tf.float16, tf.float16, tf.bool, tf.int32]
+    value = tf.as_dtype(read_type(sampler.data.frontend))
+    types = [value, value, tf.bool, tf.int32]
     types += [tf.float16, tf.bool] if with_stems else []
 
     def load(number: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -156,15 +156,17 @@ def _check_content(content: dict[str, Any]) -> None:
             f"names {num_shards} shards, but {plan['num_shards']!r:.40} were planned",
         )
     low, high = math.log(frontend.log_floor), math.log(frontend.log_ceiling)
+    if frontend.is_waveform:
+        low, high = -1.0, 1.0
     mean, std = content.get("log_mel_mean"), content.get("log_mel_std")
     if mean is not None or std is not None:
         _require(
             _is_number(mean) and low <= mean <= high,
-            f"log_mel_mean is {mean!r:.40}, which no log-mels have",
+            f"log_mel_mean is {mean!r:.40}, which no {frontend.kind}s have",
         )
         _require(
             _is_number(std) and 0 < std <= high - low,
-            f"log_mel_std is {std!r:.40}, which no log-mels have",
+            f"log_mel_std is {std!r:.40}, which no {frontend.kind}s have",
         )
     class_counts = content.get("class_counts") or {}
     _require(isinstance(class_counts, dict), "class_counts is no object")
@@ -310,7 +312,9 @@ def _log_mel_sums(sidecar: dict[str, Any]) -> tuple[float, float, float]:
 def total_moments(
     parts: Sequence[tuple[float, float, float]],
 ) -> dict[str, float | None]:
-    """Mean and deviation of log-mels, as the manifest calls them; None without any.
+    """Mean and deviation of mixtures, as the manifest calls them; None without any.
+
+    The names are those of log-mels, of a waveform's samples too.
 
     Args:
         parts: Of every shard the MOMENTS: how many values, their sum, and that of

@@ -25,13 +25,14 @@ from cola_msa.config.schema import (
     from_dict,
     unequal_fields,
 )
-from cola_msa.records import index_checks, manifests, verified
+from cola_msa.records import index_checks, kinds, manifests, verified
 from cola_msa.records.index import Index, merge_indices, scan_shard
 from cola_msa.records.schema import (
     MANIFEST_NAME,
     DataError,
     check_frontend,
 )
+from cola_msa.records.stored import from_stored, stored_type
 from cola_msa.values.reading import open_regular
 
 _MAX_RECORD_BYTES = 1 << 26
@@ -58,7 +59,7 @@ class PreparedData:
         manifest_hash: 16 hexadecimal digits that stand for its bytes.
         sources: Names of the sources, in the order of all flags; () without stems.
         class_names: Names of the classes, in order.
-        frontend: The FrontendConfig that made the log-mels.
+        frontend: The FrontendConfig that made the records.
         weights: None; see `JoinedData`.
         most_mapped: Shards that are mapped at a time.
     """
@@ -73,7 +74,8 @@ class PreparedData:
 
         Args:
             data_dir: The folder.
-            frontend: What the reader's model was trained with; None accepts any.
+            frontend: What the reader's model was trained with; None accepts any. Of
+                waveforms `<data_dir>/waveform` is opened, see `kinds`.
 
         Raises:
             DataError: If the folder is not prepared data, its manifest is damaged or
@@ -86,13 +88,15 @@ class PreparedData:
                 "files: copy the folder to a local disk first: python -m "
                 f"data_prep.copy --data_dir={data_dir} --output_dir=FOLDER"
             )
-        self.data_dir = pathlib.Path(data_dir)
+        self.data_dir = kinds.folder_of(pathlib.Path(data_dir), frontend)
         path = self.data_dir / MANIFEST_NAME
         if "," in os.fspath(data_dir) and not path.exists():
             raise DataError(
                 f"--data_dir={data_dir}: one prepared folder is meant here (training, "
                 f"retrieve and curves take several), and {path} does not exist"
             )
+        if frontend is not None and not path.exists():
+            kinds.check_kind(path, None, frontend)
         self.manifest: dict[str, Any]
         self.manifest, self.manifest_hash = manifests.read_manifest(path)
         self.sources: tuple[str, ...] = tuple(self.manifest["sources"])
@@ -102,6 +106,7 @@ class PreparedData:
         )
         self.frontend_hash: str = config_hash(self.frontend)
         if frontend is not None and frontend != self.frontend:
+            kinds.check_kind(path, self.frontend, frontend)
             fields = ", ".join(
                 f"{name} {mine} (data) != {theirs} (model)"
                 for name, mine, theirs in unequal_fields(self.frontend, frontend)
@@ -362,7 +367,8 @@ class PreparedData:
             num_frames: How many frames.
 
         Returns:
-            float16 [num_frames, num_mels], a view into the memory-mapped shard.
+            float16 [num_frames, num_mels], a view into the memory-mapped shard; of a
+            waveform float32 from -1 to 1, see `stored`.
         """
         name = str(self.index(split).shards[shard])
         mapped = self._maps.get(name)
@@ -382,12 +388,16 @@ class PreparedData:
                     # The oldest; who reads from it has it still.
                     del self._maps[next(iter(self._maps))]
         num_mels = self.frontend.num_mels
-        return np.frombuffer(
-            mapped, "<f2", count=num_frames * num_mels, offset=byte_offset
-        ).reshape(num_frames, num_mels)
+        values = np.frombuffer(
+            mapped,
+            stored_type(self.frontend),
+            count=num_frames * num_mels,
+            offset=byte_offset,
+        )
+        return from_stored(values).reshape(num_frames, num_mels)
 
     def mixture(self, split: str, segment_row: int) -> np.ndarray:
-        """The whole mixture log-mel of one row of the index, float16 [frames, mels]."""
+        """The whole mixture of one row of the index, [frames, mels], as `read`."""
         index = self.index(split)
         return self.read(
             split,

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from cola_msa.records.schema import DataError
+from cola_msa.records.stored import from_stored
 from cola_msa.records.windows import Windows
 from cola_msa.system import signals
 
@@ -27,16 +28,22 @@ class WindowReader:
     """Reads windows from shards; for use by one thread."""
 
     def __init__(
-        self, paths: Sequence[pathlib.Path], window_frames: int, num_mels: int
+        self,
+        paths: Sequence[pathlib.Path],
+        window_frames: int,
+        num_mels: int,
+        stored_type: np.dtype = np.dtype("<f2"),
     ):
         """Opens nothing yet.
 
         Args:
             paths: The shards.
             window_frames: Frames of a window.
-            num_mels: Mel bands.
+            num_mels: Values a frame.
+            stored_type: Of the values, see `stored`.
         """
         self._paths = paths
+        self._type = stored_type
         self._shape = (window_frames, num_mels)
         self._open: collections.OrderedDict[int, int] = collections.OrderedDict()
 
@@ -57,19 +64,19 @@ class WindowReader:
             byte_offset: int [N], of each window's first frame.
 
         Returns:
-            float16 [N, frames, mels].
+            float16 [N, frames, mels]; of waveforms float32 from -1 to 1.
 
         Raises:
             DataError: If a shard ends too early.
         """
-        windows = np.empty((len(shard), *self._shape), "<f2")
+        windows = np.empty((len(shard), *self._shape), self._type)
         # Rising offsets, so that a disk is not sent back and forth.
         for row in np.lexsort((byte_offset, shard)):
             number, offset = int(shard[row]), int(byte_offset[row])
             count = os.preadv(self._descriptor(number), [windows[row]], offset)
             if count != windows[row].nbytes:
                 raise DataError(f"{self._paths[number]}: ends too early")
-        return windows
+        return from_stored(windows)
 
     def close(self) -> None:
         """Closes the shards that are open."""
@@ -117,9 +124,9 @@ def open_windows(
         bounds: Batch n holds windows bounds[n] to bounds[n + 1].
 
     Yields:
-        An iterator over float16 [batch, frames, mels].
+        An iterator over what `WindowReader.read` gives.
     """
-    reader = WindowReader(windows.paths, *shape)
+    reader = WindowReader(windows.paths, *shape, windows.stored_type)
     batches = (
         reader.read(windows.shard[a:b], windows.byte_offset[a:b])
         for a, b in itertools.pairwise(bounds)

@@ -10,7 +10,8 @@ A prepared folder holds
 A record holds one segment: `clip_id`, `group` (the song or artist that the clip
 belongs to), `segment`, `num_frames`, `is_tail`, `labels` (class numbers), `frontend`
 (the configuration's hash), `mixture` (float16 [num_frames, num_mels], little-endian
-bytes), `stem/<source>` for every ACTIVE source, `is_active` and `has_stem` (one flag a
+bytes; of a waveform int16, with `stored_as` to say so, see `stored`), `stem/<source>`
+for every ACTIVE source, `is_active` and `has_stem` (one flag a
 source). A source without a stem on disk is neither active nor silent: `has_stem` is 0.
 `index` says where the arrays lie, `prepared` reads them.
 """
@@ -35,6 +36,8 @@ MANIFEST_NAME = "manifest.json"
 CONTENT_SHA256 = "content_sha256"  # the manifest's checksum of all else in it
 # Field numbers of tf.train.Example's protocol buffer, each shifted with its wire type.
 _WIRE_BYTES = 2
+_INT16 = b"int16"
+_TYPES = {None: "<f2", _INT16: "<i2"}  # of arrays, by `stored_as`
 
 
 class DataError(UserError):
@@ -51,8 +54,8 @@ class Segment:
         segment: Number of the segment within its clip.
         is_tail: Shorter than a whole segment, after at least one whole one.
         labels: Class numbers.
-        mixture: float16 [num_frames, num_mels].
-        stems: float16 [num_frames, num_mels] for every active source, by name.
+        mixture: float16 [num_frames, num_mels], or int16 of a waveform, see `stored`.
+        stems: The same for every active source, by name.
         is_active: One bool a source, in the manifest's order.
         has_stem: One bool a source: whether its stem exists for this clip.
     """
@@ -77,8 +80,11 @@ def encode_segment(segment: Segment, frontend_hash: str) -> bytes:
     def raw(value: bytes) -> tf.train.Feature:
         return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
 
-    def mel(values: np.ndarray) -> tf.train.Feature:
-        return raw(np.ascontiguousarray(values, "<f2").tobytes())
+    is_waveform = segment.mixture.dtype.kind == "i"
+
+    def frames(values: np.ndarray) -> tf.train.Feature:
+        stored = _TYPES[_INT16 if is_waveform else None]
+        return raw(np.ascontiguousarray(values, stored).tobytes())
 
     feature = {
         "clip_id": raw(segment.clip_id.encode()),
@@ -90,10 +96,12 @@ def encode_segment(segment: Segment, frontend_hash: str) -> bytes:
         "labels": integers(segment.labels),
         "is_active": integers([int(flag) for flag in segment.is_active]),
         "has_stem": integers([int(flag) for flag in segment.has_stem]),
-        "mixture": mel(segment.mixture),
+        "mixture": frames(segment.mixture),
     }
+    if is_waveform:
+        feature["stored_as"] = raw(_INT16)
     for source, stem in segment.stems.items():
-        feature[f"stem/{source}"] = mel(stem)
+        feature[f"stem/{source}"] = frames(stem)
     example = tf.train.Example(features=tf.train.Features(feature=feature))
     return example.SerializeToString(deterministic=True)
 
@@ -105,8 +113,13 @@ def decode_segment(serialized: bytes, sources: Sequence[str]) -> Segment:
     def integers(key: str) -> list[int]:
         return list(feature[key].int64_list.value)
 
-    def mel(key: str) -> np.ndarray:
-        data = np.frombuffer(feature[key].bytes_list.value[0], "<f2")
+    # Looked for first: asking for a feature makes an empty one.
+    name = feature["stored_as"].bytes_list.value[0] if "stored_as" in feature else None
+    if name not in _TYPES:
+        raise DataError(f"values are stored as {name!r:.40}, which is not known here")
+
+    def frames(key: str) -> np.ndarray:
+        data = np.frombuffer(feature[key].bytes_list.value[0], _TYPES[name])
         return data.reshape(integers("num_frames")[0], -1)
 
     return Segment(
@@ -115,8 +128,8 @@ def decode_segment(serialized: bytes, sources: Sequence[str]) -> Segment:
         segment=integers("segment")[0],
         is_tail=bool(integers("is_tail")[0]),
         labels=tuple(integers("labels")),
-        mixture=mel("mixture"),
-        stems={s: mel(f"stem/{s}") for s in sources if f"stem/{s}" in feature},
+        mixture=frames("mixture"),
+        stems={s: frames(f"stem/{s}") for s in sources if f"stem/{s}" in feature},
         is_active=tuple(bool(v) for v in integers("is_active")),
         has_stem=tuple(bool(v) for v in integers("has_stem")),
     )

@@ -15,7 +15,9 @@ import numpy as np
 
 from cola_msa.records.prepared import PreparedData
 from cola_msa.records.schema import DataError
+from cola_msa.records.stored import VALUE_BYTES, stored_type
 
+_HALF = np.dtype("<f2")
 _SEGMENT_STREAM = 1  # keeps these draws apart from others of the same seed
 
 
@@ -27,11 +29,13 @@ class Windows:
         paths: The shards.
         shard: int32 [V], into `paths`.
         byte_offset: int64 [V], of each window's first frame.
+        stored_type: Of the values, see `stored`.
     """
 
     paths: tuple[pathlib.Path, ...]
     shard: np.ndarray
     byte_offset: np.ndarray
+    stored_type: np.dtype = dataclasses.field(default=_HALF, kw_only=True)
 
     @property
     def num_windows(self) -> int:
@@ -71,6 +75,7 @@ def plan_windows(data: PreparedData, splits: Sequence[str]) -> WindowPlan:
         ),
         byte_offset=_joined([plan.byte_offset for plan in plans], np.int64),
         clip_splits=np.concatenate([[0], np.cumsum(_joined(counts, np.int64))]),
+        stored_type=stored_type(data.frontend),
     )
 
 
@@ -114,7 +119,7 @@ def _plan_split(data: PreparedData, split: str) -> WindowPlan:
     row = np.repeat(order, num_windows)
     starts = np.cumsum(num_windows) - num_windows
     within = np.arange(len(row)) - np.repeat(starts, num_windows)
-    window_bytes = frames * data.frontend.num_mels * 2
+    window_bytes = frames * data.frontend.num_mels * VALUE_BYTES
     return WindowPlan(
         paths=tuple(data.data_dir / str(name) for name in index.shards),
         shard=index.shard[row],
@@ -140,6 +145,7 @@ class Draw(Windows):
             self.shard[start:stop],
             self.byte_offset[start:stop],
             self.clip[start:stop],
+            stored_type=self.stored_type,
         )
 
 
@@ -154,6 +160,7 @@ class Segments:
         num_starts: int64 [G], frames at which a window may start.
         clip: int64 [G], number of the segment's clip.
         frame_bytes: Bytes of a frame.
+        stored_type: Of the values, see `stored`.
     """
 
     paths: tuple[pathlib.Path, ...]
@@ -162,6 +169,7 @@ class Segments:
     num_starts: np.ndarray
     clip: np.ndarray
     frame_bytes: int
+    stored_type: np.dtype = _HALF
 
     @property
     def num_segments(self) -> int:
@@ -195,7 +203,13 @@ class Segments:
         starts = random.integers(0, self.num_starts)
         order = random.permutation(self.num_segments)
         offsets = self.byte_offset + starts * self.frame_bytes
-        return Draw(self.paths, self.shard[order], offsets[order], self.clip[order])
+        return Draw(
+            self.paths,
+            self.shard[order],
+            offsets[order],
+            self.clip[order],
+            stored_type=self.stored_type,
+        )
 
 
 def find_segments(data: PreparedData, splits: Sequence[str]) -> Segments:
@@ -229,7 +243,8 @@ def find_segments(data: PreparedData, splits: Sequence[str]) -> Segments:
         byte_offset=_joined(parts["offset"], np.int64),
         num_starts=_joined(parts["starts"], np.int64),
         clip=_joined(parts["clip"], np.int64),
-        frame_bytes=data.frontend.num_mels * 2,
+        frame_bytes=data.frontend.num_mels * VALUE_BYTES,
+        stored_type=stored_type(data.frontend),
     )
     if not segments.num_segments:
         raise DataError(

@@ -30,6 +30,7 @@ from cola_msa.hub import pretrained
 from cola_msa.hub.embedder import BATCH_SIZE, Embedder
 from cola_msa.hub.loading import open_model
 from cola_msa.hub.opened import Network, OpenedModel
+from cola_msa.records.stored import round_to_stored
 from cola_msa.system.errors import RunError
 from cola_msa.system.files import file_sha256
 
@@ -54,11 +55,10 @@ class TaggingModel(OpenedModel):
     def embed(self, windows: np.ndarray) -> np.ndarray:
         """Scores windows, float32 [n, frames, num_mels, 1] -> [n, K].
 
-        Log-mels are rounded to half precision first, as they are in records, of which
-        the heads were trained.
+        They are rounded first, as they are in records, of which the heads were trained.
         """
         assert self.score is not None
-        return self.score(np.asarray(windows).astype(np.float16).astype(np.float32))
+        return self.score(round_to_stored(np.asarray(windows), self.frontend))
 
 
 def _key(parts: Sequence[str], heads: Heads) -> str:

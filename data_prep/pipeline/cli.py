@@ -1,5 +1,6 @@
 """The command line that all dataset modules share."""
 
+import dataclasses
 import functools
 import os
 import pathlib
@@ -7,7 +8,14 @@ from typing import Any
 
 from absl import flags
 
-from cola_msa.config.schema import SOURCES, FrontendConfig
+from cola_msa.config.schema import (
+    FRONTEND_KINDS,
+    LOG_MEL,
+    SOURCES,
+    WAVEFORM,
+    FrontendConfig,
+    waveform_frontend,
+)
 from cola_msa.remote import addresses
 from cola_msa.remote.engines import Engine
 from cola_msa.system import console
@@ -40,6 +48,13 @@ def define_flags(dataset: Dataset, values: flags.FlagValues = flags.FLAGS) -> No
     define_path("dataset_dir", None, f"Root: {dataset.layout}", required=True, **add)
     define_path(
         "output_dir", None, "Where the prepared data goes.", required=True, **add
+    )
+    flags.DEFINE_list(
+        "records",
+        [LOG_MEL],
+        f"What records hold: {LOG_MEL}, in the folder itself, or {WAVEFORM} (22,050 "
+        f"Hz, 16 bits, mixtures alone), in {WAVEFORM} within it; both as a,b.",
+        **add,
     )
     flags.DEFINE_enum(
         "level", "rms", ["rms", "l2"], "Level rule; l2 is the authors'.", **add
@@ -241,6 +256,44 @@ def parse_config(dataset: Dataset, values: Any) -> Any:
     )
 
 
+def parse_records(dataset: Dataset, values: Any) -> list[tuple[str, Any]]:
+    """What is to be prepared, one after the other.
+
+    Args:
+        dataset: The dataset module.
+        values: Parsed flags.
+
+    Returns:
+        Folder or address, and shards.PrepConfig, of every kind of records.
+
+    Raises:
+        UsageError: If `--records` names none, an unknown one, or one twice; else as
+            `parse_config`.
+    """
+    from cola_msa.records.kinds import kind_folder
+
+    names = values.records
+    if not names or len(set(names)) < len(names) or not {*names} <= {*FRONTEND_KINDS}:
+        raise UsageError(
+            f"--records={','.join(names)} must be {' or '.join(FRONTEND_KINDS)}, or "
+            "both with a comma between them"
+        )
+    config = parse_config(dataset, values)
+    # Stems are log-mels' alone; the clips, their order and their shards are the same.
+    waveform = dataclasses.replace(
+        config,
+        frontend=waveform_frontend(),
+        sources=(),
+        stems="none",
+        stems_dir=None,
+        separator=None,
+        niter=1,
+        separator_dtype="float32",
+    )
+    configs = {LOG_MEL: config, WAVEFORM: waveform}
+    return [(kind_folder(values.output_dir, n), configs[n]) for n in sorted(names)]
+
+
 def _is_folder(path: str) -> bool:
     if addresses.is_address(path):
         return addresses.open_folder(path).is_there()
@@ -278,39 +331,59 @@ def main(dataset: Dataset, options: flags.FlagValues) -> None:
     """Prepares what the parsed flags ask for."""
     from data_prep.pipeline import jobs, runner
 
+    failed = []
     try:
         engine, stems_cache = _engine(options), stems_cache_of(options)
         if stems_cache is not None:
             check_stems_cache(dataset, options.dataset_dir, options.stems_cache)
-        config = parse_config(dataset, options)
-        with places.open_places(
-            options.dataset_dir,
-            options.output_dir,
-            dataset.metadata,
-            getattr(options, "split_dir", None),
-        ) as opened:
-            if dataset.stems == "optional" and not config.sources:
+        for output_dir, config in parse_records(dataset, options):
+            if config.frontend.is_waveform:
+                print(f"waveforms, mixtures only: {hide_logins(output_dir)}")
+            elif dataset.stems == "optional" and not config.sources:
                 print("no --stems_dir and no --separator: mixtures only")
-            content = runner.prepare(
-                dataset,
-                config,
-                opened.dataset_dir,
-                opened.output_dir,
-                options.num_workers or len(os.sched_getaffinity(0)),
-                stems_cache=stems_cache,
-                engine=engine,
-                places=opened,
+            content = _prepare(
+                dataset, config, options, output_dir, engine, stems_cache
             )
+            _print_summary(content)
+            if runner.failed_share(content) > options.max_failures:
+                failed.append((output_dir, content))
     except (FileError, OSError) as error:
         raise FileError(f"{error}; finished shards are kept") from error
-    _print_summary(content)
-    num_failed = len(content["failures"])
-    if runner.failed_share(content) > options.max_failures:
+    for output_dir, content in failed:
         raise jobs.PreparationError(
-            f"{num_failed} of {content['num_clips_planned']} clips failed, more than "
-            f"--max_failures={options.max_failures}; all else is prepared, and "
-            f"{os.path.join(options.output_dir, 'manifest.json')} names each with its "
-            "reason"
+            f"{len(content['failures'])} of {content['num_clips_planned']} clips "
+            f"failed, more than --max_failures={options.max_failures}; all else is "
+            f"prepared, and {os.path.join(output_dir, 'manifest.json')} names each "
+            "with its reason"
+        )
+
+
+def _prepare(
+    dataset: Dataset,
+    config: Any,
+    options: Any,
+    output_dir: str,
+    engine: Any,
+    stems_cache: pathlib.Path | None,
+) -> dict[str, Any]:
+    """Prepares records of one kind; returns their manifest."""
+    from data_prep.pipeline import runner
+
+    with places.open_places(
+        options.dataset_dir,
+        output_dir,
+        dataset.metadata,
+        getattr(options, "split_dir", None),
+    ) as opened:
+        return runner.prepare(
+            dataset,
+            config,
+            opened.dataset_dir,
+            opened.output_dir,
+            options.num_workers or len(os.sched_getaffinity(0)),
+            stems_cache=stems_cache if config.separator else None,
+            engine=engine,
+            places=opened,
         )
 
 

@@ -24,7 +24,7 @@ class PrepConfig(Checked):
 
     Attributes:
         dataset: The dataset module's name.
-        frontend: Waveform to log-mel; holds the level rule.
+        frontend: What records hold, log-mels or waveforms; holds the level rule.
         silence_threshold: A source is silent in a segment where the mean absolute
             value of its raw stem is below this.
         sources: Sources in order; () for mixtures alone.

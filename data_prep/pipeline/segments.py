@@ -1,4 +1,4 @@
-"""From waveforms to records: level, log-mel, segments, silence gate."""
+"""From waveforms to records: level, frames, segments, silence gate."""
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
@@ -6,17 +6,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cola_msa.audio import decode
-from cola_msa.audio.clip_windows import magnitudes_function, scaled_log_mel
+from cola_msa.audio.clip_windows import frames_function
 from cola_msa.audio.frontend import level_scale
+from cola_msa.audio.frontend_numpy import finish_frames
 from cola_msa.config.schema import FrontendConfig
 from cola_msa.records import schema
+from cola_msa.records.stored import to_stored
 from data_prep.datasets.base import Clip
 from data_prep.stems.waveforms import Waveform
 
 if TYPE_CHECKING:
     from data_prep.pipeline.plan import PrepConfig
 
-# Segments of which log-mels are made at a time: a minute.
+# Segments of which frames are made at a time: a minute or more.
 _GROUP_SEGMENTS = 16
 
 
@@ -34,15 +36,13 @@ def level_factor(waveform: Waveform, frontend: FrontendConfig) -> float:
     return level_scale(square_sum, waveform.num_samples, frontend.level)
 
 
-def _log_mel(
-    samples: np.ndarray, factor: float, frontend: FrontendConfig
-) -> np.ndarray:
-    """float16 [frames, num_mels], as embedding has it before it is rounded.
+def _frames(samples: np.ndarray, factor: float, frontend: FrontendConfig) -> np.ndarray:
+    """[frames, num_mels] as records store them, and embedding has before rounding.
 
     Heads that are trained on records then see the same of a file itself.
     """
-    magnitudes = magnitudes_function(frontend)(samples).numpy()
-    return scaled_log_mel(magnitudes, factor, frontend).astype(np.float16)
+    frames = frames_function(frontend)(samples).numpy()
+    return to_stored(finish_frames(frames, factor, frontend), frontend)
 
 
 def stored_log_mel(waveform: np.ndarray, frontend: FrontendConfig) -> np.ndarray:
@@ -56,7 +56,7 @@ def stored_log_mel(waveform: np.ndarray, frontend: FrontendConfig) -> np.ndarray
         float16 [frames, num_mels].
     """
     factor = level_factor(Waveform(waveform), frontend)
-    return _log_mel(waveform, factor, frontend)
+    return _frames(waveform, factor, frontend)
 
 
 def segment_bounds(num_frames: int, segment_frames: int) -> list[tuple[int, int, bool]]:
@@ -114,7 +114,8 @@ def clip_segments(
 
     Args:
         clip: The clip.
-        mixture: Mono, at the front end's rate.
+        mixture: Mono, at the front end's rate; of waveforms it is filled up with zeros
+            where it is shorter than one window.
         stems: The same of each source that there is.
         config: PrepConfig.
 
@@ -122,9 +123,12 @@ def clip_segments(
         The clip's segments, in order; at least one.
 
     Raises:
-        AudioError: If the clip is shorter than one window.
+        AudioError: If the clip is shorter than one window of log-mels.
     """
-    decode.check_length(mixture.num_samples, config.frontend)
+    frontend = config.frontend
+    decode.check_length(mixture.num_samples, frontend)
+    if frontend.num_frames(mixture.num_samples) < frontend.window_frames:
+        mixture.fit(round(frontend.window_seconds * frontend.sample_rate_hz))
     return _segments(clip, mixture, stems, config)
 
 
@@ -145,9 +149,9 @@ def _segments(
             source: [is_source_active(stem, start, n, config) for start, n, _ in group]
             for source, stem in stems.items()
         }
-        mixture_mel = _group_mel(mixture, mixture_factor, group, frontend)
-        stem_mels = {
-            source: _group_mel(stems[source], factors[source], group, frontend)
+        mixture_frames = _group_frames(mixture, mixture_factor, group, frontend)
+        stem_frames = {
+            source: _group_frames(stems[source], factors[source], group, frontend)
             for source, flags in active.items()
             if any(flags)
         }
@@ -159,23 +163,23 @@ def _segments(
                 segment=first + k,
                 is_tail=is_tail,
                 labels=clip.labels,
-                mixture=mixture_mel[rows],
-                stems={s: stem_mels[s][rows] for s in stems if active[s][k]},
+                mixture=mixture_frames[rows],
+                stems={s: stem_frames[s][rows] for s in stems if active[s][k]},
                 is_active=tuple(s in stems and active[s][k] for s in config.sources),
                 has_stem=tuple(s in stems for s in config.sources),
             )
 
 
-def _group_mel(
+def _group_frames(
     waveform: Waveform,
     factor: float,
     group: list[tuple[int, int, bool]],
     frontend: FrontendConfig,
 ) -> np.ndarray:
-    """float16 [frames, num_mels] of the frames of some segments."""
+    """[frames, num_mels] of the frames of some segments, as records store them."""
     first, last = group[0][0], group[-1][0] + group[-1][1] - 1
     samples = waveform.read(
         first * frontend.hop_samples,
         last * frontend.hop_samples + frontend.window_samples,
     )
-    return _log_mel(samples, factor, frontend)
+    return _frames(samples, factor, frontend)

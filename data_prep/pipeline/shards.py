@@ -11,6 +11,7 @@ import numpy as np
 from cola_msa.audio import errors
 from cola_msa.config.schema import config_hash
 from cola_msa.records import index, schema
+from cola_msa.records.stored import from_stored
 from cola_msa.system.files import write_bytes
 from cola_msa.values.reading import read_json
 from data_prep.datasets.base import Clip, Failure, text
@@ -106,7 +107,7 @@ def build_shard(
 
     Returns:
         The sidecar: hashes of configuration, plan, shard and index, clips, failures,
-        seconds, sums over the log-mels, correlations of stems with their mixtures.
+        seconds, sums over mixtures, correlations of stems with their mixtures.
 
     Raises:
         OSError: If writing fails; what was finished before stays intact.
@@ -178,7 +179,7 @@ def _counted(
     used: Sequence[waveforms.Waveform],
 ) -> Iterator[schema.Segment]:
     for segment in found:
-        values = segment.mixture.astype(np.float64)
+        values = from_stored(segment.mixture).astype(np.float64)
         moments["count"] += values.size
         moments["sum"] += float(values.sum())
         # Not a dot product: BLAS' result may depend on its number of threads.

@@ -26,7 +26,7 @@ def load_clip(
 
     Args:
         clip: The clip.
-        sources: Sources in order.
+        sources: Sources in order; () for the mixture alone.
         frontend: Its rate is used.
         dataset_dir: The dataset's root.
         stems_dir: Folder of stems relative to it: stems lie in
@@ -43,7 +43,12 @@ def load_clip(
     rate_hz = frontend.sample_rate_hz
     if clip.is_sum:
         stems = _read_stems(clip.stem_paths, None, rate_hz, dataset_dir)
-        return waveforms.total(stems), stems
+        mixture = waveforms.total(stems)
+        if sources:
+            return mixture, stems
+        for stem in stems.values():
+            stem.close()
+        return mixture, {}
     path = dataset_dir / clip.path
     is_wanting = bool(clip.wants_stems and sources)
     if is_wanting and separator is not None:

@@ -25,6 +25,7 @@ from cola_msa.model.folding import fold_batch_normalization
 from cola_msa.records.prepared import PreparedData
 from cola_msa.records.reader import fixed_bounds, open_windows
 from cola_msa.records.schema import DataError
+from cola_msa.records.stored import read_type
 from cola_msa.records.windows import plan_windows
 from cola_msa.system import files
 from cola_msa.system.console import progress_bar
@@ -147,29 +148,32 @@ def join(parts: Sequence[EmbeddedSplit]) -> EmbeddedSplit:
     )
 
 
-def embed_function(encoder: Encoder, frames: int, mels: int) -> Any:
+def embed_function(
+    encoder: Encoder, frames: int, mels: int, value_type: Any = np.float16
+) -> Any:
     """Compiles an encoder for windows as they are stored.
 
     Args:
         encoder: float32 [batch, frames, mels, 1] -> [batch, D]; called in inference
             mode where it is a Keras layer, and with the weights that it has now.
         frames: Frames of a window.
-        mels: Mel bands.
+        mels: Values a frame.
+        value_type: Of the windows as they are read, see `records.stored.read_type`.
 
     Returns:
-        tf.function, float16 [batch, frames, mels] -> float16 [batch, D].
+        tf.function, value_type [batch, frames, mels] -> float16 [batch, D].
     """
     options = {"training": False} if isinstance(encoder, keras.Layer) else {}
     if isinstance(encoder, keras.Model):
         encoder = fold_batch_normalization(encoder)
 
     @tf.function(
-        input_signature=[tf.TensorSpec([None, frames, mels], tf.float16)],
+        input_signature=[tf.TensorSpec([None, frames, mels], value_type)],
         autograph=False,
     )
     def embed(windows: tf.Tensor) -> tf.Tensor:
-        log_mel = tf.cast(windows, tf.float32)[..., tf.newaxis]
-        return tf.cast(encoder(log_mel, **options), tf.float16)
+        inputs = tf.cast(windows, tf.float32)[..., tf.newaxis]
+        return tf.cast(encoder(inputs, **options), tf.float16)
 
     return embed
 
@@ -219,7 +223,7 @@ def embed_split(
     dim = _cached_dim(path, identity)
     if dim is None:
         shape = (data.frontend.window_frames, data.frontend.num_mels)
-        embed = embed_function(encoder, *shape)
+        embed = embed_function(encoder, *shape, read_type(data.frontend))
         bounds = fixed_bounds(num_windows, batch_windows)
         with (
             progress_bar(
@@ -227,7 +231,8 @@ def embed_split(
             ) as bar,
             open_windows(plan, shape, bounds) as batches,
         ):
-            dim = _write(path, identity, embed, batches, shape, bar)
+            example = np.zeros((1, *shape), read_type(data.frontend))
+            dim = _write(path, identity, embed, batches, example, bar)
     else:
         logging.info("Embeddings of %s read from %s", split, path)
     return EmbeddedSplit(
@@ -259,11 +264,11 @@ def _write(
     identity: dict[str, Any],
     embed: Callable[..., tf.Tensor],
     batches: Iterable[np.ndarray],
-    shape: tuple[int, int],
+    example: np.ndarray,
     bar: tqdm.tqdm,
 ) -> int:
     """Embeds, writes, and notes what was written; returns the dimension."""
-    dim = int(embed(tf.zeros([1, *shape], tf.float16)).shape[-1])
+    dim = int(embed(example).shape[-1])
     checksum = 0
     num_bytes = 0
     with files.written_path(path) as temporary, open(temporary, "r+b") as file:

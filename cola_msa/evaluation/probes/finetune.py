@@ -37,6 +37,7 @@ from cola_msa.evaluation.probes.tuned_file import read_model, save_model
 from cola_msa.model.contrastive import PairModel
 from cola_msa.model.statistics import StatisticsEstimator
 from cola_msa.records.reader import even_bounds, fixed_bounds, open_windows
+from cola_msa.records.stored import read_type
 from cola_msa.records.windows import Draw, Segments, WindowPlan
 from cola_msa.system.console import progress_bar
 from cola_msa.system.errors import RunError
@@ -108,7 +109,7 @@ class TunedModel:
         shape = (frontend.window_frames, frontend.num_mels)
 
         @tf.function(
-            input_signature=[tf.TensorSpec([None, *shape], tf.float16)],
+            input_signature=[tf.TensorSpec([None, *shape], read_type(frontend))],
             autograph=False,
         )
         def probabilities(windows: tf.Tensor) -> tf.Tensor:
@@ -183,7 +184,7 @@ class _Steps:
         for variables, optimizer in self._parts:
             optimizer.build(variables)
         signature = [
-            tf.TensorSpec([None, *self.shape], tf.float16),
+            tf.TensorSpec([None, *self.shape], read_type(frontend)),
             tf.TensorSpec([None, num_classes], tf.float32),
         ]
         self.train = tf.function(

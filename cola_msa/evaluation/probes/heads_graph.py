@@ -5,8 +5,10 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from cola_msa.config.schema import FrontendConfig
 from cola_msa.evaluation.probes.heads import to_probabilities
 from cola_msa.evaluation.probes.kept_heads import OUTPUTS, TINY, Heads, Member
+from cola_msa.records.stored import FULL_SCALE
 
 
 def to_half_and_back(values: tf.Tensor) -> tf.Tensor:
@@ -20,6 +22,19 @@ def to_half_and_back(values: tf.Tensor) -> tf.Tensor:
     rounded = tf.reshape(tf.cast(flat, tf.float32), tf.shape(values))
     rounded.set_shape(values.shape)
     return rounded
+
+
+def to_stored_and_back(windows: tf.Tensor, frontend: FrontendConfig) -> tf.Tensor:
+    """Windows as records hold them, as `records.stored.round_to_stored` in NumPy.
+
+    Args:
+        windows: float32 [n, frames, num_mels, 1].
+        frontend: Their FrontendConfig.
+    """
+    if not frontend.is_waveform:
+        return to_half_and_back(windows)
+    steps = tf.round(windows * FULL_SCALE)
+    return tf.clip_by_value(steps, -FULL_SCALE, FULL_SCALE - 1) / FULL_SCALE
 
 
 class HeadsGraph(tf.Module):

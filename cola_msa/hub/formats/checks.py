@@ -9,14 +9,19 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cola_msa.audio.frontend import exact_log_mel
-from cola_msa.audio.frontend_numpy import split_windows
+from cola_msa.audio.frontend import exact_frames
+from cola_msa.audio.frontend_numpy import (
+    fill_window,
+    split_windows,
+    whole_frames,
+)
 from cola_msa.config.schema import FrontendConfig
 from cola_msa.evaluation.probes.kept_heads import Heads
 from cola_msa.hub.formats.portable import run_file
 from cola_msa.hub.formats.saved_model import TAG_SIGNATURE, run_exported
 from cola_msa.hub.opened import ExportError, OpenedModel
 from cola_msa.model.embedding import ClipPooling
+from cola_msa.records.stored import round_to_stored
 
 TOLERANCE = 1e-4  # relative difference between export and encoder
 HALF_TOLERANCE = 3e-2  # of weights rounded to float16
@@ -74,15 +79,11 @@ def tolerance_of(windows: np.ndarray, model: OpenedModel) -> float:
 
 def reference_mel(waveform: np.ndarray, frontend: FrontendConfig) -> np.ndarray:
     """Windows of one clip: float32 [samples] -> [W, frames, num_mels, 1]."""
-    if frontend.num_frames(len(waveform)) > 0:
-        mel = exact_log_mel(waveform, frontend).numpy()
-    else:
-        mel = np.zeros((0, frontend.num_mels), np.float32)
-    missing = max(0, frontend.window_frames - len(mel))
-    mel = np.pad(
-        mel, ((0, missing), (0, 0)), constant_values=np.log(frontend.log_floor)
-    )
-    return split_windows(mel, frontend).astype(np.float32)
+    samples = whole_frames(waveform, 0, frontend)
+    frames = np.zeros((0, frontend.num_mels), np.float32)
+    if frontend.num_frames(len(samples)) > 0:
+        frames = exact_frames(samples, frontend).numpy()
+    return split_windows(fill_window(frames, frontend), frontend).astype(np.float32)
 
 
 def reference_windows(waveform: np.ndarray, model: OpenedModel) -> np.ndarray:
@@ -218,11 +219,6 @@ def check_file(path: pathlib.Path, model: OpenedModel) -> float:
     return worst
 
 
-def _rounded(windows: np.ndarray) -> np.ndarray:
-    """Log-mels as records hold them, of which heads on windows were trained."""
-    return windows.astype(np.float16).astype(np.float32)
-
-
 def reference_tags(windows: np.ndarray, model: OpenedModel, heads: Heads) -> np.ndarray:
     """What `cola_msa.tag` says of a clip's windows.
 
@@ -238,7 +234,7 @@ def reference_tags(windows: np.ndarray, model: OpenedModel, heads: Heads) -> np.
         pooling = ClipPooling(model.clip_embedding)
         pooling.add(model.embed(windows))
         return heads.score_windows(pooling.result()[np.newaxis])
-    return heads.score_windows(model.embed(_rounded(windows)))
+    return heads.score_windows(model.embed(round_to_stored(windows, model.frontend)))
 
 
 def tag_tolerance_of(
@@ -269,7 +265,9 @@ def tag_tolerance_of(
     if heads.are_of_clips:
         found = reference_tags(changed, model, heads)
     else:
-        found = heads.score_windows(model.embed(change(_rounded(changed))))
+        found = heads.score_windows(
+            model.embed(change(round_to_stored(changed, model.frontend)))
+        )
     moved = np.abs(found - reference_tags(windows, model, heads)).max()
     return min(max(least, _ROUNDINGS * float(moved)), _HIGHEST_TOLERANCE)
 
@@ -352,7 +350,7 @@ def check_carried(
     """
     waveform, lengths = check_waveforms(model.frontend)
     mel = reference_mel(waveform[-1, : lengths[-1]], model.frontend)
-    both = np.concatenate([mel, _rounded(mel)])
+    both = np.concatenate([mel, round_to_stored(mel, model.frontend)])
     embeddings = np.split(_embed_apart(folder, both), 2)
     worst = 0.0
     for one in heads:

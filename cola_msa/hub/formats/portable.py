@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from cola_msa.evaluation.probes.heads_graph import HeadsGraph, to_half_and_back
+from cola_msa.evaluation.probes.heads_graph import HeadsGraph, to_stored_and_back
 from cola_msa.evaluation.probes.kept_heads import Heads
 from cola_msa.hub.opened import ExportError, OpenedModel
 from cola_msa.system.errors import RunError
@@ -301,7 +301,8 @@ def freeze(
     def compute(log_mel: tf.Tensor) -> tf.Tensor:
         if score is None:
             return tf.identity(model.network_graph(log_mel))
-        return tf.identity(score(model.network_graph(to_half_and_back(log_mel))))
+        stored = to_stored_and_back(log_mel, model.frontend)
+        return tf.identity(score(model.network_graph(stored)))
 
     encode = tf.function(
         compute,

@@ -18,6 +18,9 @@ and of an export with heads:
     tag_waveform    as embed_waveform -> of heads on windows: windows float32 [batch, W,
                     K], clip float32 [batch, K], their means, num_windows int32 [batch];
                     of heads on whole clips: clip float32 [batch, K]
+
+Of an encoder of waveforms `log_mel` is a window of samples, float32 [batch, 243, 243,
+1] from -1 to 1 at 22,050 Hz: names stay what they are in every export.
 """
 
 import os
@@ -32,8 +35,8 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from cola_msa.audio.frontend import exact_log_mel, level_factor
-from cola_msa.evaluation.probes.heads_graph import HeadsGraph, to_half_and_back
+from cola_msa.audio.frontend import level_factor, sound_windows
+from cola_msa.evaluation.probes.heads_graph import HeadsGraph, to_stored_and_back
 from cola_msa.evaluation.probes.kept_heads import Heads
 from cola_msa.hub.opened import OpenedModel
 
@@ -188,13 +191,13 @@ class ExportModule(tf.Module):
         return {"windows": windows, "clip": clip, "num_windows": num_windows}
 
     def _tag_log_mel(self, log_mel: tf.Tensor) -> tf.Tensor:
-        """Scores windows as heads were trained: on log-mels as records hold them."""
-        return self._heads(self._encode(to_half_and_back(log_mel)))
+        """Scores windows as heads were trained: on windows as records hold them."""
+        return self._heads(self._encode(to_stored_and_back(log_mel, self.frontend)))
 
     def _over_windows(
         self, waveform: tf.Tensor, lengths: tf.Tensor, network: Any, dim: int
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Calls a network on the log-mel of every window of clips.
+        """Calls a network on every window of clips.
 
         Args:
             waveform: float32 [batch, samples].
@@ -217,7 +220,7 @@ class ExportModule(tf.Module):
         )
         num_windows = tf.maximum(1, num_frames // config.window_frames)
         batch, most = tf.shape(waveform)[0], tf.reduce_max(num_windows)
-        # Windows are cut before the log-mel is computed: a long file fits into memory.
+        # Sounds are cut before log-mels are computed: a long file fits into memory.
         hop = config.window_frames * config.hop_samples
         window = hop - config.hop_samples + config.window_samples
         needed = (most - 1) * hop + window
@@ -232,7 +235,7 @@ class ExportModule(tf.Module):
         def of_sounds(
             sounds: tf.Tensor, num_frames: tf.Tensor, scale: tf.Tensor
         ) -> tf.Tensor:
-            return network(self._log_mel(sounds, num_frames, scale))
+            return network(sound_windows(sounds, num_frames, scale, config))
 
         found = self._in_parts((sounds, frames, tf.repeat(scale, most)), of_sounds, dim)
         found = tf.reshape(found, [batch, most, dim])
@@ -240,16 +243,6 @@ class ExportModule(tf.Module):
         found *= is_window[..., tf.newaxis]
         mean = tf.reduce_sum(found, 1) / tf.cast(num_windows, tf.float32)[:, None]
         return found, mean, is_window, num_windows
-
-    def _log_mel(
-        self, sounds: tf.Tensor, num_frames: tf.Tensor, scale: tf.Tensor
-    ) -> tf.Tensor:
-        """Log-mels of windows [n, samples] of which num_frames [n] are no padding."""
-        config = self.frontend
-        mel = exact_log_mel(sounds, config, scale)
-        is_frame = tf.sequence_mask(tf.maximum(0, num_frames), config.window_frames)
-        floor = tf.math.log(tf.constant(config.log_floor, tf.float32))
-        return tf.where(is_frame[..., tf.newaxis], mel, floor)[..., tf.newaxis]
 
     def _in_parts(
         self, inputs: tuple[tf.Tensor, ...], network: Any, dim: int

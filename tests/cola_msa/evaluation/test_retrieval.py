@@ -108,7 +108,7 @@ def test_without_learning_a_source_within_its_mixture_is_found(sampler):
 
     class Marked:
         sources, window_frames = sampler.sources, sampler.window_frames
-        index = sampler.index
+        index, data = sampler.index, sampler.data
 
         def read(self, draw):
             random = np.random.default_rng(0)
