@@ -132,8 +132,8 @@ def main(options: flags.FlagValues) -> None:
     if not options.data_dir:
         check_music(task.name, task.dataset)
     run_dir = directory.choose_run(options.run_dir)
-    directory.load_run(run_dir)  # before music is composed for it
-    data_dir = options.data_dir or ensure(task.dataset)
+    frontend = directory.load_config(run_dir).frontend  # before music is composed
+    data_dir = options.data_dir or ensure(task.dataset, kind=frontend.kind)
     for text in judge_run(run_dir, data_dir, asked, options.output_dir):
         print(text)
 

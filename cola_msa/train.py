@@ -102,7 +102,7 @@ def main(options: flags.FlagValues) -> None:
     if options.data_dir is not None:
         data_dir = options.data_dir
     else:
-        data_dir = str(music.ensure("mtat"))
+        data_dir = str(music.ensure("mtat", kind=config.frontend.kind))
         logging.info(
             "no --data_dir: the built-in music in %s, preset %s",
             data_dir,

@@ -1,8 +1,9 @@
 """Draws prepared data: python -m data_prep.inspect --data_dir=... --output=PNG.
 
 With --clip=ID mixture and stems of one clip as log-mels, with the segments marked in
-which each source is active; without it the share of active segments a source, as in the
-paper's figure 2. Manifest, indices and shards are compared with their checksums first.
+which each source is active (of a folder of waveforms its waveform); without it the
+share of active segments a source, as in the paper's figure 2. Manifest, indices and
+shards are compared with their checksums first.
 """
 
 import pathlib
@@ -28,13 +29,14 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
 def main(options: flags.FlagValues) -> None:
     """Runs the command."""
     # Here, not above: TensorFlow takes seconds, and --help need not wait for it.
+    from cola_msa.records import kinds
     from cola_msa.records.prepared import PreparedData
     from cola_msa.records.schema import MANIFEST_NAME, DataError
     from data_prep.checks import pictures
     from data_prep.remote import copy
 
     copy.check_local("data_dir", options.data_dir)
-    data_dir = pathlib.Path(options.data_dir)
+    data_dir = kinds.prepared_folders(pathlib.Path(options.data_dir))[0]
     pictures.check_output(options.output)
     if not (data_dir / MANIFEST_NAME).exists():
         raise DataError(

@@ -1,8 +1,8 @@
 """Checks prepared data before training: python -m data_prep.verify --data_dir=...
 
 Reads every record, index and sidecar, and compares them with one another and with the
-manifest. Changes nothing. Exit codes: 0 all is well, 1 something is wrong (each line
-says in which file, what, and what to do).
+manifest; of waveforms within the folder, too. Changes nothing. Exit codes: 0 all is
+well, 1 something is wrong (each line says in which file, what, and what to do).
 """
 
 import os
@@ -28,26 +28,29 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
 def main(options: flags.FlagValues) -> None:
     """Runs the command."""
     # Here, not above: TensorFlow takes seconds, and --help need not wait for it.
+    from cola_msa.records import kinds
     from data_prep.checks import prepared
     from data_prep.remote import copy
 
     copy.check_local("data_dir", options.data_dir)
-    data_dir = pathlib.Path(options.data_dir)
-    try:
-        content, findings = prepared.verify(
-            data_dir, options.num_workers or len(os.sched_getaffinity(0))
-        )
-    except OSError as error:
-        raise FileError(str(error)) from error
-    for finding in findings:
-        print(f"{finding.file}: {finding.problem} -> {finding.advice}")
-    _print_summary(content)
-    if findings:
-        num_files = len({finding.file for finding in findings})
-        raise prepared.VerificationError(
-            f"{len(findings)} findings in {num_files} files of {data_dir}"
-        )
-    print(f"{data_dir}: all is well")
+    wrong = []
+    for data_dir in kinds.prepared_folders(pathlib.Path(options.data_dir)):
+        try:
+            content, findings = prepared.verify(
+                data_dir, options.num_workers or len(os.sched_getaffinity(0))
+            )
+        except OSError as error:
+            raise FileError(str(error)) from error
+        for finding in findings:
+            print(f"{finding.file}: {finding.problem} -> {finding.advice}")
+        _print_summary(content)
+        if findings:
+            num_files = len({finding.file for finding in findings})
+            wrong.append(f"{len(findings)} findings in {num_files} files of {data_dir}")
+        else:
+            print(f"{data_dir}: all is well")
+    if wrong:
+        raise prepared.VerificationError("; ".join(wrong))
 
 
 def _print_summary(content: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""A file or its samples to mono at 16 kHz to log-mel windows.
+"""A file or its samples to mono to windows, of log-mels or of the waveform.
 
 Imports `system` and `config`.
 """

@@ -1,4 +1,4 @@
 """An encoder and prepared data to scores, intervals and charts.
 
-Imports every room above but `audio`.
+Imports every room above.
 """

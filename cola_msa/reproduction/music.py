@@ -10,6 +10,7 @@ import sys
 
 from absl import logging
 
+from cola_msa.config.schema import LOG_MEL
 from cola_msa.system.errors import UsageError, UserError
 
 
@@ -21,16 +22,22 @@ ROOT = pathlib.Path("demo_data")
 TASKS = ("mtat", "nsynth", "fma")
 
 
-def ensure(task: str, root: pathlib.Path = ROOT, scale: float = 1.0) -> pathlib.Path:
+def ensure(
+    task: str,
+    root: pathlib.Path = ROOT,
+    scale: float = 1.0,
+    kind: str = LOG_MEL,
+) -> pathlib.Path:
     """Returns a prepared folder of the built-in music, made if it is missing.
 
     Args:
         task: `mtat` (also what pre-training uses), `nsynth` or `fma`.
         root: Where the music and its records lie.
         scale: Share of the default number of songs, tracks and notes.
+        kind: What its records hold, a front end's `kind`.
 
     Returns:
-        The prepared folder.
+        The prepared folder; of waveforms the one around them, see `records.kinds`.
 
     Raises:
         DemoDataError: If the task is unknown, or generation or preparation failed.
@@ -41,7 +48,9 @@ def ensure(task: str, root: pathlib.Path = ROOT, scale: float = 1.0) -> pathlib.
     _run("data_prep.demo", f"--output_dir={music}", f"--scale={scale}")
     arguments = [f"--dataset_dir={music / task}", f"--output_dir={prepared}"]
     arguments.append("--num_workers=0")
-    if task == "mtat":
+    if kind != LOG_MEL:
+        arguments.append(f"--records={kind}")
+    elif task == "mtat":
         arguments.append(f"--stems_dir={music / 'mtat_stems'}")
     _run(f"data_prep.{task}", *arguments)
     return prepared

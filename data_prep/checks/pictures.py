@@ -1,4 +1,4 @@
-"""Pictures of prepared data: one clip's log-mels, and the set's active shares."""
+"""Pictures of prepared data: one clip's log-mels or waveform; active shares."""
 
 import dataclasses
 import difflib
@@ -51,7 +51,7 @@ class ClipMels:
         labels: Names of its classes.
         starts: int [S], first frame of each segment.
         num_frames: int [S], frames of each segment.
-        mixture: float32 [frames, num_mels].
+        mixture: float32 [frames, num_mels]; of a waveform its samples.
         stems: The same of every source that has a stem; NaN where it is silent.
         is_active: bool [S] by source, likewise.
     """
@@ -154,6 +154,9 @@ def draw_clip(
     """
     frontend = from_dict(FrontendConfig, manifest["frontend"])
     hop_seconds = frontend.seconds(1)
+    if frontend.is_waveform:
+        _draw_waveform(path, clip, manifest, hop_seconds)
+        return
     names = ["mixture", *clip.stems]
     figure = Figure(
         figsize=(11, min(1.7 + 1.55 * len(names), _MAX_INCHES)), layout="constrained"
@@ -198,6 +201,34 @@ def draw_clip(
             fontsize=8,
             frameon=False,
         )
+    figure.suptitle(_clip_title(clip, manifest), fontsize=11)
+    _save(figure, path)
+
+
+def _draw_waveform(
+    path: str | os.PathLike,
+    clip: ClipMels,
+    manifest: dict[str, Any],
+    hop_seconds: float,
+) -> None:
+    """The least and the largest sample of every frame."""
+    figure = Figure(figsize=(11, 3.25), layout="constrained")
+    panel: Axes = figure.add_subplot()
+    seconds = (np.arange(len(clip.mixture)) + 0.5) * hop_seconds
+    panel.fill_between(
+        seconds,
+        clip.mixture.min(axis=1),
+        clip.mixture.max(axis=1),
+        step="mid",
+        color=_OTHER_COLOUR,
+        linewidth=0.5,
+    )
+    for start in clip.starts[1:]:
+        panel.axvline(start * hop_seconds, color="black", linewidth=0.8, alpha=0.8)
+    panel.set_ylim(-1, 1)
+    panel.set_xlim(0, len(clip.mixture) * hop_seconds)
+    panel.set_ylabel("sample, of full scale")
+    panel.set_xlabel("time, seconds (vertical lines: segments)")
     figure.suptitle(_clip_title(clip, manifest), fontsize=11)
     _save(figure, path)
 

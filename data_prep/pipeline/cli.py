@@ -279,9 +279,13 @@ def parse_records(dataset: Dataset, values: Any) -> list[tuple[str, Any]]:
             "both with a comma between them"
         )
     config = parse_config(dataset, values)
+    options = config.options
+    if (options.stems_dir or "").startswith(".."):  # stems beside the clips hide none
+        options = dataclasses.replace(options, stems_dir=None)
     # Stems are log-mels' alone; the clips, their order and their shards are the same.
     waveform = dataclasses.replace(
         config,
+        options=options,
         frontend=waveform_frontend(),
         sources=(),
         stems="none",

@@ -3,6 +3,7 @@
 import glob
 import os
 import pathlib
+from collections.abc import Iterable
 
 from cola_msa.remote import addresses
 from cola_msa.system import files, folders
@@ -49,13 +50,19 @@ def copy_tree(url: str, output_dir: pathlib.Path, show_progress: bool = True) ->
     left = []
     for name, entry in entries.items():
         path = output_dir / name
-        if not path.is_file() or path.stat().st_size != entry.size or name == _LAST:
+        is_there = path.is_file() and path.stat().st_size == entry.size
+        if not is_there or _is_last(name):
             left.append(name)
     differing = [name for name in left if _differs(output_dir / name, entries[name])]
-    folders.check_names(
-        output_dir, [glob.escape(n) for n in differing], _is_prepared, "prepared data"
-    )
-    left.sort(key=lambda name: (name == _LAST, name))
+    for folder_name, names in _by_folder(differing).items():
+        folders.check_names(
+            output_dir / folder_name,
+            [glob.escape(name) for name in names],
+            lambda inner: _is_prepared(inner) or _is_prepared(output_dir),
+            "prepared data",
+        )
+    # Of a folder within it, too; the outermost last of all.
+    left.sort(key=lambda name: (_is_last(name), -name.count("/"), name))
     num_bytes = sum(entries[name].size for name in left)
     with tqdm(
         total=num_bytes, unit="B", unit_scale=True, disable=not show_progress
@@ -65,6 +72,19 @@ def copy_tree(url: str, output_dir: pathlib.Path, show_progress: bool = True) ->
                 folder.download(name, temporary)
             bar.update(entries[name].size)
     return len(left)
+
+
+def _is_last(name: str) -> bool:
+    return pathlib.PurePosixPath(name).name == _LAST
+
+
+def _by_folder(names: Iterable[str]) -> dict[str, list[str]]:
+    """Names of files by the folders that they lie in."""
+    found: dict[str, list[str]] = {"": []}  # the outermost is looked at anyway
+    for name in names:
+        path = pathlib.PurePosixPath(name)
+        found.setdefault(str(path.parent), []).append(path.name)
+    return found
 
 
 def _differs(path: pathlib.Path, entry: addresses.Entry) -> bool:

@@ -187,6 +187,19 @@ def test_the_music_is_prepared_as_every_other_command_does(tmp_path, monkeypatch
     assert planned == {(module, frozenset(given)) for module, *given in found}
 
 
+def test_waveforms_of_the_music_are_prepared_where_they_are_wanted(
+    tmp_path, monkeypatch
+):
+    found = []
+    monkeypatch.setattr(music, "_run", lambda *command: found.append(command))
+    folder = music.ensure("mtat", tmp_path / "data", kind="waveform")
+    assert folder == tmp_path / "data" / "prepared" / "mtat"
+    module, *given = found[-1]
+    assert module == "data_prep.mtat" and "--records=waveform" in given
+    assert f"--output_dir={folder}" in given
+    assert not any(one.startswith("--stems_dir") for one in given)
+
+
 # What is done -------------------------------------------------------------------------
 
 

@@ -1,22 +1,36 @@
 """`--records=waveform`: what is in the records, resume, Beam, addresses, checks."""
 
+import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
+import matplotlib.image
 import numpy as np
 import pytest
 import soundfile
+from absl import flags
 
 from cola_msa.audio import decode, resample
 from cola_msa.config.schema import waveform_frontend
 from cola_msa.records.prepared import PreparedData
-from cola_msa.remote import engines
+from cola_msa.remote import addresses, engines
+from cola_msa.system import console
+from cola_msa.system.errors import FileError
+from data_prep import inspect, verify
 from data_prep.checks import prepared as checks
 from data_prep.pipeline import cli
-from tests.data_prep.datasets.test_datasets import NAMES, execute, parse, write_tree
+from data_prep.remote import copy as copy_lib
+from tests.data_prep.datasets.test_datasets import (
+    NAMES,
+    dataset_of,
+    execute,
+    parse,
+    write_tree,
+)
 from tests.data_prep.pipeline.test_runner import ROOT
 from tests.helpers import trees
 from tests.helpers.buckets import get, put
@@ -225,8 +239,6 @@ def test_addresses_give_the_same_bytes(bucket, raw, both, tmp_path):
 
 
 def test_damage_is_found(raw, both, tmp_path):
-    import shutil
-
     folder = tmp_path / "waveform"
     shutil.copytree(both / "waveform", folder)
     assert checks.verify(folder, show_progress=False)[1] == []
@@ -254,9 +266,101 @@ def test_waveforms_have_no_stems_but_log_mels_keep_theirs(tmp_path):
         f"--stems_dir={tmp_path}",
         BOTH,
     )
-    dataset = __import__("data_prep.datasets.folder", fromlist=["DATASET"]).DATASET
-    (first, log_mels), (second, waveforms) = cli.parse_records(dataset, values)
+    (first, log_mels), (second, waveforms) = cli.parse_records(
+        dataset_of("folder"), values
+    )
     assert (first, second) == ("out/", "out/waveform")
     assert len(log_mels.sources) == 4 and log_mels.stems == "stems_dir"
     assert waveforms.sources == () and waveforms.stems == "none"
-    assert waveforms.options == log_mels.options
+    assert waveforms.options == dataclasses.replace(log_mels.options, stems_dir=None)
+
+
+def test_stems_beside_the_music_are_nothing_to_waveforms(tmp_path):
+    """The same command without them finds its records finished."""
+    root = trees.write_folder(tmp_path / "raw")
+    inside, beside = root / "x" / "stems", tmp_path / "stems"
+    for folder in (inside, beside):
+        for name in ("x/1", "x/2", "y/deep/1", "y/deep/2"):
+            trees.write_wav(folder / name / "bass.wav", trees.chirp(5))
+    stemless = "--records=waveform"
+    output = tmp_path / "out"
+    more = (f"--stems_dir={beside}", stemless)
+    assert execute("folder", root, output, *more) == 0
+    before = trees.files_of(output)
+    assert execute("folder", root, output, stemless) == 0
+    assert trees.files_of(output) == before
+    # Stems among the clips are no clips.
+    other = tmp_path / "other"
+    assert execute("folder", root, other, f"--stems_dir={inside}", stemless) == 0
+    found = stored_clips(PreparedData(other / "waveform"))
+    assert len(found) == 4 and not any("stems" in name for name in found)
+
+
+def run_door(door, **given) -> int:
+    values = flags.FlagValues()
+    door.define_flags(values)
+    values(["command", *(f"--{name}={value}" for name, value in given.items())])
+    return console.run(door.main, values)
+
+
+def test_verify_looks_at_both_kinds(raw, both, tmp_path, capsys):
+    folder = shutil.copytree(both, tmp_path / "data")
+    assert run_door(verify, data_dir=folder) == 0
+    said = capsys.readouterr().out
+    assert f"{folder}: all is well" in said
+    assert f"{folder / 'waveform'}: all is well" in said
+    index = folder / "waveform" / "index-train.npz"
+    index.write_bytes(index.read_bytes()[:-10])
+    assert run_door(verify, data_dir=folder) == 1
+    found = capsys.readouterr()
+    assert f"{folder}: all is well" in found.out
+    assert f"1 files of {folder / 'waveform'}" in found.err
+    for name in os.listdir(folder):
+        if (folder / name).is_file():
+            (folder / name).unlink()
+    assert run_door(verify, data_dir=folder) == 1  # the one that is left
+
+
+def test_a_clips_waveform_is_drawn(both, tmp_path):
+    for number, folder in enumerate((both, both / "waveform")):
+        output = tmp_path / f"{number}.png"
+        given = {"data_dir": folder, "output": output, "clip": "a0/x.wav"}
+        assert run_door(inspect, **given) == 0
+        drawn = matplotlib.image.imread(output)[..., :3]
+        assert drawn.shape[1] == 11 * 120
+        grey = np.round(255 * drawn).astype(int) == 0x77
+        # The chirp of level 0.3 is between -1 and 1, over all of its time.
+        assert bool(grey.all(-1).sum() > 5000) == (folder != both)
+
+
+def test_a_copy_goes_on_where_it_was_and_has_manifests_last(
+    bucket, both, tmp_path, monkeypatch
+):
+    source = put(bucket, both, "bucket/both")
+    target = tmp_path / "copy"
+    download = addresses.RemoteFolder.download
+    names = []
+
+    def note(folder, name, path):
+        names.append(name)
+        return download(folder, name, path)
+
+    monkeypatch.setattr(addresses.RemoteFolder, "download", note)
+    copy_lib.copy_tree(source, target, show_progress=False)
+    expected = trees.files_of(both)
+    assert trees.files_of(target) == expected
+    assert names[-2:] == ["waveform/manifest.json", "manifest.json"]
+    shard = next((target / "waveform").glob("train-*.tfrecord"))
+    shard.write_bytes(b"older")
+    copy_lib.copy_tree(source, target, show_progress=False)
+    assert trees.files_of(target) == expected
+
+
+def test_a_copy_of_waveforms_replaces_no_file_of_the_users(bucket, both, tmp_path):
+    source = put(bucket, both, "bucket/both")
+    mine = tmp_path / "copy" / "waveform" / "index-train.npz"
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"mine")
+    with pytest.raises(FileError, match="nothing is written"):
+        copy_lib.copy_tree(source, tmp_path / "copy", show_progress=False)
+    assert list(trees.files_of(tmp_path / "copy").values()) == [b"mine"]
