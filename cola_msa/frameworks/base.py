@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 from cola_msa.config.schema import Config, ConfigError, FrontendConfig, TrainConfig
@@ -22,16 +22,16 @@ class Framework(abc.ABC):
         title: For people.
         frontend_kind: `FrontendConfig.kind` of the windows that it learns from.
         backbones: Names that `ModelConfig.backbone` may have.
-        preset: Preset of a command that names none.
-        demo_preset: The same of one without data, which takes the built-in music.
+        presets: Names of its presets by what they are for: `data` (a command that
+            names data and no preset), `demo` (one without data, which takes the
+            built-in music) and `smoke` (whether everything runs).
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     frontend_kind: ClassVar[str]
     backbones: ClassVar[tuple[str, ...]]
-    preset: ClassVar[str]
-    demo_preset: ClassVar[str]
+    presets: ClassVar[Mapping[str, str]]
 
     def check(self, config: Config) -> None:
         """Refuses settings that mean nothing here, before anything is made.
@@ -45,7 +45,7 @@ class Framework(abc.ABC):
             raise ConfigError(
                 f"--framework={self.name} learns from windows of {self.frontend_kind}, "
                 f"and preset {config.preset} has those of {config.frontend.kind}: name "
-                f"another by --preset, as {self.preset}"
+                f"another by --preset, as {self.presets['data']}"
             )
         if config.model.backbone not in self.backbones:
             raise ConfigError(

@@ -2,9 +2,10 @@
 
 from cola_msa.config.schema import Config, ConfigError
 from cola_msa.frameworks.base import Framework
+from cola_msa.frameworks.clmr.framework import Clmr
 from cola_msa.frameworks.cola import Cola
 
-FRAMEWORKS: dict[str, Framework] = {one.name: one for one in (Cola(),)}
+FRAMEWORKS: dict[str, Framework] = {one.name: one for one in (Cola(), Clmr())}
 
 
 def get_framework(name: str) -> Framework:

@@ -26,8 +26,7 @@ class Cola(Framework):
     title = "COLA"
     frontend_kind = LOG_MEL
     backbones = ("efficientnetb0", "tiny")
-    preset = "default"
-    demo_preset = "demo"
+    presets = {"data": "default", "demo": "demo", "smoke": "smoke"}
 
     def check(self, config: Config) -> None:
         """Refuses augmentations that there are not, or that do not go together."""

@@ -41,7 +41,7 @@ def test_a_pattern_without_runs_is_refused(report_tree):
 
 def test_nothing_of_a_good_tree_is_a_problem(report_collection):
     assert report_collection.problems == ()
-    assert len(report_collection.runs) == 10
+    assert len(report_collection.runs) == 11
 
 
 def test_what_is_damaged_is_left_out_and_said(tmp_path):
