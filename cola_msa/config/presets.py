@@ -204,7 +204,7 @@ PRESETS |= {
     name: strategy.apply(_BASES[strategy.framework], name)
     for name, strategy in STRATEGIES.items()
 }
-PRESETS |= _clmr_presets(PRESETS["clmr"])
+PRESETS |= _clmr_presets(_CLMR)
 
 
 def get_preset(name: str) -> Config:

@@ -20,6 +20,7 @@ class Framework(abc.ABC):
     Attributes:
         name: What `Config.framework` and `--framework` say.
         title: For people.
+        method: What its encoders learned by, with its authors, for model cards.
         frontend_kind: `FrontendConfig.kind` of the windows that it learns from.
         backbones: Names that `ModelConfig.backbone` may have.
         presets: Names of its presets by what they are for: `data` (a command that
@@ -29,6 +30,7 @@ class Framework(abc.ABC):
 
     name: ClassVar[str]
     title: ClassVar[str]
+    method: ClassVar[str]
     frontend_kind: ClassVar[str]
     backbones: ClassVar[tuple[str, ...]]
     presets: ClassVar[Mapping[str, str]]

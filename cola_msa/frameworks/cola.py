@@ -24,6 +24,7 @@ class Cola(Framework):
 
     name = "cola"
     title = "COLA"
+    method = "musical source association (Garoufis, Zlatintsi and Maragos, SMC 2023)"
     frontend_kind = LOG_MEL
     backbones = ("efficientnetb0", "tiny")
     presets = {"data": "default", "demo": "demo", "smoke": "smoke"}

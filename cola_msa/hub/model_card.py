@@ -7,7 +7,9 @@ import os
 import pathlib
 from typing import Any
 
+from cola_msa.config.schema import LOG_MEL, Config, FrontendConfig, from_dict
 from cola_msa.evaluation.tasks import SCORE_TITLES
+from cola_msa.frameworks.choose import get_framework
 from cola_msa.hub.sharing import front_matter
 from cola_msa.system.errors import FileError
 from cola_msa.values.markdown import plain
@@ -21,6 +23,14 @@ from cola_msa import load_encoder, log_mel, normalize_level, split_windows
 encoder = load_encoder({folder})  # [n, 98, 64, 1] -> [n, {dim}]
 mel = log_mel(normalize_level(waveform, level="{level}"))  # 16 kHz, mono
 embeddings = encoder(split_windows(mel), training=False)
+```
+"""
+_USE_OF_WAVEFORMS = """\
+```python
+from cola_msa import Embedder
+
+embed = Embedder.from_pretrained({folder})
+starts, embeddings = embed.windows(waveform, rate_hz)  # [n, {dim}]
 ```
 """
 
@@ -153,7 +163,8 @@ def render_card(content: dict[str, Any]) -> str:
         separator = separator.get("name")
     facts = {
         "network": f"{model['backbone']}, embeddings of {content['embedding_dim']}",
-        "input": f"log-mel windows [{config['frontend']['window_frames']}, "
+        "input": f"{config['frontend'].get('kind', LOG_MEL).replace('_', '-')} windows "
+        f"[{config['frontend']['window_frames']}, "
         f"{config['frontend']['num_mels']}, 1] of "
         f"{config['frontend']['sample_rate_hz']} Hz mono, "
         f"level rule {config['frontend']['level']}",
@@ -170,17 +181,18 @@ def render_card(content: dict[str, Any]) -> str:
         "licence of the weights": content["licence"],
         "key of the weights": content["encoder_key"],
     }
-    use = _USE.format(
+    frontend = from_dict(FrontendConfig, config["frontend"])
+    use = (_USE_OF_WAVEFORMS if frontend.is_waveform else _USE).format(
         # As a Python text; a backtick could end the code.
         folder=json.dumps(content["name"]).replace("`", "\\u0060"),
         dim=content["embedding_dim"],
-        level=config["frontend"]["level"],
+        level=frontend.level,
     )
+    method = get_framework(config.get("framework", Config.framework)).method
     lines = [
         f"# {plain(content['name'])}",
         "",
-        "An encoder of music, pretrained without labels by musical source association "
-        "(Garoufis, Zlatintsi and Maragos, SMC 2023) with `cola_msa`.",
+        f"An encoder of music, pretrained without labels by {method} with `cola_msa`.",
         "",
         "| | |",
         "|---|---|",

@@ -195,13 +195,17 @@ def wanted(request: Request) -> dict[str, _Want]:
         add([*TARGETED, "cola"], [TASK])
     if 5 in request.figures:
         add(list(STEMS_OF), [TASK])
-    # What trains on the same stems stands together, true stems first.
+    return dict(sorted(found.items(), key=lambda item: _rank(item[0])))
+
+
+def _rank(name: str) -> tuple[bool, int]:
+    """What trains alike, and on the same stems, stands together; true stems first."""
+    strategy = STRATEGIES[name]
     order = {SEPARATED: 0, NO_STEMS: 0, RANDOM: 1, DEGRADED: 2}
-    return dict(sorted(found.items(), key=lambda item: order[_stems(item[0])]))
+    return strategy.framework != Config.framework, order[strategy.stems]
 
 
-def _stems(strategy: str) -> str:
-    return STRATEGIES[strategy].stems
+_OF_KIND = {LOG_MEL: "", WAVEFORM: " of waveforms"}
 
 
 class Records(NamedTuple):
@@ -220,9 +224,8 @@ class Records(NamedTuple):
     @property
     def title(self) -> str:
         """For people."""
-        return ("waveforms" if self.kind == WAVEFORM else "records") + (
-            f" of {data_name(self.dataset, self.stems)}"
-        )
+        name = data_name(self.dataset, self.stems)
+        return f"records of {name}{_OF_KIND[self.kind]}"
 
 
 def _training_records(strategy: Strategy) -> Records:
@@ -257,10 +260,11 @@ def _manifest(request: Request, records: Records) -> pathlib.Path:
 
 
 def missing_data(request: Request) -> list[tuple[str, list[Command]]]:
-    """The user's prepared folders that are not there, with what prepares them.
+    """The user's prepared folders that lack records, with what prepares them.
 
     Returns:
-        The flag that names the folder, and the commands; [] for the built-in music.
+        The flag that names the folder and what is amiss there, and the commands; []
+        for the built-in music.
     """
     if request.scale.music:
         return []
@@ -269,7 +273,12 @@ def missing_data(request: Request) -> list[tuple[str, list[Command]]]:
         folder = _folder(request, records)
         if not _manifest(request, records).exists():
             flag = f"--{data_name(records.dataset, records.stems)}_dir={folder}"
-            found.append((flag, prepare_commands(*records[:2], folder, records.kind)))
+            found.append(
+                (
+                    f"{flag}: not a prepared folder{_OF_KIND[records.kind]}",
+                    prepare_commands(*records[:2], folder, records.kind),
+                )
+            )
     return found
 
 
@@ -284,7 +293,7 @@ def check_data(request: Request) -> None:
     missing = missing_data(request)
     if missing:
         lines = [
-            f"{flag}: lacks records; name another folder, or make them:\n"
+            f"{flag}; name one, or make it:\n"
             + "\n".join(f"    {command.text}" for command in commands)
             for flag, commands in missing
         ]
@@ -300,11 +309,13 @@ def check_data(request: Request) -> None:
 def build(request: Request) -> list[Step]:
     """All steps but the report, in order."""
     steps = _data_steps(request)
-    is_first = True
+    begun: set[str] = set()  # frameworks: each has an untrained network of its own
     for seed in request.run_seeds:
         for name, want in wanted(request).items():
-            steps += _strategy_steps(request, STRATEGIES[name], want, seed, is_first)
-            is_first = False
+            strategy = STRATEGIES[name]
+            is_first = strategy.framework not in begun
+            steps += _strategy_steps(request, strategy, want, seed, is_first)
+            begun.add(strategy.framework)
     return steps
 
 
@@ -350,7 +361,7 @@ def _file_step(title: str, command: Command, path: pathlib.Path) -> Step:
 def _strategy_steps(
     request: Request, strategy: Strategy, want: _Want, seed: int, is_first: bool
 ) -> list[Step]:
-    """Training and evaluations of one run; of the first the untrained network too."""
+    """Training and evaluations of a run; of a first one the untrained network too."""
     config = request.scale.config(strategy, seed)
     run_dir = request.run_dir(strategy.name, seed)
     threads = [f"--threads={request.threads}"] if request.threads else []
@@ -392,7 +403,7 @@ def _eval_step(
         encoder="untrained" if is_untrained else "trained",
         seeds=request.head_seeds,
     )
-    judged = "the untrained network" if is_untrained else run_dir.name
+    judged = f"{run_dir.name} untrained" if is_untrained else run_dir.name
     at_step = "" if step is None else f" at step {step}"
     path = run_dir / "eval" / name / "results.json"
     expected = 0 if is_untrained else step

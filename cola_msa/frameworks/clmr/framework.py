@@ -41,6 +41,7 @@ class Clmr(Framework):
 
     name = "clmr"
     title = "CLMR"
+    method = "CLMR (Spijkervet and Burgoyne, ISMIR 2021)"
     frontend_kind = WAVEFORM
     backbones = tuple(SHAPES)
     presets = {"data": "clmr", "demo": "clmr_demo", "smoke": "clmr_smoke"}

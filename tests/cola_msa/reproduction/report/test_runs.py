@@ -78,7 +78,8 @@ def test_data_that_is_no_longer_the_runs_is_not_described(tmp_path, change):
 def test_runs_that_differ_by_seed_are_one_group(report_collection):
     group = group_of(report_collection, "msa")
     assert group.seeds == (0, 1)
-    assert len({g.scale_key for g in report_collection.groups}) == 1
+    keys = {(g.strategy.framework, g.scale_key) for g in report_collection.groups}
+    assert len(keys) == len({framework for framework, _ in keys}) == 2
 
 
 @pytest.mark.parametrize(
