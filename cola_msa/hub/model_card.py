@@ -7,7 +7,7 @@ import os
 import pathlib
 from typing import Any
 
-from cola_msa.config.schema import LOG_MEL, Config, FrontendConfig, from_dict
+from cola_msa.config.schema import LOG_MEL, WAVEFORM, Config
 from cola_msa.evaluation.tasks import SCORE_TITLES
 from cola_msa.frameworks.choose import get_framework
 from cola_msa.hub.sharing import front_matter
@@ -25,12 +25,12 @@ mel = log_mel(normalize_level(waveform, level="{level}"))  # 16 kHz, mono
 embeddings = encoder(split_windows(mel), training=False)
 ```
 """
-_USE_OF_WAVEFORMS = """\
+_USE_WAVEFORM = """\
 ```python
-from cola_msa import Embedder
+import cola_msa
 
-embed = Embedder.from_pretrained({folder})
-starts, embeddings = embed.windows(waveform, rate_hz)  # [n, {dim}]
+embed = cola_msa.Embedder.from_pretrained({folder})
+embedding = embed(waveform, sample_rate)  # of any rate; windows give {dim}
 ```
 """
 
@@ -158,13 +158,15 @@ def render_card(content: dict[str, Any]) -> str:
     """
     config, data = content["config"], content["data"]
     train, model = config["train"], config["model"]
+    is_waveform = config["frontend"].get("kind", LOG_MEL) == WAVEFORM
+    held = "waveform" if is_waveform else "log-mel"
+    method = get_framework(config.get("framework", Config.framework)).method
     separator = data.get("separator")
     if isinstance(separator, dict):
         separator = separator.get("name")
     facts = {
         "network": f"{model['backbone']}, embeddings of {content['embedding_dim']}",
-        "input": f"{config['frontend'].get('kind', LOG_MEL).replace('_', '-')} windows "
-        f"[{config['frontend']['window_frames']}, "
+        "input": f"{held} windows [{config['frontend']['window_frames']}, "
         f"{config['frontend']['num_mels']}, 1] of "
         f"{config['frontend']['sample_rate_hz']} Hz mono, "
         f"level rule {config['frontend']['level']}",
@@ -181,14 +183,12 @@ def render_card(content: dict[str, Any]) -> str:
         "licence of the weights": content["licence"],
         "key of the weights": content["encoder_key"],
     }
-    frontend = from_dict(FrontendConfig, config["frontend"])
-    use = (_USE_OF_WAVEFORMS if frontend.is_waveform else _USE).format(
+    use = (_USE_WAVEFORM if is_waveform else _USE).format(
         # As a Python text; a backtick could end the code.
         folder=json.dumps(content["name"]).replace("`", "\\u0060"),
         dim=content["embedding_dim"],
-        level=frontend.level,
+        level=config["frontend"]["level"],
     )
-    method = get_framework(config.get("framework", Config.framework)).method
     lines = [
         f"# {plain(content['name'])}",
         "",

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cola_msa.config.schema import Config, to_dict
+from cola_msa.config.schema import Config, to_dict, waveform_frontend
 from cola_msa.hub import model_card
 from cola_msa.reproduction.report.page import (
     Bullets,
@@ -138,6 +138,16 @@ def test_heads_are_listed_with_their_scores():
     assert "rounded" not in text and "## Heads" not in card()
     names = [str(number) for number in range(200)]
     assert "| 200: 0, 1, 2, 3, 4, 5, ... |" in card(heads=[head(class_names=names)])
+
+
+def test_a_card_says_what_the_encoder_hears():
+    config = Config(frontend=waveform_frontend())
+    for written, held, absent in (
+        (Config(), "log-mel windows [98, 64, 1] of 16000 Hz", "Embedder"),
+        (config, "waveform windows [243, 243, 1] of 22050 Hz", "normalize_level"),
+    ):
+        text = card(config=to_dict(written)).replace("\\", "")
+        assert held in text and absent not in text
 
 
 def test_usual_texts_stay_as_they_are():
