@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from cola_msa.frameworks.clmr import augment, echoes, levels, pitch
-from tests.cola_msa.frameworks.clmr.signals import RATE, SAMPLES, noise, tone
+from tests.helpers.signals import RATE, SAMPLES, noise, tone
 
 PUBLISHED = {
     "polarity": 0.8,

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from cola_msa.frameworks.clmr import echoes
-from tests.cola_msa.frameworks.clmr.signals import (
+from tests.helpers.signals import (
     RATE,
     SAMPLES,
     decibels,

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from cola_msa.frameworks.clmr import filters
-from tests.cola_msa.frameworks.clmr.signals import RATE, decibels, noise, tone
+from tests.helpers.signals import RATE, decibels, noise, tone
 
 
 def apply(waveforms, is_high_pass, cutoff_hz):

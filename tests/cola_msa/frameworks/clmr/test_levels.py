@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from cola_msa.frameworks.clmr import levels
-from tests.cola_msa.frameworks.clmr.signals import SAMPLES, decibels, noise, tone
+from tests.helpers.signals import SAMPLES, decibels, noise, tone
 
 SEED = tf.constant([3, 4], tf.int64)
 
