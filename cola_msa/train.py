@@ -14,6 +14,7 @@ from absl import flags, logging
 from cola_msa.config.presets import PRESETS
 from cola_msa.config.schema import ModelConfig, TrainConfig
 from cola_msa.config.strategies import STRATEGIES, get_strategy
+from cola_msa.frameworks.choose import FRAMEWORKS
 from cola_msa.records.joined import open_data
 from cola_msa.reproduction import music
 from cola_msa.runs import kept
@@ -44,6 +45,13 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
         **add,
     )
     define_path("run_dir", None, "Run directory; default runs/<source>-<time>.", **add)
+    flags.DEFINE_enum(
+        "framework",
+        None,
+        list(FRAMEWORKS),
+        "Method; default that of the preset or strategy, or cola.",
+        **add,
+    )
     flags.DEFINE_enum(
         "preset",
         None,

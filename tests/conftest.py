@@ -215,16 +215,19 @@ def fake_waves(clip: int, _: int = 2) -> list[schema.Segment]:
 
 
 def write_waveforms(
-    data_dir: pathlib.Path, splits: dict[str, int], first: int = 0
+    data_dir: pathlib.Path,
+    splits: dict[str, int],
+    first: int = 0,
+    make_clip: Callable[[int, int], list[schema.Segment]] = fake_waves,
 ) -> pathlib.Path:
-    """Writes a prepared folder of waveforms of `fake_waves`."""
+    """Writes a prepared folder of waveforms."""
     return write_prepared(
         data_dir,
         splits,
         frontend=waveform_frontend(),
         first=first,
         sources=(),
-        make_clip=fake_waves,
+        make_clip=make_clip,
         log_mel_mean=0.0,
         log_mel_std=0.58,
     )

@@ -11,6 +11,9 @@
 | `demo`    | the built-in music in minutes on two cores               | 19 thousand |
 | `smoke`   | seconds, with a tiny network: whether everything runs    | hundreds    |
 
+| `clmr`    | CLMR (`--framework=clmr`) at its published length        | 152 million |
+| `clmr_demo`, `clmr_smoke` | `demo` and `smoke` of CLMR               | 4800; 80    |
+
 Each of the paper's strategies is a preset too: the paper's network and similarity, at
 its length, with that strategy's pairs and what makes it learn sooner (the input's mean
 and deviation, a kernel that begins as the identity and learns slowly, a warm-up).
@@ -23,7 +26,13 @@ docs/measurements.md has the measurements behind `default`.
 import dataclasses
 from typing import Any
 
-from cola_msa.config.schema import Config, FrontendConfig, ModelConfig, TrainConfig
+from cola_msa.config.schema import (
+    Config,
+    FrontendConfig,
+    ModelConfig,
+    TrainConfig,
+    waveform_frontend,
+)
 from cola_msa.config.strategies import STRATEGIES
 
 _PAPER_MODEL = ModelConfig(
@@ -51,6 +60,36 @@ _DEFAULT_MODEL = ModelConfig(
 )
 _DEFAULT_TRAIN = TrainConfig(warmup_updates=200, statistics_inputs="pairs")
 _TABLES = Config("tables", FrontendConfig(), _TABLES_MODEL, _TABLES_TRAIN)
+# Published: 10,000 epochs of 317 batches; neither the paper nor its code stops early.
+_CLMR_STEPS = 49_532
+_CLMR = Config(
+    "clmr",
+    waveform_frontend(),
+    ModelConfig(
+        backbone="samplecnn",
+        projection_dim=64,
+        drop_connect_rate=0.0,
+        input_normalization="none",
+        similarity="cosine",
+        temperature=0.5,
+    ),
+    TrainConfig(
+        source="none",
+        augment="clmr",
+        pair_span="clip",
+        batch_size=48,
+        steps=_CLMR_STEPS,
+        learning_rate=3e-4,
+        halve_at_step=0,
+        validate_every_steps=100,
+        patience_steps=0,
+        statistics_inputs="pairs",
+        keep_steps=(100, 300, 1000, 3000, *range(10_000, _CLMR_STEPS, 10_000)),
+    ),
+    framework="clmr",
+)
+# What a strategy's preset is, but for its pairs.
+_BASES = {base.framework: base for base in (_TABLES, _CLMR)}
 
 
 def _with(part: Any, **fields: Any) -> Any:
@@ -108,6 +147,35 @@ def _own_presets(model: ModelConfig, train: TrainConfig) -> dict[str, Config]:
     }
 
 
+def _clmr_presets(clmr: Config) -> dict[str, Config]:
+    """CLMR's that are not the published one: short, and for small machines."""
+    demo = _with(
+        clmr.train,
+        batch_size=16,
+        steps=30,
+        updates_per_step=10,
+        validate_every_steps=10,
+        statistics_batches=8,
+        checkpoint_every_steps=5,
+        keep_steps=(15,),
+    )
+    smoke = _with(
+        demo,
+        batch_size=4,
+        steps=4,
+        updates_per_step=5,
+        validate_every_steps=2,
+        statistics_batches=4,
+        checkpoint_every_steps=1,
+        keep_steps=(2,),
+    )
+    tiny = _with(clmr.model, backbone="tiny", projection_dim=32)
+    return {
+        "clmr_demo": _with(clmr, preset="clmr_demo", train=demo),
+        "clmr_smoke": _with(clmr, preset="clmr_smoke", model=tiny, train=smoke),
+    }
+
+
 PRESETS: dict[str, Config] = {
     "paper": Config("paper", FrontendConfig(), _PAPER_MODEL, TrainConfig()),
     "authors": Config(
@@ -133,8 +201,10 @@ _FORMER["demo"] = _with(
 )
 FORMER_PRESETS = (_UNIT, _POOLED, _FORMER)
 PRESETS |= {
-    name: strategy.apply(_TABLES, name) for name, strategy in STRATEGIES.items()
+    name: strategy.apply(_BASES[strategy.framework], name)
+    for name, strategy in STRATEGIES.items()
 }
+PRESETS |= _clmr_presets(_CLMR)
 
 
 def get_preset(name: str) -> Config:

@@ -28,6 +28,7 @@ AUGMENTATIONS = (
     "specaugment",
     "cutout",
 )
+WAVEFORM_AUGMENTATIONS = ("none", "clmr")
 BATCHES = ("mixed", "active", "uniform", "active_any")
 PAIR_SPANS = ("segment", "clip")
 SILENCES = ("zeros", "floor", "mean", "learned")
@@ -169,7 +170,8 @@ class ModelConfig(Checked):
     """Encoder, projection head and loss.
 
     Attributes:
-        backbone: `efficientnetb0`, or `tiny` (a few layers, for tests).
+        backbone: `efficientnetb0`, `samplecnn` (of waveforms, for CLMR), or `tiny` (a
+            few layers, for tests).
         projection_dim: Width of the projection.
         drop_connect_rate: Stochastic depth of the backbone's last block.
         fused_batch_norm: Use TensorFlow's fused operation (same function, faster).
@@ -206,7 +208,7 @@ class ModelConfig(Checked):
     backbone: str = setting(
         "efficientnetb0",
         "Network; tiny is for tests.",
-        choices=("efficientnetb0", "tiny"),
+        choices=("efficientnetb0", "samplecnn", "tiny"),
     )
     projection_dim: int = within(512, 1, 1 << 12)
     drop_connect_rate: float = setting(0.2, "Stochastic depth.", 0.0, 0.99)
@@ -282,7 +284,8 @@ class TrainConfig(Checked):
         batches: `mixed`, `active`, `uniform` or `active_any`.
         augment: `none`, `mws`, `gain`, `transpose`, `remix`, `specaugment` or
             `cutout`, or several with `+` between them, of both windows of a pair;
-            `remix` mixes stems of the mini-batch's songs and comes first.
+            `remix` mixes stems of the mini-batch's songs and comes first. Of
+            waveforms `none` or `clmr`, the chain of that framework.
         remix_share: Share of mini-batches that `remix` mixes anew; the others keep
             their songs' own mixtures.
         pair_span: `segment` (both windows of a pair come from one segment) or `clip`
@@ -331,7 +334,8 @@ class TrainConfig(Checked):
     batches: str = setting("mixed", "Composition of batches.", choices=BATCHES)
     augment: str = setting(
         "none",
-        f"Of both windows of a pair: {', '.join(AUGMENTATIONS)}, or several as a+b.",
+        f"Of both windows of a pair: {', '.join(AUGMENTATIONS)}, or several as a+b; "
+        f"of waveforms {' or '.join(WAVEFORM_AUGMENTATIONS)}.",
     )
     remix_share: float = setting(
         1.0, "Share of mini-batches that remix mixes anew.", 0.0, 1.0
@@ -419,6 +423,7 @@ class Config(Checked):
         train: Pairs, schedule and stop.
         strategy: Name of the paper's strategy, see `strategies`; empty where none
             was named.
+        framework: Name of the method, see `cola_msa.frameworks`.
     """
 
     preset: str = "default"
@@ -426,6 +431,7 @@ class Config(Checked):
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     strategy: str = ""
+    framework: str = setting("cola", "", is_later=True)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

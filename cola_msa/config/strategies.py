@@ -18,6 +18,7 @@ other preset, so that strategies are compared under equal conditions.
 | `cola_mws`         | COLA + MWS (table 1)       | not needed        |
 | `cola_random_mask` | COLA + random mask (1)     | of random masks   |
 | `msa_degraded`     | noisy stems (figure 5)     | of 2 epochs       |
+| `clmr`             | CLMR (table 1)             | not needed        |
 | `ablation1`        | ablation 1 (table 2)       | separated         |
 | `ablation2`        | ablation 2 (table 2)       | separated         |
 | `ablation3`        | ablation 3 (table 2)       | separated         |
@@ -51,6 +52,9 @@ class Strategy:
         stems: `separated` (a trained separator's, or true stems), `random` (an
             untrained separator's), `degraded` (a separator's after two epochs), or
             `none` (stems are not needed).
+        framework: Name of the framework whose pairs they are.
+        quoted: Where the paper quotes its row from, and the scale there; empty for the
+            paper's own rows.
     """
 
     name: str
@@ -60,6 +64,8 @@ class Strategy:
     batches: str = "mixed"
     augment: str = "none"
     stems: str = SEPARATED
+    framework: str = Config.framework
+    quoted: str = ""
 
     @property
     def published(self) -> dict[str, dict[str, float]]:
@@ -75,7 +81,16 @@ class Strategy:
         Args:
             config: What to start from; its schedule and model stay.
             preset: Name of the result; default: the configuration's.
+
+        Raises:
+            StrategyError: If the configuration is another framework's.
         """
+        if config.framework != self.framework:
+            raise StrategyError(
+                f"--strategy={self.name} is of the framework {self.framework}, and "
+                f"preset {config.preset} of {config.framework}: name another by "
+                "--preset, or none"
+            )
         train = dataclasses.replace(
             config.train,
             source=self.source,
@@ -162,6 +177,16 @@ STRATEGIES: dict[str, Strategy] = {
             ((1, "COLA + random mask"),),
             stems=RANDOM,
         ),
+        Strategy(
+            "clmr",
+            "CLMR",
+            ((1, "CLMR"),),
+            source="none",
+            augment="clmr",
+            stems=NO_STEMS,
+            framework="clmr",
+            quoted="Spijkervet and Burgoyne 2021: 10,000 epochs of MagnaTagATune",
+        ),
         Strategy("msa_degraded", "MSA, degraded stems", (), stems=DEGRADED),
         Strategy("ablation1", "Ablation 1", ((2, "Ablation 1"),), batches="active"),
         Strategy("ablation2", "Ablation 2", ((2, "Ablation 2"),), batches="uniform"),
@@ -184,18 +209,23 @@ def get_strategy(name: str) -> Strategy:
     return STRATEGIES[name]
 
 
-def strategy_of(train: TrainConfig, separator: str | None = None) -> Strategy | None:
+def strategy_of(
+    train: TrainConfig,
+    separator: str | None = None,
+    framework: str = Config.framework,
+) -> Strategy | None:
     """The strategy that a configuration trains; None where it is none of the paper's.
 
     Args:
         train: What was trained.
         separator: Name of the separator of the data's stems, from its manifest.
+        framework: Name of the configuration's.
     """
     is_random = separator == "random"
     if train.init_from:  # other pairs went before
         return None
     for strategy in STRATEGIES.values():
-        if strategy.stems == DEGRADED:
+        if strategy.stems == DEGRADED or strategy.framework != framework:
             continue
         if (strategy.source, strategy.batches, strategy.augment) != (
             train.source,

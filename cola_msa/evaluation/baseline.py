@@ -30,7 +30,8 @@ from cola_msa.evaluation.retrieval import (
     retrieve_without_learning,
 )
 from cola_msa.evaluation.validation import Validator
-from cola_msa.model.contrastive import ContrastiveModel, project_function
+from cola_msa.frameworks.choose import framework_of
+from cola_msa.model.contrastive import PairModel, project_function
 from cola_msa.pairs.draws import parse_source
 from cola_msa.pairs.eligible import find_rows
 from cola_msa.pairs.sampler import PairSampler
@@ -56,7 +57,7 @@ def has_untrained(run_dir: str | os.PathLike) -> bool:
 
 def untrained_model(
     run_dir: str | os.PathLike, data: PairData, statistics: str
-) -> ContrastiveModel:
+) -> PairModel:
     """The network that a run started from; a fresh one where weights were imported.
 
     Args:
@@ -67,7 +68,7 @@ def untrained_model(
             the run's sources.
 
     Returns:
-        ContrastiveModel, ready for inference.
+        PairModel, ready for inference.
 
     Raises:
         RunError: If there is no such run.
@@ -102,7 +103,8 @@ def untrained_model(
     counts = map(len, (usable, *active))
     size = max(1, min(train.batch_size, _BATCH, *counts))
     train = dataclasses.replace(train, batch_size=size)
-    sampler = PairSampler(data, train)
+    build = framework_of(config).build_augmentation
+    sampler = PairSampler(data, train, build_augmentation=build)
     validator = Validator(model, sampler, None, train.statistics_batches)
     validator.estimate_statistics()[statistics].assign_to(model)
     return model
@@ -179,7 +181,8 @@ def compare_with_untrained(
     """
     config = directory.load_config(run_dir)
     train = dataclasses.replace(config.train, source=source or config.train.source)
-    sampler = PairSampler(data, train, split)
+    build = framework_of(config).build_augmentation
+    sampler = PairSampler(data, train, split, build_augmentation=build)
     trained_model = kept.load_model(run_dir, step, "pairs")
     untrained_network = untrained_model(run_dir, data, "pairs")
     draws = retrieval_draws(sampler, NUM_CANDIDATES, NUM_ROUNDS)

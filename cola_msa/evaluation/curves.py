@@ -11,6 +11,7 @@ from absl import logging
 
 from cola_msa.evaluation.charts import draw_intervals, save_figure
 from cola_msa.evaluation.retrieval import retrieval_of
+from cola_msa.frameworks.choose import framework_of
 from cola_msa.pairs.sampler import PairSampler
 from cola_msa.records.joined import PairData
 from cola_msa.records.kinds import folder_of
@@ -43,7 +44,8 @@ def retrieval_curve(
 ) -> dict[int, dict[str, float]]:
     """Retrieval scores of every kept step, step 0 being the untrained network."""
     config = directory.load_config(run_dir)
-    sampler = PairSampler(data, config.train, "validation")
+    build = framework_of(config).build_augmentation
+    sampler = PairSampler(data, config.train, "validation", build_augmentation=build)
     found = {}
     for step in kept_lib.kept_steps(run_dir):
         found[step] = retrieval_of(

@@ -73,8 +73,8 @@ from cola_msa.evaluation.setting import (
     prepare,
 )
 from cola_msa.evaluation.tasks import TRAIN_CLIPS, TaskSpec
-from cola_msa.model.contrastive import ContrastiveModel
-from cola_msa.model.encoder import set_input_normalization
+from cola_msa.frameworks.choose import framework_of
+from cola_msa.model.contrastive import PairModel
 from cola_msa.records.prepared import PreparedData
 from cola_msa.records.stored import read_type
 from cola_msa.records.windows import find_segments, plan_windows
@@ -249,7 +249,7 @@ def _describe_head(setting: Setting) -> dict[str, Any]:
 
 
 def evaluate_tuned(
-    make_model: Callable[[int], ContrastiveModel],
+    make_model: Callable[[int], PairModel],
     key: str,
     task: TaskSpec | str,
     data: PreparedData,
@@ -606,14 +606,11 @@ def _judge_function(
     if mode == "finetuned":
         key = kept.encoder_key(run_dir, step, statistics)
 
-    def make_model(seed: int) -> ContrastiveModel:
+    def make_model(seed: int) -> PairModel:
         if mode == "finetuned":
             return kept.load_model(run_dir, step)  # of its weights no seed decides
         model = network.fresh_network(run_dir, seed)
-        if config.model.input_normalization == "bands":  # the run's own
-            scaling = kept.load_model(run_dir).encoder.get_layer("input_scaling")
-            moments = np.array(scaling.mean), np.array(scaling.deviation)
-            set_input_normalization(model.encoder, *moments)
+        framework_of(config).copy_input(model, lambda: kept.load_model(run_dir))
         return model
 
     return functools.partial(

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from cola_msa.audio.frontend import window_log_mels
-from cola_msa.model.contrastive import ContrastiveModel, project_function
+from cola_msa.model.contrastive import PairModel, project_function
 from cola_msa.pairs.draws import COLA, Draw
 from cola_msa.pairs.eligible import find_rows
 from cola_msa.pairs.sampler import PairSampler
@@ -278,7 +278,7 @@ NUM_CANDIDATES = 64
 NUM_ROUNDS = 8
 
 
-def retrieval_of(model: ContrastiveModel, sampler: PairSampler) -> Retrieval:
+def retrieval_of(model: PairModel, sampler: PairSampler) -> Retrieval:
     """Retrieval of one model on fixed rounds of the sampler's split.
 
     Args:

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from cola_msa.evaluation import retrieval
 from cola_msa.model import replicas
-from cola_msa.model.contrastive import ContrastiveModel, project_function
+from cola_msa.model.contrastive import PairModel, project_function
 from cola_msa.model.statistics import BatchStatistics, StatisticsEstimator
 from cola_msa.pairs.sampler import PairSampler
 
@@ -23,7 +23,7 @@ class Validator:
 
     def __init__(
         self,
-        model: ContrastiveModel,
+        model: PairModel,
         training: PairSampler,
         validation: PairSampler | None,
         statistics_batches: int,

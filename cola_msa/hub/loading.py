@@ -23,7 +23,7 @@ from cola_msa.hub import pretrained
 from cola_msa.hub.formats import portable
 from cola_msa.hub.opened import Network, OpenedModel
 from cola_msa.hub.sharing import buckets, download, hugging_face
-from cola_msa.model.contrastive import ContrastiveModel
+from cola_msa.model.contrastive import PairModel
 from cola_msa.model.matcher import Matcher, projection_network
 from cola_msa.model.plain import embedding_dim, plain_encoder
 from cola_msa.model.statistics import BatchStatistics
@@ -304,8 +304,8 @@ def _function_of(
 
 def _network_of(
     path: pathlib.Path,
-    model: ContrastiveModel,
-    read_pairs: Callable[[ContrastiveModel], BatchStatistics],
+    model: PairModel,
+    read_pairs: Callable[[PairModel], BatchStatistics],
 ) -> Network:
     encoder = model.embedder()
     weights = encoder.weights
@@ -331,8 +331,9 @@ def _opened(
     **fields: Any,
 ) -> OpenedModel:
     function = _function_of(config.model, weights)
-    dim = embedding_dim(config.model, config.frontend.num_mels)
-    if function is None:
+    if function is not None:
+        dim = embedding_dim(config.model, config.frontend.num_mels)
+    else:
         network = make_network()  # now, so that what is damaged is refused now
         assert isinstance(network.encoder, keras.Model)
         dim = int(network.encoder.output_shape[-1])
@@ -356,7 +357,7 @@ def _open_run(path: pathlib.Path, step: int | str | None) -> OpenedModel:
     config = directory.load_config(path)
     kept = kept_lib.kept_path(path, step)
 
-    def read_pairs(model: ContrastiveModel) -> BatchStatistics:
+    def read_pairs(model: PairModel) -> BatchStatistics:
         arrays = arrays_lib.read_arrays(kept)
         return kept_lib.read_statistics(kept, arrays, "pairs", model)
 
@@ -377,7 +378,7 @@ def _open_pretrained(path: pathlib.Path) -> OpenedModel:
     content = pretrained.read_config(path)
     origin = hugging_face.describe(path)
 
-    def read_pairs(model: ContrastiveModel) -> BatchStatistics:
+    def read_pairs(model: PairModel) -> BatchStatistics:
         return pretrained.read_statistics(path, "pairs", model)
 
     return _opened(

@@ -7,8 +7,9 @@ import os
 import pathlib
 from typing import Any
 
-from cola_msa.config.schema import LOG_MEL, WAVEFORM
+from cola_msa.config.schema import LOG_MEL, WAVEFORM, Config
 from cola_msa.evaluation.tasks import SCORE_TITLES
+from cola_msa.frameworks.choose import get_framework
 from cola_msa.hub.sharing import front_matter
 from cola_msa.system.errors import FileError
 from cola_msa.values.markdown import plain
@@ -159,6 +160,7 @@ def render_card(content: dict[str, Any]) -> str:
     train, model = config["train"], config["model"]
     is_waveform = config["frontend"].get("kind", LOG_MEL) == WAVEFORM
     held = "waveform" if is_waveform else "log-mel"
+    method = get_framework(config.get("framework", Config.framework)).method
     separator = data.get("separator")
     if isinstance(separator, dict):
         separator = separator.get("name")
@@ -190,8 +192,7 @@ def render_card(content: dict[str, Any]) -> str:
     lines = [
         f"# {plain(content['name'])}",
         "",
-        "An encoder of music, pretrained without labels by musical source association "
-        "(Garoufis, Zlatintsi and Maragos, SMC 2023) with `cola_msa`.",
+        f"An encoder of music, pretrained without labels by {method} with `cola_msa`.",
         "",
         "| | |",
         "|---|---|",

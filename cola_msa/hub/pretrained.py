@@ -2,7 +2,7 @@
 
 config.json        configuration, front end, step, what it was trained on, scores, and
                    the SHA-256 of every other file
-model.weights.h5   the ContrastiveModel's variables by number and name, with batch-norm
+model.weights.h5   the PairModel's variables by number and name, with batch-norm
                    statistics of mixtures; floats as float32, or as float16
 statistics.h5      re-estimated batch-norm statistics: of `anchors` (mixtures) and of
                    `pairs` (mixtures and stems, what the pretext task sees)
@@ -31,9 +31,10 @@ from cola_msa.config.schema import STATISTICS, Config, from_dict, to_dict
 from cola_msa.evaluation.probes import held_heads
 from cola_msa.evaluation.probes.held_heads import HEADS_FOLDER, MAX_BYTES
 from cola_msa.evaluation.probes.kept_heads import Heads
+from cola_msa.frameworks.choose import framework_of
 from cola_msa.hub.model_card import read_scores, render_card
 from cola_msa.model import plain
-from cola_msa.model.contrastive import ContrastiveModel
+from cola_msa.model.contrastive import PairModel
 from cola_msa.model.statistics import BatchStatistics, embedding_shapes
 from cola_msa.runs import directory, network
 from cola_msa.runs import kept as kept_lib
@@ -267,7 +268,7 @@ def _checked(content: dict[str, Any]) -> dict[str, Any]:
     for part in ("config", "data", "files"):
         if not isinstance(content[part], dict):
             raise TypeError(f"{part} is no object")
-    checks.check_config(content["config"])
+    framework_of(checks.check_config(content["config"]))
     for name in ("name", "statistics", "encoder_key"):
         if not isinstance(content[name], str):
             raise TypeError(f"{name} is no text")
@@ -332,9 +333,7 @@ def check_heads(path: str | os.PathLike, task: str | None = None) -> None:
             check_files(path, {one["file"]: one["sha256"]})
 
 
-def load_model(
-    path: str | os.PathLike, statistics: str | None = None
-) -> ContrastiveModel:
+def load_model(path: str | os.PathLike, statistics: str | None = None) -> PairModel:
     """Rebuilds the model of a pretrained folder.
 
     Args:
@@ -343,7 +342,7 @@ def load_model(
             is what its configuration names for its encoder.
 
     Returns:
-        ContrastiveModel, ready for inference.
+        PairModel, ready for inference.
 
     Raises:
         RunError: If the folder is damaged, or does not fit its configuration.
@@ -373,9 +372,8 @@ def plain_weights(path: str | os.PathLike) -> dict[str, np.ndarray] | None:
     content = read_config(path)
     check_files(path, content["files"])
     config: Config = from_dict(Config, content["config"])
-    mels = config.frontend.num_mels
-    variables = plain.list_variables(config.model, mels)
-    layers = plain.batch_norm_names(config.model, mels)
+    variables = framework_of(config).plain_variables(config)
+    layers = plain.batch_norm_names(variables)
     weights, found = {}, {}
     try:
         with _opened(path / WEIGHTS_NAME) as file:
@@ -417,7 +415,7 @@ def _stored_type(name: str, kind: np.dtype, weights: str) -> np.dtype:
     return kind if is_moment or kind != np.float32 else np.dtype(weights)
 
 
-def _write_weights(path: pathlib.Path, model: ContrastiveModel, weights: str) -> None:
+def _write_weights(path: pathlib.Path, model: PairModel, weights: str) -> None:
     """Writes every variable under its name in checkpoints.
 
     Not Keras's `save_weights`: its names follow the classes of layers, and those
@@ -443,7 +441,7 @@ def _write_statistics(
     path: pathlib.Path,
     kept: pathlib.Path,
     arrays: dict[str, np.ndarray],
-    model: ContrastiveModel,
+    model: PairModel,
     wanted: tuple[str, ...],
 ) -> None:
     with h5py.File(path, "w") as file:
@@ -458,7 +456,7 @@ def _write_statistics(
 
 
 def _read_weights(
-    path: pathlib.Path, model: ContrastiveModel, weights: str
+    path: pathlib.Path, model: PairModel, weights: str
 ) -> list[tuple[Any, np.ndarray]]:
     with _opened(path) as file:
         group = file.get("model", getclass=False) if _is_plain(file, "model") else None
@@ -538,7 +536,7 @@ def _read(
 
 
 def read_statistics(
-    path: str | os.PathLike, inputs: str, model: ContrastiveModel
+    path: str | os.PathLike, inputs: str, model: PairModel
 ) -> BatchStatistics:
     """Batch-norm statistics of a pretrained folder: of `anchors` or of `pairs`.
 

@@ -22,7 +22,7 @@ import tensorflow as tf
 from cola_msa.config.presets import get_preset
 from cola_msa.config.schema import SOURCES, Config
 from cola_msa.config.strategies import STRATEGIES
-from cola_msa.model.contrastive import ContrastiveModel
+from cola_msa.model.contrastive import PairModel
 from cola_msa.model.losses import BilinearSimilarity
 from cola_msa.model.statistics import BatchStatistics
 from cola_msa.runs import directory, kept, network
@@ -45,7 +45,7 @@ _READ_ERRORS = (tf.errors.OpError, ValueError, RuntimeError)
 _NORMALIZATION_NAMES = {"adapt_mean": "mean", "adapt_variance": "variance"}
 
 
-def released_variables(model: ContrastiveModel) -> dict[str, Any]:
+def released_variables(model: PairModel) -> dict[str, Any]:
     """Each key of the authors' layout with the variable that it belongs to.
 
     Args:

@@ -1,5 +1,11 @@
-"""The contrastive model: an ordinary Keras model with its own train_step."""
+"""Models of pairs: ordinary Keras models with their own train_step.
 
+`PairModel` is what every framework's network is: training, validation, statistics,
+checkpoints and devices know nothing else. `ContrastiveModel` is COLA's, and that of
+musical source association.
+"""
+
+import abc
 from typing import Any
 
 import keras
@@ -15,130 +21,37 @@ from cola_msa.model.encoder import (
     StochasticDepth,
     build_encoder,
     build_projector,
+    normalization_layer,
 )
 
 Batch = dict[str, tf.Tensor]
 
 
-@keras.saving.register_keras_serializable(package="cola_msa")
-class _SilentProjection(keras.layers.Layer):
-    """One learned projection that stands for every silent positive."""
+class PairModel(keras.Model, abc.ABC):
+    """An encoder and a projection head that learn from pairs of windows.
 
-    def __init__(self, dim: int, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.dim = dim
-        self.vector = self.add_weight(name="vector", shape=(dim,), initializer="zeros")
-        self.built = True
-
-    def call(self, positive: tf.Tensor, is_active: tf.Tensor) -> tf.Tensor:
-        return tf.where(is_active[:, tf.newaxis], positive, tf.tanh(self.vector))
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "dim": self.dim}
-
-
-@keras.saving.register_keras_serializable(package="cola_msa")
-class ContrastiveModel(keras.Model):
-    """Encoder, projection head and similarity, trained on pairs of windows.
+    A subclass makes the attributes in its constructor, in the order in which their
+    variables are to lie in checkpoints, and says what the loss of projections is.
 
     Attributes:
-        encoder: keras.Model, [batch, frames, num_mels, 1] -> [batch, 1280].
-        projector: keras.Model, [batch, 1280] -> [batch, 512].
-        similarity: Layer, (anchors [B, 512], candidates [C, 512]) -> [B, C].
+        config: ModelConfig.
+        frontend: FrontendConfig of the windows.
+        encoder: keras.Model, [batch, frames, num_mels, 1] -> [batch, dim].
+        projector: keras.Model, [batch, dim] -> [batch, projection_dim].
+        similarity: Layer, (anchors [B, projection_dim], candidates [C,
+            projection_dim]) -> [B, C].
         level_embedding: Layer that makes embeddings of maps within the encoder; None
             where they are its output.
+        global_negatives: Whether training batches are contrasted over all replicas.
     """
 
-    def __init__(
-        self,
-        config: ModelConfig | dict[str, Any] | None = None,
-        frontend: FrontendConfig | dict[str, Any] | None = None,
-        log_mel_mean: float = 0.0,
-        log_mel_std: float = 1.0,
-        seed: int = 0,
-        global_negatives: bool = False,
-        kernels: str | None = None,
-        encoder_policy: str | None = None,
-        **kwargs: Any,
-    ):
-        """Builds the network with fresh weights.
-
-        Args:
-            config: ModelConfig, or its `to_dict`.
-            frontend: FrontendConfig, or its `to_dict`.
-            log_mel_mean: Mean of the training data's log-mels.
-            log_mel_std: Their standard deviation.
-            seed: Seed of initial weights and of stochastic depth.
-            global_negatives: Contrast training batches over all replicas.
-            kernels: As in `build_encoder`; a saved model chooses anew.
-            encoder_policy: Keras's dtype policy of the encoder; default: the global.
-            **kwargs: Keras's own.
-        """
-        super().__init__(**kwargs)
-        if not isinstance(config, ModelConfig):
-            config = from_dict(ModelConfig, config or {})
-        if not isinstance(frontend, FrontendConfig):
-            frontend = from_dict(FrontendConfig, frontend or {})
-        assert isinstance(config, ModelConfig) and isinstance(frontend, FrontendConfig)
-        self.config: ModelConfig = config
-        self.frontend: FrontendConfig = frontend
-        self._arguments = {
-            "log_mel_mean": log_mel_mean,
-            "log_mel_std": log_mel_std,
-            "seed": seed,
-            "global_negatives": global_negatives,
-            "encoder_policy": encoder_policy,
-        }
-        self.global_negatives = global_negatives
-        if encoder_policy not in (None, "float32"):
-            kernels = "keras"  # the others are for float32
-        with dtype_policy(encoder_policy):
-            self.encoder = build_encoder(
-                config, frontend, log_mel_mean, log_mel_std, seed, kernels
-            )
-        self.level_embedding = None
-        if config.embedding == "levels":
-            self.level_embedding = LevelEmbedding(
-                config.embedding_scale, name="level_embedding"
-            )
-            maps = [self.encoder.inputs[0], *self._level_outputs()]
-            self.level_embedding.build([tensor.shape for tensor in maps])
-        elif config.embedding != "raw":
-            raise ValueError(
-                f"embedding must be 'raw' or 'levels', not {config.embedding!r}"
-            )
-        self.projector = build_projector(
-            self.encoder.output_shape[-1], config.projection_dim, seed
-        )
-        if config.similarity == "bilinear":
-            self.similarity: keras.layers.Layer = losses.BilinearSimilarity(
-                config.projection_dim,
-                config.kernel_init,
-                config.kernel_scale,
-                seed,
-                name="similarity",
-            )
-        elif config.similarity == "cosine":
-            self.similarity = losses.CosineSimilarity(name="similarity")
-        else:
-            raise ValueError(
-                f"similarity must be 'bilinear' or 'cosine', not {config.similarity!r}"
-            )
-        self.silent_projection = None
-        if config.silence == "learned":
-            self.silent_projection = _SilentProjection(
-                config.projection_dim, name="silent_projection"
-            )
-        self.built = True
-
-    def get_config(self) -> dict[str, Any]:
-        """Keras's configuration of the model."""
-        return {
-            **super().get_config(),
-            "config": to_dict(self.config),
-            "frontend": to_dict(self.frontend),
-            **self._arguments,
-        }
+    config: ModelConfig
+    frontend: FrontendConfig
+    encoder: keras.Model
+    projector: keras.Model
+    similarity: keras.layers.Layer
+    level_embedding: LevelEmbedding | None = None
+    global_negatives: bool = False
 
     def build(self, input_shape: Any = None) -> None:
         """Nothing is left to build: every weight exists from the start."""
@@ -159,25 +72,20 @@ class ContrastiveModel(keras.Model):
         )
 
     def embedder(self) -> keras.Model:
-        """The encoder as users have it: what the configuration's `embedding` says.
+        """The encoder as users have it.
 
         Returns:
             keras.Model, float32 [batch, frames, num_mels, 1] -> [batch, dim], which
             shares the weights; call it with training=False.
         """
-        if self.level_embedding is None:
-            return self.encoder
-        windows = self.encoder.inputs[0]
-        embedding = self.level_embedding([windows, *self._level_outputs()])
-        return keras.Model(windows, embedding, name=self.encoder.name)
+        return self.encoder
+
+    def settle(self) -> None:
+        """Takes in what weights were assigned, where a layer computes with a copy."""
 
     def level_maps(self) -> keras.Model:
-        """What `LevelEmbedding` describes: [batch, frames, num_mels, 1] -> maps."""
-        return keras.Model(self.encoder.inputs[0], self._level_outputs())
-
-    def _level_outputs(self) -> list[Any]:
-        names = LEVELS[self.config.backbone]
-        return [self.encoder.get_layer(name).output for name in names]
+        """What `level_embedding` describes; asked of models that have one."""
+        raise NotImplementedError(f"{type(self).__name__} has no level embedding")
 
     def project_pairs(
         self, batch: Batch, training: bool = False
@@ -192,16 +100,8 @@ class ContrastiveModel(keras.Model):
         Returns:
             Anchors' and positives' projections, float32 [B, projection_dim] each.
         """
-        anchor, positive = batch["anchor"], batch["positive"]
-        if self.silent_projection is not None:
-            # Silent rows still need an input of the batch's shape; the anchor's window
-            # leaves the batch statistics those of music, and its output is not used.
-            is_active = batch["is_active"][:, tf.newaxis, tf.newaxis, tf.newaxis]
-            positive = tf.where(is_active, positive, anchor)
-        projections = self(tf.concat([anchor, positive], axis=0), training=training)
-        anchor, positive = tf.split(projections, 2, axis=0)
-        if self.silent_projection is not None:
-            positive = self.silent_projection(positive, batch["is_active"])
+        windows = tf.concat([batch["anchor"], batch["positive"]], axis=0)
+        anchor, positive = tf.split(self(windows, training=training), 2, axis=0)
         return anchor, positive
 
     def score_pairs(self, batch: Batch, training: bool = False) -> Batch:
@@ -213,14 +113,16 @@ class ContrastiveModel(keras.Model):
                 contrasted with all replicas' positives.
 
         Returns:
-            `loss` scalar; `row_loss` [B]; `is_correct` bool [B]; `columns` scalar, how
-            many candidates each row chooses from; `deviation` scalar, the standard
-            deviation of the projections over the batch, mean over dimensions: near 0
-            it has collapsed.
+            `loss` scalar; `row_loss` [B], of each pair; `is_correct` [B], whether a
+            pair is found, bool, or where it is looked for from both ends the share;
+            `columns` scalar, how many candidates there are to choose from;
+            `deviation` scalar, the standard deviation of the projections over the
+            batch, mean over dimensions: near 0 it has collapsed.
         """
         anchor, positive = self.project_pairs(batch, training)
         return self.score_projections(anchor, positive, batch["is_active"], training)
 
+    @abc.abstractmethod
     def score_projections(
         self,
         anchor: tf.Tensor,
@@ -229,30 +131,6 @@ class ContrastiveModel(keras.Model):
         training: bool = False,
     ) -> Batch:
         """Loss and measures of projections float32 [B, D]; see `score_pairs`."""
-        first_row: int | tf.Tensor = 0
-        if training and self.global_negatives:
-            positive, is_active, first_row = losses.gather_candidates(
-                positive, is_active
-            )
-        logits, labels = losses.silent_centroid_logits(
-            anchor,
-            positive,
-            is_active,
-            self.similarity,
-            self.config.temperature,
-            first_row,
-        )
-        row_loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-        num_active = tf.reduce_sum(tf.cast(is_active, tf.float32))
-        has_silent = tf.cast(tf.logical_not(tf.reduce_all(is_active)), tf.float32)
-        predicted = tf.argmax(logits, axis=-1, output_type=tf.int32)
-        return {
-            "loss": tf.reduce_mean(row_loss),
-            "row_loss": row_loss,
-            "is_correct": tf.equal(predicted, labels),
-            "columns": num_active + has_silent,
-            "deviation": tf.reduce_mean(tf.math.reduce_std(anchor, axis=0)),
-        }
 
     def summarize(self, batch: Batch, scores: Batch) -> Batch:
         """What `train_step` returns, from `score_pairs`'s result."""
@@ -339,7 +217,199 @@ class ContrastiveModel(keras.Model):
         ]
 
 
-def project_function(model: ContrastiveModel) -> Any:
+@keras.saving.register_keras_serializable(package="cola_msa")
+class _SilentProjection(keras.layers.Layer):
+    """One learned projection that stands for every silent positive."""
+
+    def __init__(self, dim: int, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.dim = dim
+        self.vector = self.add_weight(name="vector", shape=(dim,), initializer="zeros")
+        self.built = True
+
+    def call(self, positive: tf.Tensor, is_active: tf.Tensor) -> tf.Tensor:
+        return tf.where(is_active[:, tf.newaxis], positive, tf.tanh(self.vector))
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "dim": self.dim}
+
+
+@keras.saving.register_keras_serializable(package="cola_msa")
+class ContrastiveModel(PairModel):
+    """Encoder, projection head and similarity, trained on pairs of windows.
+
+    Attributes:
+        silent_projection: Layer that learns what stands for a silent positive; None
+            where a constant window does.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig | dict[str, Any] | None = None,
+        frontend: FrontendConfig | dict[str, Any] | None = None,
+        log_mel_mean: float = 0.0,
+        log_mel_std: float = 1.0,
+        seed: int = 0,
+        global_negatives: bool = False,
+        kernels: str | None = None,
+        encoder_policy: str | None = None,
+        **kwargs: Any,
+    ):
+        """Builds the network with fresh weights.
+
+        Args:
+            config: ModelConfig, or its `to_dict`.
+            frontend: FrontendConfig, or its `to_dict`.
+            log_mel_mean: Mean of the training data's log-mels.
+            log_mel_std: Their standard deviation.
+            seed: Seed of initial weights and of stochastic depth.
+            global_negatives: Contrast training batches over all replicas.
+            kernels: As in `build_encoder`; a saved model chooses anew.
+            encoder_policy: Keras's dtype policy of the encoder; default: the global.
+            **kwargs: Keras's own.
+        """
+        super().__init__(**kwargs)
+        if not isinstance(config, ModelConfig):
+            config = from_dict(ModelConfig, config or {})
+        if not isinstance(frontend, FrontendConfig):
+            frontend = from_dict(FrontendConfig, frontend or {})
+        assert isinstance(config, ModelConfig) and isinstance(frontend, FrontendConfig)
+        self.config = config
+        self.frontend = frontend
+        self._arguments = {
+            "log_mel_mean": log_mel_mean,
+            "log_mel_std": log_mel_std,
+            "seed": seed,
+            "global_negatives": global_negatives,
+            "encoder_policy": encoder_policy,
+        }
+        self.global_negatives = global_negatives
+        if encoder_policy not in (None, "float32"):
+            kernels = "keras"  # the others are for float32
+        with dtype_policy(encoder_policy):
+            self.encoder = build_encoder(
+                config, frontend, log_mel_mean, log_mel_std, seed, kernels
+            )
+        self.level_embedding = None
+        if config.embedding == "levels":
+            self.level_embedding = LevelEmbedding(
+                config.embedding_scale, name="level_embedding"
+            )
+            maps = [self.encoder.inputs[0], *self._level_outputs()]
+            self.level_embedding.build([tensor.shape for tensor in maps])
+        elif config.embedding != "raw":
+            raise ValueError(
+                f"embedding must be 'raw' or 'levels', not {config.embedding!r}"
+            )
+        self.projector = build_projector(
+            self.encoder.output_shape[-1], config.projection_dim, seed
+        )
+        if config.similarity == "bilinear":
+            self.similarity = losses.BilinearSimilarity(
+                config.projection_dim,
+                config.kernel_init,
+                config.kernel_scale,
+                seed,
+                name="similarity",
+            )
+        elif config.similarity == "cosine":
+            self.similarity = losses.CosineSimilarity(name="similarity")
+        else:
+            raise ValueError(
+                f"similarity must be 'bilinear' or 'cosine', not {config.similarity!r}"
+            )
+        self.silent_projection = None
+        if config.silence == "learned":
+            self.silent_projection = _SilentProjection(
+                config.projection_dim, name="silent_projection"
+            )
+        self.built = True
+
+    def get_config(self) -> dict[str, Any]:
+        """Keras's configuration of the model."""
+        return {
+            **super().get_config(),
+            "config": to_dict(self.config),
+            "frontend": to_dict(self.frontend),
+            **self._arguments,
+        }
+
+    def embedder(self) -> keras.Model:
+        """The encoder as users have it: what the configuration's `embedding` says.
+
+        Returns:
+            keras.Model, float32 [batch, frames, num_mels, 1] -> [batch, dim], which
+            shares the weights; call it with training=False.
+        """
+        if self.level_embedding is None:
+            return self.encoder
+        windows = self.encoder.inputs[0]
+        embedding = self.level_embedding([windows, *self._level_outputs()])
+        return keras.Model(windows, embedding, name=self.encoder.name)
+
+    def settle(self) -> None:
+        """Normalizes the input by the moments that were assigned."""
+        normalization_layer(self.encoder).finalize_state()
+
+    def level_maps(self) -> keras.Model:
+        """What `LevelEmbedding` describes: [batch, frames, num_mels, 1] -> maps."""
+        return keras.Model(self.encoder.inputs[0], self._level_outputs())
+
+    def _level_outputs(self) -> list[Any]:
+        names = LEVELS[self.config.backbone]
+        return [self.encoder.get_layer(name).output for name in names]
+
+    def project_pairs(
+        self, batch: Batch, training: bool = False
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """As `PairModel` does; silent positives may have a learned projection."""
+        anchor, positive = batch["anchor"], batch["positive"]
+        if self.silent_projection is not None:
+            # Silent rows still need an input of the batch's shape; the anchor's window
+            # leaves the batch statistics those of music, and its output is not used.
+            is_active = batch["is_active"][:, tf.newaxis, tf.newaxis, tf.newaxis]
+            positive = tf.where(is_active, positive, anchor)
+        projections = self(tf.concat([anchor, positive], axis=0), training=training)
+        anchor, positive = tf.split(projections, 2, axis=0)
+        if self.silent_projection is not None:
+            positive = self.silent_projection(positive, batch["is_active"])
+        return anchor, positive
+
+    def score_projections(
+        self,
+        anchor: tf.Tensor,
+        positive: tf.Tensor,
+        is_active: tf.Tensor,
+        training: bool = False,
+    ) -> Batch:
+        """Loss and measures of projections float32 [B, D]; see `score_pairs`."""
+        first_row: int | tf.Tensor = 0
+        if training and self.global_negatives:
+            positive, is_active, first_row = losses.gather_candidates(
+                positive, is_active
+            )
+        logits, labels = losses.silent_centroid_logits(
+            anchor,
+            positive,
+            is_active,
+            self.similarity,
+            self.config.temperature,
+            first_row,
+        )
+        row_loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+        num_active = tf.reduce_sum(tf.cast(is_active, tf.float32))
+        has_silent = tf.cast(tf.logical_not(tf.reduce_all(is_active)), tf.float32)
+        predicted = tf.argmax(logits, axis=-1, output_type=tf.int32)
+        return {
+            "loss": tf.reduce_mean(row_loss),
+            "row_loss": row_loss,
+            "is_correct": tf.equal(predicted, labels),
+            "columns": num_active + has_silent,
+            "deviation": tf.reduce_mean(tf.math.reduce_std(anchor, axis=0)),
+        }
+
+
+def project_function(model: PairModel) -> Any:
     """One graph for [N, frames, num_mels, 1] -> projections, in inference mode."""
     mels = model.frontend.num_mels
     return tf.function(

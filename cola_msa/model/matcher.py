@@ -13,13 +13,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from cola_msa.model.contrastive import ContrastiveModel
+from cola_msa.model.contrastive import PairModel
 from cola_msa.model.statistics import BatchStatistics
 
 
-def projection_network(
-    model: ContrastiveModel, statistics: BatchStatistics
-) -> keras.Model:
+def projection_network(model: PairModel, statistics: BatchStatistics) -> keras.Model:
     """Encoder and projection head with other batch-norm statistics than the model's.
 
     Args:

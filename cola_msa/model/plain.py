@@ -6,7 +6,7 @@ checkpoint's arrays, with the same operations in the same order.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import keras
@@ -155,10 +155,10 @@ def list_variables(config: ModelConfig, num_mels: int) -> tuple[Variable, ...]:
     return tuple(variables)
 
 
-def batch_norm_names(config: ModelConfig, num_mels: int) -> list[str]:
+def batch_norm_names(variables: Iterable[Variable]) -> list[str]:
     """Names of the batch normalization layers, in the order of their statistics."""
     ending = "/moving_mean"
-    names = (variable.name for variable in list_variables(config, num_mels))
+    names = (variable.name for variable in variables)
     return [name.removesuffix(ending) for name in names if name.endswith(ending)]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from cola_msa.model.contrastive import ContrastiveModel
+from cola_msa.model.contrastive import PairModel
 from cola_msa.model.embedding import describe_maps, window_magnitudes
 from cola_msa.model.encoder import (
     FusedBatchNormalization,
@@ -33,7 +33,7 @@ class BatchStatistics:
     variances: tuple[np.ndarray, ...]
     embedding: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
-    def assign_to(self, model: ContrastiveModel) -> None:
+    def assign_to(self, model: PairModel) -> None:
         """Makes the model's inference mode use these statistics."""
         for name, value in self.embedding.items():
             getattr(model.level_embedding, name).assign(value)
@@ -44,7 +44,7 @@ class BatchStatistics:
             layer.moving_mean.assign(mean)
             layer.moving_variance.assign(variance)
 
-    def fits(self, model: ContrastiveModel) -> bool:
+    def fits(self, model: PairModel) -> bool:
         """Whether a model has as many layers, with as many channels each."""
         shapes = [tuple(layer.moving_mean.shape) for layer in model.batch_norm_layers()]
         wanted = [(shapes, self.means), (shapes, self.variances)]
@@ -60,7 +60,7 @@ class BatchStatistics:
         )
 
     @classmethod
-    def of(cls, model: ContrastiveModel) -> "BatchStatistics":
+    def of(cls, model: PairModel) -> "BatchStatistics":
         """The model's moving statistics as they are."""
         layers = model.batch_norm_layers()
         return cls(
@@ -73,7 +73,7 @@ class BatchStatistics:
         )
 
 
-def embedding_shapes(model: ContrastiveModel) -> dict[str, tuple[int, ...]]:
+def embedding_shapes(model: PairModel) -> dict[str, tuple[int, ...]]:
     """Names and shapes of `BatchStatistics.embedding`; none where it is raw."""
     if model.level_embedding is None:
         return {}
@@ -88,7 +88,7 @@ class StatisticsEstimator:
     updates, so that inference mode computes another function than training did.
     """
 
-    def __init__(self, model: ContrastiveModel):
+    def __init__(self, model: PairModel):
         """Traces nothing yet; the first `estimate` does.
 
         Raises:

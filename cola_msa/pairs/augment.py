@@ -23,7 +23,7 @@ from unittest import mock
 import numpy as np
 import tensorflow as tf
 
-from cola_msa.config.schema import AUGMENTATIONS
+from cola_msa.config.schema import AUGMENTATIONS, FrontendConfig, TrainConfig
 from cola_msa.system.errors import UserError
 
 REMIX = "remix"  # of whole batches with their stems: `remix`
@@ -398,6 +398,25 @@ def build_augmentation(name: str, log_floor: float = 1e-5) -> Augment | None:
         return windows
 
     return augment
+
+
+def log_mel_augmentation(
+    train: TrainConfig, frontend: FrontendConfig
+) -> Augment | None:
+    """What a configuration says of windows of log-mels, but for `remix`.
+
+    Args:
+        train: Augment and source are used.
+        frontend: Of the windows.
+
+    Returns:
+        As `build_augmentation`.
+
+    Raises:
+        AugmentError: If it is unknown, does not fit, or its package is missing.
+    """
+    _, rest = split_remix(train.augment, train.source)
+    return build_augmentation(rest, frontend.log_floor)
 
 
 def _build_one(name: str, log_floor: float) -> Augment:

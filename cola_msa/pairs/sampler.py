@@ -9,14 +9,16 @@ replica with all their pairs, and each reads its part of it.
 Source: section 3.1 of the paper; docs/architecture.md for the batch compositions.
 """
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from cola_msa.config.schema import TrainConfig
+from cola_msa.config.schema import FrontendConfig, TrainConfig
 from cola_msa.pairs import remix
-from cola_msa.pairs.augment import build_augmentation, split_remix
+from cola_msa.pairs.augment import Augment, log_mel_augmentation, split_remix
 from cola_msa.pairs.draws import (
     COLA,
     Draw,
@@ -30,6 +32,7 @@ _REMIX_STREAM = 3
 _REMIX_SHARE_STREAM = 4
 _MOMENTS_UPDATE = 2**41  # first of the draws that bands' moments come from
 _MOMENTS_PAIRS = 1024
+BuildAugmentation = Callable[[TrainConfig, FrontendConfig], Augment | None]
 
 
 class PairSampler:
@@ -42,6 +45,7 @@ class PairSampler:
         split: str = "train",
         silent_value: float = 0.0,
         num_replicas: int = 1,
+        build_augmentation: BuildAugmentation = log_mel_augmentation,
     ):
         """Finds out which segments are eligible, and builds the augmentation.
 
@@ -51,6 +55,8 @@ class PairSampler:
             split: Which split to draw from.
             silent_value: What a silent source's window is filled with.
             num_replicas: Replicas that share a draw with `global_negatives`.
+            build_augmentation: Gives what changes windows, of the configuration and
+                the front end; the framework's.
 
         Raises:
             PairError: If the source, the batches or the span is unknown, or (in
@@ -58,10 +64,12 @@ class PairSampler:
             AugmentError: If the augmentation is unknown or its package is missing.
         """
         # Validation is never augmented: its loss is compared between strategies.
-        augment = config.augment if split == "train" else "none"
-        self.is_remixed, rest = split_remix(augment, config.source)
-        self._remix_share = config.remix_share
-        self._augment = build_augmentation(rest, data.frontend.log_floor)
+        own = config
+        if split != "train":
+            own = dataclasses.replace(config, augment="none")
+        self.is_remixed, _ = split_remix(own.augment, own.source)
+        self._remix_share = own.remix_share
+        self._augment = build_augmentation(own, data.frontend)
         self._draws = PairDraws(data, config, split, num_replicas)
         self.data = data
         self.split = split

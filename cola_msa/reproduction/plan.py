@@ -7,10 +7,10 @@ its files whether it is done. Nothing here runs anything.
 import dataclasses
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from cola_msa.config.presets import get_preset
-from cola_msa.config.schema import Config
+from cola_msa.config.schema import LOG_MEL, WAVEFORM, Config
 from cola_msa.config.strategies import (
     DEGRADED,
     NO_STEMS,
@@ -20,6 +20,8 @@ from cola_msa.config.strategies import (
     Strategy,
 )
 from cola_msa.evaluation.tasks import TASKS
+from cola_msa.frameworks.choose import get_framework
+from cola_msa.records.kinds import kind_folder
 from cola_msa.records.manifests import read_manifest
 from cola_msa.records.schema import MANIFEST_NAME
 from cola_msa.reproduction.report.commands import (
@@ -45,7 +47,8 @@ class Scale:
 
     Attributes:
         name: What `--scale` takes.
-        preset: Of every training; empty: each strategy's own, at the paper's length.
+        preset: Of every training, as `Framework.presets` calls it; empty: each
+            strategy's own, at the paper's length.
         train: Fields of TrainConfig that differ from the preset's.
         music: Share of the built-in music's default size; 0: the user's data.
         separator: Flags of `data_prep.train_separator` for the degraded stems.
@@ -59,9 +62,11 @@ class Scale:
 
     def config(self, strategy: Strategy, seed: int) -> Config:
         """What a strategy is trained with."""
-        config = get_preset(self.preset or strategy.name)
         if self.preset:
-            config = strategy.apply(config)
+            presets = get_framework(strategy.framework).presets
+            config = strategy.apply(get_preset(presets[self.preset]))
+        else:
+            config = get_preset(strategy.name)
         train = dataclasses.replace(config.train, seed=seed, **dict(self.train))
         return dataclasses.replace(config, train=train)
 
@@ -190,46 +195,90 @@ def wanted(request: Request) -> dict[str, _Want]:
         add([*TARGETED, "cola"], [TASK])
     if 5 in request.figures:
         add(list(STEMS_OF), [TASK])
-    # What trains on the same stems stands together, true stems first.
+    return dict(sorted(found.items(), key=lambda item: _rank(item[0])))
+
+
+def _rank(name: str) -> tuple[bool, int]:
+    """What trains alike, and on the same stems, stands together; true stems first."""
+    strategy = STRATEGIES[name]
     order = {SEPARATED: 0, NO_STEMS: 0, RANDOM: 1, DEGRADED: 2}
-    return dict(sorted(found.items(), key=lambda item: order[_stems(item[0])]))
+    return strategy.framework != Config.framework, order[strategy.stems]
 
 
-def _stems(strategy: str) -> str:
-    return STRATEGIES[strategy].stems
+_OF_KIND = {LOG_MEL: "", WAVEFORM: " of waveforms"}
 
 
-def needed_data(request: Request) -> list[tuple[str, str]]:
-    """The prepared folders that are read: dataset, and whose stems it has."""
-    found = [("mtat", SEPARATED)] if 2 in request.figures else []
+class Records(NamedTuple):
+    """What a training or an evaluation reads.
+
+    Attributes:
+        dataset: The dataset.
+        stems: Whose stems they have.
+        kind: What they hold, see `FrontendConfig.kind`.
+    """
+
+    dataset: str
+    stems: str
+    kind: str = LOG_MEL
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        name = data_name(self.dataset, self.stems)
+        return f"records of {name}{_OF_KIND[self.kind]}"
+
+
+def _training_records(strategy: Strategy) -> Records:
+    stems = SEPARATED if strategy.stems == NO_STEMS else strategy.stems
+    return Records("mtat", stems, get_framework(strategy.framework).frontend_kind)
+
+
+def _task_records(strategy: Strategy, task: str) -> Records:
+    dataset = dataset_of(task)
+    stems = SEPARATED if dataset == "mtat" else NO_STEMS
+    return Records(dataset, stems, get_framework(strategy.framework).frontend_kind)
+
+
+def needed_data(request: Request) -> list[Records]:
+    """The records that are read, of each prepared folder what it must hold."""
+    found = [Records("mtat", SEPARATED)] if 2 in request.figures else []
     for name, want in wanted(request).items():
-        stems = _stems(name)
-        found.append(("mtat", SEPARATED if stems == NO_STEMS else stems))
-        found += [
-            (dataset_of(task), SEPARATED if dataset_of(task) == "mtat" else NO_STEMS)
-            for task in want.tasks
-        ]
+        strategy = STRATEGIES[name]
+        found.append(_training_records(strategy))
+        found += [_task_records(strategy, task) for task in want.tasks]
     return list(dict.fromkeys(found))
 
 
-def _folder(request: Request, dataset: str, stems: str) -> str:
-    return request.data_dir(data_name(dataset, stems))
+def _folder(request: Request, records: Records) -> str:
+    """The prepared folder that a command is given; it finds the kind itself."""
+    return request.data_dir(data_name(records.dataset, records.stems))
+
+
+def _manifest(request: Request, records: Records) -> pathlib.Path:
+    folder = kind_folder(_folder(request, records), records.kind)
+    return pathlib.Path(folder) / MANIFEST_NAME
 
 
 def missing_data(request: Request) -> list[tuple[str, list[Command]]]:
-    """The user's prepared folders that are not there, with what prepares them.
+    """The user's prepared folders that lack records, with what prepares them.
 
     Returns:
-        The flag that names the folder, and the commands; [] for the built-in music.
+        The flag that names the folder and what is amiss there, and the commands; []
+        for the built-in music.
     """
     if request.scale.music:
         return []
     found = []
-    for dataset, stems in needed_data(request):
-        folder = _folder(request, dataset, stems)
-        if not (pathlib.Path(folder) / MANIFEST_NAME).exists():
-            flag = f"--{data_name(dataset, stems)}_dir={folder}"
-            found.append((flag, prepare_commands(dataset, stems, folder)))
+    for records in needed_data(request):
+        folder = _folder(request, records)
+        if not _manifest(request, records).exists():
+            flag = f"--{data_name(records.dataset, records.stems)}_dir={folder}"
+            found.append(
+                (
+                    f"{flag}: not a prepared folder{_OF_KIND[records.kind]}",
+                    prepare_commands(*records[:2], folder, records.kind),
+                )
+            )
     return found
 
 
@@ -244,7 +293,7 @@ def check_data(request: Request) -> None:
     missing = missing_data(request)
     if missing:
         lines = [
-            f"{flag}: not a prepared folder; name one, or make it:\n"
+            f"{flag}; name one, or make it:\n"
             + "\n".join(f"    {command.text}" for command in commands)
             for flag, commands in missing
         ]
@@ -252,20 +301,21 @@ def check_data(request: Request) -> None:
     if request.scale.music:
         return
     for name in wanted(request):
-        stems = _stems(name)
-        folder = _folder(request, "mtat", SEPARATED if stems == NO_STEMS else stems)
-        manifest, _ = read_manifest(pathlib.Path(folder) / MANIFEST_NAME)
-        STRATEGIES[name].check_data(manifest)
+        strategy = STRATEGIES[name]
+        manifest, _ = read_manifest(_manifest(request, _training_records(strategy)))
+        strategy.check_data(manifest)
 
 
 def build(request: Request) -> list[Step]:
     """All steps but the report, in order."""
     steps = _data_steps(request)
-    is_first = True
+    begun: set[str] = set()  # frameworks: each has an untrained network of its own
     for seed in request.run_seeds:
         for name, want in wanted(request).items():
-            steps += _strategy_steps(request, STRATEGIES[name], want, seed, is_first)
-            is_first = False
+            strategy = STRATEGIES[name]
+            is_first = strategy.framework not in begun
+            steps += _strategy_steps(request, strategy, want, seed, is_first)
+            begun.add(strategy.framework)
     return steps
 
 
@@ -277,7 +327,8 @@ def _data_steps(request: Request) -> list[Step]:
     arguments = (f"--output_dir={music}", f"--scale={request.scale.music}")
     command = Command("data_prep.demo", arguments)
     steps = [_file_step("the built-in music", command, music / "demo.json")]
-    for dataset, stems in needed_data(request):
+    for records in needed_data(request):
+        dataset, stems, kind = records
         separator = request.output_dir / "data" / "separator_2epochs"
         if stems == DEGRADED:
             command = separator_command(
@@ -285,7 +336,7 @@ def _data_steps(request: Request) -> list[Step]:
             )
             title = "a separator after two epochs"
             steps.append(_file_step(title, command, separator / "report.json"))
-        folder = _folder(request, dataset, stems)
+        folder = _folder(request, records)
         flags = [f"--dataset_dir={music / dataset}", f"--output_dir={folder}"]
         flags.append("--num_workers=0")
         source = {
@@ -293,12 +344,12 @@ def _data_steps(request: Request) -> list[Step]:
             RANDOM: "--separator=random",
             DEGRADED: f"--separator={separator}",
         }.get(stems)
+        if kind != LOG_MEL:  # which alone have stems
+            source = f"--records={kind}"
         command = Command(
             f"data_prep.{dataset}", (*flags, source) if source else tuple(flags)
         )
-        title = f"records of {data_name(dataset, stems)}"
-        manifest = pathlib.Path(folder) / MANIFEST_NAME
-        steps.append(_file_step(title, command, manifest))
+        steps.append(_file_step(records.title, command, _manifest(request, records)))
     return steps
 
 
@@ -310,24 +361,28 @@ def _file_step(title: str, command: Command, path: pathlib.Path) -> Step:
 def _strategy_steps(
     request: Request, strategy: Strategy, want: _Want, seed: int, is_first: bool
 ) -> list[Step]:
-    """Training and evaluations of one run; of the first the untrained network too."""
+    """Training and evaluations of a run; of a first one the untrained network too."""
     config = request.scale.config(strategy, seed)
     run_dir = request.run_dir(strategy.name, seed)
-    stems = SEPARATED if strategy.stems == NO_STEMS else strategy.stems
     threads = [f"--threads={request.threads}"] if request.threads else []
-    command = train_command(config, _folder(request, "mtat", stems), run_dir, *threads)
+    folder = _folder(request, _training_records(strategy))
+    command = train_command(config, folder, run_dir, *threads)
     title = f"training {strategy.title}" + (f", seed {seed}" if seed else "")
     steps = [Step(title, command, lambda: _is_trained(run_dir, config))]
     for task in want.tasks:
-        steps.append(_eval_step(request, task, run_dir, task))
+        folder = _folder(request, _task_records(strategy, task))
+        steps.append(_eval_step(request, task, run_dir, folder, task))
         if is_first:
-            steps.append(_eval_step(request, task, run_dir, f"{task}-untrained"))
+            name = f"{task}-untrained"
+            steps.append(_eval_step(request, task, run_dir, folder, name))
     if want.steps:
         kept = sorted({0, *(s for s in config.train.keep_steps)})
+        folder = _folder(request, _task_records(strategy, TASK))
         for step in kept:
             # The last step is judged above, the first where the untrained network is.
             if step < config.train.steps and not (step == 0 and is_first):
-                steps.append(_eval_step(request, TASK, run_dir, f"{TASK}-{step}", step))
+                name = f"{TASK}-{step}"
+                steps.append(_eval_step(request, TASK, run_dir, folder, name, step))
     return steps
 
 
@@ -335,23 +390,22 @@ def _eval_step(
     request: Request,
     task: str,
     run_dir: pathlib.Path,
-    folder: str,
+    data_dir: str,
+    name: str,
     step: int | None = None,
 ) -> Step:
-    dataset = dataset_of(task)
-    stems = SEPARATED if dataset == "mtat" else NO_STEMS
-    is_untrained = folder.endswith("-untrained")
+    is_untrained = name.endswith("-untrained")
     command = eval_command(
         task,
         run_dir,
-        _folder(request, dataset, stems),
+        data_dir,
         step=step,
         encoder="untrained" if is_untrained else "trained",
         seeds=request.head_seeds,
     )
-    judged = "the untrained network" if is_untrained else run_dir.name
+    judged = f"{run_dir.name} untrained" if is_untrained else run_dir.name
     at_step = "" if step is None else f" at step {step}"
-    path = run_dir / "eval" / folder / "results.json"
+    path = run_dir / "eval" / name / "results.json"
     expected = 0 if is_untrained else step
 
     def is_due() -> bool:
@@ -400,5 +454,5 @@ def report_command(request: Request) -> Command:
     if wanted(request):
         arguments.insert(0, f"--runs={request.runs_dir}")
     if 2 in request.figures:
-        arguments.append(f"--data_dirs={_folder(request, 'mtat', SEPARATED)}")
+        arguments.append(f"--data_dirs={_folder(request, Records('mtat', SEPARATED))}")
     return Command("cola_msa.report", tuple(arguments))

@@ -2,5 +2,5 @@
 
 The network that all of them are about is built here alone: `network`.
 
-Imports `config`, `records` and `model`.
+Imports `config`, `records`, `model` and `frameworks`.
 """

@@ -12,6 +12,7 @@ from absl import logging
 
 from cola_msa.config.checks import check_config, check_moments
 from cola_msa.config.schema import Config, differing_fields, from_dict, to_dict
+from cola_msa.frameworks.choose import framework_of
 from cola_msa.records.joined import PairData, open_data
 from cola_msa.system import files, folders, versions
 from cola_msa.system.errors import RunError, UsageError, UserError
@@ -267,7 +268,7 @@ RUN_NAMES = ("checkpoints", "kept", "metrics.jsonl", "logs/events.*", DONE_NAME)
 
 def _checked_run(run: dict[str, Any]) -> dict[str, Any]:
     """Raises ValueError, KeyError or TypeError where config.json cannot be meant."""
-    check_config(run["config"])
+    framework_of(check_config(run["config"]))
     data = run["data"]
     if not isinstance(data, dict):
         raise TypeError("data is no object")

@@ -23,8 +23,9 @@ from absl import logging
 
 from cola_msa.config.checks import check_moments
 from cola_msa.config.schema import ModelConfig
+from cola_msa.frameworks.choose import framework_of
 from cola_msa.model import plain, replicas
-from cola_msa.model.contrastive import ContrastiveModel
+from cola_msa.model.contrastive import PairModel
 from cola_msa.model.statistics import BatchStatistics, embedding_shapes
 from cola_msa.runs import network
 from cola_msa.runs.directory import DONE_NAME, NAMED_STEPS, load_config, load_run
@@ -80,7 +81,7 @@ def _mean_arrays(
 
 def save_kept(
     run_dir: str | os.PathLike,
-    model: ContrastiveModel,
+    model: PairModel,
     statistics: dict[str, BatchStatistics],
     step: int,
     name: str | None = None,
@@ -195,7 +196,7 @@ def read_statistics(
     path: pathlib.Path,
     arrays: dict[str, np.ndarray],
     inputs: str,
-    model: ContrastiveModel,
+    model: PairModel,
 ) -> BatchStatistics:
     """Batch-norm statistics of a kept checkpoint.
 
@@ -230,7 +231,7 @@ def load_model(
     run_dir: str | os.PathLike,
     step: int | str | None = None,
     statistics: str | None = None,
-) -> ContrastiveModel:
+) -> PairModel:
     """Rebuilds a run's model at a kept step, with its re-estimated statistics.
 
     Args:
@@ -240,7 +241,7 @@ def load_model(
             is what the run's configuration names for its encoder.
 
     Returns:
-        ContrastiveModel, ready for inference.
+        PairModel, ready for inference.
 
     Raises:
         RunError: If the run, the step or a variable is missing.
@@ -279,9 +280,8 @@ def plain_weights(
         check_moments(load_run(run_dir)["data"])
     except (KeyError, TypeError, ValueError):
         return None
-    mels = config.frontend.num_mels
     weights = {}
-    variables = plain.list_variables(config.model, mels)
+    variables = framework_of(config).plain_variables(config)
     if not variables or sum(name.startswith("model/") for name in arrays) != len(
         variables
     ):
@@ -294,7 +294,7 @@ def plain_weights(
     prefix = f"statistics/{config.train.statistics_inputs}"
     moments = {
         f"{layer}/moving_{part}": f"{prefix}/{number:04d}/{part}"
-        for number, layer in enumerate(plain.batch_norm_names(config.model, mels))
+        for number, layer in enumerate(plain.batch_norm_names(variables))
         for part in ("mean", "variance")
     }
     moments |= {

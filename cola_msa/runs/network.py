@@ -14,9 +14,9 @@ import numpy as np
 
 from cola_msa.config.checks import check_moments
 from cola_msa.config.schema import Config, from_dict
+from cola_msa.frameworks.choose import framework_of
 from cola_msa.model import replicas
-from cola_msa.model.contrastive import ContrastiveModel
-from cola_msa.model.encoder import normalization_layer
+from cola_msa.model.contrastive import PairModel
 from cola_msa.model.statistics import BatchStatistics
 from cola_msa.runs import directory
 from cola_msa.system.errors import RunError
@@ -28,7 +28,7 @@ def build_network(
     data: dict[str, Any],
     seed: int | None = None,
     encoder_policy: str | None = None,
-) -> ContrastiveModel:
+) -> PairModel:
     """The network of a configuration, with fresh weights.
 
     Args:
@@ -39,20 +39,11 @@ def build_network(
         encoder_policy: Keras's dtype policy of the encoder, for training; None is
             float32.
     """
-    return ContrastiveModel(
-        config.model,
-        config.frontend,
-        data["log_mel_mean"],
-        data["log_mel_std"],
-        config.train.seed if seed is None else seed,
-        config.train.global_negatives,
-        encoder_policy=encoder_policy,
-    )
+    seed = config.train.seed if seed is None else seed
+    return framework_of(config).build_network(config, data, seed, encoder_policy)
 
 
-def fresh_network(
-    run_dir: str | os.PathLike, seed: int | None = None
-) -> ContrastiveModel:
+def fresh_network(run_dir: str | os.PathLike, seed: int | None = None) -> PairModel:
     """A run's network with fresh weights.
 
     Args:
@@ -118,10 +109,10 @@ def fitting_values(
 
 
 def put_weights(
-    model: ContrastiveModel,
+    model: PairModel,
     values: Iterable[tuple[Any, np.ndarray | list[np.ndarray]]],
     statistics: BatchStatistics | None = None,
-) -> ContrastiveModel:
+) -> PairModel:
     """Gives variables of a model, and of its optimizer, their values.
 
     Args:
@@ -136,7 +127,7 @@ def put_weights(
         if not isinstance(value, list):
             value = [value] * len(replicas.replica_values(variable))
         replicas.assign_replicas(variable, value)
-    normalization_layer(model.encoder).finalize_state()
+    model.settle()
     if statistics is not None:
         statistics.assign_to(model)
     return model

@@ -19,7 +19,7 @@ import tensorflow as tf
 from absl import logging
 
 from cola_msa.model import replicas
-from cola_msa.model.contrastive import ContrastiveModel
+from cola_msa.model.contrastive import PairModel
 from cola_msa.runs import directory, network
 from cola_msa.runs.scalars import plain_errors, read_metrics
 from cola_msa.system import files
@@ -82,7 +82,7 @@ def _is_run(run_dir: pathlib.Path) -> bool:
 
 def save_training(
     run_dir: str | os.PathLike,
-    model: ContrastiveModel,
+    model: PairModel,
     state: dict[str, Any],
     update: int,
     max_to_keep: int,
@@ -129,11 +129,11 @@ def save_training(
         path.unlink()
 
 
-def _parts(model: ContrastiveModel) -> tuple[tuple[str, list], tuple[str, list]]:
+def _parts(model: PairModel) -> tuple[tuple[str, list], tuple[str, list]]:
     return ("model", model.variables), ("optimizer", model.optimizer.variables)
 
 
-def saved_variables(model: ContrastiveModel) -> list:
+def saved_variables(model: PairModel) -> list:
     """Every variable that a checkpoint holds, in order."""
     return [variable for _, variables in _parts(model) for variable in variables]
 
@@ -144,7 +144,7 @@ def _copy_name(replica: int, prefix: str, number: int) -> str:
 
 
 def _restore(
-    path: pathlib.Path, model: ContrastiveModel, first_replica: int
+    path: pathlib.Path, model: PairModel, first_replica: int
 ) -> dict[str, Any]:
     """Assigns everything or, where something is amiss, nothing.
 
@@ -174,7 +174,7 @@ def _restore(
 
 
 def restore_training(
-    run_dir: str | os.PathLike, model: ContrastiveModel, first_replica: int = 0
+    run_dir: str | os.PathLike, model: PairModel, first_replica: int = 0
 ) -> dict[str, Any] | None:
     """Loads the newest undamaged checkpoint into the model and its optimizer.
 

@@ -14,8 +14,10 @@ from absl import flags, logging
 from cola_msa.config.presets import FORMER_PRESETS, PRESETS, get_preset
 from cola_msa.config.schema import Config, ModelConfig, TrainConfig
 from cola_msa.config.strategies import get_strategy
+from cola_msa.frameworks.choose import get_framework
 from cola_msa.records.joined import PairData
 from cola_msa.runs.directory import load_config, resumable_run
+from cola_msa.system.errors import UsageError
 from cola_msa.training.checks import check_config
 from cola_msa.values.field_flags import given_fields
 
@@ -29,11 +31,20 @@ def config_from_flags(
     Raises:
         UserError: If a flag has a value that cannot be meant, or contradicts another.
     """
-    preset = values.preset or ("default" if values.data_dir else "demo")
+    strategy = get_strategy(values.strategy) if values.strategy else None
+    framework = get_framework(
+        values.framework or (strategy or Config).framework  # named by it, or the usual
+    )
+    preset = values.preset or framework.presets["data" if values.data_dir else "demo"]
     config = presets.get(preset) or get_preset(preset)
+    if values.framework not in (None, config.framework):
+        raise UsageError(
+            f"--framework={values.framework} contradicts --preset={preset}, which is "
+            f"one of {config.framework}: leave one of them out, or say "
+            f"--preset={framework.presets['data']}"
+        )
     given = given_fields(TrainConfig, values)
-    if values.strategy:
-        strategy = get_strategy(values.strategy)
+    if strategy:
         strategy.check_fields(given)
         config = strategy.apply(config)
     train = dataclasses.replace(config.train, **given)

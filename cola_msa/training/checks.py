@@ -1,8 +1,8 @@
 """What cannot be trained whatever the data: settings that contradict one another."""
 
 from cola_msa.config.schema import Config
+from cola_msa.frameworks.choose import framework_of
 from cola_msa.model.acceleration import choose_acceleration
-from cola_msa.pairs.augment import augmentation_names, split_remix
 from cola_msa.pairs.draws import source_names
 from cola_msa.training.updates import UpdateError, num_parts
 
@@ -19,5 +19,4 @@ def check_config(config: Config) -> None:
     num_parts(train)
     choose_acceleration(train, config.model.sync_batch_norm, has_gpu=False)
     source_names(train.source)
-    _, rest = split_remix(train.augment, train.source)
-    augmentation_names(rest)
+    framework_of(config).check(config)

@@ -15,11 +15,10 @@ from tqdm import tqdm
 
 from cola_msa.config.schema import Config
 from cola_msa.evaluation.validation import Validator
+from cola_msa.frameworks.choose import framework_of
 from cola_msa.model.acceleration import choose_acceleration
-from cola_msa.model.encoder import set_input_normalization
 from cola_msa.model.optimizers import averaged_weights, build_optimizer
 from cola_msa.model.statistics import BatchStatistics
-from cola_msa.pairs.draws import silence_value
 from cola_msa.pairs.sampler import PairSampler
 from cola_msa.records.joined import PairData
 from cola_msa.runs import directory, kept, network, resume
@@ -83,9 +82,15 @@ class Trainer:
         logging.info("%s", self.acceleration)
         num_parts(config.train)  # refuses what does not fit, before anything is made
         mean, std = data.log_mel_moments
-        silent = silence_value(config.model.silence, data.frontend.log_floor, mean)
+        framework = framework_of(config)
+        silent = framework.silent_value(config, mean)
         self.sampler = PairSampler(
-            data, config.train, "train", silent, self.num_replicas
+            data,
+            config.train,
+            "train",
+            silent,
+            self.num_replicas,
+            framework.build_augmentation,
         )
         if len(data.parts) > 1:
             for line in self.sampler.describe_folders():
@@ -105,9 +110,7 @@ class Trainer:
                     {"log_mel_mean": mean, "log_mel_std": std},
                     encoder_policy=self.acceleration.policy,
                 )
-                if config.model.input_normalization == "bands":
-                    moments = self.sampler.band_moments()
-                    set_input_normalization(self.model.encoder, *moments)
+                framework.measure_input(self.model, self.sampler)
                 has_loss_scale = self.acceleration.precision == "float16"
                 self.model.compile(
                     optimizer=build_optimizer(config.train, has_loss_scale)

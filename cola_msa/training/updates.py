@@ -19,7 +19,7 @@ import keras
 import tensorflow as tf
 
 from cola_msa.config.schema import TrainConfig
-from cola_msa.model.contrastive import Batch, ContrastiveModel
+from cola_msa.model.contrastive import Batch, PairModel
 from cola_msa.system.errors import UserError
 
 Gradients = list[tf.Tensor]
@@ -50,7 +50,7 @@ class Updater:
 
     def __init__(
         self,
-        model: ContrastiveModel,
+        model: PairModel,
         strategy: tf.distribute.Strategy,
         train: TrainConfig,
         sources: tuple[str, ...] = (),

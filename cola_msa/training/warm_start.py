@@ -17,7 +17,7 @@ from absl import logging
 
 from cola_msa.config.schema import Config
 from cola_msa.hub import loading, pretrained
-from cola_msa.model.contrastive import ContrastiveModel
+from cola_msa.model.contrastive import PairModel
 from cola_msa.runs import kept, network
 from cola_msa.system.errors import RunError
 from cola_msa.values.arrays import read_arrays
@@ -103,7 +103,7 @@ def checked(start: WarmStart | None, config: Config) -> WarmStart | None:
     return start
 
 
-def assign(model: ContrastiveModel, start: WarmStart) -> list[str]:
+def assign(model: PairModel, start: WarmStart) -> list[str]:
     """Gives a model the weights that fit; the whole encoder must.
 
     The input normalization comes along: the first layers were trained behind it.

@@ -18,6 +18,7 @@ from cola_msa.config.strategies import STRATEGIES
 from cola_msa.evaluation import results
 from cola_msa.evaluation.probes.kept_heads import Heads, Member
 from cola_msa.evaluation.tasks import OTHER_TASKS, TASKS
+from cola_msa.frameworks.choose import get_framework
 from cola_msa.records.schema import SCHEMA_VERSION, manifest_hash, write_manifest
 from cola_msa.runs import directory
 from cola_msa.runs.directory import DONE_NAME
@@ -69,8 +70,9 @@ def write_run(
     is_done: bool = True,
     **train,
 ) -> pathlib.Path:
-    """A run of the preset `smoke` without any weights."""
-    config = STRATEGIES[strategy].apply(get_preset("smoke"))
+    """A run of the framework's preset `smoke` without any weights."""
+    presets = get_framework(STRATEGIES[strategy].framework).presets
+    config = STRATEGIES[strategy].apply(get_preset(presets["smoke"]))
     fields = dataclasses.replace(config.train, seed=seed, **train)
     config = dataclasses.replace(config, train=fields)
     run_dir = root / (name or (strategy + (f"-seed{seed}" if seed else "")))

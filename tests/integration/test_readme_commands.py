@@ -21,7 +21,7 @@ from collections.abc import Collection
 import pytest
 
 from tests.cola_msa.evaluation.probes.test_features import write_data
-from tests.conftest import tiny_config, write_prepared
+from tests.conftest import tiny_config, write_prepared, write_waveforms
 from tests.helpers import trees
 from tests.helpers.commands import run_module
 from tests.test_documents import DOCUMENTS
@@ -33,6 +33,10 @@ RANDOM = {"--separator=umxhq": "--separator=random", "--num_workers=0": ""}
 # By the command's beginning: what is replaced, and what is added.
 SMALLER: dict[str, tuple[dict[str, str], list[str]]] = {
     "cola_msa.train --source=multi --data_dir": ({}, SMOKE),
+    "cola_msa.train --framework=clmr --data_dir": (
+        {},
+        ["--preset=clmr_smoke", "--run_dir=runs/clmr"],
+    ),
     "cola_msa.train --preset=smoke": (
         {"--data_dir=prepared/music": "--data_dir=prepared/mtat"},
         [],
@@ -72,6 +76,7 @@ RECORDS = ("docs/measurements.md", "BUILD.md", "CONTRIBUTING.md")
 ALONE = {
     "cola_msa.train --source=multi": "`make demo` runs it: the built-in music",
     "cola_msa.eval --task=fma": "`make demo` runs it: the built-in music",
+    "cola_msa.train --framework=clmr": "minutes of music; test_training is smaller",
     "data_prep.mtat": "named alone in the text, without its flags",
 }
 NOT_HERE = {
@@ -240,6 +245,7 @@ def place(tmp_path_factory):
     counts = {"train": 16, "validation": 6, "test": 4}
     extra = {f"{name}_extra": 2 for name in counts}
     write_prepared(folder / "prepared" / "mtat", counts | extra)
+    write_waveforms(folder / "prepared" / "mtat" / "waveform", counts)
     for name, dataset in (
         ("fma", "fma"),
         ("nsynth", "nsynth"),

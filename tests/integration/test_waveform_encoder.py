@@ -1,4 +1,4 @@
-"""An encoder of waveforms, all the way: records, training, probes, files, exports."""
+"""CLMR and its waveforms all the way: records, training, probes, files, exports."""
 
 import csv
 import dataclasses
@@ -10,6 +10,7 @@ import soundfile
 import tensorflow as tf
 
 from cola_msa.audio import decode, frontend_numpy, resample
+from cola_msa.config.presets import get_preset
 from cola_msa.config.schema import FrontendConfig, waveform_frontend
 from cola_msa.evaluation import baseline
 from cola_msa.evaluation.probes import kept_heads
@@ -35,7 +36,7 @@ RATE = 22050
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """Labelled clips, prepared both ways, and a run of the tiny network."""
+    """Labelled clips, prepared both ways, and a run of CLMR's tiny network."""
     root = tmp_path_factory.mktemp("world")
     random = np.random.default_rng(0)
     for label, hz in (("low", 220), ("high", 1760)):
@@ -50,8 +51,9 @@ def world(tmp_path_factory):
     records = "--records=log_mel,waveform"
     flags = (records, "--validation_share=0.25", "--test_share=0.25")
     assert execute("labelled_folder", root / "raw", root / "data", *flags) == 0
-    config = tiny_config(source="none", pair_span="clip", batch_size=4)
-    config = dataclasses.replace(config, frontend=CONFIG)
+    config = get_preset("clmr_smoke")
+    train = dataclasses.replace(config.train, updates_per_step=3)
+    config = dataclasses.replace(config, train=train)
     data = open_data(root / "data", CONFIG)
     assert Trainer(config, data, root / "run").run() == "finished"
     return root

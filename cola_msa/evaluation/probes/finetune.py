@@ -34,7 +34,7 @@ from cola_msa.evaluation.probes.heads import (
 )
 from cola_msa.evaluation.probes.kept_heads import Member
 from cola_msa.evaluation.probes.tuned_file import read_model, save_model
-from cola_msa.model.contrastive import ContrastiveModel
+from cola_msa.model.contrastive import PairModel
 from cola_msa.model.statistics import StatisticsEstimator
 from cola_msa.records.reader import even_bounds, fixed_bounds, open_windows
 from cola_msa.records.stored import read_type
@@ -163,7 +163,7 @@ class _Steps:
     """The compiled functions of one training, and the model that they change."""
 
     def __init__(
-        self, start: ContrastiveModel, num_classes: int, config: TuneConfig, seed: int
+        self, start: PairModel, num_classes: int, config: TuneConfig, seed: int
     ):
         self.encoder = start.encoder
         frontend = start.frontend
@@ -223,7 +223,7 @@ class _Steps:
 
 
 def tune(
-    start: ContrastiveModel,
+    start: PairModel,
     train: Segments,
     train_labels: np.ndarray,
     validation: LabelledWindows,

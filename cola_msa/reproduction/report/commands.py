@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from cola_msa.config.presets import PRESETS
-from cola_msa.config.schema import Config
+from cola_msa.config.schema import LOG_MEL, Config
 from cola_msa.config.strategies import DEGRADED, NO_STEMS, RANDOM, STRATEGIES
 from cola_msa.evaluation.tasks import TASKS
+from cola_msa.frameworks.choose import framework_of
 from cola_msa.values.field_flags import flag_fields
 
 TABLES, FIGURES = (1, 2, 3), (2, 3, 4, 5)  # of the paper
@@ -63,7 +64,9 @@ def config_flags(config: Config) -> tuple[str, ...]:
         `--preset`, `--strategy` where the preset is not the strategy's own, and a flag
         for each field that differs from what these two give.
     """
-    preset = config.preset if config.preset in PRESETS else "default"
+    preset = config.preset
+    if preset not in PRESETS:
+        preset = framework_of(config).presets["data"]
     flags = [_flag("preset", preset)]
     base = PRESETS[preset]
     if config.strategy in STRATEGIES and config.strategy != base.strategy:
@@ -148,6 +151,7 @@ def prepare_commands(
     dataset: str,
     stems: str = NO_STEMS,
     output_dir: str | pathlib.Path | None = None,
+    kind: str = LOG_MEL,
 ) -> list[Command]:
     """The commands that prepare a published dataset.
 
@@ -155,6 +159,7 @@ def prepare_commands(
         dataset: `mtat`, `nsynth` or `fma`.
         stems: What the stems shall be; see `strategies`.
         output_dir: The prepared folder; default: below `prepared`.
+        kind: What records hold; waveforms are of mixtures alone.
 
     Returns:
         One command, or for degraded stems two: the separator is trained first.
@@ -163,7 +168,9 @@ def prepare_commands(
     output_dir = output_dir or f"{PREPARED}/{data_name(dataset, stems)}"
     arguments = [_flag("dataset_dir", raw), _flag("output_dir", output_dir)]
     commands = []
-    if dataset == "mtat":  # the others are for probes, which read no stems
+    if kind != LOG_MEL:
+        arguments.append(_flag("records", kind))
+    elif dataset == "mtat":  # the others are for probes, which read no stems
         separator = "random" if stems == RANDOM else "umxhq"
         if stems == DEGRADED:
             separator = "separators/2epochs"

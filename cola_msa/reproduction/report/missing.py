@@ -6,7 +6,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from cola_msa.config.presets import get_preset
+from cola_msa.config.schema import Config
 from cola_msa.config.strategies import DEGRADED, NO_STEMS, RANDOM, SEPARATED, Strategy
+from cola_msa.frameworks.choose import framework_of, get_framework
 from cola_msa.reproduction.report.commands import (
     PREPARED,
     Command,
@@ -46,6 +48,9 @@ def find(
     found: Missing = []
     for strategy in strategies:
         group = groups.get(strategy.name)
+        if reference and strategy.framework != reference.strategy.framework:
+            # Other networks are never at one scale: its longest runs are taken.
+            group = next(iter(collection.groups_of(strategy.name)), None)
         if group is None:
             commands = _all_of(collection, strategy, reference, tasks)
             found.append((f"{strategy.title}: no run", commands))
@@ -76,7 +81,7 @@ def untrained(
         eval_command(
             task,
             first.run_dir,
-            _data_of(task, collection),
+            _data_of(task, collection, first.config.frontend.kind),
             encoder="untrained",
         )
         for task in tasks
@@ -97,7 +102,10 @@ def _all_of(
         run_dir = pathlib.Path("runs") / strategy.name
     else:
         model = reference.runs[0]
-        config = strategy.apply(model.config)
+        if model.config.framework == strategy.framework:
+            config = strategy.apply(model.config)
+        else:
+            config = _counterpart(model.config, strategy)
         if model.config.preset == reference.strategy.name:  # the paper's length
             config = dataclasses.replace(config, preset=strategy.name)
         run_dir = model.run_dir.parent / strategy.name
@@ -106,20 +114,40 @@ def _all_of(
         train_command(config, data["data_dir"], run_dir, *weight_flags(data))
     )
     for task in tasks:
-        folder = _data_of(task, collection)
+        folder = _data_of(task, collection, _kind(strategy))
         commands.append(eval_command(task, run_dir, folder))
     return commands
 
 
-def _data_of(task: str, collection: Collection) -> str:
-    known = collection.data_dirs().get(task)
+def _kind(strategy: Strategy) -> str:
+    """What the records that a strategy learns from hold."""
+    return get_framework(strategy.framework).frontend_kind
+
+
+def _counterpart(config: Config, strategy: Strategy) -> Config:
+    """What a strategy is trained with beside a run of another framework.
+
+    Its own framework's preset of that size; at the published length where the run's
+    preset is neither for the demo nor for smoke.
+    """
+    theirs = framework_of(config).presets
+    own = get_framework(strategy.framework).presets
+    for size in ("demo", "smoke"):
+        if config.preset == theirs[size]:
+            return strategy.apply(get_preset(own[size]))
+    return get_preset(strategy.name)
+
+
+def _data_of(task: str, collection: Collection, kind: str) -> str:
+    known = collection.data_dirs(kind).get(task)
     if known:
         return known
     dataset = dataset_of(task)
     for run in collection.runs:
         data = run.description["data"]
+        is_kind = run.config.frontend.kind == kind
         # A task is judged on one folder.
-        if data["dataset"] == dataset and not data.get("folders"):
+        if is_kind and data["dataset"] == dataset and not data.get("folders"):
             return data["data_dir"]
     return f"{PREPARED}/{dataset}"
 
@@ -132,6 +160,8 @@ def _training_data(
     The data as a run's config.json describes it.
     """
     for run in collection.runs:
+        if run.config.frontend.kind != _kind(strategy):
+            continue
         data = run.description["data"]
         has_stems = bool(data.get("sources"))
         kind = run.strategy.stems if run.strategy else SEPARATED
@@ -147,7 +177,8 @@ def _training_data(
     is_special = strategy.stems in (RANDOM, DEGRADED)
     name = data_name(dataset, strategy.stems if is_special else SEPARATED)
     folder = f"{PREPARED}/{name}"
-    return {"data_dir": folder}, prepare_commands(dataset, strategy.stems, folder)
+    commands = prepare_commands(dataset, strategy.stems, folder, _kind(strategy))
+    return {"data_dir": folder}, commands
 
 
 def _evaluations(
@@ -155,7 +186,7 @@ def _evaluations(
 ) -> list[Command]:
     commands = []
     for task in tasks:
-        folder = _data_of(task, collection)
+        folder = _data_of(task, collection, run.config.frontend.kind)
         final = run.final(task)
         last = max(run.kept_steps, default=0)
         if final is None or (final.step or 0) < last:

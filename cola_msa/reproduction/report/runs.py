@@ -81,7 +81,8 @@ class Run:
         """The paper's strategy that it trains; None where it is none."""
         if self.config.strategy in STRATEGIES and not self.config.train.init_from:
             return STRATEGIES[self.config.strategy]
-        return strategy_of(self.config.train, self.separator)
+        framework = self.config.framework
+        return strategy_of(self.config.train, self.separator, framework)
 
     @property
     def updates(self) -> int:
@@ -242,11 +243,16 @@ class Collection:
         )
         return sets[best] if best is not None else {}
 
-    def data_dirs(self) -> dict[str, str]:
-        """The prepared folder of each task that some result was made with."""
+    def data_dirs(self, kind: str) -> dict[str, str]:
+        """The prepared folder of each task that some result was made with.
+
+        Args:
+            kind: What its records hold.
+        """
         return {
             result.task: result.content["data"]["data_dir"]
             for run in self.runs
+            if run.config.frontend.kind == kind
             for result in run.results
         }
 

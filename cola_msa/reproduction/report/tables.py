@@ -35,11 +35,9 @@ CAPTIONS = {
     2: "Table 2: composition of the batches (ablations)",
     3: "Table 3: models of a single source",
 }
-# Rows of the paper's tables that this project does not train.
-PUBLISHED_ONLY = {"CLMR": "published only: a network on waveforms, not trained here"}
 
 
-def strategies_of(table: int) -> dict[str, Strategy | None]:
+def strategies_of(table: int) -> dict[str, Strategy]:
     """The rows of one of the paper's tables and the strategies that make them."""
     made = {
         row: strategy
@@ -47,7 +45,7 @@ def strategies_of(table: int) -> dict[str, Strategy | None]:
         for number, row in strategy.rows
         if number == table
     }
-    return {row: made.get(row) for row in PUBLISHED_TABLES[table]}
+    return {row: made[row] for row in PUBLISHED_TABLES[table]}
 
 
 def column_titles() -> tuple[str, ...]:
@@ -70,8 +68,6 @@ def build_table(number: int, collection: Collection) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for name, strategy in strategies_of(number).items():
         rows.append(_published_row(number, name, strategy))
-        if strategy is None:
-            continue
         groups = collection.groups_of(strategy.name)
         rows += [_group_row(strategy.title, group) for group in groups]
         if not groups:
@@ -83,9 +79,7 @@ def build_table(number: int, collection: Collection) -> Table:
     return Table(caption, ("strategy", "scale", *column_titles()), tuple(rows))
 
 
-def _published_row(
-    number: int, name: str, strategy: Strategy | None
-) -> tuple[Cell, ...]:
+def _published_row(number: int, name: str, strategy: Strategy) -> tuple[Cell, ...]:
     values = PUBLISHED_TABLES[number][name]
     cells = []
     for task, score in COLUMNS:
@@ -93,9 +87,9 @@ def _published_row(
         text = "-" if value is None else f"{value:.3f}"
         note = "" if value is None else f"{PAPER_CLIPS[task][2]:,} clips"
         cells.append(Cell(text, note, PUBLISHED))
-    if strategy is None:
-        scale = Cell("paper", PUBLISHED_ONLY[name], PUBLISHED)
-        return (Cell(name, kind=PUBLISHED), scale, *cells)
+    if strategy.quoted:
+        scale = Cell("quoted by the paper", strategy.quoted, PUBLISHED)
+        return (Cell(strategy.title, kind=PUBLISHED), scale, *cells)
     note = f"{PAPER_UPDATES:,} updates\n{PAPER_CLIPS['mtat'][0]:,} training clips"
     scale = Cell(f"paper: {PAPER_PAIRS:,} pairs", note, PUBLISHED)
     return (Cell(strategy.title, kind=PUBLISHED), scale, *cells)
@@ -204,7 +198,7 @@ def missing_of(
     number: int, collection: Collection
 ) -> list[tuple[str, list[commands.Command]]]:
     """What a table lacks: titles, and the commands that make it."""
-    wanted = [s for s in strategies_of(number).values() if s is not None]
+    wanted = list(strategies_of(number).values())
     found = missing.find(collection, wanted, tuple(TASKS))
     return found + missing.untrained(collection, wanted, tuple(TASKS))
 

@@ -57,7 +57,7 @@ def test_names_and_shapes_are_those_of_the_network(model):
         (plain_path(v), tuple(v.shape), v.dtype) for v in model.variables
     )
     names = [layer.name for layer in model.batch_norm_layers()]
-    assert batch_norm_names(model.config, NUM_MELS) == names
+    assert batch_norm_names(list_variables(model.config, NUM_MELS)) == names
 
 
 def test_the_tiny_network_is_left_to_keras():

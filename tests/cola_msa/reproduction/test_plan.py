@@ -42,7 +42,7 @@ def modules(steps):
 @pytest.mark.parametrize(
     ("tables", "figures", "strategies"),
     [
-        ((1,), (), ["cola", "cola_mws", "msa", "cola_random_mask"]),
+        ((1,), (), ["clmr", "cola", "cola_mws", "msa", "cola_random_mask"]),
         ((2,), (), ["msa", "ablation1", "ablation2", "ablation3"]),
         ((3,), (), [*TARGETED, "cola", "msa"]),
         ((), (2,), []),
@@ -103,6 +103,7 @@ def test_the_paper_scale_is_the_strategies_own_presets():
         "cola_mws",
         "msa",
         "cola_random_mask",
+        "clmr",
     }
     assert all(len(step.command.arguments) == 3 for step in trainings)
     random = next(s for s in trainings if flag(s, "preset") == "cola_random_mask")
@@ -129,6 +130,25 @@ def test_each_encoder_is_judged_on_every_task_and_the_untrained_once():
         "fma",
     ]
     assert {flag(s, "seeds") for s in judged} == {"3"}
+
+
+def test_another_framework_reads_its_own_records_and_has_its_own_beginning():
+    steps = plan.build(request("demo", (1,), tasks=("mtat", "fma")))
+    own = [step for step in steps if flag(step, "records")]
+    assert [(s.title, flag(s, "records")) for s in own] == [
+        ("records of mtat of waveforms", "waveform"),
+        ("records of fma of waveforms", "waveform"),
+    ]
+    assert not any(flag(step, "stems_dir") for step in own)
+    (training,) = [s for s in steps if flag(s, "preset") == "clmr_demo"]
+    assert training is steps[-5] and flag(training, "strategy") == "clmr"
+    assert [s.title for s in steps[-4:]] == [
+        "judging clmr on mtat",
+        "judging clmr untrained on mtat",
+        "judging clmr on fma",
+        "judging clmr untrained on fma",
+    ]
+    assert flag(steps[-4], "data_dir") == flag(training, "data_dir")
 
 
 def test_figure_3_is_judged_at_all_kept_steps():
@@ -239,7 +259,7 @@ def test_finished_steps_are_known_by_their_files(tmp_path):
     assert done == {
         "training MSA",
         "judging msa on fma",
-        "judging the untrained network on fma",
+        "judging msa untrained on fma",
     }
 
 
@@ -287,7 +307,9 @@ def test_missing_data_is_named_with_its_command(tmp_path):
     with pytest.raises(ReproduceError) as caught:
         plan.check_data(asked)
     text = str(caught.value)
-    assert "--mtat_dir" not in text
+    assert f"--mtat_dir={data}: not a prepared folder of waveforms" in text
+    assert f"--mtat_dir={data}: not a prepared folder;" not in text
+    assert f"--output_dir={data} --records=waveform" in text
     for name in ("mtat_random", "nsynth", "fma"):
         assert f"--{name}_dir=prepared/{name}: not a prepared folder" in text
     assert "--output_dir=prepared/mtat_random --separator=random" in text
@@ -301,6 +323,8 @@ def test_stems_of_the_wrong_separator_are_refused_before_anything_runs(tmp_path)
         (name, str(write_data(tmp_path / name))) for name in ("mtat", "mtat_random")
     )
     others = tuple((n, str(write_data(tmp_path / n))) for n in ("nsynth", "fma"))
+    for name in ("mtat", "nsynth", "fma"):  # a manifest is all that is looked for
+        write_data(tmp_path / name / "waveform")
     asked = request("paper", (1,), data_dirs=data + others)
     with pytest.raises(StrategyError, match="random masks"):
         plan.check_data(asked)

@@ -16,15 +16,23 @@ DATA = {"log_mel_mean": -4.0, "log_mel_std": 2.5}
 
 def test_no_other_module_builds_or_finalizes_it():
     root = pathlib.Path(cola_msa.__file__).parent
-    found = {
-        path.relative_to(root).as_posix()
+    texts = {
+        path.relative_to(root).as_posix(): path.read_text()
         for path in root.rglob("*.py")
-        if re.search(
-            r"(?<!class )\bContrastiveModel\(|\.finalize_state\(", path.read_text()
-        )
     }
+
+    def naming(pattern):
+        return {name for name, text in texts.items() if re.search(pattern, text)}
+
+    assert naming(r"(?<!class )\bContrastiveModel\(") == {"frameworks/cola.py"}
+    assert naming(r"_of\(config\)\.build_network\(") == {"runs/network.py"}
+    assert naming(r"\.settle\(") == {"runs/network.py"}
     # The encoder's own graph is made, and copied without batch normalization, there.
-    assert found == {"runs/network.py", "model/encoder.py", "model/folding.py"}
+    assert naming(r"\.finalize_state\(") == {
+        "model/contrastive.py",
+        "model/encoder.py",
+        "model/folding.py",
+    }
 
 
 def test_fresh_weights_are_those_of_the_seed_and_the_data(finished_run):

@@ -8,6 +8,7 @@ from absl import flags
 from cola_msa import train
 from cola_msa.config.presets import FORMER_PRESETS, PRESETS
 from cola_msa.runs import directory
+from cola_msa.system.errors import UserError
 from cola_msa.training import asked
 from cola_msa.training.trainer import Trainer
 
@@ -67,3 +68,64 @@ def test_presets_of_the_paper_have_no_former_values():
 def test_what_cannot_be_meant_is_refused(flag):
     with pytest.raises(flags.Error):
         asked.asked_configs(parse(flag, "--data_dir=x"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "preset"),
+    [
+        (("--data_dir=x",), "default"),
+        ((), "demo"),
+        (("--framework=cola", "--data_dir=x"), "default"),
+        (("--framework=clmr", "--data_dir=x"), "clmr"),
+        (("--framework=clmr",), "clmr_demo"),
+        (("--preset=clmr_smoke",), "clmr_smoke"),
+        (("--framework=clmr", "--preset=clmr_demo", "--data_dir=x"), "clmr_demo"),
+        (("--strategy=clmr", "--data_dir=x"), "clmr"),
+        (("--strategy=cola",), "demo"),
+    ],
+)
+def test_a_framework_brings_its_presets(arguments, preset):
+    (config, *_) = asked.asked_configs(parse(*arguments))
+    assert config.preset == preset
+    assert config.framework == PRESETS[preset].framework
+    assert config.frontend == PRESETS[preset].frontend
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--framework=clmr", "--preset=demo"), "contradicts --preset=demo"),
+        (("--framework=cola", "--preset=clmr"), "say --preset=default"),
+        (("--framework=clmr", "--strategy=msa"), "--strategy=msa is of the framework"),
+        (("--preset=demo", "--strategy=clmr"), "--strategy=clmr is of the framework"),
+        (("--framework=clmr", "--similarity=bilinear"), "--similarity=bilinear"),
+        (("--framework=clmr", "--input_clip=3"), "input_clip"),
+        (("--framework=clmr", "--pooling=mean"), "--pooling=mean"),
+        (("--framework=clmr", "--source=multi"), "its pairs are crops of mixtures"),
+        (("--framework=clmr", "--augment=mws"), "changes waveforms"),
+        (("--framework=clmr", "--backbone=efficientnetb0"), "samplecnn, tiny"),
+        (("--augment=clmr",), "--augment=clmr"),
+        (("--backbone=samplecnn",), "--backbone=samplecnn"),
+    ],
+)
+def test_what_is_of_another_framework_is_refused_by_its_flag(arguments, message):
+    with pytest.raises(UserError, match=message):
+        asked.asked_configs(parse(*arguments))
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "--batch_size=96",
+        "--temperature=0.1",
+        "--pair_span=segment",
+        "--augment=none",
+        "--global_negatives",
+        "--micro_batch=8",
+        "--sync_batch_norm",
+        "--clip_embedding=moments",
+    ],
+)
+def test_what_is_of_every_framework_can_be_changed(flag):
+    (config, *_) = asked.asked_configs(parse("--framework=clmr", flag))
+    assert config != PRESETS["clmr_demo"]

@@ -41,7 +41,7 @@ def test_a_pattern_without_runs_is_refused(report_tree):
 
 def test_nothing_of_a_good_tree_is_a_problem(report_collection):
     assert report_collection.problems == ()
-    assert len(report_collection.runs) == 10
+    assert len(report_collection.runs) == 11
 
 
 def test_what_is_damaged_is_left_out_and_said(tmp_path):
@@ -78,7 +78,8 @@ def test_data_that_is_no_longer_the_runs_is_not_described(tmp_path, change):
 def test_runs_that_differ_by_seed_are_one_group(report_collection):
     group = group_of(report_collection, "msa")
     assert group.seeds == (0, 1)
-    assert len({g.scale_key for g in report_collection.groups}) == 1
+    keys = {(g.strategy.framework, g.scale_key) for g in report_collection.groups}
+    assert len(keys) == len({framework for framework, _ in keys}) == 2
 
 
 @pytest.mark.parametrize(

@@ -32,10 +32,13 @@ def test_every_published_number_stands_in_its_row(report_collection, number):
         assert [cell.text for cell in row[2:]] == expected
 
 
-def test_clmr_is_published_only(report_collection):
-    row = tables.build_table(1, report_collection).rows[0]
-    assert row[0].text == "CLMR"
-    assert "published only" in row[1].note
+def test_clmr_is_quoted_with_its_origin_and_trained_beside_it(report_collection):
+    quoted, trained = tables.build_table(1, report_collection).rows[:2]
+    assert quoted[0].text == trained[0].text == "CLMR"
+    assert "10,000 epochs" in quoted[1].note and quoted[5].kind == page.PUBLISHED
+    assert (
+        trained[1].text == "here: 80 pairs" and "preset clmr_smoke" in trained[1].note
+    )
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
