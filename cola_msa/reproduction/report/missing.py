@@ -70,12 +70,13 @@ def untrained(
     if not groups:
         return []
     first = next(iter(groups.values())).runs[0]
-    backbone = first.config.model.backbone
+    network = first.config.framework, first.config.model.backbone
     judged = {
         task
         for run in collection.runs
         for task in tasks
-        if run.config.model.backbone == backbone and 0 in run.by_step(task)
+        if (run.config.framework, run.config.model.backbone) == network
+        and 0 in run.by_step(task)
     }
     commands = [
         eval_command(

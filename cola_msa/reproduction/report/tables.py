@@ -6,6 +6,7 @@ from cola_msa.config.published import PAPER_PAIRS, PAPER_UPDATES
 from cola_msa.config.published import PUBLISHED as PUBLISHED_TABLES
 from cola_msa.config.strategies import STRATEGIES, Strategy
 from cola_msa.evaluation.tasks import PAPER_CLIPS, SCORE_TITLES, TASKS
+from cola_msa.frameworks.choose import framework_of
 from cola_msa.reproduction.report import commands, missing
 from cola_msa.reproduction.report.page import MEASURED, MISSING, PUBLISHED, Cell, Table
 from cola_msa.reproduction.report.results import (
@@ -162,17 +163,19 @@ def score_cell(score: Score | None, num_runs: int = 1) -> Cell:
 
 def _untrained_rows(runs: Sequence[Run]) -> list[tuple[Cell, ...]]:
     """The untrained network, and chance on the same clips; not in the paper."""
-    found: dict[str, dict[str, Result]] = {}
+    found: dict[tuple[str, str], dict[str, Result]] = {}
     for run in runs:
+        key = framework_of(run.config).title, run.config.model.backbone
         for task in TASKS:
             result = run.by_step(task).get(0)
             if result is not None:
                 # One is enough: all runs of a backbone start from the like of it.
-                found.setdefault(run.config.model.backbone, {}).setdefault(task, result)
+                found.setdefault(key, {}).setdefault(task, result)
     rows: list[tuple[Cell, ...]] = []
-    for backbone, results in found.items():
+    for (framework, backbone), results in found.items():
         cells = [_first_cell(results.get(task), score) for task, score in COLUMNS]
-        scale = Cell("here: 0 pairs", f"{backbone}; not in the paper", MEASURED)
+        note = f"{backbone}, {framework}'s; not in the paper"
+        scale = Cell("here: 0 pairs", note, MEASURED)
         rows.append((Cell("untrained (same size)"), scale, *cells))
     chances = [_chance_cell(runs, task, score) for task, score in COLUMNS]
     scale = Cell("here", "the test clips' class shares alone; not in the paper")
