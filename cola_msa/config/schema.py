@@ -138,6 +138,13 @@ class FrontendConfig(Checked):
         hops = (self.window_frames - 1) * self.hop_samples
         return (self.window_samples + hops) / self.sample_rate_hz
 
+    def at_once(self, num_windows: int) -> int:
+        """How many windows to put through a network where so many log-mels would go.
+
+        A waveform's window has nine times the values, and maps of 30 MB.
+        """
+        return max(1, num_windows // 8) if self.is_waveform else num_windows
+
     def num_frames(self, num_samples: int) -> int:
         """Frames of a waveform of `num_samples`; 0 below one STFT window."""
         if num_samples < self.window_samples:

@@ -55,6 +55,7 @@ from cola_msa.evaluation.probes.heads import (
 )
 from cola_msa.evaluation.probes.kept_heads import HEADS_NAME
 from cola_msa.evaluation.probes.linear import (
+    EMBED_WINDOWS,
     CachedWindows,
     SampledWindows,
     TrainingWindows,
@@ -194,6 +195,7 @@ class _SampledSource:
             shape=shape,
             segments=find_segments(setting.data, setting.split_names("train")),
             labels=setting.labels["train"],
+            forward_windows=frontend.at_once(EMBED_WINDOWS),
         )
 
     def windows(self, clips: np.ndarray | None) -> TrainingWindows:

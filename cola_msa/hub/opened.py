@@ -102,7 +102,7 @@ class OpenedModel:
         return self.network.similarity
 
     def embed(self, windows: np.ndarray) -> np.ndarray:
-        """Embeds windows in one forward pass.
+        """Embeds windows in one forward pass; waveforms, which need more, in eight.
 
         Args:
             windows: float32 [n, frames, num_mels, 1], log-mel; 98 frames are what the
@@ -111,7 +111,13 @@ class OpenedModel:
         Returns:
             float32 [n, dim].
         """
-        return self.graph(tf.convert_to_tensor(windows, tf.float32)).numpy()
+        windows = tf.convert_to_tensor(windows, tf.float32)
+        step = self.frontend.at_once(max(1, len(windows)))
+        if step >= len(windows):
+            return self.graph(windows).numpy()
+        starts = range(0, len(windows), step)
+        parts = [self.graph(windows[n : n + step]).numpy() for n in starts]
+        return np.concatenate(parts)
 
     @functools.cached_property
     def inference(self) -> Callable[..., tf.Tensor]:

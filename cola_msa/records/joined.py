@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
@@ -18,6 +19,7 @@ import numpy as np
 from cola_msa.config.schema import FrontendConfig, unequal_fields
 from cola_msa.records.folder_lists import join_names, parse_weights, split_names
 from cola_msa.records.index import BLOCK_ROWS, Index, merge_indices
+from cola_msa.records.kinds import folder_of
 from cola_msa.records.prepared import PreparedData
 from cola_msa.records.schema import MANIFEST_NAME, DataError
 
@@ -368,12 +370,9 @@ def open_data(
     given = None if weights is None else parse_weights(weights, len(names))
     for name in names:
         # Of one name without a comma PreparedData says what is missing.
-        path = os.path.join(name, MANIFEST_NAME)
-        if (
-            "," in os.fspath(data_dir)
-            and "://" not in name
-            and not os.path.exists(path)
-        ):
+        found = folder_of(pathlib.Path(name), frontend) / MANIFEST_NAME
+        if "," in os.fspath(data_dir) and "://" not in name and not found.exists():
+            path = os.path.join(name, MANIFEST_NAME)
             raise DataError(
                 f"--data_dir={os.fspath(data_dir)}: {path} does not exist: is {name} "
                 "no prepared folder, or was it moved? A comma stands between two "

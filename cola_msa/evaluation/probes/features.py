@@ -197,7 +197,7 @@ def embed_split(
         cache_dir: Where embeddings are kept.
         key: Stands for the encoder's weights; with the data's fingerprint and the
             split it names the cached file.
-        batch_windows: Windows a forward pass.
+        batch_windows: Windows a forward pass; of waveforms an eighth.
         show_progress: Whether to show a progress bar.
 
     Returns:
@@ -224,7 +224,7 @@ def embed_split(
     if dim is None:
         shape = (data.frontend.window_frames, data.frontend.num_mels)
         embed = embed_function(encoder, *shape, read_type(data.frontend))
-        bounds = fixed_bounds(num_windows, batch_windows)
+        bounds = fixed_bounds(num_windows, data.frontend.at_once(batch_windows))
         with (
             progress_bar(
                 num_windows, f"embed {split}", " windows", show_progress

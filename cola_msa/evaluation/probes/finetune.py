@@ -118,7 +118,8 @@ class TunedModel:
 
         sums = np.zeros(clips.labels.shape, np.float64)
         owners = clips.window_clips()
-        bounds = fixed_bounds(len(owners), _EVALUATION_WINDOWS)
+        size = frontend.at_once(_EVALUATION_WINDOWS)
+        bounds = fixed_bounds(len(owners), size)
         with open_windows(clips.plan, shape, bounds) as batches:
             for start, windows in zip(bounds[:-1], batches, strict=True):
                 part = owners[start : start + len(windows)]
@@ -168,6 +169,7 @@ class _Steps:
         self.encoder = start.encoder
         frontend = start.frontend
         self.shape = (frontend.window_frames, frontend.num_mels)
+        self.evaluation_windows = frontend.at_once(_EVALUATION_WINDOWS)
         head = build_head(config.head, self.encoder.output_shape[-1], num_classes, seed)
         inputs = keras.Input((None, frontend.num_mels, 1))
         self.model = keras.Model(inputs, head(self.encoder(inputs)))
@@ -292,7 +294,7 @@ def tune(
 def _validate(steps: _Steps, clips: LabelledWindows) -> tuple[float, float]:
     """Mean loss and accuracy over windows."""
     sums, owners = np.zeros(2), clips.window_clips()
-    bounds = fixed_bounds(len(owners), _EVALUATION_WINDOWS)
+    bounds = fixed_bounds(len(owners), steps.evaluation_windows)
     with open_windows(clips.plan, steps.shape, bounds) as batches:
         for start, windows in zip(bounds[:-1], batches, strict=True):
             part = clips.labels[owners[start : start + len(windows)]]

@@ -41,7 +41,7 @@ _RESIDENT_BYTES = 1_250_000_000
 _CHUNK_BYTES = 400_000_000
 _BLOCK_WINDOWS = 1024
 _READ_WINDOWS = 4096  # read at once, where the order does not matter
-_EMBED_WINDOWS = 256  # a forward pass
+EMBED_WINDOWS = 256  # a forward pass
 
 
 class TrainingWindows(Protocol):
@@ -150,6 +150,8 @@ class SampledWindows:
         shape: Frames and mels of a window.
         segments: The training clips' segments.
         labels: float32 [C, K], of the clips that the segments are numbered by.
+        call_batches: As `TrainingWindows` has it.
+        forward_windows: Windows a forward pass.
 
     Source: section 4; differs: the encoder is in inference mode, where the authors'
         code leaves stochastic depth on.
@@ -161,6 +163,7 @@ class SampledWindows:
     segments: Segments
     labels: np.ndarray
     call_batches: int = 4  # embedding is what costs; short calls stop soon at Ctrl-C
+    forward_windows: int = EMBED_WINDOWS
 
     @property
     def num_windows(self) -> int:
@@ -173,7 +176,7 @@ class SampledWindows:
         return self.labels.shape[1]
 
     def _embedded(self, draw: Draw, size: int) -> Arrays:
-        bounds = fixed_bounds(draw.num_windows, _EMBED_WINDOWS)
+        bounds = fixed_bounds(draw.num_windows, self.forward_windows)
         with open_windows(draw, self.shape, bounds) as batches:
             kept = np.zeros((0, self.dim), np.float16)
             position = 0
@@ -188,7 +191,7 @@ class SampledWindows:
 
     def once(self, seed: int) -> Arrays:
         """Yields the windows of epoch 0."""
-        return self._embedded(self.segments.draw(seed, 0), _EMBED_WINDOWS)
+        return self._embedded(self.segments.draw(seed, 0), EMBED_WINDOWS)
 
     def epoch(self, seed: int, epoch: int, size: int) -> Batches:
         """Yields windows that seed and epoch decide, in random order."""

@@ -1,5 +1,7 @@
 """Windows that are drawn and embedded on the fly (--protocol=paper)."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -36,9 +38,8 @@ def collect(batches):
 
 @pytest.mark.parametrize("size", [1, 3, 100])
 @pytest.mark.parametrize("pass_windows", [2, 256])
-def test_embeddings_are_those_of_the_draw(data, size, pass_windows, monkeypatch):
-    monkeypatch.setattr(windows_lib, "_EMBED_WINDOWS", pass_windows)
-    source = make_source(data)
+def test_embeddings_are_those_of_the_draw(data, size, pass_windows):
+    source = dataclasses.replace(make_source(data), forward_windows=pass_windows)
     drawn = source.segments.draw(seed=2, epoch=5)
     batches = list(source.epoch(2, 5, size))
     assert {len(labels) for _, labels in batches[:-1]} <= {size}
