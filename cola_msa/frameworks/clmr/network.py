@@ -1,8 +1,9 @@
 """SampleCNN, an encoder of waveforms, and the projection head behind it.
 
-A waveform passes through as [batch, samples, 1, channels], with kernels [3, 1]: so the
+A waveform passes through as [batch, 1, samples, channels], with kernels [1, 3]: so the
 batch normalization that is fused or synchronized, the re-estimation of its statistics
-and its folding into convolutions are those of all other networks.
+and its folding into convolutions are those of all other networks. Samples by 1 would
+take CPUs a quarter longer.
 """
 
 from typing import Any, NamedTuple
@@ -80,7 +81,7 @@ def build_sample_cnn(
         initializer = keras.initializers.GlorotUniform(seed * 100003 + next(numbers))
         hidden = keras.layers.Conv2D(
             channels,
-            (kernel, 1),
+            (1, kernel),
             kernel_initializer=initializer,
             name=f"{name}_conv",
             **options,
@@ -91,13 +92,13 @@ def build_sample_cnn(
         return keras.layers.Activation("relu", name=f"{name}_relu")(hidden)
 
     windows = keras.Input((None, frontend.num_mels, 1))
-    hidden = keras.layers.Reshape((-1, 1, 1), name="samples")(windows)
+    hidden = keras.layers.Reshape((1, -1, 1), name="samples")(windows)
     hidden = convolve(
-        hidden, shape.channels, shape.stem, "stem", strides=(shape.stem, 1)
+        hidden, shape.channels, shape.stem, "stem", strides=(1, shape.stem)
     )
     for number, channels in enumerate(shape.blocks, 1):
         hidden = convolve(hidden, channels, 3, f"block{number}", padding="same")
-        hidden = keras.layers.MaxPooling2D((shape.pool, 1), name=f"block{number}_pool")(
+        hidden = keras.layers.MaxPooling2D((1, shape.pool), name=f"block{number}_pool")(
             hidden
         )
     hidden = convolve(hidden, shape.last, 3, "last", padding="same")

@@ -50,7 +50,7 @@ def test_each_map_has_the_published_shape(encoder):
     windows = np.zeros((1, 243, 243, 1), np.float32)
     outputs = [encoder.get_layer(name).output for name in names]
     for values in keras.Model(encoder.inputs, outputs)(windows):
-        found.append((values.shape[1], values.shape[3]))
+        found.append((values.shape[2], values.shape[3]))
     assert found == shapes
     assert encoder.get_layer("last_relu").output.shape[3] == 512
     assert encoder(windows).shape == (1, 512)
