@@ -7,22 +7,30 @@ embeddings, times = get_timestamp_embeddings(audio, model)   # [n_sounds, n, dim
 Benchmark kits take the module's name, `cola_msa.hear`, and a model's path.
 """
 
+import math
+
 import numpy as np
 import tensorflow as tf
 
-from cola_msa.audio.frontend import exact_log_mel, level_factor
+from cola_msa.audio.frontend import exact_frames, level_factor
+from cola_msa.config.schema import FrontendConfig
 from cola_msa.hub.embedder import Batcher, Embedder
 from cola_msa.hub.loading import default_model
 
-# The API asks for 50 ms or less: events are matched with that tolerance.
-TIMESTAMP_HOP_FRAMES = 5
+# The API asks for this or less: events are matched with that tolerance.
+_HOP_SECONDS = 0.05
+
+
+def timestamp_hop_frames(frontend: FrontendConfig) -> int:
+    """Frames from one timestamp to the next: 50 ms, or whole frames below that."""
+    return max(1, math.floor(_HOP_SECONDS / frontend.seconds(1) + 1e-6))
 
 
 class HearModel(tf.Module):
     """An encoder with the API's attributes.
 
     Attributes:
-        sample_rate: 16000 Hz, what sounds must have.
+        sample_rate: What sounds must have, Hz: 16000, or 22050 of waveforms.
         scene_embedding_size: Values of a sound's embedding.
         timestamp_embedding_size: Values of a timestamp's embedding.
         embedder: Embedder.
@@ -72,7 +80,7 @@ def get_scene_embeddings(audio: tf.Tensor, model: HearModel) -> tf.Tensor:
 def get_timestamp_embeddings(
     audio: tf.Tensor, model: HearModel
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Embeds sounds every 50 ms, each time by the window that is centred there.
+    """Embeds sounds every 50 ms or less, each time by the window that is centred there.
 
     Beyond a sound's ends there is silence; it does not enter the level.
 
@@ -91,7 +99,7 @@ def get_timestamp_embeddings(
     sounds = _check_sounds(audio)
     embeddings = tf.stack([_embed_times(sound, model.embedder) for sound in sounds])
     frontend = model.embedder.model.frontend
-    hop_ms = 1000 * TIMESTAMP_HOP_FRAMES * frontend.hop_samples / model.sample_rate
+    hop_ms = 1000 * frontend.seconds(timestamp_hop_frames(frontend))
     times = np.arange(embeddings.shape[1], dtype=np.float32) * np.float32(hop_ms)
     return embeddings, tf.tile(times[np.newaxis], [len(sounds), 1])
 
@@ -110,7 +118,8 @@ def _check_sounds(audio: tf.Tensor) -> np.ndarray:
 def _embed_times(sound: np.ndarray, embedder: Embedder) -> np.ndarray:
     """One sound [n_samples] -> [n_timestamps, dim]."""
     frontend = embedder.model.frontend
-    hop_samples = TIMESTAMP_HOP_FRAMES * frontend.hop_samples
+    hop_frames = timestamp_hop_frames(frontend)
+    hop_samples = hop_frames * frontend.hop_samples
     window_samples = (
         frontend.window_samples + (frontend.window_frames - 1) * frontend.hop_samples
     )
@@ -119,15 +128,15 @@ def _embed_times(sound: np.ndarray, embedder: Embedder) -> np.ndarray:
     total = (num_times - 1) * hop_samples + window_samples
     after = max(0, total - before - len(sound))
     padded = tf.pad(sound, [[before, after]])
-    scale = level_factor(sound, frontend.level)
-    mel = exact_log_mel(padded, frontend, scale).numpy()
+    scale = None if frontend.is_waveform else level_factor(sound, frontend.level)
+    frames = exact_frames(padded, frontend, scale).numpy()
     found: list[np.ndarray] = []
     batcher = Batcher(
         embedder.model.embed, lambda _, rows: found.append(rows), embedder.batch_size
     )
     windows = np.lib.stride_tricks.sliding_window_view(
-        mel, frontend.window_frames, axis=0
-    )[::TIMESTAMP_HOP_FRAMES][:num_times]
+        frames, frontend.window_frames, axis=0
+    )[::hop_frames][:num_times]
     for first in range(0, num_times, embedder.batch_size):
         part = windows[first : first + embedder.batch_size]
         batcher.add(None, np.moveaxis(part, -1, 1)[..., np.newaxis])

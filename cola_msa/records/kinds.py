@@ -53,7 +53,8 @@ def check_kind(
     """
     if found is not None and found.kind == frontend.kind:
         return
-    if found is None and not frontend.is_waveform:
+    inner = path.parent / _FOLDERS[WAVEFORM] / MANIFEST_NAME
+    if found is None and not frontend.is_waveform and not inner.exists():
         return  # told as ever where the manifest is read
     held = "does not exist" if found is None else f"is of {_NAMES[found.kind]}"
     advice = "give the preparation's command again with"

@@ -90,16 +90,20 @@ def _kept_file(path: pathlib.Path) -> pathlib.Path:
 
 
 def checked(start: WarmStart | None, config: Config) -> WarmStart | None:
-    """The start, if it is the configuration's.
+    """The start, if it is the configuration's and fits its network.
 
     Raises:
-        RunError: If the configuration asks for another start, or for none.
+        RunError: If the configuration asks for another start, or for none, or if
+            `assign` would refuse it: nothing has been written yet.
     """
     if config.train.init_from != (start.fingerprint if start else ""):
         raise RunError(
             f"the configuration starts from {config.train.init_from or 'fresh weights'}"
             f", not from {start.fingerprint if start else 'fresh weights'}"
         )
+    if start:
+        moments = {"log_mel_mean": 0.0, "log_mel_std": 1.0}
+        _match(network.build_network(config, moments), start)
     return start
 
 
@@ -120,6 +124,17 @@ def assign(model: PairModel, start: WarmStart) -> list[str]:
         RunError: If a weight of the encoder is missing or has another shape; then
             nothing is assigned.
     """
+    found, fresh = _match(model, start)
+    network.put_weights(model, found)
+    if fresh:
+        logging.warning("--init_from: fresh weights for %s", ", ".join(fresh))
+    return fresh
+
+
+def _match(
+    model: PairModel, start: WarmStart
+) -> tuple[list[tuple[Any, np.ndarray]], list[str]]:
+    """Variables with their new values, and names of those that keep their own."""
     encoder = {id(variable) for variable in model.encoder.variables}
     found, fresh = [], []
     for variable in model.variables:
@@ -130,14 +145,12 @@ def assign(model: PairModel, start: WarmStart) -> list[str]:
         if value is not None and tuple(value.shape) == tuple(variable.shape):
             found.append((variable, value))
         elif id(variable) in encoder:
-            shape = None if value is None else value.shape
+            is_shape = "is not there" if value is None else f"is {value.shape} there"
             raise RunError(
-                f"--init_from={start.path}: the encoder's {name} has shape "
-                f"{tuple(variable.shape)}, found {shape}; it belongs to another network"
+                f"--init_from={start.path}: belongs to another network: of this run's "
+                f"encoder {name}, of shape {tuple(variable.shape)}, {is_shape}; start "
+                "from a run of the same --framework, --backbone and --pooling"
             )
         else:
             fresh.append(name)
-    network.put_weights(model, found)
-    if fresh:
-        logging.warning("--init_from: fresh weights for %s", ", ".join(fresh))
-    return fresh
+    return found, fresh

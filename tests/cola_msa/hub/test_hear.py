@@ -1,11 +1,16 @@
 """The HEAR 2021 API, and what its embeddings are."""
 
+import pathlib
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from cola_msa import hear
 from cola_msa.audio.frontend import log_mel, normalize_level
+from cola_msa.config.schema import waveform_frontend
+from cola_msa.hub.embedder import Embedder
+from cola_msa.hub.opened import OpenedModel
 from tests.cola_msa.audio.test_clip_windows import make_sound
 
 
@@ -64,3 +69,29 @@ def test_other_tensors_are_refused(model):
     for bad in (np.zeros(16000), np.zeros((0, 16000)), np.full((1, 9), np.nan)):
         with pytest.raises(ValueError, match="audio has"):
             hear.get_scene_embeddings(bad, model)
+
+
+def test_timestamps_of_waveforms_are_centres_of_samples():
+    """What embeds them here tells the sample in a window's middle, and its mean."""
+
+    def encode(windows):
+        samples = tf.reshape(windows, [-1, 59049])
+        return tf.stack([samples[:, 29524], tf.reduce_mean(samples, 1)], 1)
+
+    opened = OpenedModel(
+        "run", pathlib.Path(), 2, waveform_frontend(), "0" * 16, "", {}, None, encode
+    )
+    model = hear.HearModel(Embedder(opened))
+    assert model.sample_rate == 22050
+    sound = make_sound(70_000)
+    sound /= np.abs(sound).max()
+    (found,), (times,) = hear.get_timestamp_embeddings(sound[np.newaxis], model)
+    # 972 samples are the most whole frames of 243 in 50 ms.
+    centres = np.arange(0, 70_000, 972)
+    np.testing.assert_allclose(times, 1000 * centres / 22050, rtol=1e-6)
+    np.testing.assert_allclose(found[:, 0], sound[centres], atol=1e-6)
+    padded = np.pad(sound, 59049)
+    for number in (0, 40, len(centres) - 1):
+        first = 59049 + centres[number] - 29524
+        expected = padded[first : first + 59049].mean()
+        np.testing.assert_allclose(found[number, 1], expected, atol=1e-6)

@@ -156,6 +156,7 @@ def test_log_mels_are_read_beside_waveforms(both):
         ("log_mel", CONFIG, "--records=waveform"),
         ("nothing", CONFIG, "--records=waveform"),
         ("alone/waveform", FrontendConfig(), "--records=log_mel"),
+        ("alone", FrontendConfig(), "--records=log_mel"),
     ],
 )
 def test_a_missing_kind_is_told_with_the_command_that_makes_it(

@@ -146,7 +146,7 @@ def test_another_network_is_refused_and_nothing_assigned(finished_run):
     damaged = dataclasses.replace(start, weights=weights)
     model = ContrastiveModel(tiny_config().model, seed=3)
     before = [np.array(variable) for variable in model.variables]
-    with pytest.raises(RunError, match="branch_conv/kernel has shape"):
+    with pytest.raises(RunError, match="encoder branch_conv/kernel, of shape"):
         warm_start.assign(model, damaged)
     for variable, value in zip(model.variables, before, strict=True):
         np.testing.assert_array_equal(np.array(variable), value)
@@ -198,5 +198,16 @@ def test_the_same_run_with_another_start_is_refused(prepared_dir, warm_run, tmp_
     arguments += [f"--init_from={other}", "--preset=smoke"]
     result = run_module("cola_msa.train", *arguments)
     assert result.returncode == 1
-    assert "train.init_from" in result.stderr
+    assert "init_from" in result.stderr
     assert json.loads((warm_run / "done.json").read_text())["outcome"] == "finished"
+
+
+def test_a_start_of_another_network_leaves_no_run(prepared, finished_run, tmp_path):
+    start = warm_start.read_warm_start(finished_run)
+    weights = dict(start.weights)
+    del weights["branch_conv/kernel"]
+    other = dataclasses.replace(start, weights=weights)
+    config = tiny_config(init_from=start.fingerprint)
+    with pytest.raises(RunError, match="belongs to another network"):
+        Trainer(config, prepared, tmp_path / "run", start=other)
+    assert not (tmp_path / "run").exists()
