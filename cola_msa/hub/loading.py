@@ -77,9 +77,10 @@ def resolve(
 def default_models() -> list[tuple[str, str]]:
     """Models of a command that names none, the first first, each with what it is.
 
-    The newest run below `runs/`, and the weights in the package.
+    The newest run below `runs/` that has kept more than its untrained network, and the
+    weights in the package.
     """
-    newest = directory.newest_run()
+    newest = directory.newest_run(is_wanted=lambda run: any(kept_lib.kept_steps(run)))
     found = [] if newest is None else [(str(newest), f"the newest run, {newest}")]
     found += [(n, f"{n}, the weights that come with cola_msa") for n in _own_names()]
     return found

@@ -5,6 +5,7 @@ import itertools
 import os
 import pathlib
 import time
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -221,9 +222,12 @@ def open_pairs(run_dir: str | os.PathLike, data_dir: str | None = None) -> PairD
     return data
 
 
-def newest_run(root: str | os.PathLike = "runs") -> pathlib.Path | None:
+def newest_run(
+    root: str | os.PathLike = "runs",
+    is_wanted: Callable[[pathlib.Path], bool] = lambda run_dir: True,
+) -> pathlib.Path | None:
     """The run under `root` that was started last; None where there is none."""
-    runs = list(pathlib.Path(root).glob("*/config.json"))
+    runs = [p for p in pathlib.Path(root).glob("*/config.json") if is_wanted(p.parent)]
     return max(runs, key=lambda path: path.stat().st_mtime).parent if runs else None
 
 

@@ -73,6 +73,15 @@ def test_a_run_goes_before_it(shipped, finished_run, tmp_path):
     assert (name, remark) == ("runs/mine", "no --model: the newest run, runs/mine")
 
 
+def test_a_run_that_has_only_begun_does_not(shipped, finished_run, tmp_path):
+    begun = tmp_path / "runs" / "begun"
+    (begun / "kept").mkdir(parents=True)
+    shutil.copy(finished_run / "config.json", begun)
+    untrained = "step-00000000.npz"
+    shutil.copy(finished_run / "kept" / untrained, begun / "kept")
+    assert loading.default_model()[0] == "starter"
+
+
 def test_a_folder_of_that_name_goes_before_it(shipped, tmp_path):
     (tmp_path / "starter").mkdir()
     with pytest.raises(RunError, match="neither a run, an export nor a pretrained"):
