@@ -62,6 +62,10 @@ SMALLER: dict[str, tuple[dict[str, str], list[str]]] = {
         {"--output_dir=prepared/moods": "--output_dir=made/moods"},
         [],
     ),
+    "data_prep.mtat --dataset_dir=raw/mtat --output_dir=prepared/mtat --records": (
+        {"--output_dir=prepared/mtat": "--output_dir=made/waves"},
+        [],
+    ),
     "data_prep.mtat --dataset_dir=raw/mtat --output_dir=prepared/mtat --stems_dir": (
         {"--output_dir=prepared/mtat": "--output_dir=made/mtat"},
         [],
