@@ -135,9 +135,11 @@ def main(options: flags.FlagValues) -> None:
         sys.exit(130)
     last = kept.kept_path(run_dir)
     logging.info("%s at update %d; encoder: %s", outcome, trainer.update, last)
+    # Of a user's own data only the run knows the place.
+    judge = "retrieve" if options.data_dir else "eval --task=mtat"
     console.tell(
         f"{outcome}: {trainer.update} updates, run in {run_dir}",
-        f"next: python -m cola_msa.eval --task=mtat --run_dir={run_dir}",
+        f"next: python -m cola_msa.{judge} --run_dir={run_dir}",
     )
 
 

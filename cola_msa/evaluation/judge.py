@@ -1,8 +1,8 @@
 """Judges an encoder on a task, frozen or trained with the labels; and a whole run.
 
-Validation and test windows are the same under both protocols: all F // 98 windows of
-every clip, embedded once and kept. `cached` trains on all windows of the training
-clips, `paper` on one random window a segment and epoch, embedded on the fly.
+Validation and test windows are the same under both protocols: all whole windows of
+every clip, side by side, embedded once and kept. `cached` trains on all windows of the
+training clips, `paper` on one random window a segment and epoch, embedded on the fly.
 
 Above 600 lines: both modes share their splits, heads and results, and what is asked of
 a run chooses between them.

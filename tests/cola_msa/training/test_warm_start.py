@@ -183,6 +183,8 @@ def test_killed_and_resumed_equals_uninterrupted(prepared_dir, finished_run, tmp
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     result = run_module(*train_arguments(prepared_dir, whole, *arguments))
     assert result.returncode == 0, result.stderr
+    # On the built-in music nobody would judge a run of data of their own.
+    assert f"next: python -m cola_msa.retrieve --run_dir={whole}" in result.stdout
     command = train_arguments(prepared_dir, killed, *arguments)
     for first_update in (-1, 20):
         code = train_until(forked(*command), killed, first_update, 0.05, signal.SIGKILL)
