@@ -93,6 +93,9 @@ class Command:
         self._outputs = [
             log or prefix.with_suffix(suffix) for suffix in (".out", ".err")
         ]
+        # Whoever looks into one before the command has come that far finds it empty.
+        for path in self._outputs:
+            path.touch()
         self.pid = server.ask(
             command=self.args,
             cwd=os.path.abspath(cwd),
