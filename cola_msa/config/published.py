@@ -1,5 +1,7 @@
 """The numbers that the paper publishes: its length of training and its tables."""
 
+import dataclasses
+
 PAPER_UPDATES = 640_000
 PAPER_PAIRS = 81_920_000
 
@@ -46,3 +48,37 @@ TABLE_3: PublishedTable = {
     "multi": _MSA,
 }
 PUBLISHED: dict[int, PublishedTable] = {1: TABLE_1, 2: TABLE_2, 3: TABLE_3}
+
+
+@dataclasses.dataclass(frozen=True)
+class Yardstick:
+    """What the scores and the length of a method's runs are read beside.
+
+    Attributes:
+        row: The method's row of the paper's Table 1; empty where it has none.
+        title: Whose length of training it is, for tables.
+        owner: The same, for "a share of the paper's".
+        updates: Updates of the published length.
+        pairs: Pairs of the published length.
+    """
+
+    row: str
+    title: str
+    owner: str
+    updates: int
+    pairs: int
+
+    def scores(self, task: str) -> dict[str, float]:
+        """The published scores of a task, by score; none where there are none.
+
+        Args:
+            task: Name of the task.
+        """
+        return dict(TABLE_1.get(self.row, {}).get(task, {}))
+
+
+PAPER = Yardstick("MSA", "paper", "the paper's", PAPER_UPDATES, PAPER_PAIRS)
+# Spijkervet and Burgoyne 2021: 10,000 epochs of 317 batches of 48 pairs.
+CLMR = Yardstick(
+    "CLMR", "CLMR as published", "CLMR's published", 3_170_000, 152_160_000
+)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from cola_msa.config.published import PAPER, Yardstick
 from cola_msa.config.schema import MULTILABEL
 from cola_msa.evaluation import charts, metrics
 from cola_msa.evaluation.probes.kept_heads import HEADS_NAME, Heads, pack_heads
@@ -35,7 +36,11 @@ def num_counted(task: TaskSpec, labels: np.ndarray) -> int:
 
 
 def score_rows(
-    task: TaskSpec, labels: np.ndarray, scores: np.ndarray, num_resamples: int
+    task: TaskSpec,
+    labels: np.ndarray,
+    scores: np.ndarray,
+    num_resamples: int,
+    yardstick: Yardstick,
 ) -> dict[str, dict[str, Any]]:
     """Each score with its interval, its values by head, chance and the paper's.
 
@@ -44,7 +49,9 @@ def score_rows(
         labels: Of the test clips: [C, K] of 0 and 1 (tags), or class numbers [C].
         scores: float [S, C, K], of S heads.
         num_resamples: Of the clips, for the intervals.
+        yardstick: The published numbers of the encoder's method.
     """
+    published = task.published_of(yardstick)
     estimates = metrics.bootstrap(labels, scores, num_resamples)
     heads = [metrics.clip_scores(labels, head) for head in scores]
     chance = metrics.chance_scores(labels)
@@ -56,7 +63,7 @@ def score_rows(
             "per_seed": values,
             "deviation": float(np.std(values, ddof=1)) if len(values) > 1 else None,
             "chance": chance[name],
-            "published": task.published.get(name),
+            "published": published.get(name),
         }
     return rows
 
@@ -232,7 +239,7 @@ def _short_scores(results: dict[str, Any]) -> str:
 
 def scale_lines(results: dict[str, Any]) -> list[str]:
     """The scale of a result, in words: encoder, clips, heads and intervals."""
-    paper, splits, data = results["paper_scale"], results["splits"], results["data"]
+    yardstick, splits, data = yardstick_of(results), results["splits"], results["data"]
     clips = " / ".join(f"{part['clips']:,}" for part in splits.values())
     paper_clips = " / ".join(f"{count:,}" for count in results["paper_clips"].values())
     published = f"paper: {paper_clips}" if paper_clips else "not a task of the paper's"
@@ -242,7 +249,8 @@ def scale_lines(results: dict[str, Any]) -> list[str]:
     num_seeds = len(results["seeds"])
     lines = [
         f"encoder: {_encoder_line(results['encoder'])} "
-        f"(paper: {paper['updates']:,} updates, {paper['pairs']:,} pairs)",
+        f"({yardstick.title}: {yardstick.updates:,} updates, "
+        f"{yardstick.pairs:,} pairs)",
         f"clips: {clips} for training / validation / test ({published})",
         f"{data['num_counted']} of {data['num_classes']} {kind} are counted: they have "
         f"{needed} in the test split",
@@ -253,9 +261,9 @@ def scale_lines(results: dict[str, Any]) -> list[str]:
     if results["absent_splits"]:
         lines.append(f"the data has no clips for {', '.join(results['absent_splits'])}")
     lines += [f"not the paper's protocol: {text}" for text in deviations(results)]
-    if not has_paper_scale(results):
+    if _has_published(results) and not has_paper_scale(results):
         lines.append(
-            "not the paper's scale: its numbers stand here for orientation alone"
+            f"not {yardstick.owner} scale: its numbers stand here for orientation alone"
         )
     return lines
 
@@ -305,31 +313,47 @@ def deviations(results: dict[str, Any]) -> list[str]:
 
 
 def has_paper_scale(results: dict[str, Any]) -> bool:
-    """Whether the clips are the paper's and the encoder saw at least its pairs.
+    """Whether the clips are the paper's and the encoder saw all published pairs.
 
     It says nothing of the probe: see `deviations`.
     """
     clips = {name: part["clips"] for name, part in results["splits"].items()}
     pairs = results["encoder"]["pairs"] or 0
-    return clips == results["paper_clips"] and pairs >= results["paper_scale"]["pairs"]
+    return clips == results["paper_clips"] and pairs >= yardstick_of(results).pairs
+
+
+def yardstick_of(results: dict[str, Any]) -> Yardstick:
+    """What a result is read beside; of earlier versions' the paper's own row."""
+    return dataclasses.replace(PAPER, **results.get("paper_scale", {}))
+
+
+def _has_published(results: dict[str, Any]) -> bool:
+    """Whether the paper has a number of this method for any of the scores."""
+    return any(row["published"] is not None for row in results["scores"].values())
 
 
 def render_table(results: dict[str, Any]) -> str:
-    """The scores with the paper's beside them, and the scale below, as text."""
-    has_seeds = len(results["seeds"]) > 1
-    header = ["score", "ours", "95 % interval", "paper (MSA)", "chance"]
+    """The scores with the paper's beside them, and the scale below, as text.
+
+    Where the paper has none of the encoder's method on this task, none stands there.
+    """
+    has_seeds, has_published = len(results["seeds"]) > 1, _has_published(results)
+    header = ["score", "ours", "95 % interval", "chance"]
+    if has_published:
+        header.insert(3, f"paper ({yardstick_of(results).row})")
     if has_seeds:
         header.insert(3, "sd over seeds")
     table = [header]
     for name, row in results["scores"].items():
-        published = "-" if row["published"] is None else f"{row['published']:.3f}"
         line = [
             SCORE_TITLES[name],
             f"{row['value']:.3f}",
             f"{row['low']:.3f} to {row['high']:.3f}",
-            published,
             f"{row['chance']:.3f}",
         ]
+        if has_published:
+            is_known = row["published"] is not None
+            line.insert(3, f"{row['published']:.3f}" if is_known else "-")
         if has_seeds:
             line.insert(3, f"{row['deviation']:.3f}")
         table.append(line)

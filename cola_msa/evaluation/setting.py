@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from cola_msa.config.published import PAPER_PAIRS, PAPER_UPDATES
 from cola_msa.config.schema import MULTILABEL, Checked
 from cola_msa.evaluation import metrics
 from cola_msa.evaluation.label_fractions import choose_clips
@@ -29,6 +28,7 @@ from cola_msa.evaluation.results import (
     write_results,
 )
 from cola_msa.evaluation.tasks import Splits, TaskSpec, get_task
+from cola_msa.frameworks.choose import get_framework
 from cola_msa.records.prepared import PreparedData
 from cola_msa.records.schema import DataError
 from cola_msa.system.versions import package_versions
@@ -211,6 +211,7 @@ def conclude(
         What is in `results.json`.
     """
     task, data, config = setting.task, setting.data, setting.config
+    yardstick = get_framework(encoder["framework"]).yardstick
     scores = np.stack([seed.scores for seed in fitted])
     labels, test_labels = setting.labels, setting.test_labels
     train_labels = labels["train"][fitted[0].clips]
@@ -252,12 +253,14 @@ def conclude(
         },
         "absent_splits": setting.absent_splits,
         "paper_clips": dict(zip(PARTS, task.paper_clips or (), strict=False)),
-        "paper_scale": {"updates": PAPER_UPDATES, "pairs": PAPER_PAIRS},
+        "paper_scale": dataclasses.asdict(yardstick),
         "head": head,
         "tuning": tuning,
         "seeds": list(range(len(fitted))),
         "bootstrap": {"resamples": config.num_resamples, "over": "test clips"},
-        "scores": score_rows(task, test_labels, scores, config.num_resamples),
+        "scores": score_rows(
+            task, test_labels, scores, config.num_resamples, yardstick
+        ),
         "heads": [seed.row for seed in fitted],
         "per_class": class_rows(
             task, data.class_names, train_labels, test_labels, scores

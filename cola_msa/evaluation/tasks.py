@@ -10,7 +10,7 @@ import pathlib
 import runpy
 from collections.abc import Collection
 
-from cola_msa.config.published import TABLE_1
+from cola_msa.config.published import PAPER, Yardstick
 from cola_msa.config.schema import MULTICLASS, MULTILABEL
 from cola_msa.records.prepared import PreparedData
 from cola_msa.records.schema import DataError
@@ -93,9 +93,15 @@ class TaskSpec:
     @property
     def published(self) -> dict[str, float]:
         """The paper's scores of MSA (Table 1), by score; none for other tasks."""
-        if TASKS.get(self.name) != self:
-            return {}
-        return TABLE_1["MSA"][self.name]
+        return self.published_of(PAPER)
+
+    def published_of(self, yardstick: Yardstick) -> dict[str, float]:
+        """The paper's scores of a method (Table 1), by score; none for other tasks.
+
+        Args:
+            yardstick: The method's.
+        """
+        return yardstick.scores(self.name) if TASKS.get(self.name) == self else {}
 
     def choose_splits(self, train_clips: str = "filtered") -> Splits:
         """Returns the splits for `--train_clips=filtered|all`.

@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
+from cola_msa.config.published import Yardstick
 from cola_msa.config.schema import Config, ConfigError, FrontendConfig, TrainConfig
 from cola_msa.model.contrastive import PairModel
 from cola_msa.model.plain import Variable
@@ -26,6 +27,7 @@ class Framework(abc.ABC):
         presets: Names of its presets by what they are for: `data` (a command that
             names data and no preset), `demo` (one without data, which takes the
             built-in music) and `smoke` (whether everything runs).
+        yardstick: The published numbers that its runs are read beside.
     """
 
     name: ClassVar[str]
@@ -34,6 +36,7 @@ class Framework(abc.ABC):
     frontend_kind: ClassVar[str]
     backbones: ClassVar[tuple[str, ...]]
     presets: ClassVar[Mapping[str, str]]
+    yardstick: ClassVar[Yardstick]
 
     def check(self, config: Config) -> None:
         """Refuses settings that mean nothing here, before anything is made.

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from cola_msa.config import published
 from cola_msa.config.schema import LOG_MEL, Config, FrontendConfig, TrainConfig
 from cola_msa.frameworks.base import Framework
 from cola_msa.model import plain
@@ -28,6 +29,7 @@ class Cola(Framework):
     frontend_kind = LOG_MEL
     backbones = ("efficientnetb0", "tiny")
     presets = {"data": "default", "demo": "demo", "smoke": "smoke"}
+    yardstick = published.PAPER
 
     def check(self, config: Config) -> None:
         """Refuses augmentations that there are not, or that do not go together."""

@@ -5,6 +5,7 @@ import dataclasses
 import pathlib
 from typing import Any
 
+from cola_msa.config.schema import Config
 from cola_msa.records.manifests import read_manifest
 from cola_msa.records.schema import MANIFEST_NAME, DataError
 from cola_msa.runs import directory, kept
@@ -33,6 +34,7 @@ class EncoderInfo:
         statistics: What its batch-norm statistics come from: `anchors` or `pairs`.
         init_from: Kept checkpoint that its first weights came from, whose own pairs are
             not counted; None where they were fresh.
+        framework: The run's, see `cola_msa.frameworks`.
     """
 
     encoder: str = "trained"
@@ -50,6 +52,7 @@ class EncoderInfo:
     manifest_hash: str | None = None
     statistics: str | None = None
     init_from: str | None = None
+    framework: str = Config.framework
 
 
 def encoder_info(
@@ -95,6 +98,7 @@ def encoder_info(
         statistics=statistics or train.statistics_inputs,
         # Step 0 is a network with fresh weights in every run.
         init_from=None if is_fresh else run.get("init", {}).get("path"),
+        framework=config.framework,
     )
 
 

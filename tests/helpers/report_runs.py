@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 
 from cola_msa.config.presets import get_preset
-from cola_msa.config.published import PAPER_PAIRS, PAPER_UPDATES
+from cola_msa.config.published import PAPER, Yardstick
 from cola_msa.config.schema import (
     MULTILABEL,
     SOURCES,
@@ -129,6 +129,7 @@ def write_result(
     folder: str | None = None,
     num_clips: int = 60,
     encoder: dict | None = None,
+    yardstick: Yardstick = PAPER,
     **fields,
 ) -> pathlib.Path:
     """An evaluation of synthetic scores, scored and written by the project itself."""
@@ -157,11 +158,11 @@ def write_result(
         "paper_clips": dict(
             zip(("train", "validation", "test"), spec.paper_clips or (), strict=False)
         ),
-        "paper_scale": {"updates": PAPER_UPDATES, "pairs": PAPER_PAIRS},
+        "paper_scale": dataclasses.asdict(yardstick),
         "head": {"standardize": False},
         "seeds": list(range(len(scores))),
         "bootstrap": {"resamples": 100, "over": "test clips"},
-        "scores": results.score_rows(spec, labels, scores, 100),
+        "scores": results.score_rows(spec, labels, scores, 100, yardstick),
         "per_class": results.class_rows(spec, names, one_hot, labels, scores),
         **fields,
     }

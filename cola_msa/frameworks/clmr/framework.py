@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from cola_msa.config import published
 from cola_msa.config.schema import (
     WAVEFORM,
     WAVEFORM_AUGMENTATIONS,
@@ -45,6 +46,7 @@ class Clmr(Framework):
     frontend_kind = WAVEFORM
     backbones = tuple(SHAPES)
     presets = {"data": "clmr", "demo": "clmr_demo", "smoke": "clmr_smoke"}
+    yardstick = published.CLMR
 
     def check(self, config: Config) -> None:
         """Refuses what is of log-mels, sources or another similarity."""

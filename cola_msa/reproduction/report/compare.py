@@ -17,7 +17,7 @@ from cola_msa.reproduction.report.results import (
     ReportError,
     Result,
     read_result,
-    share_of_paper,
+    share_of_published,
 )
 from cola_msa.reproduction.report.runs import collect, find_runs
 from cola_msa.system.errors import UsageError
@@ -251,7 +251,8 @@ def remarks(first: Side, second: Side) -> tuple[str, ...]:
         for result in list(side.results.values())[:1]:
             pairs = result.pairs
             count = "an unknown number of" if pairs is None else f"{pairs:,}"
-            lines.append(f"{side.name}: {count} pairs, {share_of_paper(pairs)}.")
+            share = share_of_published(pairs, result.yardstick)
+            lines.append(f"{side.name}: {count} pairs, {share}.")
     lines.append(
         "The intervals are over the choice of test clips. Another seed of training may "
         "move either side by more: train both several times to know."

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from cola_msa.config.published import PAPER_PAIRS
+from cola_msa.config.published import PAPER, PAPER_PAIRS, Yardstick
 from cola_msa.config.schema import SOURCES
 from cola_msa.config.strategies import STRATEGIES
 from cola_msa.evaluation.tasks import PAPER_CLIPS, SCORE_TITLES
@@ -33,10 +33,7 @@ TITLE = "Musical source association: measured beside published"
 
 def introduction(collection: Collection) -> list[Block]:
     """How to read the page, and what could not be read."""
-    pairs = [result.pairs or 0 for run in collection.runs for result in run.results] + [
-        run.pairs for run in collection.runs
-    ]
-    largest = max(pairs, default=0)
+    longest = _longest_runs(collection)
     blocks: list[Block] = [
         Heading("How to read this"),
         Bullets(
@@ -45,9 +42,7 @@ def introduction(collection: Collection) -> list[Block]:
                 "Maragos, SMC 2023). The other rows were measured here; the second "
                 "column says what with.",
                 f"The paper trains on {PAPER_PAIRS:,} pairs of MagnaTagATune's "
-                f"{PAPER_CLIPS['mtat'][0]:,} training clips. The longest run "
-                f"here saw {largest:,} pairs, "
-                f"{results.share_of_paper(largest)}.",
+                f"{PAPER_CLIPS['mtat'][0]:,} training clips. {longest}",
                 "Below a score stand its 95 % bootstrap interval over the test clips, "
                 "the number of test clips, and the spread: over runs with different "
                 "seeds where there are several (the score is then their mean), else "
@@ -65,6 +60,19 @@ def introduction(collection: Collection) -> list[Block]:
     if collection.problems:
         blocks += [Heading("What could not be read", 3), Bullets(collection.problems)]
     return blocks
+
+
+def _longest_runs(collection: Collection) -> str:
+    """The scale of what was read, a sentence for each method."""
+    pairs: dict[Yardstick, int] = {}
+    for run in collection.runs:
+        found = [run.pairs, *(result.pairs or 0 for result in run.results)]
+        pairs[run.yardstick] = max(pairs.get(run.yardstick, 0), *found)
+    return " ".join(
+        f"The longest run here{'' if yardstick == PAPER else f' of {yardstick.row}'} "
+        f"saw {largest:,} pairs, {results.share_of_published(largest, yardstick)}."
+        for yardstick, largest in pairs.items()
+    )
 
 
 def paper_tables(collection: Collection, numbers: Sequence[int]) -> list[Block]:

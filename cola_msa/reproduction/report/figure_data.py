@@ -10,7 +10,7 @@ import numpy as np
 from cola_msa.evaluation import metrics
 from cola_msa.records.manifests import read_manifest
 from cola_msa.records.schema import MANIFEST_NAME, DataError
-from cola_msa.reproduction.report.results import ReportError, Result, share_of_paper
+from cola_msa.reproduction.report.results import ReportError, Result, share_of_published
 from cola_msa.reproduction.report.runs import Collection, Group
 
 TASK = "mtat"
@@ -287,8 +287,9 @@ def describe_scale(collection: Collection, strategies: Iterable[str]) -> str:
         pairs = results[0].pairs or 0 if results else group.pairs
         train_clips = group.runs[0].train_clips
         known = "unknown" if train_clips is None else f"{train_clips:,}"
+        share = share_of_published(pairs, group.runs[0].yardstick)
         line = (
-            f"{pairs:,} pairs ({share_of_paper(pairs)}), {known} training clips "
+            f"{pairs:,} pairs ({share}), {known} training clips "
             f"(paper: 15,244), {clips} (paper: 4,332)"
         )
         lines.setdefault(line, []).append(group.strategy.title)

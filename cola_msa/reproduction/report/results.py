@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cola_msa.config.published import PAPER_PAIRS
+from cola_msa.config.published import PAPER, Yardstick
 from cola_msa.evaluation import metrics, results
 from cola_msa.evaluation.tasks import SCORE_TITLES, TASKS
 from cola_msa.system.errors import UserError
@@ -106,6 +106,11 @@ class Result:
         return self.content["scores"]
 
     @property
+    def yardstick(self) -> Yardstick:
+        """The published numbers that it is read beside."""
+        return results.yardstick_of(self.content)
+
+    @property
     def deviations(self) -> tuple[str, ...]:
         """In what it departs from the default protocol, in words; () for the tables.
 
@@ -174,6 +179,7 @@ def _checked(result: Result) -> Result:
         raise ValueError(f"scores {unknown}, which no task has")
     _ = (result.step, result.pairs, result.clips, result.num_heads)
     _ = (result.deviations, result.statistics, result.test_data)
+    share_of_published(result.pairs, result.yardstick)
     for row in result.scores.values():
         for name in ("value", "low", "high"):
             if type(row[name]) not in (int, float):
@@ -254,11 +260,16 @@ def _joint_bootstrap(folders: tuple[pathlib.Path, ...]) -> dict[str, metrics.Est
     return metrics.bootstrap(parts[0].labels, scores, NUM_RESAMPLES)
 
 
-def share_of_paper(pairs: int | None) -> str:
-    """Pairs as a share of the paper's, for instance `0.0078 % of the paper's`."""
+def share_of_published(pairs: int | None, yardstick: Yardstick = PAPER) -> str:
+    """Pairs as a share of the published, for instance `0.0078 % of the paper's`.
+
+    Args:
+        pairs: How many; None where it is not known.
+        yardstick: Of the method that saw them.
+    """
     if pairs is None:
-        return "unknown share of the paper's"
-    percent = 100.0 * pairs / PAPER_PAIRS
+        return f"unknown share of {yardstick.owner}"
+    percent = 100.0 * pairs / yardstick.pairs
     # Two digits that count, without an exponent.
     digits = 0 if percent >= 10 or not percent else 1 - math.floor(math.log10(percent))
-    return f"{percent:.{digits}f} % of the paper's"
+    return f"{percent:.{digits}f} % of {yardstick.owner}"

@@ -15,8 +15,10 @@ from typing import Any
 
 from absl import logging
 
+from cola_msa.config.published import Yardstick
 from cola_msa.config.schema import Config, from_dict, to_dict
 from cola_msa.config.strategies import STRATEGIES, Strategy, strategy_of
+from cola_msa.frameworks.choose import framework_of
 from cola_msa.records.folder_lists import split_names
 from cola_msa.records.manifests import read_manifest
 from cola_msa.records.schema import MANIFEST_NAME, DataError
@@ -83,6 +85,11 @@ class Run:
             return STRATEGIES[self.config.strategy]
         framework = self.config.framework
         return strategy_of(self.config.train, self.separator, framework)
+
+    @property
+    def yardstick(self) -> Yardstick:
+        """The published numbers that it is read beside."""
+        return framework_of(self.config).yardstick
 
     @property
     def updates(self) -> int:

@@ -12,7 +12,7 @@ from cola_msa.reproduction.report.page import MEASURED, MISSING, PUBLISHED, Cell
 from cola_msa.reproduction.report.results import (
     Result,
     Score,
-    share_of_paper,
+    share_of_published,
     summarize,
 )
 from cola_msa.reproduction.report.runs import Collection, Group, Run
@@ -115,7 +115,7 @@ def _scale_cell(group: Group) -> Cell:
     )
     seeds = ", ".join(map(str, group.seeds))
     notes = [
-        share_of_paper(high),
+        share_of_published(high, run.yardstick),
         f"{high // per_update:,} updates",
         _clips_line(run),
         f"preset {run.config.preset}",
@@ -212,7 +212,9 @@ def build_runs(runs: Iterable[Run]) -> Table:
         "run": lambda run: Cell(run.name),
         "strategy": _strategy_cell,
         "preset": lambda run: Cell(run.config.preset, run.config.model.backbone),
-        "pairs": lambda run: Cell(f"{run.pairs:,}", share_of_paper(run.pairs)),
+        "pairs": lambda run: Cell(
+            f"{run.pairs:,}", share_of_published(run.pairs, run.yardstick)
+        ),
         "updates": lambda run: Cell(
             f"{run.updates:,}", f"of {run.config.train.batch_size} pairs a replica"
         ),
@@ -284,7 +286,8 @@ def build_further(runs: Iterable[Run]) -> Table | None:
                 continue
             words = "; ".join(_protocol_words(run, result)) or "default"
             who = "untrained" if result.is_untrained else title
-            scale = Cell(f"{result.pairs or 0:,} pairs", share_of_paper(result.pairs))
+            share = share_of_published(result.pairs, run.yardstick)
+            scale = Cell(f"{result.pairs or 0:,} pairs", share)
             data = str(result.content["data"]["manifest_hash"])
             for name, row in result.scores.items():
                 cell = score_cell(summarize([result], name))
@@ -321,7 +324,7 @@ def build_others(runs: Iterable[Run]) -> Table | None:
                         Cell("; ".join(words)),
                         Cell(
                             f"{result.pairs:,} pairs" if result.pairs else "0 pairs",
-                            share_of_paper(result.pairs),
+                            share_of_published(result.pairs, run.yardstick),
                         ),
                         Cell(SCORE_TITLES[name]),
                         Cell(f"{row['value']:.3f}", text, MEASURED),

@@ -182,6 +182,35 @@ def test_table_states_the_scale(fma, tmp_path):
     assert "not the paper's scale" not in results_lib.render_table(results)
 
 
+def test_another_methods_encoder_is_read_beside_its_own_numbers(fma, mtat, tmp_path):
+    """The paper quotes CLMR on FMA, and not on the filtered clips of MagnaTagATune."""
+    info = dataclasses.replace(PAPER_INFO, pairs=8192, updates=64, framework="clmr")
+    results = evaluate("fma", fma, tmp_path / "fma", info=info)
+    table = results_lib.render_table(results)
+    assert "paper (CLMR)" in table and "0.484" in table
+    assert "MSA" not in table and "0.520" not in table
+    # 10,000 epochs of 317 batches of 48.
+    assert "(CLMR as published: 3,170,000 updates, 152,160,000 pairs)" in table
+    assert "not CLMR's published scale" in table
+    results["splits"] = {
+        name: {"clips": count} for name, count in results["paper_clips"].items()
+    }
+    for pairs, is_enough in ((152_159_999, False), (10_000 * 317 * 48, True)):
+        results["encoder"]["pairs"] = pairs
+        assert results_lib.has_paper_scale(results) == is_enough
+    table = results_lib.render_table(evaluate("mtat", mtat, tmp_path / "m", info=info))
+    assert "paper (" not in table and "0.900" not in table
+    assert "orientation" not in table
+    assert table.splitlines()[1].split()[-1] == "chance"
+
+
+def test_results_of_earlier_versions_are_read_beside_the_papers_own_row(fma, tmp_path):
+    results = evaluate("fma", fma, tmp_path, info=PAPER_INFO)
+    results["paper_scale"] = {"updates": 640_000, "pairs": 81_920_000}
+    table = results_lib.render_table(results)
+    assert "paper (MSA)" in table and "81,920,000" in table
+
+
 def test_unfit_data_is_refused(fma, mtat, tmp_path):
     with pytest.raises(DataError, match="holds dataset 'mtat'"):
         evaluate("fma", mtat, tmp_path)

@@ -6,13 +6,14 @@ import json
 import numpy as np
 import pytest
 
+from cola_msa.config.published import CLMR
 from cola_msa.config.strategies import STRATEGIES
 from cola_msa.evaluation import metrics
 from cola_msa.records.schema import write_manifest
 from cola_msa.reproduction.report import figure_data, missing, runs, tables
 from cola_msa.reproduction.report.results import (
     ReportError,
-    share_of_paper,
+    share_of_published,
     summarize,
 )
 from cola_msa.values.arrays import write_json
@@ -217,4 +218,8 @@ def test_runs_on_different_clips_are_not_averaged(tmp_path):
     ],
 )
 def test_the_share_of_the_papers_pairs(pairs, text):
-    assert share_of_paper(pairs) == f"{text} of the paper's"
+    assert share_of_published(pairs) == f"{text} of the paper's"
+
+
+def test_the_share_of_another_methods_pairs():
+    assert share_of_published(76_080_000, CLMR) == "50 % of CLMR's published"
