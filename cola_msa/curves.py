@@ -19,6 +19,7 @@ from cola_msa.evaluation.curves import (
     retrieval_curve,
 )
 from cola_msa.evaluation.tasks import get_task
+from cola_msa.frameworks.choose import framework_of
 from cola_msa.runs import directory
 from cola_msa.runs.scalars import read_metrics
 from cola_msa.system import console, folders
@@ -60,7 +61,7 @@ def main(options: flags.FlagValues) -> None:
     rows = read_metrics(run_dir)
     pairs = config.train.batch_size * run.get("num_replicas", 1)
     title = (
-        f"{config.train.source}, {config.train.batches} batches of {pairs} pairs, "
+        f"{framework_of(config).describe_pairs(config.train)}, {pairs} pairs a batch, "
         f"{config.train.updates_per_step} updates a step, "
         f"data: {run['data'].get('dataset')}"
     )

@@ -44,7 +44,8 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
         "How often each of several folders is drawn, as 2,1,1; default: by segments.",
         **add,
     )
-    define_path("run_dir", None, "Run directory; default runs/<source>-<time>.", **add)
+    text = "Run directory; default runs/<strategy, sources or framework>-<time>."
+    define_path("run_dir", None, text, **add)
     flags.DEFINE_enum(
         "framework",
         None,

@@ -1,9 +1,8 @@
 """The interface of a framework: what differs between methods of learning from pairs."""
 
 import abc
-import dataclasses
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple
 
 from cola_msa.config.published import Yardstick
 from cola_msa.config.schema import Config, ConfigError, FrontendConfig, TrainConfig
@@ -11,6 +10,18 @@ from cola_msa.model.contrastive import PairModel
 from cola_msa.model.plain import Variable
 from cola_msa.pairs.augment import Augment
 from cola_msa.pairs.sampler import PairSampler
+
+
+class Unused(NamedTuple):
+    """A field that means nothing to a framework.
+
+    Attributes:
+        value: The only value that it may have.
+        why: What stands in its place, for the message.
+    """
+
+    value: Any
+    why: str
 
 
 class Framework(abc.ABC):
@@ -28,6 +39,8 @@ class Framework(abc.ABC):
             names data and no preset), `demo` (one without data, which takes the
             built-in music) and `smoke` (whether everything runs).
         yardstick: The published numbers that its runs are read beside.
+        unused: Fields of ModelConfig and TrainConfig that mean nothing here: the only
+            value that each may have, and why.
     """
 
     name: ClassVar[str]
@@ -37,6 +50,7 @@ class Framework(abc.ABC):
     backbones: ClassVar[tuple[str, ...]]
     presets: ClassVar[Mapping[str, str]]
     yardstick: ClassVar[Yardstick]
+    unused: ClassVar[Mapping[str, Unused]] = {}
 
     def check(self, config: Config) -> None:
         """Refuses settings that mean nothing here, before anything is made.
@@ -46,6 +60,8 @@ class Framework(abc.ABC):
         Raises:
             UserError: The message names the flag.
         """
+        for part in (config.model, config.train):
+            self.check_fields(vars(part))
         if config.frontend.kind != self.frontend_kind:
             raise ConfigError(
                 f"--framework={self.name} learns from windows of {self.frontend_kind}, "
@@ -57,6 +73,32 @@ class Framework(abc.ABC):
                 f"--backbone={config.model.backbone} does not go with "
                 f"--framework={self.name}, which has {', '.join(self.backbones)}"
             )
+
+    def check_fields(self, values: Mapping[str, Any]) -> None:
+        """Refuses values of fields that mean nothing here.
+
+        Args:
+            values: By name, of ModelConfig or TrainConfig; those that were given are
+                enough, so that no other check speaks of them first.
+
+        Raises:
+            ConfigError: The message names the flag and what stands in its place.
+        """
+        for name, value in values.items():
+            only = self.unused.get(name)
+            if only is not None and value != only.value:
+                raise ConfigError(
+                    f"--{name}={value} does not go with --framework={self.name}: "
+                    f"{only.why}; leave it out"
+                )
+
+    @abc.abstractmethod
+    def describe_pairs(self, train: TrainConfig) -> str:
+        """What a pair is and how it is changed, in a few words, for logs and cards."""
+
+    def run_name(self, train: TrainConfig) -> str:
+        """What a run's folder is named after where no strategy was named."""
+        return self.name
 
     @abc.abstractmethod
     def build_network(
@@ -127,27 +169,3 @@ class Framework(abc.ABC):
     def plain_variables(self, config: Config) -> tuple[Variable, ...]:
         """The network's variables where `model.plain` computes the encoder; else ()."""
         return ()
-
-
-def refuse_changed(
-    part: Any, wanted: Any, used: Iterable[str], flag: str, why: str
-) -> None:
-    """Refuses a configuration whose unused fields are not as they must be.
-
-    Args:
-        part: A part of the configuration.
-        wanted: The same part with the only values that unused fields may have.
-        used: Names of the fields that may have any value.
-        flag: What the user said, for the message.
-        why: What the fields are of, for the message.
-
-    Raises:
-        ConfigError: If one differs; the message names its flag.
-    """
-    for field in dataclasses.fields(part):
-        value, only = getattr(part, field.name), getattr(wanted, field.name)
-        if field.name not in used and value != only:
-            raise ConfigError(
-                f"--{field.name}={value} does not go with {flag}, where it is {only}: "
-                f"{why}; leave it out"
-            )

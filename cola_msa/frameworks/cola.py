@@ -37,6 +37,19 @@ class Cola(Framework):
         _, rest = augment.split_remix(config.train.augment, config.train.source)
         augment.augmentation_names(rest)
 
+    def describe_pairs(self, train: TrainConfig) -> str:
+        """Its sources and batches; see `Framework`."""
+        augment = "" if train.augment == "none" else f", augmented by {train.augment}"
+        if train.source == "none":
+            return f"two windows of a {train.pair_span}'s mixture{augment}"
+        return f"mixture and {train.source}, {train.batches} batches{augment}"
+
+    def run_name(self, train: TrainConfig) -> str:
+        """Its sources."""
+        if train.source == "none":
+            return self.name
+        return train.source.replace(",", "-")
+
     def build_network(
         self,
         config: Config,

@@ -19,6 +19,7 @@ from absl import logging
 
 from cola_msa.config.checks import check_frontend
 from cola_msa.config.schema import Config, ModelConfig, from_dict
+from cola_msa.frameworks.choose import framework_of
 from cola_msa.hub import pretrained
 from cola_msa.hub.formats import portable
 from cola_msa.hub.opened import Network, OpenedModel
@@ -370,7 +371,7 @@ def _open_run(path: pathlib.Path, step: int | str | None) -> OpenedModel:
         path=path,
         key=kept_lib.encoder_key(path, step),
         description=f"run {path.resolve().name}, preset {config.preset}, "
-        f"source {config.train.source}, {kept.stem}",
+        f"{framework_of(config).describe_pairs(config.train)}, {kept.stem}",
         details=_details(directory.load_run(path), kept_lib.kept_step(kept)),
     )
 

@@ -7,7 +7,13 @@ import os
 import pathlib
 from typing import Any
 
-from cola_msa.config.schema import LOG_MEL, WAVEFORM, Config
+from cola_msa.config.schema import (
+    LOG_MEL,
+    WAVEFORM,
+    Config,
+    TrainConfig,
+    from_dict,
+)
 from cola_msa.evaluation.tasks import SCORE_TITLES
 from cola_msa.frameworks.choose import get_framework
 from cola_msa.hub.sharing import front_matter
@@ -160,7 +166,7 @@ def render_card(content: dict[str, Any]) -> str:
     train, model = config["train"], config["model"]
     is_waveform = config["frontend"].get("kind", LOG_MEL) == WAVEFORM
     held = "waveform" if is_waveform else "log-mel"
-    method = get_framework(config.get("framework", Config.framework)).method
+    framework = get_framework(config.get("framework", Config.framework))
     separator = data.get("separator")
     if isinstance(separator, dict):
         separator = separator.get("name")
@@ -174,8 +180,7 @@ def render_card(content: dict[str, Any]) -> str:
         "trained on": data.get("dataset") or "not stated",
         "sources": ", ".join(map(str, data.get("sources") or ())) or "none",
         "stems by": separator or "not stated",
-        "pairs": f"--source={train['source']}, --batches={train['batches']}, "
-        f"--augment={train['augment']}",
+        "pairs": framework.describe_pairs(from_dict(TrainConfig, train)),
         "similarity": f"{model['similarity']}, T = {model['temperature']:g}",
         "steps": f"{content['step']} ({content['updates']} updates, "
         f"{content['pairs']} pairs)",
@@ -192,7 +197,8 @@ def render_card(content: dict[str, Any]) -> str:
     lines = [
         f"# {plain(content['name'])}",
         "",
-        f"An encoder of music, pretrained without labels by {method} with `cola_msa`.",
+        f"An encoder of music, pretrained without labels by "
+        f"{framework.method} with `cola_msa`.",
         "",
         "| | |",
         "|---|---|",

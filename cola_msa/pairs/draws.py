@@ -321,6 +321,11 @@ class PairDraws:
         if least is not None:
             wanted = f"the {least} that its --data_weights takes of {batch}"
             advice = "lower its weight or --batch_size"
+        if not self.sources:
+            raise PairError(
+                f"{folder}: there are {count} segments of mixtures in {self.split}, "
+                f"fewer than {wanted}; {advice}, or add clips"
+            )
         raise PairError(
             f"{folder}: source {name} has {count} eligible segments for {mode} batches "
             f"in {self.split}, fewer than {wanted}; {advice}, add clips, or leave this "

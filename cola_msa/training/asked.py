@@ -14,7 +14,7 @@ from absl import flags, logging
 from cola_msa.config.presets import FORMER_PRESETS, PRESETS, get_preset
 from cola_msa.config.schema import Config, ModelConfig, TrainConfig
 from cola_msa.config.strategies import get_strategy
-from cola_msa.frameworks.choose import get_framework
+from cola_msa.frameworks.choose import framework_of, get_framework
 from cola_msa.records.joined import PairData
 from cola_msa.runs.directory import load_config, resumable_run
 from cola_msa.system.errors import UsageError
@@ -47,8 +47,10 @@ def config_from_flags(
     if strategy:
         strategy.check_fields(given)
         config = strategy.apply(config)
+    of_model = given_fields(ModelConfig, values)
+    framework_of(config).check_fields(given | of_model)
     train = dataclasses.replace(config.train, **given)
-    model = dataclasses.replace(config.model, **given_fields(ModelConfig, values))
+    model = dataclasses.replace(config.model, **of_model)
     config = dataclasses.replace(config, model=model, train=train)
     check_config(config)
     return config

@@ -14,15 +14,23 @@ _RATE_UPDATES = 3  # updates that the expected end is reckoned from
 class Progress:
     """Counts a run's pairs and reckons when it ends."""
 
-    def __init__(self, train: TrainConfig, num_replicas: int, devices: tuple[str, ...]):
+    def __init__(
+        self,
+        train: TrainConfig,
+        num_replicas: int,
+        devices: tuple[str, ...],
+        pairs: str,
+    ):
         """Starts no clock yet.
 
         Args:
-            train: source, batches, batch_size and accumulate are used.
+            train: batch_size and accumulate are used.
             num_replicas: Replicas on all machines.
             devices: What this process trains on.
+            pairs: What a pair is, in words.
         """
         self._train = train
+        self._pairs = pairs
         self._num_replicas = num_replicas
         self._devices = devices
         self._first_times: list[float] = []
@@ -35,9 +43,8 @@ class Progress:
         if train.accumulate > 1:
             factors.insert(0, train.accumulate)
         logging.info(
-            "%s, %s batches: %d updates of %s pairs to go, %d pairs in all",
-            train.source,
-            train.batches,
+            "%s: %d updates of %s pairs to go, %d pairs in all",
+            self._pairs,
             num_updates,
             " x ".join(map(str, factors)),
             num_updates * self.pairs_per_update,

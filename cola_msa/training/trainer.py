@@ -26,8 +26,9 @@ from cola_msa.runs.scalars import ScalarWriter
 from cola_msa.system import errors, files
 from cola_msa.system.errors import FileError, UserError
 from cola_msa.training import progress, warm_start
+from cola_msa.training.checks import check_config
 from cola_msa.training.progress import Progress
-from cola_msa.training.updates import Updater, num_parts
+from cola_msa.training.updates import Updater
 from cola_msa.training.workers import (
     StopRequestedError,
     Stops,
@@ -67,8 +68,11 @@ class Trainer:
 
         Raises:
             RunError: If the run directory holds another configuration.
+            UserError: If settings contradict one another, or mean nothing to the
+                framework.
             PairError: If the data cannot give the batches.
         """
+        check_config(config)  # refuses what does not fit, before anything is made
         self.config = config
         self.data = data
         self.run_dir = pathlib.Path(run_dir)
@@ -80,7 +84,6 @@ class Trainer:
             config.train, config.model.sync_batch_norm
         )
         logging.info("%s", self.acceleration)
-        num_parts(config.train)  # refuses what does not fit, before anything is made
         mean, std = data.log_mel_moments
         framework = framework_of(config)
         silent = framework.silent_value(config, mean)
@@ -146,7 +149,10 @@ class Trainer:
         self._stops = Stops(self.workers)
         self._kept_step: int | None = None
         self._progress = Progress(
-            config.train, self.num_replicas, self.strategy.extended.worker_devices
+            config.train,
+            self.num_replicas,
+            self.strategy.extended.worker_devices,
+            framework.describe_pairs(config.train),
         )
         if restored:
             logging.info("going on at update %d of %d", self.update, self.num_updates)
@@ -474,8 +480,9 @@ def start_trainer(
     Args:
         config: What to train.
         data: The prepared data.
-        run_dir: Where; None for `<root>/<strategy or source>-<time>`, which is taken
-            away again where training cannot begin.
+        run_dir: Where; None for `<root>/<name>-<time>`, the strategy's name or the
+            framework's `run_name`, which is taken away again where training cannot
+            begin.
         strategy: Its devices.
         start: What its weights start from.
         root: Folder of runs.
@@ -486,7 +493,7 @@ def start_trainer(
     if run_dir is not None:
         logging.info("run directory: %s", run_dir)
         return Trainer(config, data, run_dir, strategy, start)
-    name = config.strategy or config.train.source.replace(",", "-")
+    name = config.strategy or framework_of(config).run_name(config.train)
     run_dir = directory.new_run_dir(root, name)
     logging.info("run directory: %s", run_dir)
     try:

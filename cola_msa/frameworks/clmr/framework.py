@@ -13,7 +13,7 @@ from cola_msa.config.schema import (
     ModelConfig,
     TrainConfig,
 )
-from cola_msa.frameworks.base import Framework, refuse_changed
+from cola_msa.frameworks.base import Framework, Unused
 from cola_msa.frameworks.clmr.augment import build_chain
 from cola_msa.frameworks.clmr.model import ClmrModel
 from cola_msa.frameworks.clmr.network import SHAPES
@@ -21,20 +21,32 @@ from cola_msa.model.contrastive import PairModel
 from cola_msa.pairs.augment import Augment
 from cola_msa.pairs.sampler import PairSampler
 
-_MODEL = ModelConfig(
-    drop_connect_rate=0.0, input_normalization="none", similarity="cosine"
-)
-_MODEL_FIELDS = (
-    "backbone",
-    "projection_dim",
-    "fused_batch_norm",
-    "sync_batch_norm",
-    "clip_embedding",
-    "temperature",
-)
-_TRAIN = TrainConfig(source="none")
-# Whatever else a TrainConfig says is of schedule, devices and checkpoints.
-_OTHER_TRAIN_FIELDS = ("source", "batches", "remix_share", "kernel_rate")
+_CROPS = "a pair is two crops of one mixture, and no stem is heard"
+_SAMPLES = "samples enter the network as they are"
+_OUTPUT = "an embedding is the network's output, its last map averaged over time"
+_COSINE = "NT-Xent compares by the cosine, which has no kernel"
+_DEFAULT_MODEL, _DEFAULT_TRAIN = ModelConfig(), TrainConfig()
+
+
+def _unused() -> dict[str, Unused]:
+    """See `Framework.unused`; where no value is named here, the default's."""
+    return {
+        "drop_connect_rate": Unused(0.0, "SampleCNN has no stochastic depth"),
+        "input_normalization": Unused("none", _SAMPLES),
+        "input_clip": Unused(_DEFAULT_MODEL.input_clip, _SAMPLES),
+        "band_channel": Unused(_DEFAULT_MODEL.band_channel, "samples have no bands"),
+        "pooling": Unused(_DEFAULT_MODEL.pooling, _OUTPUT),
+        "embedding": Unused(_DEFAULT_MODEL.embedding, _OUTPUT),
+        "embedding_scale": Unused(_DEFAULT_MODEL.embedding_scale, _OUTPUT),
+        "similarity": Unused("cosine", _COSINE),
+        "kernel_init": Unused(_DEFAULT_MODEL.kernel_init, _COSINE),
+        "kernel_scale": Unused(_DEFAULT_MODEL.kernel_scale, _COSINE),
+        "kernel_rate": Unused(_DEFAULT_TRAIN.kernel_rate, _COSINE),
+        "silence": Unused(_DEFAULT_MODEL.silence, _CROPS),
+        "source": Unused("none", _CROPS),
+        "batches": Unused(_DEFAULT_TRAIN.batches, _CROPS),
+        "remix_share": Unused(_DEFAULT_TRAIN.remix_share, _CROPS),
+    }
 
 
 class Clmr(Framework):
@@ -47,25 +59,15 @@ class Clmr(Framework):
     backbones = tuple(SHAPES)
     presets = {"data": "clmr", "demo": "clmr_demo", "smoke": "clmr_smoke"}
     yardstick = published.CLMR
+    unused = _unused()
 
     def check(self, config: Config) -> None:
         """Refuses what is of log-mels, sources or another similarity."""
         super().check(config)
-        flag = f"--framework={self.name}"
-        refuse_changed(
-            config.model,
-            _MODEL,
-            _MODEL_FIELDS,
-            flag,
-            "it has one network of waveforms and compares by the cosine",
-        )
-        names = set(vars(_TRAIN)) - set(_OTHER_TRAIN_FIELDS)
-        refuse_changed(
-            config.train, _TRAIN, names, flag, "its pairs are crops of mixtures"
-        )
         if config.train.augment not in WAVEFORM_AUGMENTATIONS:
             raise ConfigError(
-                f"--augment={config.train.augment} does not go with {flag}, which "
+                f"--augment={config.train.augment} does not go with "
+                f"--framework={self.name}, which "
                 f"changes waveforms by {' or '.join(WAVEFORM_AUGMENTATIONS)}"
             )
         samples = config.frontend.window_frames * config.frontend.num_mels
@@ -74,6 +76,11 @@ class Clmr(Framework):
                 f"--backbone={config.model.backbone} needs windows of at least "
                 f"{least:,} samples, and the front end's have {samples:,}"
             )
+
+    def describe_pairs(self, train: TrainConfig) -> str:
+        """Both views of a clip; see `Framework`."""
+        changed = "" if train.augment == "none" else ", augmented by its chain"
+        return f"{self.title}: two crops of a {train.pair_span}{changed}"
 
     def build_network(
         self,

@@ -229,9 +229,7 @@ def build_runs(runs: Iterable[Run]) -> Table:
 
 def _strategy_cell(run: Run) -> Cell:
     if run.strategy is None:
-        train = run.config.train
-        text = f"--source={train.source} --batches={train.batches}"
-        text += f" --augment={train.augment}"
+        text = framework_of(run.config).describe_pairs(run.config.train)
         start = run.description.get("init")
         if start:
             text += f"\nits first weights came from {start['path']}"

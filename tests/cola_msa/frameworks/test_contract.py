@@ -22,6 +22,7 @@ from cola_msa.config.strategies import STRATEGIES
 from cola_msa.frameworks.choose import FRAMEWORKS, framework_of, get_framework
 from cola_msa.model.statistics import BatchStatistics, StatisticsEstimator
 from cola_msa.runs import network
+from cola_msa.training.trainer import Trainer
 from cola_msa.training.updates import Updater
 from cola_msa.values.fields import check_choices
 
@@ -139,6 +140,69 @@ def test_an_augmentation_that_there_is_not_is_refused(framework, config):
     train = dataclasses.replace(config.train, augment="blur")
     with pytest.raises(cola_msa.UserError, match="--augment=blur"):
         framework.check(dataclasses.replace(config, train=train))
+
+
+# Fields of either configuration that mean the same whatever the method.
+OF_EVERY_FRAMEWORK = {
+    *("backbone", "projection_dim", "fused_batch_norm", "sync_batch_norm"),
+    *("clip_embedding", "temperature", "augment", "pair_span", "batch_size"),
+    *("global_negatives", "accumulate", "micro_batch", "steps", "updates_per_step"),
+    *("learning_rate", "warmup_updates", "halve_at_step", "rate_decay"),
+    *("average_decay", "validate_every_steps", "patience_steps", "seed"),
+    *("statistics_batches", "statistics_inputs", "checkpoint_every_steps"),
+    *("max_to_keep", "keep_steps", "init_from", "distribution", "deterministic"),
+    *("jit_compile", "mixed_precision"),
+}
+
+
+def test_a_field_is_of_every_framework_or_refused_with_its_reason(framework, config):
+    """Whoever adds a field says here whether each framework has it."""
+    fields = vars(config.model) | vars(config.train)
+    assert set(fields) >= OF_EVERY_FRAMEWORK | set(framework.unused)
+    assert not OF_EVERY_FRAMEWORK & set(framework.unused)
+    others = set(fields) - OF_EVERY_FRAMEWORK - set(framework.unused)
+    assert others in (set(), set(fields) - OF_EVERY_FRAMEWORK)
+    for name, only in framework.unused.items():
+        framework.check_fields({name: only.value})
+        assert fields[name] == only.value, "its presets have the only value"
+        with pytest.raises(ConfigError) as refused:
+            framework.check_fields({name: "another"})
+        assert str(refused.value) == (
+            f"--{name}=another does not go with --framework={framework.name}: "
+            f"{only.why}; leave it out"
+        )
+
+
+def test_what_means_nothing_to_it_is_refused_from_python_too(
+    framework, config, tmp_path
+):
+    others = [p for p in PRESETS.values() if p.frontend.kind != config.frontend.kind]
+    train = dataclasses.replace(config.train, augment="blur")
+    refused = [
+        dataclasses.replace(config, train=train),
+        dataclasses.replace(config, frontend=others[0].frontend),
+    ]
+    if "similarity" in framework.unused:
+        model = dataclasses.replace(config.model, similarity="bilinear")
+        refused.append(dataclasses.replace(config, model=model))
+    for wrong in refused:
+        with pytest.raises(cola_msa.UserError) as by_check:
+            framework.check(wrong)
+        with pytest.raises(type(by_check.value)) as by_trainer:
+            Trainer(wrong, None, tmp_path / "run")
+        assert str(by_trainer.value) == str(by_check.value)
+        assert not (tmp_path / "run").exists()
+
+
+def test_its_pairs_are_described_in_its_own_words(framework, config):
+    words = framework.describe_pairs(config.train)
+    assert "none" not in words.split(",")[0]
+    span = {"segment": "clip", "clip": "segment"}[config.train.pair_span]
+    other = dataclasses.replace(config.train, source="none", pair_span=span)
+    assert framework.describe_pairs(other) != words and span in str(
+        framework.describe_pairs(other)
+    )
+    assert framework.run_name(other) == framework.name
 
 
 # Its network --------------------------------------------------------------------------

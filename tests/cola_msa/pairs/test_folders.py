@@ -193,7 +193,7 @@ def test_what_cannot_be_followed_is_refused(root):
     draws("a,tiny", source="none")
     with pytest.raises(
         draws_lib.PairError,
-        match=r"tiny: source mixture has 4 .* the 8 that its --data_weights takes of",
+        match="tiny: there are 4 segments .* the 8 that its --data_weights takes of",
     ):
         draws("a,tiny", "1,9", source="none")
     draws("a,tiny", "9,1", source="none")

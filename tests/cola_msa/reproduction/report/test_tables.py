@@ -146,7 +146,7 @@ def test_a_run_of_no_strategy_is_listed_apart(tmp_path):
     assert found.groups == ()
     row = tables.build_runs(found.runs).rows[0]
     assert row[1].text == "none of the paper's"
-    assert "--source=vocals,drums" in row[1].note
+    assert "mixture and vocals,drums, mixed batches" in row[1].note
 
 
 def test_tasks_beyond_the_papers_have_a_table_of_their_own(tmp_path):
