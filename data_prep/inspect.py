@@ -1,9 +1,9 @@
 """Draws prepared data: python -m data_prep.inspect --data_dir=... --output=PNG.
 
 With --clip=ID mixture and stems of one clip as log-mels, with the segments marked in
-which each source is active (of a folder of waveforms its waveform); without it the
-share of active segments a source, as in the paper's figure 2. Manifest, indices and
-shards are compared with their checksums first.
+which each source is active, and its waveform above them where the folder has records of
+waveforms too; without it the share of active segments a source, as in the paper's
+figure 2. Manifest, indices and shards are compared with their checksums first.
 """
 
 import pathlib
@@ -36,7 +36,7 @@ def main(options: flags.FlagValues) -> None:
     from data_prep.remote import copy
 
     copy.check_local("data_dir", options.data_dir)
-    data_dir = kinds.prepared_folders(pathlib.Path(options.data_dir))[0]
+    data_dir, *others = kinds.prepared_folders(pathlib.Path(options.data_dir))
     pictures.check_output(options.output)
     if not (data_dir / MANIFEST_NAME).exists():
         raise DataError(
@@ -44,14 +44,28 @@ def main(options: flags.FlagValues) -> None:
             "prepared folder whose preparation has ended"
         )
     try:
-        data = PreparedData(data_dir)
-        for split in data.splits:
-            data.index(split)
+        data, *more = (PreparedData(folder) for folder in (data_dir, *others))
+        for one in (data, *more):
+            for split in one.splits:
+                one.index(split)
         if options.clip:
-            clip = pictures.read_clip(data, options.clip)
-            pictures.draw_clip(options.output, clip, data.manifest)
+            found, wrong = [], []
+            for one in (data, *more):
+                try:
+                    found.append((pictures.read_clip(one, options.clip), one))
+                except pictures.PictureError as error:
+                    wrong.append(error)
+            if not found:
+                raise wrong[0]
+            for reason in wrong:
+                console.tell(f"drawn without it: {reason}")
+            (clip, data), *rest = found
+            beside = (rest[0][0], rest[0][1].frontend) if rest else None
+            pictures.draw_clip(options.output, clip, data.manifest, beside)
         else:
             pictures.draw_shares(options.output, data.manifest)
+            for one in more:
+                console.tell(f"{one.data_dir}: waveforms, mixtures only; see --clip")
     except OSError as error:
         raise FileError(f"{error}; run data_prep.verify") from error
     console.tell(options.output)

@@ -42,7 +42,8 @@ def main(options: flags.FlagValues) -> None:
         except OSError as error:
             raise FileError(str(error)) from error
         for finding in findings:
-            console.tell(f"{finding.file}: {finding.problem} -> {finding.advice}")
+            path = data_dir / finding.file
+            console.tell(f"{path}: {finding.problem} -> {finding.advice}")
         _print_summary(content)
         if findings:
             num_files = len({finding.file for finding in findings})

@@ -6,6 +6,7 @@ The index is made while a shard is written, and rebuilt by a scan where it is mi
 import dataclasses
 import os
 import pathlib
+import re
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any, BinaryIO
@@ -286,6 +287,17 @@ def write_shard(
     return index
 
 
+def read_fault(error: tf.errors.OpError) -> str:
+    """Why TensorFlow could not read a record, in words that are not its graph's."""
+    message = str(error.message)
+    if "truncated record" in message:
+        return "it ends within a record"
+    if "corrupted record" in message:
+        return "a record's bytes are not those that were written"
+    message = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", message, flags=re.DOTALL)
+    return " ".join(message.split()) or "TensorFlow does not say why"
+
+
 def index_path(shard_path: str | os.PathLike) -> pathlib.Path:
     """`x.tfrecord` -> `x.idx.npz`."""
     return pathlib.Path(shard_path).with_suffix(".idx.npz")
@@ -310,8 +322,8 @@ def scan_shard(
             offset += FRAME_BYTES + len(record)
     except tf.errors.OpError as error:
         raise DataError(
-            f"{path}: not a readable TFRecord file ({error.message}); delete it and "
-            "run the preparation again: finished shards are kept"
+            f"{path}: not a readable TFRecord file ({read_fault(error)}); delete it "
+            "and run the preparation again: finished shards are kept"
         ) from error
     except DataError:
         raise

@@ -143,7 +143,10 @@ def _read_rows(data: PreparedData, split: str, clip: int) -> ClipMels:
 
 
 def draw_clip(
-    path: str | os.PathLike, clip: ClipMels, manifest: dict[str, Any]
+    path: str | os.PathLike,
+    clip: ClipMels,
+    manifest: dict[str, Any],
+    waveform: tuple[ClipMels, FrontendConfig] | None = None,
 ) -> None:
     """Draws mixture and stems above one another, with active segments marked.
 
@@ -151,6 +154,8 @@ def draw_clip(
         path: The PNG file.
         clip: What `read_clip` gave.
         manifest: The manifest of its folder.
+        waveform: The same clip of records of waveforms, drawn above its log-mels,
+            and their front end; None where there are none.
     """
     frontend = from_dict(FrontendConfig, manifest["frontend"])
     hop_seconds = frontend.seconds(1)
@@ -158,10 +163,15 @@ def draw_clip(
         _draw_waveform(path, clip, manifest, hop_seconds)
         return
     names = ["mixture", *clip.stems]
+    count = len(names) + (waveform is not None)
     figure = Figure(
-        figsize=(11, min(1.7 + 1.55 * len(names), _MAX_INCHES)), layout="constrained"
+        figsize=(11, min(1.7 + 1.55 * count, _MAX_INCHES)), layout="constrained"
     )
-    panels = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
+    panels = figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
+    if waveform is not None:
+        sound, its_frontend = waveform
+        _fill_waveform(panels[0], sound, its_frontend.seconds(1))
+        panels = panels[1:]
     low = float(np.percentile(clip.mixture, 2))
     high = max(low + 1, float(clip.mixture.max()))
     end = len(clip.mixture) * hop_seconds
@@ -211,9 +221,18 @@ def _draw_waveform(
     manifest: dict[str, Any],
     hop_seconds: float,
 ) -> None:
-    """The least and the largest sample of every frame."""
+    """Draws a clip of a folder of waveforms."""
     figure = Figure(figsize=(11, 3.25), layout="constrained")
     panel: Axes = figure.add_subplot()
+    _fill_waveform(panel, clip, hop_seconds)
+    panel.set_xlim(0, len(clip.mixture) * hop_seconds)
+    panel.set_xlabel("time, seconds (vertical lines: segments)")
+    figure.suptitle(_clip_title(clip, manifest), fontsize=11)
+    _save(figure, path)
+
+
+def _fill_waveform(panel: Axes, clip: ClipMels, hop_seconds: float) -> None:
+    """The least and the largest sample of every frame."""
     seconds = (np.arange(len(clip.mixture)) + 0.5) * hop_seconds
     panel.fill_between(
         seconds,
@@ -226,11 +245,7 @@ def _draw_waveform(
     for start in clip.starts[1:]:
         panel.axvline(start * hop_seconds, color="black", linewidth=0.8, alpha=0.8)
     panel.set_ylim(-1, 1)
-    panel.set_xlim(0, len(clip.mixture) * hop_seconds)
     panel.set_ylabel("sample, of full scale")
-    panel.set_xlabel("time, seconds (vertical lines: segments)")
-    figure.suptitle(_clip_title(clip, manifest), fontsize=11)
-    _save(figure, path)
 
 
 def _clip_title(clip: ClipMels, manifest: dict[str, Any]) -> str:

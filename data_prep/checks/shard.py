@@ -15,7 +15,7 @@ from cola_msa.records import index as index_lib
 from cola_msa.records import index_checks, schema
 from cola_msa.records.stored import from_stored, stored_type
 from cola_msa.system import files
-from cola_msa.system.errors import FileError
+from cola_msa.system.errors import FileError, UserError
 from cola_msa.values.reading import read_limited
 from data_prep.pipeline.plan import sidecar_path
 from data_prep.pipeline.shards import read_sidecar
@@ -156,15 +156,29 @@ def check_shard(name: str, sha256: str | None, expected: Expected) -> ShardRepor
             "makes what is missing",
         )
         return report
-    if sha256 is not None and files.file_sha256(path) != sha256:
-        report.add(CHANGED)
     _check_sidecar(report, path, expected)
+    if sha256 is not None and files.file_sha256(path) != sha256:
+        size, whole = path.stat().st_size, _stated_size(path)
+        if size < whole:  # all else that could be said of it follows
+            report.add(f"truncated: it has {size:,} of {whole:,} bytes")
+            return report
+        report.add(CHANGED)
     _read_records(report, path, expected)
     if report.index is not None:
         index_path = index_lib.index_path(path)
         report.findings += check_index(index_path, report.index, REBUILD)
         _check_digest(report, index_path)
     return report
+
+
+def _stated_size(path: pathlib.Path) -> int:
+    """Bytes of a shard by its index; 0 where that cannot be read."""
+    try:
+        content = read_limited(index_lib.index_path(path), _MAX_INDEX_BYTES)
+        stated = index_checks.parse_index(content, path, "").shard_bytes
+    except (OSError, ValueError, UserError):
+        return 0
+    return int(stated[0]) if len(stated) == 1 else 0
 
 
 def _check_digest(report: ShardReport, index_path: pathlib.Path) -> None:
@@ -251,7 +265,8 @@ def _read_records(report: ShardReport, path: pathlib.Path, expected: Expected) -
         report.index = builder.build()
         report.moments = (count, total, squares)
     except (tf.errors.OpError, *index_lib.FOREIGN_RECORD) as error:
-        reason = error.message if isinstance(error, tf.errors.OpError) else str(error)
+        is_op = isinstance(error, tf.errors.OpError)
+        reason = index_lib.read_fault(error) if is_op else str(error)
         reason = reason.removeprefix(f"{path}: ")
         complaints.add(
             f"cannot be read ({reason})", f"record {number} (from byte {offset} on)"

@@ -272,12 +272,7 @@ def parse_records(dataset: Dataset, values: Any) -> list[tuple[str, Any]]:
     """
     from cola_msa.records.kinds import kind_folder
 
-    names = values.records
-    if not names or len(set(names)) < len(names) or not {*names} <= {*FRONTEND_KINDS}:
-        raise UsageError(
-            f"--records={','.join(names)} must be {' or '.join(FRONTEND_KINDS)}, or "
-            "both with a comma between them"
-        )
+    names = _parse_kinds(values)
     config = parse_config(dataset, values)
     options = config.options
     if (options.stems_dir or "").startswith(".."):  # stems beside the clips hide none
@@ -296,6 +291,51 @@ def parse_records(dataset: Dataset, values: Any) -> list[tuple[str, Any]]:
     )
     configs = {LOG_MEL: config, WAVEFORM: waveform}
     return [(kind_folder(values.output_dir, n), configs[n]) for n in sorted(names)]
+
+
+def _parse_kinds(values: Any) -> list[str]:
+    """The kinds of `--records`, checked, with flags that none of them would heed."""
+    names: list[str] = values.records
+    if not names or len(set(names)) < len(names) or not {*names} <= {*FRONTEND_KINDS}:
+        raise UsageError(
+            f"--records={','.join(names)} must be {' or '.join(FRONTEND_KINDS)}, or "
+            "both with a comma between them"
+        )
+    if LOG_MEL not in names:
+        _refuse_log_mel_flags(values)
+    return names
+
+
+# What says something of log-mels or of stems, and nothing of a mixture's samples.
+_LOG_MEL_FLAGS = (
+    "level",
+    "separator",
+    "niter",
+    "separator_dtype",
+    "stems_cache",
+    "stem_splits",
+)
+
+
+def _refuse_log_mel_flags(values: flags.FlagValues) -> None:
+    """Refuses flags that waveforms alone would not heed, by UsageError."""
+    given = [n for n in _LOG_MEL_FLAGS if n in values and values[n].present]
+    stems_dir = getattr(values, "stems_dir", None)
+    # Stems among the clips are told from mixtures by it.
+    if stems_dir and _lies_outside(stems_dir, values.dataset_dir):
+        given.append("stems_dir")
+    if given:
+        listed = ", ".join(f"--{name}" for name in given)
+        raise UsageError(
+            f"{listed} {'is' if len(given) == 1 else 'are'} for log-mels and their "
+            f"stems, and --records={WAVEFORM} holds the samples of mixtures alone: "
+            f"leave {'it' if len(given) == 1 else 'them'} out, or add {LOG_MEL} to "
+            "--records"
+        )
+
+
+def _lies_outside(folder: str, dataset_dir: str) -> bool:
+    return places.relative(folder, dataset_dir).startswith("..")
 
 
 def _is_folder(path: str) -> bool:
@@ -336,6 +376,7 @@ def main(dataset: Dataset, options: flags.FlagValues) -> None:
     from data_prep.pipeline import jobs, runner
 
     failed = []
+    _parse_kinds(options)  # before what would speak of the flags that it refuses
     try:
         engine, stems_cache = _engine(options), stems_cache_of(options)
         if stems_cache is not None:
@@ -353,12 +394,19 @@ def main(dataset: Dataset, options: flags.FlagValues) -> None:
                 failed.append((output_dir, content))
     except (FileError, OSError) as error:
         raise FileError(f"{error}; finished shards are kept") from error
-    for output_dir, content in failed:
+    if failed:
+        counts = " and ".join(
+            f"{len(content['failures'])} of {content['num_clips_planned']} clips"
+            for _, content in failed
+        )
+        named = " and ".join(
+            os.path.join(hide_logins(output_dir), "manifest.json")
+            for output_dir, _ in failed
+        )
         raise jobs.PreparationError(
-            f"{len(content['failures'])} of {content['num_clips_planned']} clips "
-            f"failed, more than --max_failures={options.max_failures}; all else is "
-            f"prepared, and {os.path.join(output_dir, 'manifest.json')} names each "
-            "with its reason"
+            f"{counts} failed, more than --max_failures={options.max_failures}; all "
+            f"else is prepared, and {named} name{'s' * (len(failed) == 1)} each with "
+            "its reason"
         )
 
 

@@ -157,12 +157,36 @@ def test_a_missing_file(data_dir, suffix):
     assert found.keys() <= {missing.name, "index-train.npz"}
 
 
-def test_a_truncated_shard(data_dir):
+@pytest.mark.parametrize("size", [0, 5000, -7])
+def test_a_truncated_shard_is_one_line(data_dir, size):
     path = first_shard(data_dir)
-    path.write_bytes(path.read_bytes()[:-7])
-    found = problems(data_dir)
-    assert found.keys() == {path.name}
-    assert "cannot be read" in found[path.name]
+    content = path.read_bytes()
+    path.write_bytes(content[:size])
+    left = len(content[:size])
+    assert problems(data_dir) == {
+        path.name: f"truncated: it has {left:,} of {len(content):,} bytes\n"
+    }
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda content: content[:-7], "it ends within a record"),
+        (lambda content: content[:40] + b"?" + content[41:], "are not those that were"),
+    ],
+)
+def test_records_that_cannot_be_read_are_told_without_tensorflows_words(
+    data_dir, damage, reason
+):
+    path = first_shard(data_dir)
+    path.write_bytes(damage(path.read_bytes()))
+    index_lib.index_path(path).unlink()
+    found = problems(data_dir)[path.name]
+    assert "cannot be read (" in found and reason in found
+    assert "{{" not in found and "[Op" not in found and "Iterator" not in found
+    with pytest.raises(schema.DataError, match=reason) as error:
+        index_lib.scan_shard(path, SOURCES, config_hash(FrontendConfig()))
+    assert "{{" not in str(error.value)
 
 
 def test_a_shard_of_another_configuration(data_dir, tmp_path):

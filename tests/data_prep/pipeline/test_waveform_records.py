@@ -284,7 +284,7 @@ def test_stems_beside_the_music_are_nothing_to_waveforms(tmp_path):
             trees.write_wav(folder / name / "bass.wav", trees.chirp(5))
     stemless = "--records=waveform"
     output = tmp_path / "out"
-    more = (f"--stems_dir={beside}", stemless)
+    more = (f"--stems_dir={beside}", BOTH, "--max_failures=0.5")
     assert execute("folder", root, output, *more) == 0
     before = trees.files_of(output)
     assert execute("folder", root, output, stemless) == 0
@@ -329,8 +329,71 @@ def test_a_clips_waveform_is_drawn(both, tmp_path):
         drawn = matplotlib.image.imread(output)[..., :3]
         assert drawn.shape[1] == 11 * 120
         grey = np.round(255 * drawn).astype(int) == 0x77
-        # The chirp of level 0.3 is between -1 and 1, over all of its time.
-        assert bool(grey.all(-1).sum() > 5000) == (folder != both)
+        # The chirp of level 0.3 is between -1 and 1, over all of its time; of a folder
+        # with both kinds it lies above the log-mels.
+        assert grey.all(-1).sum() > 5000
+        upper = grey.all(-1)[: len(grey) // 2].sum()
+        if folder == both:
+            assert upper > 0.9 * grey.all(-1).sum()
+
+
+def test_a_clip_of_one_kind_alone_is_drawn_and_the_other_told(raw, tmp_path, capsys):
+    more = ("--max_failures=0.5", "--validation_share=0.2")
+    assert execute("folder", raw, tmp_path / "data", *more) == 0
+    small = tmp_path / "small"
+    shutil.copytree(raw / "a0", small / "a0")
+    shutil.copytree(raw / "a0", small / "a9")
+    waveforms = (tmp_path / "data", "--records=waveform")
+    assert execute("folder", small, *waveforms) == 0
+    for clip, told in (("a1/x.wav", "waveform"), ("a9/x.wav", "data")):
+        output = tmp_path / f"{clip[:2]}.png"
+        given = {"data_dir": tmp_path / "data", "output": output, "clip": clip}
+        assert run_door(inspect, **given) == 0
+        said = capsys.readouterr().out
+        assert f"drawn without it: --clip={clip}: no such clip in" in said
+        assert f"{told};" in said and output.exists()
+    given = {"data_dir": tmp_path / "data", "output": tmp_path / "n.png", "clip": "?"}
+    assert run_door(inspect, **given) == 1
+
+
+def test_what_failed_is_named_in_the_manifests_of_both_kinds(raw, tmp_path, capsys):
+    output = tmp_path / "out"
+    assert execute("folder", raw, output, BOTH) == 1
+    error = capsys.readouterr().err
+    assert f"{output / 'manifest.json'} and " in error
+    assert f"{output / 'waveform' / 'manifest.json'} name each" in error
+    assert error.count("1 of 5 clips") == 2
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "--level=l2",
+        "--level=rms",
+        "--separator=random",
+        "--niter=2",
+        "--separator_dtype=bfloat16",
+        "--stems_cache=cache",
+        "--stem_splits=train",
+        "--stems_dir=stems",
+    ],
+)
+def test_what_waveforms_alone_would_not_heed_is_refused(raw, tmp_path, flag, capsys):
+    (tmp_path / "stems").mkdir()
+    flag = flag.replace("=stems", f"={tmp_path / 'stems'}")
+    output = tmp_path / "out"
+    assert execute("folder", raw, output, "--records=waveform", flag) == 2
+    error = capsys.readouterr().err
+    assert f"{flag.split('=')[0]} is for log-mels" in error
+    assert "add log_mel to --records" in error
+    assert not output.exists()
+
+
+def test_every_preparation_refuses_what_waveforms_would_not_heed(tmp_path, capsys):
+    for name in NAMES:
+        given = ("--records=waveform", "--level=l2")
+        assert execute(name, tmp_path, tmp_path / "out", *given) == 2
+        assert "--level is for log-mels" in capsys.readouterr().err
 
 
 def test_a_copy_goes_on_where_it_was_and_has_manifests_last(
