@@ -299,8 +299,15 @@ def match(
         score), `failures` (with mixtures without any sound).
 
     Raises:
-        MatchError: If nothing is left to compare.
+        MatchError: If the model has heard no stems, or nothing is left to compare.
     """
+    if not model.hears_stems:
+        raise MatchError(
+            f"{model.path}: this model learned from mixtures alone and has heard no "
+            "stem, so that it cannot say which belongs to a song: name one that "
+            "learned from stems, as python -m cola_msa.train --source=multi makes it, "
+            "or --model=starter"
+        )
     try:
         mixture_paths = find_files(mixture, mixture_names)
     except MatchError:

@@ -41,10 +41,11 @@ from cola_msa.runs import directory, kept, network
 from cola_msa.system.errors import FileError
 from cola_msa.values.reading import read_json
 
+_WITH_KERNEL = "untrained_trained_kernel"  # where the similarity has one
 _LABELS = {
     "trained": "trained",
     "untrained": "untrained, initial kernel",
-    "untrained_trained_kernel": "untrained, trained kernel",
+    _WITH_KERNEL: "untrained, trained kernel",
     "no_learning": "no learning (spectra, cosine)",
 }
 _BATCH = 32  # pairs a batch of the statistics, at the most
@@ -172,12 +173,12 @@ def compare_with_untrained(
         source: What candidates are of, as `--source`; None for the run's own.
 
     Returns:
-        `trained` (its own kernel), `untrained` (its own initial kernel) and
-        `untrained_trained_kernel` (initial network, trained kernel) and `no_learning`
-        (the cosine of spectral profiles): scores with chance; `difference`: trained
-        minus the better of the untrained two, for `top1` and `mrr`, each with the
-        95 % interval over songs, and the ratio; `difference_no_learning`: the same
-        against `no_learning`.
+        `trained` (its own kernel), `untrained` (its own initial kernel), where the
+        similarity has a kernel `untrained_trained_kernel` (initial network, trained
+        kernel), and `no_learning` (the cosine of spectral profiles): scores with
+        chance; `difference`: trained minus the better of the untrained ones, for
+        `top1` and `mrr`, each with the 95 % interval over songs, and the ratio;
+        `difference_no_learning`: the same against `no_learning`.
     """
     config = directory.load_config(run_dir)
     train = dataclasses.replace(config.train, source=source or config.train.source)
@@ -193,14 +194,17 @@ def compare_with_untrained(
             ("untrained", untrained_network),
         )
     }
+    compared = [
+        ("trained", "trained", trained_model),
+        ("untrained", "untrained", untrained_network),
+    ]
+    if trained_model.similarity.weights:
+        compared.append((_WITH_KERNEL, "untrained", trained_model))
     found = {
         name: rank_projections(sampler, draws, projected[network], kernel.similarity)
-        for name, network, kernel in (
-            ("trained", "trained", trained_model),
-            ("untrained", "untrained", untrained_network),
-            ("untrained_trained_kernel", "untrained", trained_model),
-        )
+        for name, network, kernel in compared
     }
+    untrained_names = [name for name, network, _ in compared if network == "untrained"]
     found["no_learning"] = retrieve_without_learning(sampler, draws)
     results: dict[str, Any] = {name: r.scores() for name, r in found.items()}
     per_source = {}
@@ -215,7 +219,7 @@ def compare_with_untrained(
     results["difference_no_learning"] = {}
     for measure in ("top1", "mrr"):
         other = max(
-            ("untrained", "untrained_trained_kernel"),
+            untrained_names,
             key=lambda name: results[name][measure],
         )
         results["difference"][measure] = _difference(found, other, measure)
@@ -261,7 +265,10 @@ def render(results: dict[str, Any]) -> str:
         "candidates",
         f"{'network':32s} {'top-1':>7s} {'MRR':>7s}",
     ]
-    for name, label in _LABELS.items():
+    labels = {name: label for name, label in _LABELS.items() if name in results}
+    if _WITH_KERNEL not in results:
+        labels["untrained"] = "untrained"
+    for name, label in labels.items():
         row = results[name]
         lines.append(f"{label:32s} {row['top1']:7.3f} {row['mrr']:7.3f}")
     lines.append(
@@ -271,7 +278,7 @@ def render(results: dict[str, Any]) -> str:
         for measure, row in results[part].items():
             low, high = row["interval"]
             lines.append(
-                f"{measure}: trained minus {_LABELS[row['against']]} = "
+                f"{measure}: trained minus {labels[row['against']]} = "
                 f"{row['difference']:+.3f} [{low:+.3f}, {high:+.3f}], "
                 f"{row['ratio']:.1f} times"
             )

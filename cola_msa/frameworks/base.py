@@ -96,6 +96,14 @@ class Framework(abc.ABC):
     def describe_pairs(self, train: TrainConfig) -> str:
         """What a pair is and how it is changed, in a few words, for logs and cards."""
 
+    def hears_stems(self, source: str) -> bool:
+        """Whether stems are among its pairs, so that it can say whose a stem is.
+
+        Args:
+            source: `TrainConfig.source`.
+        """
+        return False
+
     def run_name(self, train: TrainConfig) -> str:
         """What a run's folder is named after where no strategy was named."""
         return self.name

@@ -44,6 +44,10 @@ class Cola(Framework):
             return f"two windows of a {train.pair_span}'s mixture{augment}"
         return f"mixture and {train.source}, {train.batches} batches{augment}"
 
+    def hears_stems(self, source: str) -> bool:
+        """Where it has a source; see `Framework`."""
+        return source != "none"
+
     def run_name(self, train: TrainConfig) -> str:
         """Its sources."""
         if train.source == "none":

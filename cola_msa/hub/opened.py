@@ -10,7 +10,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from cola_msa.config.schema import FrontendConfig
+from cola_msa.config.schema import Config, FrontendConfig, TrainConfig
+from cola_msa.frameworks.choose import get_framework
 from cola_msa.model.embedding import clip_dim
 from cola_msa.model.folding import fold_batch_normalization
 from cola_msa.model.matcher import Matcher, inference_graph
@@ -100,6 +101,14 @@ class OpenedModel:
         bilinear.
         """
         return self.network.similarity
+
+    @property
+    def hears_stems(self) -> bool:
+        """Whether it learned from stems, as far as it says what it learned from."""
+        config = self.details.get("config") or {}
+        name = config.get("framework", Config.framework)
+        source = (config.get("train") or {}).get("source", TrainConfig.source)
+        return get_framework(name).hears_stems(source)
 
     def embed(self, windows: np.ndarray) -> np.ndarray:
         """Embeds windows in one forward pass; waveforms, which need more, in eight.

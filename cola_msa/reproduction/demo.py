@@ -308,8 +308,13 @@ def final_table(
             "has 81,920,000 pairs of real music.",
             f"Retrieval: {retrieval['trained']['num_queries']:,} queries from "
             f"{retrieval['trained']['num_songs']} validation songs, up to "
-            f"{retrieval['num_candidates']} candidates; untrained is the better of its "
-            "initial kernel and the trained one's. Spectra: no learning, the cosine of "
+            f"{retrieval['num_candidates']} candidates"
+            + (
+                "; untrained is the better of its initial kernel and the trained one's"
+                if "untrained_trained_kernel" in retrieval
+                else ""
+            )
+            + ". Spectra: no learning, the cosine of "
             "windows' spectra, or the same heads on statistics of log-mels.",
             *(
                 [

@@ -10,6 +10,7 @@ import soundfile
 import tensorflow as tf
 
 from cola_msa.audio import decode, frontend_numpy, resample
+from cola_msa.collection.matching import MatchError, match
 from cola_msa.config.presets import get_preset
 from cola_msa.config.schema import FrontendConfig, waveform_frontend
 from cola_msa.evaluation import baseline
@@ -21,6 +22,7 @@ from cola_msa.evaluation.retrieval import (
 )
 from cola_msa.hub import export as export_lib
 from cola_msa.hub.embedder import Embedder
+from cola_msa.hub.loading import open_model
 from cola_msa.pairs.sampler import PairSampler
 from cola_msa.records.joined import open_data
 from cola_msa.records.prepared import PreparedData
@@ -220,7 +222,24 @@ def test_the_run_is_compared_with_its_beginning(world):
     results = baseline.compare_with_untrained(world / "run", data)
     for name in ("trained", "untrained", "no_learning"):
         assert results[name]["num_queries"] > 0
-    assert baseline.render(results)
+    # The cosine has no kernel that could be put behind the untrained network.
+    assert "untrained_trained_kernel" not in results
+    table = baseline.render(results)
+    assert "kernel" not in table and "trained minus untrained =" in table
+
+
+@pytest.mark.parametrize("kind", ["run", "saved_model", "pretrained"])
+def test_whose_a_stem_is_cannot_be_asked(world, songs, tmp_path, kind):
+    """It has heard no stems: said in one line, before anything is decoded."""
+    model = world / "run"
+    if kind != "run":
+        model = tmp_path / "model"
+        export_lib.export_encoder(world / "run", model, file_format=kind)
+    opened = open_model(model)
+    assert not opened.hears_stems
+    with pytest.raises(MatchError, match="has heard no stem.*--source=multi") as told:
+        match(opened, str(songs / "long.flac"), str(songs))
+    assert "\n" not in str(told.value)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Matching: scores against loops, own stems, and the command on a tiny network."""
 
+import dataclasses
 import json
 import pathlib
 import types
@@ -261,6 +262,18 @@ def test_silent_stems_are_named_and_not_ranked(model, quiet_songs):
     assert [row[0] for row in ranked] == ["1", "2", "3", "-", "-", "-"]
     assert {pathlib.Path(row[2]).stem for row in ranked[3:]} == silent
     assert sum(line.startswith("silent, not ranked: ") for line in lines) == 3
+
+
+def test_a_model_of_mixtures_alone_is_refused(model, quiet_songs):
+    assert model.hears_stems
+    config = {**model.details["config"]}
+    config["train"] = {**config["train"], "source": "none"}
+    other = dataclasses.replace(model, details={**model.details, "config": config})
+    with pytest.raises(MatchError, match="learned from mixtures alone"):
+        matching.match(other, str(quiet_songs / "song.wav"), str(quiet_songs / "stems"))
+    # One that does not say what it learned from is taken at its word.
+    unknown = dataclasses.replace(model, details={"config": {}})
+    assert unknown.hears_stems
 
 
 def test_a_stem_is_scored_where_it_sounds(model, quiet_songs):
