@@ -1,7 +1,8 @@
 """Reads runs and their results, and says which of them belong together.
 
 Runs that differ by their seed alone are one `Group`: one row of a table, one line of a
-figure. Nothing here loads a network.
+figure. Runs that do not even differ by that are one training, which counts once.
+Nothing here loads a network.
 """
 
 import collections
@@ -155,11 +156,13 @@ class Group:
 
     Attributes:
         strategy: The strategy.
-        runs: In the order of their seeds.
+        runs: One a seed, in the order of their seeds.
+        copies: Runs of those seeds again, which say nothing more and do not count.
     """
 
     strategy: Strategy
     runs: tuple[Run, ...]
+    copies: tuple[Run, ...] = ()
 
     @property
     def scale_key(self) -> str:
@@ -215,10 +218,7 @@ class Collection:
                 key = (run.strategy.name, run.scale_key, data)
                 found.setdefault(key, []).append(run)
         return tuple(
-            Group(
-                STRATEGIES[key[0]],
-                tuple(sorted(runs, key=lambda run: (run.config.train.seed, run.name))),
-            )
+            Group(STRATEGIES[key[0]], *_split_copies(runs))
             for key, runs in found.items()
         )
 
@@ -262,6 +262,22 @@ class Collection:
             if run.config.frontend.kind == kind
             for result in run.results
         }
+
+
+def _split_copies(runs: Iterable[Run]) -> tuple[tuple[Run, ...], tuple[Run, ...]]:
+    """Of runs that may differ by their seed alone one a seed, and the others.
+
+    With one seed they make the same pairs from the same weights: the one that got
+    furthest stays, of several such the one with the most results.
+    """
+    by_seed: dict[int, list[Run]] = {}
+    for run in sorted(runs, key=lambda run: (-run.pairs, -len(run.results), run.name)):
+        by_seed.setdefault(run.config.train.seed, []).append(run)
+    found = [by_seed[seed] for seed in sorted(by_seed)]
+    return (
+        tuple(first for first, *_ in found),
+        tuple(run for _, *rest in found for run in rest),
+    )
 
 
 def find_runs(patterns: Sequence[str]) -> list[pathlib.Path]:

@@ -123,6 +123,9 @@ def _scale_cell(group: Group) -> Cell:
         if len(group.runs) > 1
         else f"1 run, seed {seeds}",
     ]
+    if group.copies:
+        names = ", ".join(run.name for run in group.copies)
+        notes.append(f"not counted, of the same seed again: {names}")
     if any(run.done is None for run in group.runs):
         notes.append("not ended yet")
     return Cell(f"here: {pairs}", "\n".join(notes), MEASURED)

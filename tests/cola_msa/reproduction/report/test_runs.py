@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -81,6 +82,41 @@ def test_runs_that_differ_by_seed_are_one_group(report_collection):
     assert group.seeds == (0, 1)
     keys = {(g.strategy.framework, g.scale_key) for g in report_collection.groups}
     assert len(keys) == len({framework for framework, _ in keys}) == 2
+
+
+def test_copies_of_a_run_count_once_and_are_named(tmp_path):
+    data = write_data(tmp_path / "data")
+    root = tmp_path / "runs"
+    for seed in (0, 1):
+        run_dir = write_run(root, "msa", data, seed=seed)
+        write_result(run_dir, "mtat", seed=seed, quality=0.3 + seed)
+    alone = runs.collect(runs.find_runs([str(root)]))
+    shutil.copytree(root / "msa", root / "again")
+    shutil.copytree(root / "msa", root / "zz-again")
+    (root / "zz-again" / "done.json").unlink()
+    # The same folder by another name is no other run, either.
+    places = [str(root), f"{tmp_path}/data/../runs"]
+    found = runs.collect(runs.find_runs(places))
+    expected, group = group_of(alone, "msa"), group_of(found, "msa")
+    assert group.seeds == (0, 1) and len(group.runs) == 2
+    assert len(found.runs) == 8 and len(group.copies) == 6
+    assert group.score("mtat", "pr_auc") == expected.score("mtat", "pr_auc")
+    rows = tables.build_table(1, found).rows
+    cell = next(row[1] for row in rows if "here: " in row[1].text)
+    assert "2 runs, seeds 0, 1" in cell.note
+    assert "not counted, of the same seed again: " in cell.note
+    assert "zz-again" in cell.note
+
+
+def test_of_one_seeds_runs_the_one_that_got_furthest_counts(tmp_path):
+    data = write_data(tmp_path / "data")
+    write_run(tmp_path / "runs", "msa", data, name="a", kept=(0, 2), is_done=False)
+    write_run(tmp_path / "runs", "msa", data, name="b")
+    judged = write_run(tmp_path / "runs", "msa", data, name="c")
+    write_result(judged, "mtat")
+    group = group_of(runs.collect(runs.find_runs([str(tmp_path / "runs")])), "msa")
+    assert [run.name for run in group.runs] == ["c"]
+    assert sorted(run.name for run in group.copies) == ["a", "b"]
 
 
 @pytest.mark.parametrize(
