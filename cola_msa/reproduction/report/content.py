@@ -71,7 +71,7 @@ def _longest_runs(collection: Collection) -> str:
     return " ".join(
         f"The longest run here{'' if yardstick == PAPER else f' of {yardstick.row}'} "
         f"saw {largest:,} pairs, {results.share_of_published(largest, yardstick)}."
-        for yardstick, largest in pairs.items()
+        for yardstick, largest in sorted(pairs.items(), key=lambda p: p[0] != PAPER)
     )
 
 
