@@ -20,6 +20,11 @@ from typing import Any
 import numpy as np
 
 from cola_msa.collection.search.contract import Nearest, SearchError
+from cola_msa.collection.search.locality import (
+    WRITE_BYTES,
+    near_order,
+    release,
+)
 from cola_msa.collection.search.neighbours import (
     NeighbourError,
     check_query,
@@ -28,6 +33,7 @@ from cola_msa.collection.search.neighbours import (
     in_order,
     unit_rows,
 )
+from cola_msa.values.arrays import write_raw
 
 GRAPH, ROWS = "index.faiss", "rows.f16"
 FEWEST_ROWS = {"hnsw": 1, "ivfpq": 1000}
@@ -41,7 +47,7 @@ _PER_CENTRE = 39  # rows for each list of an IVF-PQ index: fewer are no sample o
 _PART_DIM = 8  # values that a byte of IVF-PQ stands for
 _FARTHEST = 1e15  # of a query: float32 holds its squares
 _ROUNDS = 10  # of k-means
-_WRITE_BYTES = 1 << 20
+_CHECK_ROWS = 1 << 16  # whose links are looked at together
 _RANGE = 1024.0  # what the largest value becomes: float16 is finest there
 
 
@@ -176,8 +182,24 @@ def settings_of(graph: Any) -> dict[str, int]:
     return {"lists": graph.nlist, "bytes_per_row": graph.pq.M}
 
 
-def write_graph(graph: Any, path: pathlib.Path) -> None:
+def find_order(graph: Any) -> np.ndarray:
+    """An order for the rows of an HNSW index, int64 [n]; see `locality`."""
+    faiss = import_faiss()
+    hnsw = graph.hnsw
+    links = faiss.rev_swig_ptr(hnsw.neighbors.data(), hnsw.neighbors.size())
+    starts = faiss.vector_to_array(hnsw.offsets)[:-1].astype(np.int64)
+    return near_order(links, starts, hnsw.nb_neighbors(0))
+
+
+def write_graph(
+    graph: Any, path: pathlib.Path, order: np.ndarray | None = None
+) -> None:
     """Writes a FAISS index.
+
+    Args:
+        graph: The index; of no use afterwards, where there is an order.
+        path: The file.
+        order: Of HNSW which row becomes which, from `find_order`; None as they are.
 
     Raises:
         OSError: If the disk cannot take it.
@@ -185,7 +207,37 @@ def write_graph(graph: Any, path: pathlib.Path) -> None:
     faiss = import_faiss()
     # FAISS itself does not look whether the end of a file was written.
     with open(path, "wb") as file:
-        faiss.write_index(graph, faiss.PyCallbackIOWriter(file.write, _WRITE_BYTES))
+        if order is None:
+            faiss.write_index(graph, faiss.PyCallbackIOWriter(file.write, WRITE_BYTES))
+            return
+        codes = faiss.downcast_index(graph.storage).codes
+        rows = faiss.rev_swig_ptr(codes.data(), codes.size()).reshape(len(order), -1)
+        graph.hnsw.permute_entries(faiss.swig_ptr(order))
+        # The rows are the end of what FAISS writes; a copy of all takes their memory.
+        left = _written_bytes(faiss, graph) - rows.nbytes
+
+        def write_head(part: bytes) -> int:
+            nonlocal left
+            file.write(part[:left])
+            left -= min(left, len(part))
+            return len(part)
+
+        faiss.write_index(graph, faiss.PyCallbackIOWriter(write_head, WRITE_BYTES))
+        count = max(1, WRITE_BYTES // rows.shape[1])
+        for first in range(0, len(order), count):
+            write_raw(file, rows[order[first : first + count]])
+
+
+def _written_bytes(faiss: Any, graph: Any) -> int:
+    size = 0
+
+    def count(part: bytes) -> int:
+        nonlocal size
+        size += len(part)
+        return len(part)
+
+    faiss.write_index(graph, faiss.PyCallbackIOWriter(count, 1 << 20))
+    return size
 
 
 def head_bytes(kind: str, size: int, num_rows: int, dim: int) -> int:
@@ -279,16 +331,20 @@ def _is_sound_hnsw(faiss: Any, graph: Any, _: int) -> bool:
     ):
         return False
     links = faiss.rev_swig_ptr(hnsw.neighbors.data(), size)
-    for part in np.array_split(links, max(1, size >> 22)):
+    for first in range(0, num_rows, _CHECK_ROWS):
+        last = min(num_rows, first + _CHECK_ROWS)
+        part = links[offsets[first] : offsets[last]]
         if part.min() < -1 or part.max() >= num_rows:
             return False
-    # A row that is linked on a level must be there.
-    for level in range(1, hnsw.max_level + 1):
-        rows = np.flatnonzero(levels > level)
-        places = np.arange(sizes[level], sizes[level + 1])
-        linked = links[offsets[rows, np.newaxis] + places]
-        if (levels[linked[linked >= 0]] <= level).any():
-            return False
+        # A row that is linked on a level must be there.
+        for level in range(1, hnsw.max_level + 1):
+            rows = first + np.flatnonzero(levels[first:last] > level)
+            places = np.arange(sizes[level], sizes[level + 1])
+            linked = links[offsets[rows, np.newaxis] + places]
+            if (levels[linked[linked >= 0]] <= level).any():
+                return False
+        if not hnsw.neighbors.is_owned:
+            release(part)
     return True
 
 
@@ -319,6 +375,13 @@ def _is_sound_ivfpq(faiss: Any, graph: Any, size: int) -> bool:
     )
 
 
+def _rows_of(graph: Any) -> np.ndarray:
+    """The rows of an HNSW index as FAISS holds them, float16 [n * dim]; while it is."""
+    faiss = import_faiss()
+    codes = faiss.downcast_index(graph.storage).codes
+    return faiss.rev_swig_ptr(codes.data(), codes.size()).view("<f2")
+
+
 @contextlib.contextmanager
 def _one_thread(faiss: Any) -> Iterator[None]:
     """FAISS on one core: for one query others only wait for each other."""
@@ -344,6 +407,9 @@ class Approximate:
         """
         self._graph, self._kind = graph, kind
         self._rows, self._form = rows, form
+        self._candidates = rows
+        if kind == "hnsw":  # where FAISS has mapped them already
+            self._candidates = _rows_of(graph).reshape(rows.shape)
 
     def nearest(
         self,
@@ -411,7 +477,7 @@ class Approximate:
     def _in_order(
         self, query: np.ndarray, near: np.ndarray, wanted: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        rows = self._rows[near]
+        rows = self._candidates[near]
         if len(near) > (most := wanted + _SURE):
             with np.errstate(over="ignore", invalid="ignore"):
                 rough = self._form.rough(query, rows)

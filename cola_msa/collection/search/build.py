@@ -17,6 +17,7 @@ from cola_msa.collection.search.contract import (
 )
 from cola_msa.collection.search.folder import FLAT_ROWS, FolderIndex, State
 from cola_msa.collection.search.index import SUFFIX, SearchIndex
+from cola_msa.collection.search.locality import inverse, write_pieces
 from cola_msa.collection.search.measure import PROMISED, Exact, choose_queries
 from cola_msa.collection.table.clips import Clips
 from cola_msa.collection.table.read import SUFFIXES, Embeddings
@@ -89,8 +90,12 @@ def build(
         scratch.mkdir()
         clips = stack.enter_context(Clips(embeddings, scratch, is_quiet))
         chosen, reason = (kind, "") if kind else _choose(clips.num_rows, clips.dim)
-        state = _write_rows(temporary, clips, chosen, metric, is_quiet)
-        names.write_names(temporary, clips.paths, clips.sha256)
+        state, order = _write_rows(temporary, clips, chosen, metric, is_quiet)
+        paths, sha256 = clips.paths, clips.sha256
+        if order is not None:
+            paths = tuple(paths[row] for row in order)
+            sha256 = tuple(sha256[row] for row in order)
+        names.write_names(temporary, paths, sha256)
         shutil.rmtree(scratch)
         folder.write_state(temporary, state)
     return _tell(output, reason)
@@ -130,7 +135,8 @@ def _fresh_folder(output: str) -> Iterator[pathlib.Path]:
 
 def _write_rows(
     target: pathlib.Path, clips: Clips, kind: str, metric: str, is_quiet: bool
-) -> State:
+) -> tuple[State, np.ndarray | None]:
+    """Writes the rows; which clip each is, int64 [n], where the order is another."""
     shape = clips.num_rows, clips.dim
     if kind == "flat":
         title = "writing"
@@ -141,7 +147,7 @@ def _write_rows(
             for _, rows in clips.blocks():
                 write_raw(file, rows.astype("<f4"))
                 bar.update(len(rows))
-        return State(kind, metric, *shape, clips.metadata, Form(metric))
+        return State(kind, metric, *shape, clips.metadata, Form(metric)), None
     if shape[0] < (fewest := approximate.FEWEST_ROWS[kind]):
         raise SearchError(
             f"an index of kind {kind} is trained with {fewest:,} clips or more, and "
@@ -168,11 +174,17 @@ def _write_rows(
         blocks = (block for _, block in row_blocks(rows))
         _add_rows(graph, None, blocks, shape[0], is_quiet)
     settings = approximate.settings_of(graph)
-    stored, near = _reopen(target, graph, kind, form, shape)
+    order = places = None
+    if kind == "hnsw":
+        order = approximate.find_order(graph)
+        places = inverse(order)
+        asked = places[asked]
+    stored, near = _reopen(target, graph, kind, form, shape, order)
     del graph
-    exact = Exact(form, asked, queries, clips.blocks(), shape[0], is_quiet)
+    exact = Exact(form, asked, queries, clips.blocks(), shape[0], is_quiet, places)
     effort, recall = exact.tune(near, stored, kind)
-    return State(kind, metric, *shape, clips.metadata, form, effort, recall, settings)
+    state = State(kind, metric, *shape, clips.metadata, form, effort, recall, settings)
+    return state, order
 
 
 def _sample(stored: np.ndarray, kind: str) -> np.ndarray:
@@ -214,7 +226,7 @@ def _write_stored(
         open(path, "ab") as file,
     ):
         for rows in blocks:
-            write_raw(file, _rounded(form, rows))
+            write_pieces(file, _rounded(form, rows))
             bar.update(len(rows))
 
 
@@ -230,11 +242,16 @@ def _rounded(form: Form, rows: np.ndarray) -> np.ndarray:
 
 
 def _reopen(
-    target: pathlib.Path, graph: Any, kind: str, form: Form, shape: tuple[int, int]
+    target: pathlib.Path,
+    graph: Any,
+    kind: str,
+    form: Form,
+    shape: tuple[int, int],
+    order: np.ndarray | None = None,
 ) -> tuple[np.ndarray, Approximate]:
     """Writes the FAISS index, and opens what was written as a query does."""
     path = target / GRAPH
-    approximate.write_graph(graph, path)
+    approximate.write_graph(graph, path, order)
     head = approximate.head_bytes(kind, path.stat().st_size, *shape)
     if kind == "hnsw":
         stored = np.memmap(path, "<f2", "r", head, shape)

@@ -42,16 +42,19 @@ class Exact:
         blocks: Iterator[tuple[int, np.ndarray]],
         num_rows: int,
         is_quiet: bool = True,
+        places: np.ndarray | None = None,
     ):
         """Finds it.
 
         Args:
             form: Whose metric compares.
-            rows: int64 [q], the rows that are asked for.
+            rows: int64 [q], the rows of the index that are asked for.
             queries: float [q, dim], their embeddings.
             blocks: All embeddings, each block with its first row's number.
             num_rows: n.
             is_quiet: Without a progress bar.
+            places: int64 [n], which row of the index each row of `blocks` is; None
+                for the same.
         """
         self._rows, self._queries = rows, queries
         is_cosine = form.metric == "cosine"
@@ -68,6 +71,8 @@ class Exact:
                     squares = np.square(stored).sum(axis=1)
                     score = 2 * score - squares - np.square(asked).sum(1)[:, np.newaxis]
                 numbers = np.arange(first, first + len(values))
+                if places is not None:
+                    numbers = places[numbers]
                 score[rows[:, np.newaxis] == numbers] = -np.inf  # a query itself
                 best = np.concatenate([best, score], axis=1)
                 near = np.concatenate([near, np.tile(numbers, (len(rows), 1))], axis=1)

@@ -73,6 +73,17 @@ def built(tmp_path_factory, table):
     return root
 
 
+def clips_of(index) -> np.ndarray:
+    """Which row of `columns_of` each row of an index is: its order is its own."""
+    names = [index.path(row) for row in range(index.num_rows)]
+    return np.array([int(pathlib.PurePath(name).stem) for name in names])
+
+
+def rows_of(index) -> np.ndarray:
+    """Which row of an index each row of `columns_of` is."""
+    return np.argsort(clips_of(index))
+
+
 def exact(values: np.ndarray, asked: np.ndarray, metric: str, count: int = 10):
     """Nearest rows of rows, by an independent loop, and their scores."""
     rows, scores = [], []
@@ -96,7 +107,9 @@ def test_neighbours_are_the_exact_ones_or_nearly_all(built, kind, metric):
     values = clustered().astype(np.float32).astype(np.float64)
     asked = np.arange(5, NUM_ROWS, 13)
     expected, scores = exact(values, asked, metric)
+    asked = rows_of(index)[asked]
     found = index.nearest([index.vector(row) for row in asked], 10, asked.tolist())
+    found = [(clips_of(index)[rows], score) for rows, score in found]
     rows = np.array([rows for rows, _ in found])
     share = np.mean([len({*a} & {*b}) for a, b in zip(rows, expected, strict=True)])
     if kind == "flat":
@@ -124,11 +137,15 @@ def test_the_recall_that_is_told_is_that_of_the_exact_answer(built, kind, monkey
     asked = measure.choose_queries(NUM_ROWS)
     expected, _ = exact(values, asked, "cosine")
     blocks = ((n, values[n : n + 100]) for n in range(0, NUM_ROWS, 100))
-    answer = measure.Exact(index.state.form, asked, values[asked], blocks, NUM_ROWS)
+    places, queries = rows_of(index), values[asked]
+    asked, expected = places[asked], places[expected]
+    answer = measure.Exact(
+        index.state.form, asked, queries, blocks, NUM_ROWS, places=places
+    )
     near = index._near
 
     def counted(effort: int) -> float:
-        found = near.nearest(list(values[asked]), 10, asked.tolist(), effort)
+        found = near.nearest(list(queries), 10, asked.tolist(), effort)
         return np.mean(
             [len({*a} & {*b}) / 10 for (a, _), b in zip(found, expected, strict=True)]
         )
@@ -190,11 +207,12 @@ def test_silence_and_copies(tmp_path, kind):
     build(str(path), str(tmp_path / "i"), "cosine", kind)
     index = open_index(tmp_path / "i")
     assert index.recall.share >= 0.95
-    ((rows, scores),) = index.nearest([index.vector(100)], 5, [100])
+    silent, copied, other = rows_of(index)[[100, 3, 7]]
+    ((rows, scores),) = index.nearest([index.vector(silent)], 5, [silent])
     assert len(rows) == 5 and (scores == 0).all()
-    ((rows, scores),) = index.nearest([index.vector(3)], 20, [3])
+    ((rows, scores),) = index.nearest([index.vector(copied)], 20, [copied])
     assert len(rows) == 20 and scores == pytest.approx(np.ones(20))
-    ((rows, scores),) = index.nearest([index.vector(7)], 10, [7])
+    ((rows, scores),) = index.nearest([index.vector(other)], 10, [other])
     assert len(rows) == 10 and scores[0] > 0.5
 
 
@@ -208,8 +226,8 @@ def test_distances_of_any_size(tmp_path, kind, offset, size):
     assert index.recall.share >= 0.95
     stored = values.astype(np.float32).astype(np.float64)
     expected, scores = exact(stored, np.array([9]), "euclidean")
-    ((rows, found),) = index.nearest([stored[9]], 10, [9])
-    assert len({*rows} & {*expected[0]}) >= 9
+    ((rows, found),) = index.nearest([stored[9]], 10, [rows_of(index)[9]])
+    assert len({*clips_of(index)[rows]} & {*expected[0]}) >= 9
     np.testing.assert_allclose(found[0], scores[0][0], rtol=5e-3)
 
 
@@ -338,8 +356,9 @@ def test_rows_are_added(table, built, tmp_path, name):
     assert index.num_rows == NUM_ROWS + 200
     both = np.concatenate([clustered(), values[60:]]).astype(np.float32)
     expected, _ = exact(both.astype(np.float64), np.arange(0, 1400, 20), "cosine")
-    found = [index.nearest([index.vector(n)], 10, [n])[0] for n in range(0, 1400, 20)]
-    share = [len({*a} & {*b}) for (a, _), b in zip(found, expected, strict=True)]
+    rows, clips = rows_of(index)[0:1400:20], clips_of(index)
+    found = [index.nearest([index.vector(n)], 10, [n])[0] for n in rows]
+    share = [len({*clips[a]} & {*b}) for (a, _), b in zip(found, expected, strict=True)]
     assert np.mean(share) >= (10 if index.recall is None else 9.5)
     row = index.find_row(columns["path"][-1])
     assert row == NUM_ROWS + 199 and index.path(row) == columns["path"][-1]
