@@ -19,6 +19,8 @@ from typing import Any
 
 import tqdm
 
+from cola_msa.remote import beam_worker
+from cola_msa.remote.beam_worker import BEAM
 from cola_msa.system.errors import UsageError, UserError
 from cola_msa.system.processes import environment, interrupts_wait
 
@@ -103,8 +105,6 @@ class Engine:
         if name is None:
             self._add("direct_running_mode", "multi_processing")
             self._add("direct_num_workers", num_workers)
-            # Beam's workers tell of every connection.
-            self._add("default_sdk_harness_log_level", "WARNING")
         if self._is_dask:
             for logger in ("distributed", "distributed.client"):
                 # What they tell of is raised, too.
@@ -223,13 +223,25 @@ def _options(arguments: Sequence[str]) -> Any:
     return PipelineOptions(list(arguments))
 
 
+def _own_runner() -> Any:
+    """Beam's runner on this machine, whose processes tell of warnings alone."""
+    from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+
+    class Runner(FnApiRunner):
+        def run_via_runner_api(self, pipeline_proto: Any, options: Any) -> Any:
+            old, new = (f"-m {name}".encode() for name in (BEAM, beam_worker.__name__))
+            for each in pipeline_proto.components.environments.values():
+                each.payload = each.payload.replace(old, new)  # the command, if any
+            return super().run_via_runner_api(pipeline_proto, options)
+
+    return Runner()
+
+
 def _find_runner(name: str | None) -> Any:
     """Beam's runner of a name; None for Beam's own on this machine."""
     if name is None:
         # Not DirectRunner by name: that may download a runner in another language.
-        from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-
-        return FnApiRunner()
+        return _own_runner()
     from apache_beam.runners.runner import PipelineRunner, create_runner
 
     try:

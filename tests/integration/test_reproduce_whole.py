@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -50,3 +51,21 @@ def test_a_killed_reproduction_goes_on_to_the_report(tmp_path):
     again = run_fresh("cola_msa.reproduce", *arguments, cwd=tmp_path)
     assert again.returncode == 0, again.stderr[-3000:]
     assert again.stdout.count("$ python") == 1  # the report alone
+
+
+@pytest.mark.slow
+def test_table_1_has_clmr_trained_below_what_the_paper_quotes(tmp_path):
+    arguments = ["--table=1", "--tasks=fma", "--scale=smoke", "--head_seeds=1"]
+    found = run_fresh(
+        "cola_msa.reproduce", *arguments, "--output_dir=out", cwd=tmp_path
+    )
+    assert found.returncode == 0, found.stderr[-3000:]
+    done = json.loads((tmp_path / "out" / "runs" / "clmr" / "done.json").read_text())
+    assert (done["outcome"], done["updates"]) == ("finished", 20)
+    text = (tmp_path / "out" / "report" / "report.md").read_text()
+    rows = [line.split(" | ") for line in text.splitlines() if line[:7] == "| CLMR "]
+    quoted, trained = rows
+    assert quoted[1].startswith("quoted by the paper") and "0.484" in quoted[-1]
+    assert trained[1].startswith("here: 80 pairs") and "clmr" in trained[1]
+    assert re.match(r"[01]\.\d{3}<br>", trained[-1])
+    assert "0.000053 % of CLMR's published" in trained[1]

@@ -3,12 +3,14 @@
 import csv
 import dataclasses
 import json
+import types
 
 import numpy as np
 import pytest
 import soundfile
 import tensorflow as tf
 
+import cola_msa.mteb
 from cola_msa.audio import decode, frontend_numpy, resample
 from cola_msa.collection.matching import MatchError, match
 from cola_msa.config.presets import get_preset
@@ -26,8 +28,12 @@ from cola_msa.hub.loading import open_model
 from cola_msa.pairs.sampler import PairSampler
 from cola_msa.records.joined import open_data
 from cola_msa.records.prepared import PreparedData
+from cola_msa.runs import kept
+from cola_msa.runs.info import encoder_info
+from cola_msa.system.errors import RunError
 from cola_msa.training.trainer import Trainer
-from tests.conftest import tiny_config
+from cola_msa.training.warm_start import read_warm_start
+from tests.conftest import tiny_config, write_waveforms
 from tests.data_prep.datasets.test_datasets import execute
 from tests.helpers import trees
 from tests.helpers.commands import run_module
@@ -240,6 +246,102 @@ def test_whose_a_stem_is_cannot_be_asked(world, songs, tmp_path, kind):
     with pytest.raises(MatchError, match="has heard no stem.*--source=multi") as told:
         match(opened, str(songs / "long.flac"), str(songs))
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("form", ["run", "pretrained"])
+def test_training_starts_from_another_run_of_it(world, tmp_path, form):
+    start_from = world / "run"
+    if form == "pretrained":
+        start_from = tmp_path / "folder"
+        export_lib.export_encoder(world / "run", start_from, file_format=form)
+    start = read_warm_start(start_from)
+    config = get_preset("clmr_smoke")
+    train = dataclasses.replace(
+        config.train,
+        init_from=start.fingerprint,
+        steps=1,
+        updates_per_step=2,
+        seed=7,
+        keep_steps=(),
+    )
+    config = dataclasses.replace(config, train=train)
+    data = open_data(world / "data", CONFIG)
+    run_dir = tmp_path / "run"
+    assert Trainer(config, data, run_dir, start=start).run() == "finished"
+    expected = kept.load_model(world / "run")
+    found = kept.load_model(run_dir, "init")
+    last = kept.load_model(run_dir)
+    trained = {v.path for v in expected.trainable_variables}
+    assert len(trained) > 10
+    for variable, other, moved in zip(
+        expected.trainable_variables,
+        found.trainable_variables,
+        last.trainable_variables,
+        strict=True,
+    ):
+        np.testing.assert_array_equal(variable, other, err_msg=variable.path)
+        assert (np.asarray(moved) != np.asarray(other)).any(), variable.path
+    info = encoder_info(run_dir, None, "trained")
+    assert info.framework == "clmr" and info.init_from
+
+
+def test_training_does_not_start_from_another_methods_run(
+    world, finished_run, tmp_path
+):
+    start = read_warm_start(finished_run)
+    config = get_preset("clmr_smoke")
+    train = dataclasses.replace(config.train, init_from=start.fingerprint)
+    config = dataclasses.replace(config, train=train)
+    data = open_data(world / "data", CONFIG)
+    with pytest.raises(RunError, match="another network.*same --framework"):
+        Trainer(config, data, tmp_path / "run", start=start)
+    assert not (tmp_path / "run").exists()
+
+
+def test_several_folders_of_waveforms_are_trained_and_compared_on(world, tmp_path):
+    write_waveforms(tmp_path / "more" / "waveform", {"train": 6, "validation": 5}, 50)
+    names = f"{world / 'data'},{tmp_path / 'more'}"
+    data = open_data(names, CONFIG, ["2", "1"])
+    config = get_preset("clmr_smoke")
+    train = dataclasses.replace(config.train, steps=2, updates_per_step=2)
+    config = dataclasses.replace(config, train=train)
+    run_dir = tmp_path / "run"
+    assert Trainer(config, data, run_dir).run() == "finished"
+    results = baseline.compare_with_untrained(run_dir, open_data(names, CONFIG))
+    parts = [
+        PreparedData(name, CONFIG).index("validation") for name in names.split(",")
+    ]
+    songs = [set(map(str, part.groups)) for part in parts]
+    assert all(songs) and not songs[0] & songs[1]
+    assert results["trained"]["num_songs"] == len(songs[0] | songs[1])
+    ran = run_module("cola_msa.curves", f"--run_dir={run_dir}")
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    curve = json.loads((run_dir / "curves.json").read_text())["retrieval"]
+    assert len(curve) == 2  # untrained, and the last
+
+
+def test_mtebs_clips_are_embedded_as_by_the_embedder(world):
+    embedder = Embedder.from_pretrained(world / "run", batch_size=2)
+    given = [
+        (trees.chirp(1.0, RATE), RATE),  # below a window
+        (trees.chirp(9.0, 44100), 44100),
+        (np.stack([trees.chirp(6.0, 16000), np.zeros(96_000)]), 16000),
+    ]
+    batch = [
+        {"array": np.asarray(x, np.float32), "sampling_rate": hz} for x, hz in given
+    ]
+    task = types.SimpleNamespace(name="Styles")
+    found = cola_msa.mteb.MtebEncoder(embedder).encode(
+        [{"audio": batch[:2]}, {"audio": batch[2:]}],
+        task_metadata=task,
+        hf_split="test",
+        hf_subset="default",
+        show_progress_bar=False,
+    )
+    assert found.shape == (3, embedder.clip_dim) and found.dtype == np.float32
+    for row, (samples, rate_hz) in zip(found, given, strict=True):
+        expected = embedder(np.asarray(samples, np.float32), rate_hz)
+        np.testing.assert_allclose(row, expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Beam's engines: wrong flags, and a Dask cluster, whose workers are threads here."""
 
 import concurrent.futures
+import logging
 import operator
 import os
 import signal
@@ -49,6 +50,22 @@ def test_what_is_given_stays_and_the_rest_is_added():
     assert found.arguments[:2] == ["--direct_num_workers", "3"]
     assert "--direct_running_mode=multi_processing" in found.arguments
     assert not any("direct_num_workers=" in a for a in found.arguments)
+
+
+def warn_and_fail(item, _):
+    """Work that a worker process tells of, and that fails."""
+    logging.getLogger("some.library").info("news of %s", item)
+    logging.getLogger("some.library").warning("beware of %s", item)
+    raise beam.UserFailureError(f"{item} cannot be used")
+
+
+def test_processes_tell_of_warnings_and_errors_alone(capfd):
+    with pytest.raises(beam.BeamError, match="one cannot be used; finished shards"):
+        beam.run(warn_and_fail, ["one"], None, 1, lambda: None)
+    _, told = capfd.readouterr()
+    assert "INFO" not in told and "news of" not in told
+    assert "semi_persistent_directory" not in told
+    assert "beware of one" in told
 
 
 @pytest.mark.parametrize("name", ["DaskRunner", "dask", engines._DASK])
