@@ -91,8 +91,9 @@ class _Loudness:
         self._means.append(whole.reshape(count, self._span).mean(axis=1))
 
     def means(self, count: int) -> np.ndarray:
-        """Of the first `count` stretches, float32 [count]."""
-        return np.concatenate(self._means)[:count]
+        """Of the first `count` stretches, float32 [count]; zeros fill the last one."""
+        last = self._rest.sum(keepdims=True) / self._span
+        return np.concatenate([*self._means, last])[:count]
 
 
 def project_file(model: OpenedModel, path: str | os.PathLike) -> Projected:
@@ -299,14 +300,14 @@ def match(
         score), `failures` (with mixtures without any sound).
 
     Raises:
-        MatchError: If the model has heard no stems, or nothing is left to compare.
+        MatchError: If nothing is left to compare.
     """
     if not model.hears_stems:
-        raise MatchError(
-            f"{model.path}: this model learned from mixtures alone and has heard no "
-            "stem, so that it cannot say which belongs to a song: name one that "
-            "learned from stems, as python -m cola_msa.train --source=multi makes it, "
-            "or --model=starter"
+        logging.warning(
+            "%s: this model learned from mixtures alone and has heard no stem: expect "
+            "little of its scores, or take one that learned from stems, as python -m "
+            "cola_msa.train --source=multi makes it, or --model=starter",
+            model.path,
         )
     try:
         mixture_paths = find_files(mixture, mixture_names)
