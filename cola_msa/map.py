@@ -34,7 +34,8 @@ def define_flags() -> None:
     define_path(
         "labels",
         None,
-        "A CSV with a column `path`, columns to colour by, and maybe `name`.",
+        "A CSV with a column `path`, columns to colour by, and maybe `name`; or a "
+        ".parquet of these, or what tag writes.",
     )
     flags.DEFINE_integer(
         "sample",

@@ -71,7 +71,9 @@ def define_flags() -> None:
     define_path("plot", None, "Folder of pictures over time; with --per=window.")
     define_file_flags()
     define_shard_flags()
-    flags.DEFINE_list("labels", [], "fit, suggest: CSV files with a column `path`.")
+    flags.DEFINE_list(
+        "labels", [], "fit, suggest: CSV or .parquet with a column `path`."
+    )
     flags.DEFINE_string("column", None, "fit, suggest: which column holds the class.")
     flags.DEFINE_bool("labels_from_folders", False, "fit: a folder is a class.")
     flags.DEFINE_bool(

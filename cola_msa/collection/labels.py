@@ -11,19 +11,21 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cola_msa.collection.label_tables import (
+    TAG_COLUMN,
+    TAG_SEPARATOR,
+    TAKEN_SUFFIX,
+    read_label_table,
+)
 from cola_msa.collection.map.layout import MapError
 from cola_msa.values.tables import (
     PATH_COLUMNS,
     Row,
     TableError,
     name_lines,
-    read_table,
 )
 
 NO_LABEL = "no label"
-# A table that `tag` wrote: the labels of a track, and a column of probabilities each.
-TAG_COLUMN, TAG_SEPARATOR = "tags", "; "
-TAKEN_SUFFIX = " (label)"  # of a label that is called as another column
 _WINDOW_COLUMNS = ("start", "seconds")
 _NAME = "name"
 _SHOWN = 3
@@ -81,7 +83,7 @@ def make_scheme(name: str, group_names: Sequence[str]) -> Scheme:
 
 
 def read_labels(path: str | os.PathLike, paths: Sequence[str]) -> Labels:
-    r"""Reads a CSV of labels: `path`, `name` (optional), and a column a way to colour.
+    r"""Reads labels: `path`, `name` (optional), and a column for each way to colour.
 
     A row is for the track of that path, of the path's end (`000/000002.mp3`), or of
     that file name with or without suffix, as far as only one track has it; where none
@@ -93,7 +95,8 @@ def read_labels(path: str | os.PathLike, paths: Sequence[str]) -> Labels:
     alone, with its probability.
 
     Args:
-        path: The CSV file, with a header; comma, semicolon or tab between columns.
+        path: A CSV file, with a header; comma, semicolon or tab between columns. Or
+            what `label_tables` reads besides.
         paths: n paths of tracks.
 
     Returns:
@@ -209,7 +212,7 @@ class TrackRow(NamedTuple):
     """A row of a table, and the track that it is for.
 
     Attributes:
-        line: Of the file, from 1.
+        line: Of the file, or the row's number, from 1.
         track: Number of the track.
         cells: Text by column, without blanks around it; "" where the row is short.
     """
@@ -227,11 +230,13 @@ class MatchedTable:
         columns: Names of its columns but the one of paths and those without a name.
         rows: Those that found a track; of two for one track the later counts.
         remarks: How many rows found a track, and what was left over; a line each.
+        unit: What rows are counted in: `line`, or of what is no text `row`.
     """
 
     columns: tuple[str, ...]
     rows: tuple[TrackRow, ...]
     remarks: tuple[str, ...]
+    unit: str = "line"
 
 
 def match_rows(
@@ -242,7 +247,7 @@ def match_rows(
     """Finds the track that each row of a table is for; `read_labels` says how.
 
     Args:
-        path: The CSV file.
+        path: What `read_label_table` reads.
         paths: n paths of tracks.
         error: Class of the errors.
 
@@ -252,16 +257,11 @@ def match_rows(
     Raises:
         MapError: As `read_labels` (or `error`).
     """
-    suffix = pathlib.Path(path).suffix.lower()
-    if suffix in (".parquet", ".json") or os.path.isdir(path):
-        raise error(
-            f"--labels={path}: labels are read from a CSV; tag --output=NAME.csv "
-            "writes one, also of a folder of --embeddings"
-        )
     try:
-        table = read_table(path, known=PATH_COLUMNS, allows_short=True)
+        read = read_label_table(path)
     except TableError as problem:
         raise error(f"--labels={problem}") from problem
+    table, unit = read.table, read.unit
     place = _path_column(table.columns)
     if place is None or len(table.columns) < 2:
         raise error(
@@ -324,7 +324,7 @@ def match_rows(
     for what, rows in missed.items():
         if rows:
             shown = _some([row.cells[0] for row in rows])
-            lines = name_lines(row.line for row in rows)
+            lines = name_lines((row.line for row in rows), unit)
             remarks.append(f"rows for {what}: {len(rows):,} ({shown}; {lines})")
     without = [p for number, p in enumerate(paths) if number not in rows_of]
     if without:
@@ -332,7 +332,7 @@ def match_rows(
     if repeated:
         remarks.append(
             "rows that count instead of an earlier one for the same track: "
-            f"{len(repeated):,} ({name_lines(repeated)})"
+            f"{len(repeated):,} ({name_lines(repeated, unit)})"
         )
     if "" in table.columns:
         remarks.append(
@@ -341,9 +341,9 @@ def match_rows(
     if table.short:
         remarks.append(
             f"rows that are shorter than the header: {len(table.short):,}; what they "
-            f"lack is empty ({name_lines(table.short)})"
+            f"lack is empty ({name_lines(table.short, unit)})"
         )
-    return MatchedTable(columns, tuple(taken), tuple(remarks))
+    return MatchedTable(columns, tuple(taken), tuple(remarks), unit)
 
 
 def _path_column(columns: Sequence[str]) -> int | None:

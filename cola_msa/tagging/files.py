@@ -16,7 +16,11 @@ from typing import Any
 import numpy as np
 
 from cola_msa.collection.embed import Summary, embed_files
-from cola_msa.collection.labels import TAG_COLUMN, TAG_SEPARATOR, TAKEN_SUFFIX
+from cola_msa.collection.label_tables import (
+    TAG_COLUMN,
+    TAG_SEPARATOR,
+    column_names,
+)
 from cola_msa.collection.table.read import Embeddings, load_embeddings
 from cola_msa.collection.table.write import import_pyarrow
 from cola_msa.evaluation import charts
@@ -31,7 +35,6 @@ from cola_msa.values.arrays import write_json
 from cola_msa.values.reading import read_json
 
 SUFFIXES = (".csv", ".parquet", ".json")
-_COLUMNS = ("path", "start", "seconds", TAG_COLUMN)
 _SHOWN_LABELS, _SHOWN_FILES = 5, 20
 _MARK = "cola_msa table of labels"
 _MAX_STEM = 100  # characters of a picture's name
@@ -242,13 +245,6 @@ def tag_embeddings(
     metadata = {k: v for k, v in table.metadata.items() if k != "clip_embedding"}
     table = dataclasses.replace(table, embeddings=scores, metadata=metadata)
     return Labelled(table.per_clip() if per == "clip" else table, heads, per)
-
-
-def column_names(class_names: Sequence[str]) -> list[str]:
-    """Names of the columns of probabilities: the labels', but for reserved ones."""
-    return [
-        f"{name}{TAKEN_SUFFIX}" if name in _COLUMNS else name for name in class_names
-    ]
 
 
 def write_labels(

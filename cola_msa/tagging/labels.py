@@ -82,7 +82,7 @@ def read_clip_labels(
     sha256: Sequence[str],
     column: str | None = None,
 ) -> ClipLabels:
-    """Reads labels of clips from one or several CSV files.
+    """Reads labels of clips from one or several tables.
 
     A row finds its clip as in the map, see `collection.labels`. The labels are a class
     each: the column `label`, or the only column; or tags: columns of 0 and 1, where an
@@ -91,7 +91,7 @@ def read_clip_labels(
     take nothing back, so that the list of `suggest` can be filled in part by part.
 
     Args:
-        files: CSV files; of several all have classes or all have tags.
+        files: What `read_label_table` reads; all have classes, or all have tags.
         paths: n paths of clips.
         sha256: n hashes of their bytes.
         column: The column of classes; None for what is said above.
@@ -131,7 +131,7 @@ def read_clip_labels(
         for row in sorted(table.rows, key=lambda row: row.line):
             for name in columns:
                 if value := row.cells[name]:
-                    where = f"{file}, line {row.line}"
+                    where = f"{file}, {table.unit} {row.line}"
                     key = name if is_tags else ""
                     claims.setdefault(key, []).append(_Claim(row.track, value, where))
     content = content_numbers(paths, sha256)
@@ -218,8 +218,8 @@ def _label_columns(
     if wrong and len(chosen) > 1:
         line, name, value = wrong[0]
         raise LabelError(
-            f"--labels={file}, line {line}: column {name!r} has {value!r:.60}, and "
-            "tags are 0, 1 or empty; where each file has a class, call its column "
+            f"--labels={file}, {table.unit} {line}: column {name!r} has {value!r:.60}, "
+            "and tags are 0, 1 or empty; where each file has a class, call its column "
             f"{LABEL_COLUMN!r}"
         )
     return tuple(chosen), not wrong

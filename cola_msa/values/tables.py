@@ -205,13 +205,13 @@ def read_table(
     )
 
 
-def name_lines(lines: Iterable[int]) -> str:
+def name_lines(lines: Iterable[int], unit: str = "line") -> str:
     """`line 3`, or `lines 3, 4, 9 and 2 more`."""
     numbers = list(lines)
     shown = ", ".join(map(str, numbers[:_SHOWN_LINES]))
     more = len(numbers) - _SHOWN_LINES
     return (
-        f"line{'s' if len(numbers) > 1 else ''} {shown}"
+        f"{unit}{'s' if len(numbers) > 1 else ''} {shown}"
         f"{f' and {more:,} more' if more > 0 else ''}"
     )
 

@@ -82,7 +82,7 @@ def write_map(
         embeddings: A file or folder of embeddings; windows are averaged to tracks.
         output: The page, .html.
         projection: One of `layout.PROJECTIONS`.
-        labels: A CSV of labels, see `labels.read_labels`, or None.
+        labels: A table of labels, see `labels.read_labels`, or None.
         title: The page's title.
         seed: Seed of sample, projection and clusters.
         sample: So many tracks, drawn at random; None for all.

@@ -22,6 +22,7 @@ import numpy as np
 from cola_msa.collection.search.contract import Nearest, SearchError
 from cola_msa.collection.search.locality import (
     WRITE_BYTES,
+    inverse,
     near_order,
     release,
 )
@@ -183,8 +184,13 @@ def settings_of(graph: Any) -> dict[str, int]:
 
 
 def find_order(graph: Any) -> np.ndarray:
-    """An order for the rows of an HNSW index, int64 [n]; see `locality`."""
+    """An order for rows, int64 [n], in which those that a query looks at lie together.
+
+    Of IVF-PQ those of a list one after another, of HNSW as `near_order` says.
+    """
     faiss = import_faiss()
+    if not hasattr(graph, "hnsw"):
+        return np.concatenate([ids.copy() for ids in _list_ids(faiss, graph)])
     hnsw = graph.hnsw
     links = faiss.rev_swig_ptr(hnsw.neighbors.data(), hnsw.neighbors.size())
     starts = faiss.vector_to_array(hnsw.offsets)[:-1].astype(np.int64)
@@ -199,7 +205,7 @@ def write_graph(
     Args:
         graph: The index; of no use afterwards, where there is an order.
         path: The file.
-        order: Of HNSW which row becomes which, from `find_order`; None as they are.
+        order: Which row comes where, from `find_order`; None as they are.
 
     Raises:
         OSError: If the disk cannot take it.
@@ -207,7 +213,11 @@ def write_graph(
     faiss = import_faiss()
     # FAISS itself does not look whether the end of a file was written.
     with open(path, "wb") as file:
-        if order is None:
+        if order is None or not hasattr(graph, "hnsw"):
+            if order is not None:
+                places = inverse(order)
+                for ids in _list_ids(faiss, graph):
+                    ids[:] = places[ids]
             faiss.write_index(graph, faiss.PyCallbackIOWriter(file.write, WRITE_BYTES))
             return
         codes = faiss.downcast_index(graph.storage).codes
@@ -226,6 +236,14 @@ def write_graph(
         count = max(1, WRITE_BYTES // rows.shape[1])
         for first in range(0, len(order), count):
             write_raw(file, rows[order[first : first + count]])
+
+
+def _list_ids(faiss: Any, graph: Any) -> Iterator[np.ndarray]:
+    """The rows of each list of an IVF-PQ index in memory."""
+    lists = faiss.downcast_InvertedLists(graph.invlists)
+    for number in range(graph.nlist):
+        if size := lists.list_size(number):
+            yield faiss.rev_swig_ptr(lists.get_ids(number), size)
 
 
 def _written_bytes(faiss: Any, graph: Any) -> int:

@@ -17,7 +17,7 @@ from cola_msa.collection.search.contract import (
 )
 from cola_msa.collection.search.folder import FLAT_ROWS, FolderIndex, State
 from cola_msa.collection.search.index import SUFFIX, SearchIndex
-from cola_msa.collection.search.locality import inverse, write_pieces
+from cola_msa.collection.search.locality import inverse, reorder, write_pieces
 from cola_msa.collection.search.measure import PROMISED, Exact, choose_queries
 from cola_msa.collection.table.clips import Clips
 from cola_msa.collection.table.read import SUFFIXES, Embeddings
@@ -174,11 +174,13 @@ def _write_rows(
         blocks = (block for _, block in row_blocks(rows))
         _add_rows(graph, None, blocks, shape[0], is_quiet)
     settings = approximate.settings_of(graph)
-    order = places = None
-    if kind == "hnsw":
-        order = approximate.find_order(graph)
-        places = inverse(order)
-        asked = places[asked]
+    order = approximate.find_order(graph)
+    places = inverse(order)
+    if kind == "ivfpq":
+        reorder(target / "ordered", rows, order)
+        del rows
+        (target / "ordered").replace(target / ROWS)
+    asked = places[asked]
     stored, near = _reopen(target, graph, kind, form, shape, order)
     del graph
     exact = Exact(form, asked, queries, clips.blocks(), shape[0], is_quiet, places)

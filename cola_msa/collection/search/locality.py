@@ -9,6 +9,7 @@ gets them, and what was looked at once is given back.
 import ctypes
 import functools
 import mmap
+import pathlib
 import sys
 from collections.abc import Callable
 from typing import IO
@@ -18,6 +19,7 @@ import numpy as np
 from cola_msa.values.arrays import write_raw
 
 WRITE_BYTES = 1 << 16
+_BLOCK_BYTES = 1 << 26
 
 
 def near_order(links: np.ndarray, starts: np.ndarray, width: int) -> np.ndarray:
@@ -75,6 +77,24 @@ def write_pieces(file: IO[bytes], rows: np.ndarray) -> None:
     count = max(1, WRITE_BYTES // max(1, rows[:1].nbytes))
     for first in range(0, len(rows), count):
         write_raw(file, rows[first : first + count])
+
+
+def reorder(path: pathlib.Path, rows: np.ndarray, order: np.ndarray) -> None:
+    """Writes rows in another order.
+
+    Args:
+        path: A new file.
+        rows: [n, dim], mapped from another file.
+        order: int64 [n], which row comes where.
+
+    Raises:
+        OSError: If the disk cannot take them.
+    """
+    count = max(1, _BLOCK_BYTES // max(1, rows[:1].nbytes))
+    with open(path, "wb") as file:
+        for first in range(0, len(order), count):
+            write_pieces(file, rows[order[first : first + count]])
+            release(rows)
 
 
 def release(values: np.ndarray) -> None:

@@ -8,7 +8,7 @@ matter.
 import contextlib
 import io
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -55,7 +55,7 @@ class ParquetReader:
         self._file: Any = None
         self._stream: BinaryIO | None = None
         try:
-            _check_footer(path, parquet)
+            check_footer(path, parquet, COLUMNS)
             self._file = parquet.ParquetFile(self._source())
             schema = self._file.schema_arrow
             self._check_types(pyarrow.types, schema)
@@ -130,7 +130,7 @@ class ParquetReader:
         for name in COLUMNS:
             if len(schema.get_all_field_indices(name)) > 1:
                 raise EmbeddingFileError(f"{self._path}: column {name} is there twice")
-            kind = _plain(schema.field(name).type)
+            kind = plain_type(schema.field(name).type)
             wanted = "text"
             if name in TEXTS:
                 is_right = _is_text(types, kind)
@@ -138,7 +138,7 @@ class ParquetReader:
                 is_right, wanted = _is_number(types, kind), "numbers"
             else:
                 is_right = _is_list(types, kind) and _is_number(
-                    types, _plain(kind.value_type)
+                    types, plain_type(kind.value_type)
                 )
                 wanted = "lists of numbers"
             # What is empty has no type.
@@ -150,7 +150,7 @@ class ParquetReader:
 
     def _find_dim(self) -> int:
         """Values of an embedding: what its type says, else those of the first one."""
-        kind = _plain(self._file.schema_arrow.field("embedding").type)
+        kind = plain_type(self._file.schema_arrow.field("embedding").type)
         size = getattr(kind, "list_size", 0)
         if size > 0 or not self.num_rows:
             return max(size, 1)
@@ -284,10 +284,21 @@ class _Sealable(io.FileIO):
         return super().read(size)
 
 
-def _check_footer(path: pathlib.Path, parquet: Any) -> None:
-    """Reads what the footer says of the columns, and no values.
+def check_footer(
+    path: pathlib.Path, parquet: Any, columns: Collection[str] | None = None
+) -> None:
+    """Reads what the footer says of columns, and no values.
 
     pyarrow's objects for it end the process where it is damaged; reading values raises.
+
+    Args:
+        path: The file.
+        parquet: The module pyarrow.parquet.
+        columns: Names of those that will be read; None for all.
+
+    Raises:
+        EmbeddingFileError: If there are too many row groups.
+        Exception: pyarrow's, if it is damaged.
     """
     with _Sealable(path) as file, parquet.ParquetFile(file) as opened:
         if opened.num_row_groups > _MAX_GROUPS:
@@ -295,14 +306,16 @@ def _check_footer(path: pathlib.Path, parquet: Any) -> None:
                 path, "Parquet", f"it has {opened.num_row_groups:,} row groups"
             )
         file.is_sealed = True
-        names = [name for name in COLUMNS if name in opened.schema_arrow.names]
+        names = opened.schema_arrow.names
+        if columns is not None:
+            names = [name for name in columns if name in names]
         for group in range(opened.num_row_groups):
             for name in names:
                 with contextlib.suppress(_SealedError):
                     opened.read_row_group(group, [name], use_threads=False)
 
 
-def _plain(kind: Any) -> Any:
+def plain_type(kind: Any) -> Any:
     """The type of the values below dictionaries and types of other libraries."""
     import pyarrow
 

@@ -124,15 +124,6 @@ def test_labels_of_a_sample_are_those_of_its_tracks(tmp_path):
     assert list(genre.groups) == sorted(set(wanted), key=lambda g: -wanted.count(g))
 
 
-@pytest.mark.parametrize("name", ["tags", "tags.parquet", "tags.json"])
-def test_labels_that_are_no_csv_are_refused_with_a_way_out(tmp_path, name):
-    """Such as the folder of shards that `tag --output=FOLDER` writes."""
-    path = tmp_path / name
-    path.touch() if path.suffix else path.mkdir()
-    with pytest.raises(MapError, match=r"read from a CSV; tag --output=NAME.csv"):
-        labels_lib.read_labels(path, ["a.ogg"])
-
-
 def test_labels_of_tag_are_taken_with_their_probabilities(tmp_path):
     table = tmp_path / "tags.csv"
     table.write_text("path,tags,rock\na.ogg,rock,0.9\nb.ogg,,0.2\nc.ogg,rock,0.6\n")

@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 from cola_msa.collection.search import approximate, locality
+from cola_msa.collection.search.build import build
+from cola_msa.collection.search.index import open_index
+from tests.helpers import embedding_tables
 
 _ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -80,6 +83,28 @@ def test_an_index_in_another_order_finds_the_same(tmp_path):
     # A row's links lead to fewer places of the file.
     blocks = [[len({*near // 100}) for near in links_of(g)] for g in (plain, ordered)]
     assert np.mean(blocks[1]) < 0.7 * np.mean(blocks[0])
+
+
+def test_rows_of_a_list_lie_together(tmp_path):
+    """And each is its clip's: the others of a list are asked for with it."""
+    faiss = pytest.importorskip("faiss")
+    columns = embedding_tables.sample_columns(1300, 8)
+    table = embedding_tables.write(tmp_path / "e.npz", columns)
+    build(str(table), str(tmp_path / "i"), "euclidean", "ivfpq")
+    index = open_index(tmp_path / "i")
+    graph = approximate.read_graph(index.folder / approximate.GRAPH, "ivfpq")
+    lists = faiss.downcast_InvertedLists(graph.invlists)
+    held = [
+        faiss.rev_swig_ptr(lists.get_ids(n), lists.list_size(n)).tolist()
+        for n in range(lists.nlist)
+        if lists.list_size(n)
+    ]
+    assert len(held) > 20 and sum(held, []) == list(range(1300))
+    for row in range(0, 1300, 77):
+        clip = columns["path"].index(index.path(row))
+        np.testing.assert_allclose(
+            index.vector(row), columns["embedding"][clip], atol=2e-3
+        )
 
 
 def links_of(graph) -> list[np.ndarray]:
