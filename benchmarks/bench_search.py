@@ -243,6 +243,8 @@ def main(options: flags.FlagValues) -> None:
     num_clients, num_queries = options.clients, 100
     if options.quick:
         num_rows, dim, seconds, num_clients, num_queries = 3000, 32, 0.5, 4, 20
+    if options.folder:
+        os.makedirs(options.folder, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         root = pathlib.Path(folder)
         source = options.embeddings or str(root / "rows.parquet")
