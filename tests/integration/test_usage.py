@@ -17,13 +17,17 @@ from absl import app, flags
 from tests.helpers.commands import ROOT
 
 
+# The first has no flags, the second those that Beam starts its worker with.
+_NO_DOORS = ("cola_msa/__main__", "cola_msa/remote/beam_worker")
+
+
 def find_doors() -> list[str]:
     """Every module, and every script of benchmarks, that can be run."""
     found = []
     for package in ("cola_msa", "data_prep", "benchmarks"):
         for path in sorted((ROOT / package).rglob("*.py")):
             own = path.relative_to(ROOT).with_suffix("")
-            if own.as_posix() == "cola_msa/__main__":  # has no flags
+            if own.as_posix() in _NO_DOORS:
                 continue
             if 'if __name__ == "__main__":' in path.read_text():
                 name = ".".join(own.parts).removesuffix(".__main__")
