@@ -31,7 +31,8 @@ def define_file_flags() -> None:
     define_float(
         "hop_seconds",
         None,
-        "From one window to the next; default: windows touch (0.98).",
+        "From one window to the next; default: windows touch (0.98; of waveforms "
+        "2.68).",
         lower_bound=1e-6,
         upper_bound=86400.0,
     )

@@ -30,9 +30,9 @@ from cola_msa.hub.formats.checks import (
 )
 from cola_msa.hub.formats.portable import PROBABILITIES, write_onnx, write_tflite
 from cola_msa.hub.formats.saved_model import (
-    SIGNATURES,
     TAG_SIGNATURE,
     ExportModule,
+    describe_signatures,
     tag_signature,
 )
 from cola_msa.hub.loading import open_model
@@ -49,7 +49,6 @@ NO_HEADS = "none"
 FORMATS = ("saved_model", "tflite", "onnx", "pretrained")
 # What TensorFlow makes of a full disk, and of a read-only one.
 _DISK_ERRORS = (tf.errors.ResourceExhaustedError, tf.errors.FailedPreconditionError)
-INPUTS = {"log_mel": "float32 [batch, frames, num_mels, 1]"}
 OUTPUTS = {"embedding": "float32 [batch, embedding_dim]"}
 TAGGER_OUTPUTS = {PROBABILITIES: "float32 [batch, classes]"}
 
@@ -106,8 +105,9 @@ def export_encoder(
             found = _write_saved_model(model, heads, temporary, output_dir)
         else:
             write = write_tflite if file_format == "tflite" else write_onnx
+            inputs = describe_signatures(model)["embed_log_mel"]["inputs"]
             path = write(model, temporary)
-            found = {"file": path.name, "inputs": INPUTS, "outputs": OUTPUTS}
+            found = {"file": path.name, "inputs": inputs, "outputs": OUTPUTS}
             found["relative_difference"] = check_file(path, model)
         if heads is not None:
             summary = summarize(heads)
@@ -117,7 +117,7 @@ def export_encoder(
                 path = write(model, temporary, heads)
                 summary["tagger"] = {
                     "file": path.name,
-                    "inputs": INPUTS,
+                    "inputs": inputs,
                     "outputs": TAGGER_OUTPUTS,
                 }
                 summary["difference"] = check_tags(path, model, heads)
@@ -151,9 +151,10 @@ def _write_saved_model(
             f"{output_dir}: cannot be written ({error.message}); once that is "
             "mended the same command goes on"
         ) from error
-    found: dict[str, Any] = {"signatures": SIGNATURES}
+    signatures = describe_signatures(model)
     if heads is not None:
-        found["signatures"] = {**SIGNATURES, TAG_SIGNATURE: tag_signature(heads)}
+        signatures[TAG_SIGNATURE] = tag_signature(heads)
+    found: dict[str, Any] = {"signatures": signatures}
     found["relative_difference"] = check_export(folder, model)
     return found
 

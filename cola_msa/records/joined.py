@@ -19,7 +19,7 @@ import numpy as np
 from cola_msa.config.schema import FrontendConfig, unequal_fields
 from cola_msa.records.folder_lists import join_names, parse_weights, split_names
 from cola_msa.records.index import BLOCK_ROWS, Index, merge_indices
-from cola_msa.records.kinds import folder_of
+from cola_msa.records.kinds import prepared_folders
 from cola_msa.records.prepared import PreparedData
 from cola_msa.records.schema import MANIFEST_NAME, DataError
 
@@ -369,8 +369,9 @@ def open_data(
     names = split_names(os.fspath(data_dir))
     given = None if weights is None else parse_weights(weights, len(names))
     for name in names:
-        # Of one name without a comma PreparedData says what is missing.
-        found = folder_of(pathlib.Path(name), frontend) / MANIFEST_NAME
+        # Of one name without a comma PreparedData says what is missing, and of a folder
+        # that holds the other kind of records alone.
+        found = prepared_folders(pathlib.Path(name))[0] / MANIFEST_NAME
         if "," in os.fspath(data_dir) and "://" not in name and not found.exists():
             path = os.path.join(name, MANIFEST_NAME)
             raise DataError(

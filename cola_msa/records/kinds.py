@@ -62,7 +62,9 @@ def check_kind(
         place = kind_folder(str(path.parent), WAVEFORM)
         advice += f" --records=waveform, which puts them into {place}"
     else:
-        advice += " --records=log_mel, or name the folder around it"
+        advice += " --records=log_mel"
+        if found is not None:
+            advice += ", or name the folder around it"
     raise DataError(
         f"{path} {held}, but this model's encoder hears {_NAMES[frontend.kind]}: "
         f"{advice}"

@@ -79,12 +79,13 @@ def read_warm_start(source: str | os.PathLike) -> WarmStart:
 
 
 def _kept_file(path: pathlib.Path) -> pathlib.Path:
-    if path.is_dir():
+    if (path / "config.json").exists():
         return kept.kept_path(path)
-    if path.suffix != ".npz" or not path.exists():
+    if path.is_dir() or path.suffix != ".npz" or not path.exists():
+        held = "it holds no config.json" if path.is_dir() else "there is no such file"
         raise RunError(
             f"--init_from={path}: must name a run directory, one of its kept/*.npz or "
-            "a pretrained folder; there is no such file"
+            f"a pretrained folder; {held}"
         )
     return path
 

@@ -312,6 +312,11 @@ def draw_shares(path: str | os.PathLike, manifest: dict[str, Any]) -> None:
         for split, stated in manifest["splits"].items()
         if any(share is not None for share in stated.get("active_share", {}).values())
     }
+    if not splits and from_dict(FrontendConfig, manifest["frontend"]).is_waveform:
+        raise PictureError(
+            "records of waveforms hold mixtures alone, and so no shares of active "
+            "sources; name a clip with --clip=ID, or prepare log-mels with stems"
+        )
     if not splits:
         raise PictureError(
             "this data has no stems, so that no source is active in it; name a clip "

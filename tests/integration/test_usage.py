@@ -14,8 +14,8 @@ import sys
 import pytest
 from absl import app, flags
 
+from cola_msa.config.schema import FrontendConfig, waveform_frontend
 from tests.helpers.commands import ROOT
-
 
 # The first has no flags, the second those that Beam starts its worker with.
 _NO_DOORS = ("cola_msa/__main__", "cola_msa/remote/beam_worker")
@@ -344,3 +344,11 @@ def test_processes_end_so_too():
     error = _TENSORFLOWS.sub("", ended.stderr).splitlines()[-1]
     assert ended.returncode == 2 and ended.stdout == ""
     assert error.startswith("error: flag --seed=nan: ")
+
+
+@pytest.mark.parametrize("door", ["cola_msa.embed", "cola_msa.tag"])
+def test_the_help_has_the_hop_of_either_kind_of_window(run, door):
+    told = run(door, "--help").out
+    (hop,) = re.findall(r"--hop_seconds:([^-]*)", told)
+    for frontend in (FrontendConfig(), waveform_frontend()):
+        assert f"{frontend.seconds(frontend.window_frames):.2f}" in hop

@@ -131,6 +131,9 @@ def test_files_python_and_the_saved_model_agree(world, songs, tmp_path):
     assert stated["sample_rate_hz"] == RATE
     assert frontend_numpy.read_frontend(tmp_path / "export") == CONFIG
     assert "Hann" not in stated["frontend_formula"]
+    signatures = json.dumps(stated["signatures"])
+    assert "hop_samples, 1], samples" in signatures and "log-mel" not in signatures
+    assert "of one clip" in stated["signatures"]["match"]["outputs"]["scores"]
 
 
 @pytest.mark.parametrize("file_format", ["onnx", "tflite"])
@@ -143,6 +146,8 @@ def test_files_of_other_programs_take_windows(world, songs, tmp_path, file_forma
     for name, wanted in expected.items():
         difference = np.linalg.norm(found[name] - wanted) / np.linalg.norm(wanted)
         assert difference < 1e-3
+    stated = json.loads((tmp_path / "x" / "metadata.json").read_text())
+    assert "samples from -1 to 1" in stated["inputs"]["log_mel"]
 
 
 def test_heads_on_records_say_the_same_of_files(world, tmp_path):

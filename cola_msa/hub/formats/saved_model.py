@@ -41,7 +41,7 @@ from cola_msa.evaluation.probes.kept_heads import Heads
 from cola_msa.hub.opened import OpenedModel
 
 _NETWORK_WINDOWS = 256  # windows that pass through the network at once
-SIGNATURES = {
+_SIGNATURES = {
     "embed_waveform": {
         "inputs": {"waveform": "float32 [batch, samples]", "lengths": "int32 [batch]"},
         "outputs": {
@@ -52,21 +52,21 @@ SIGNATURES = {
         },
     },
     "embed_log_mel": {
-        "inputs": {"log_mel": "float32 [batch, frames, num_mels, 1]"},
+        "inputs": {"log_mel": "float32 [batch, {window}"},
         "outputs": {"embedding": "float32 [batch, embedding_dim]"},
     },
     "match": {
         "inputs": {
-            "mixture_windows": "float32 [A, frames, num_mels, 1], log-mel",
-            "stem_windows": "float32 [P, frames, num_mels, 1], log-mel",
+            "mixture_windows": "float32 [A, {window}",
+            "stem_windows": "float32 [P, {window}",
         },
         "outputs": {
-            "scores": "float32 [A, P], higher where a stem belongs to a mixture; "
+            "scores": "float32 [A, P], higher where {pair}; "
             "the similarity of their projections, without the temperature"
         },
     },
     "project": {
-        "inputs": {"log_mel": "float32 [batch, frames, num_mels, 1]"},
+        "inputs": {"log_mel": "float32 [batch, {window}"},
         "outputs": {"projection": "float32 [batch, projection_dim]"},
     },
     "score": {
@@ -77,12 +77,37 @@ SIGNATURES = {
         "outputs": {"scores": "float32 [A, P]"},
     },
 }
+_LOG_MEL = "frames, num_mels, 1], log-mel"
+_SAMPLES = "frames, hop_samples, 1], samples from -1 to 1"
+_STEM = "a stem belongs to a mixture"
+_CLIP = "both windows are of one clip's mixture: no stem was heard"
 TAG_SIGNATURE = "tag_waveform"
+
+
+def describe_signatures(model: OpenedModel) -> dict[str, Any]:
+    """What metadata.json says of the signatures that every SavedModel has."""
+    words = {
+        "{window}": _SAMPLES if model.frontend.is_waveform else _LOG_MEL,
+        "{pair}": _STEM if model.hears_stems else _CLIP,
+    }
+
+    def filled(text: str) -> str:
+        for mark, word in words.items():
+            text = text.replace(mark, word)
+        return text
+
+    return {
+        name: {
+            part: {key: filled(text) for key, text in values.items()}
+            for part, values in parts.items()
+        }
+        for name, parts in _SIGNATURES.items()
+    }
 
 
 def tag_signature(heads: Heads) -> dict[str, dict[str, str]]:
     """What metadata.json says of `tag_waveform`."""
-    inputs = SIGNATURES["embed_waveform"]["inputs"]
+    inputs = _SIGNATURES["embed_waveform"]["inputs"]
     if heads.are_of_clips:
         return {"inputs": inputs, "outputs": {"clip": "float32 [batch, classes]"}}
     return {

@@ -65,29 +65,36 @@ def find(
 def untrained(
     collection: Collection, strategies: Sequence[Strategy], tasks: Sequence[str]
 ) -> Missing:
-    """The untrained network's evaluations, where it was not judged on some task."""
-    groups = collection.at_one_scale([strategy.name for strategy in strategies])
-    if not groups:
-        return []
-    first = next(iter(groups.values())).runs[0]
-    network = first.config.framework, first.config.model.backbone
-    judged = {
-        task
-        for run in collection.runs
-        for task in tasks
-        if (run.config.framework, run.config.model.backbone) == network
-        and 0 in run.by_step(task)
-    }
-    commands = [
-        eval_command(
-            task,
-            first.run_dir,
-            _data_of(task, collection, first.config.frontend.kind),
-            encoder="untrained",
-        )
-        for task in tasks
-        if task not in judged
-    ]
+    """The untrained networks' evaluations, where one was not judged on some task.
+
+    A network for each framework: that of the runs that the table compares.
+    """
+    names = [strategy.name for strategy in strategies]
+    groups = list(collection.at_one_scale(names).values())
+    groups += [group for name in names for group in collection.groups_of(name)[:1]]
+    firsts: dict[str, Run] = {}
+    for group in groups:
+        firsts.setdefault(group.strategy.framework, group.runs[0])
+    commands = []
+    for first in firsts.values():
+        network = first.config.framework, first.config.model.backbone
+        judged = {
+            task
+            for run in collection.runs
+            for task in tasks
+            if (run.config.framework, run.config.model.backbone) == network
+            and 0 in run.by_step(task)
+        }
+        commands += [
+            eval_command(
+                task,
+                first.run_dir,
+                _data_of(task, collection, first.config.frontend.kind),
+                encoder="untrained",
+            )
+            for task in tasks
+            if task not in judged
+        ]
     return [("untrained network", commands)] if commands else []
 
 

@@ -67,7 +67,8 @@ def build_table(number: int, collection: Collection) -> Table:
         untrained network and chance.
     """
     rows: list[tuple[Cell, ...]] = []
-    for name, strategy in strategies_of(number).items():
+    strategies = strategies_of(number)
+    for name, strategy in strategies.items():
         rows.append(_published_row(number, name, strategy))
         groups = collection.groups_of(strategy.name)
         rows += [_group_row(strategy.title, group) for group in groups]
@@ -75,7 +76,10 @@ def build_table(number: int, collection: Collection) -> Table:
             cells = [Cell("missing", kind=MISSING) for _ in COLUMNS]
             text = "no run; its command stands below"
             rows.append((Cell(strategy.title), Cell(text, kind=MISSING), *cells))
-    rows += _untrained_rows(collection.runs)
+    # A network that no row of the table can have has nothing to be compared with.
+    frameworks = {strategy.framework for strategy in strategies.values()}
+    runs = [run for run in collection.runs if run.config.framework in frameworks]
+    rows += _untrained_rows(runs)
     caption = "Scores, and below them 95 % intervals, test clips and spread"
     return Table(caption, ("strategy", "scale", *column_titles()), tuple(rows))
 

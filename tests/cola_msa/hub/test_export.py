@@ -139,6 +139,15 @@ def test_an_opened_export_matches_as_its_run_does(exported, opened):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_the_signatures_are_described_in_words_of_log_mels(exported):
+    match = exported[1]["signatures"]["match"]
+    assert match["inputs"] == {
+        "mixture_windows": "float32 [A, frames, num_mels, 1], log-mel",
+        "stem_windows": "float32 [P, frames, num_mels, 1], log-mel",
+    }
+    assert "where a stem belongs to a mixture; the" in match["outputs"]["scores"]
+
+
 def test_more_windows_than_pass_at_once_are_matched(exported):
     match = tf.saved_model.load(str(exported[0])).signatures["match"]
     mixtures = np.concatenate([log_mels(40, seed) for seed in range(66)])

@@ -167,6 +167,31 @@ def test_a_missing_kind_is_told_with_the_command_that_makes_it(
     assert "\n" not in str(found.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "frontend", "is_around"),
+    [("alone/waveform", FrontendConfig(), True), ("alone", FrontendConfig(), False)],
+)
+def test_the_folder_around_is_named_where_there_is_one(both, name, frontend, is_around):
+    with pytest.raises(schema.DataError) as found:
+        PreparedData(both / name, frontend)
+    assert ("name the folder around it" in str(found.value)) is is_around
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "frontend", "advice"),
+    [
+        ("log_mel", "alone", FrontendConfig(), "hears log-mels.*--records=log_mel"),
+        ("alone", "log_mel", CONFIG, "hears waveforms.*--records=waveform"),
+        ("log_mel", "nothing", FrontendConfig(), "no prepared folder"),
+        ("alone", "nothing", CONFIG, "no prepared folder"),
+    ],
+)
+def test_one_of_several_folders_lacks_the_kind(both, first, second, frontend, advice):
+    with pytest.raises(schema.DataError, match=advice) as found:
+        joined.open_data(f"{both / first},{both / second}", frontend)
+    assert ("no prepared folder" in str(found.value)) is (second == "nothing")
+
+
 def test_a_folder_of_another_hop_is_refused_as_ever(both, tmp_path):
     other = FrontendConfig(hop_samples=200)
     shutil.copytree(both / "log_mel", tmp_path / "data")

@@ -59,6 +59,15 @@ def test_the_first_weights_are_the_last_of_the_other_run(warm_run, finished_run)
         np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
+def test_what_holds_no_weights_to_start_from_is_refused_by_its_flag(tmp_path):
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / "encoder.onnx").touch()
+    for name, why in (("export", "holds no config.json"), ("x.npz", "no such file")):
+        with pytest.raises(RunError, match=f"--init_from=.*{why}") as found:
+            warm_start.read_warm_start(tmp_path / name)
+        assert "--run_dir" not in str(found.value)
+
+
 def test_the_loaded_start_computes_what_the_other_run_does(warm_run, finished_run):
     windows = np.random.default_rng(0).normal(-3, 1, (4, 98, 64, 1)).astype(np.float32)
     found = kept.load_model(warm_run, "init", "pairs")

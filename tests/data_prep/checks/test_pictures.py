@@ -20,6 +20,7 @@ from data_prep.checks import pictures
 from data_prep.datasets import folder, multitrack
 from data_prep.datasets.base import IndexOptions
 from data_prep.pipeline import plan, runner
+from tests.conftest import write_waveforms
 from tests.helpers import trees
 
 CONFIG = plan.PrepConfig(
@@ -149,3 +150,11 @@ def test_what_cannot_be_drawn_is_one_line(prepared, tmp_path, capsys):
     assert "not the shard that was indexed" in capsys.readouterr().err
     assert run(prepared, tmp_path / "nowhere" / "x.png") == 1
     assert "No such file or directory" in capsys.readouterr().err
+
+
+def test_records_of_waveforms_are_not_advised_to_have_stems(tmp_path, capsys):
+    write_waveforms(tmp_path / "data" / "waveform", {"train": 4})
+    assert run(tmp_path / "data", tmp_path / "x.png") == 1
+    error = capsys.readouterr().err
+    assert "records of waveforms hold mixtures alone" in error
+    assert "--separator" not in error and "--clip=ID" in error

@@ -80,6 +80,41 @@ def test_the_untrained_network_and_chance_are_marked(report_collection):
     assert chance[-1].text == f"{np.bincount(labels).max() / len(labels):.3f}"
 
 
+@pytest.fixture
+def clmr_alone(tmp_path):
+    """A run of CLMR and one of MSA; CLMR's alone was judged, untrained too."""
+    data = write_data(tmp_path / "prepared" / "mtat")
+    write_run(tmp_path / "runs", "msa", data)
+    run_dir = write_run(tmp_path / "runs", "clmr", data)
+    write_result(run_dir, "fma", step=0)
+    return runs.collect(runs.find_runs([str(tmp_path / "runs")]))
+
+
+@pytest.mark.parametrize(("number", "expected"), [(1, ["fma"]), (2, []), (3, [])])
+def test_a_network_without_a_row_is_no_yardstick(clmr_alone, number, expected):
+    rows = tables.build_table(number, clmr_alone).rows
+    found = [row for row in rows if row[0].text == "untrained (same size)"]
+    assert ["fma" for row in found if "CLMR's" in row[1].note] == expected
+    assert (rows[-1][-1].text == "-") is (not expected)
+
+
+def test_each_frameworks_untrained_network_is_asked_for(clmr_alone):
+    found = dict(tables.missing_of(1, clmr_alone))["untrained network"]
+    asked = {command.arguments[0]: [] for command in found}
+    for command in found:
+        asked[command.arguments[0]] += [
+            word.rsplit("/", 1)[-1]
+            for word in command.arguments
+            if word.startswith("--run_dir=")
+        ]
+    assert {task: sorted(names) for task, names in asked.items()} == {
+        "--task=mtat": ["clmr", "msa"],
+        "--task=mtat_unfiltered": ["clmr", "msa"],
+        "--task=nsynth": ["clmr", "msa"],
+        "--task=fma": ["msa"],
+    }
+
+
 def test_the_table_of_runs_has_the_origin_of_each(report_collection):
     table = tables.build_runs(report_collection.runs)
     row = next(row for row in table.rows if row[0].text == "cola_random_mask")
