@@ -65,7 +65,7 @@ def main(options: flags.FlagValues, *words: str) -> None:
     tables = parse_numbers("tables", options.tables, commands.TABLES)
     figures = parse_numbers("figures", options.figures, commands.FIGURES)
     check_output(options.output_dir)
-    sides = [compare.load_side(path) for path in paths]
+    sides = [compare.load_side(*pair) for pair in zip(paths, paths[::-1], strict=True)]
     patterns = list(options.runs)
     if not patterns:
         compared = [p for p in paths if (pathlib.Path(p) / "config.json").exists()]

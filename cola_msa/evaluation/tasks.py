@@ -139,10 +139,11 @@ class TaskSpec:
         """
         dataset = data.manifest.get("dataset")
         if dataset != self.dataset:
+            flag = " --records=waveform" if data.frontend.is_waveform else ""
             raise DataError(
                 f"{data.data_dir}: holds dataset {dataset!r}, but --task={self.name} "
                 f"reads {self.dataset!r}; prepare it by python -m "
-                f"data_prep.{self.dataset}"
+                f"data_prep.{self.dataset}{flag}"
             )
         task_type = data.manifest.get("task_type")
         if task_type != self.task_type:

@@ -170,6 +170,7 @@ def render_card(content: dict[str, Any]) -> str:
     separator = data.get("separator")
     if isinstance(separator, dict):
         separator = separator.get("name")
+    hears_stems = framework.hears_stems(from_dict(TrainConfig, train).source)
     facts = {
         "network": f"{model['backbone']}, embeddings of {content['embedding_dim']}",
         "input": f"{held} windows [{config['frontend']['window_frames']}, "
@@ -179,7 +180,7 @@ def render_card(content: dict[str, Any]) -> str:
         "preset": config["preset"],
         "trained on": data.get("dataset") or "not stated",
         "sources": ", ".join(map(str, data.get("sources") or ())) or "none",
-        "stems by": separator or "not stated",
+        "stems by": (separator or "not stated") if hears_stems else "",
         "pairs": framework.describe_pairs(from_dict(TrainConfig, train)),
         "similarity": f"{model['similarity']}, T = {model['temperature']:g}",
         "steps": f"{content['step']} ({content['updates']} updates, "
@@ -202,7 +203,7 @@ def render_card(content: dict[str, Any]) -> str:
         "",
         "| | |",
         "|---|---|",
-        *(f"| {name} | {plain(value)} |" for name, value in facts.items()),
+        *(f"| {name} | {plain(value)} |" for name, value in facts.items() if value),
         "",
         "## Scores",
         "",

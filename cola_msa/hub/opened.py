@@ -119,7 +119,17 @@ class OpenedModel:
 
         Returns:
             float32 [n, dim].
+
+        Raises:
+            UserError: If the windows have another shape, as another kind's have.
         """
+        shape, bands = np.shape(windows), self.frontend.num_mels
+        if len(shape) != 4 or shape[2:] != (bands, 1):
+            kind = "waveform" if self.frontend.is_waveform else "log-mel"
+            raise UserError(
+                f"windows of shape {list(shape)}: {self.path} takes {kind} windows "
+                f"[n, frames, {bands}, 1]"
+            )
         windows = tf.convert_to_tensor(windows, tf.float32)
         step = self.frontend.at_once(max(1, len(windows)))
         if step >= len(windows):

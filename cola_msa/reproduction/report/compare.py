@@ -80,12 +80,14 @@ class Difference:
         return self.low > 0 < self.value or self.high < 0 > self.value
 
 
-def load_side(path: str | pathlib.Path) -> Side:
+def load_side(path: str | pathlib.Path, other: str | pathlib.Path = "") -> Side:
     """Reads one side of a comparison.
 
     Args:
         path: A run (its last encoder's results by the paper's protocol are taken), or
             a folder of results.
+        other: The side that it is to be compared with; where this one has not been
+            judged, the error names a task of that one's.
 
     Raises:
         CompareError: If it is neither, or has no results.
@@ -108,9 +110,20 @@ def load_side(path: str | pathlib.Path) -> Side:
     if not results:
         raise CompareError(
             f"--compare: {path} has not been judged yet: python -m cola_msa.eval "
-            f"--task=mtat --run_dir={path} --data_dir=..."
+            f"--task={_judged_task(other)} --run_dir={path} --data_dir=..."
         )
     return Side(run.name, results)
+
+
+def _judged_task(path: str | pathlib.Path) -> str:
+    """A task that a side was judged on, as far as it was; else the paper's first."""
+    first = next(iter(TASKS))
+    if not str(path):
+        return first
+    try:
+        return next(iter(load_side(path).results))
+    except ReportError:  # that one is told for itself
+        return first
 
 
 def compare(

@@ -5,13 +5,17 @@ import types
 import pytest
 
 from cola_msa.config.published import PUBLISHED, TABLE_1
+from cola_msa.config.schema import FrontendConfig, waveform_frontend
 from cola_msa.evaluation.tasks import TASKS, get_task
 from cola_msa.records.schema import DataError
 from cola_msa.system.errors import UsageError
 
 
-def fake_data(dataset="fma", task_type="multiclass", splits=None, classes=3):
+def fake_data(
+    dataset="fma", task_type="multiclass", splits=None, classes=3, frontend=None
+):
     return types.SimpleNamespace(
+        frontend=frontend or FrontendConfig(),
         data_dir="data",
         manifest={"dataset": dataset, "task_type": task_type},
         splits=splits or ("train", "validation", "test"),
@@ -67,6 +71,11 @@ def test_train_clips_are_checked(task, value):
     ("data", "message"),
     [
         (fake_data(dataset="nsynth"), "holds dataset 'nsynth'"),
+        (fake_data(dataset="nsynth"), "data_prep.fma$"),
+        (
+            fake_data(dataset="nsynth", frontend=waveform_frontend()),
+            "data_prep.fma --records=waveform$",
+        ),
         (fake_data(task_type="multilabel"), "labels are multilabel"),
         (fake_data(splits=("train", "test")), "needs split validation; there are only"),
         (fake_data(classes=1), "1 class"),

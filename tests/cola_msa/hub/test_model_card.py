@@ -1,5 +1,6 @@
 """Texts that users choose make neither HTML nor Markdown of a model card's own."""
 
+import dataclasses
 import html.parser
 import json
 import re
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cola_msa.config.presets import get_preset
 from cola_msa.config.schema import Config, to_dict, waveform_frontend
 from cola_msa.hub import model_card
 from cola_msa.reproduction.report.page import (
@@ -148,6 +150,13 @@ def test_a_card_says_what_the_encoder_hears():
     ):
         text = card(config=to_dict(written)).replace("\\", "")
         assert held in text and absent not in text
+
+
+@pytest.mark.parametrize("framework, heard", [("cola", True), ("clmr", False)])
+def test_who_separated_is_said_where_stems_are_heard(framework, heard):
+    config = to_dict(dataclasses.replace(Config(), framework=framework))
+    assert ("| stems by | not stated |" in card(config=config)) == heard
+    assert "stems by" not in card(config=to_dict(get_preset("cola")))
 
 
 def test_usual_texts_stay_as_they_are():

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from cola_msa.config.schema import FrontendConfig, waveform_frontend
 from cola_msa.hub.opened import OpenedModel
+from cola_msa.system.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -37,3 +38,14 @@ def test_a_forward_pass_takes_so_many(frontend, num_windows, largest):
     assert found.shape == (num_windows, 1)
     np.testing.assert_allclose(found, windows.mean((1, 2)), atol=1e-5)
     assert max(sizes) == largest and sum(sizes) == num_windows
+
+
+@pytest.mark.parametrize("frontend", [FrontendConfig(), waveform_frontend()])
+def test_windows_of_another_kind_are_refused(frontend):
+    model = OpenedModel(
+        "run", pathlib.Path("runs/x"), 1, frontend, "0" * 16, "", {}, lambda: None
+    )
+    bands = FrontendConfig().num_mels + waveform_frontend().num_mels
+    for shape in ((1, 98, bands - frontend.num_mels, 1), (98, frontend.num_mels)):
+        with pytest.raises(UserError, match=r"runs/x takes .* windows \[n, frames"):
+            model.embed(np.zeros(shape, np.float32))

@@ -175,6 +175,13 @@ def test_what_is_no_side_is_refused(tmp_path, kind):
         compare.load_side(tmp_path / "run")
 
 
+def test_who_was_not_judged_is_told_a_task_of_the_other_side(root, tmp_path):
+    write_run(tmp_path, "msa", write_data(tmp_path / "data"), name="run")
+    other = root / "runs" / "good" / "eval" / "fma"
+    with pytest.raises(CompareError, match="--task=fma"):
+        compare.load_side(tmp_path / "run", other)
+
+
 DIFFERENCE = Difference("mtat", "pr_auc", 0.427, 0.422, -0.002, 0.012, 0.08, 4332, 2000)
 
 
