@@ -117,6 +117,7 @@ def _all_of(
         if model.config.preset == reference.strategy.name:  # the paper's length
             config = dataclasses.replace(config, preset=strategy.name)
         run_dir = model.run_dir.parent / strategy.name
+    run_dir = _free(run_dir)
     data, commands = _training_data(collection, strategy)
     commands.append(
         train_command(config, data["data_dir"], run_dir, *weight_flags(data))
@@ -125,6 +126,14 @@ def _all_of(
         folder = _data_of(task, collection, _kind(strategy))
         commands.append(eval_command(task, run_dir, folder))
     return commands
+
+
+def _free(run_dir: pathlib.Path) -> pathlib.Path:
+    """The folder, or the next in number where it holds a run, of another length."""
+    found, number = run_dir, 2
+    while (found / "config.json").exists():
+        found, number = run_dir.with_name(f"{run_dir.name}_{number}"), number + 1
+    return found
 
 
 def _kind(strategy: Strategy) -> str:

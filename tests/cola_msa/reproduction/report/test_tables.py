@@ -171,6 +171,16 @@ def test_without_any_run_the_papers_length_is_asked_for():
     )
 
 
+def test_a_run_that_is_there_is_not_proposed_to_be_written_over(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = write_data(tmp_path / "data")
+    for name in ("cola_mws", "cola_mws_2"):
+        write_run(tmp_path / "runs", "cola", data, name=name)
+    found = missing.find(runs.Collection(()), [STRATEGIES["cola_mws"]], ["fma"])
+    lines = [command.text for command in found[0][1][-2:]]
+    assert all("--run_dir=runs/cola_mws_3" in line for line in lines)
+
+
 def test_a_run_of_no_strategy_is_listed_apart(tmp_path):
     path = write_run(tmp_path, "msa", write_data(tmp_path / "data")) / "config.json"
     content = json.loads(path.read_text())
