@@ -110,8 +110,8 @@ def memory_of(process: int | str, name: str) -> float:
     return int(status.split(f"{name}:")[1].split()[0]) / 1e6
 
 
-def find_exact(clips: Clips, chosen: np.ndarray) -> list[set[int]]:
-    """The ten nearest of some clips by cosine, by comparing with all: one product."""
+def find_exact(clips: Clips, chosen: np.ndarray) -> list[set[str]]:
+    """Paths of the ten nearest of some clips, by comparing with all: one product."""
     queries = np.zeros((len(chosen), clips.dim))
     for first, rows in clips.blocks():
         part = (chosen >= first) & (chosen < first + len(rows))
@@ -124,7 +124,9 @@ def find_exact(clips: Clips, chosen: np.ndarray) -> list[set[int]]:
         scores[:, first : first + len(rows)] /= norms
     scores[np.arange(len(chosen)), chosen] = -2
     count = min(10, clips.num_rows - 1)
-    return [set(row.argsort()[::-1][:count].tolist()) for row in scores]
+    return [
+        {clips.paths[near] for near in row.argsort()[::-1][:count]} for row in scores
+    ]
 
 
 def search(*arguments: str) -> tuple[str, dict[str, float]]:
@@ -155,7 +157,7 @@ def ask(path: str, paths: list[str]) -> None:
         begin = time.perf_counter()
         ((near, _),) = index.nearest([index.vector(row)], 10, [row])
         seconds.append(time.perf_counter() - begin)
-        found.append(near.tolist())
+        found.append([index.path(row) for row in near])  # rows may lie otherwise
     answer = {"found": found, "seconds": seconds, "opened": opened}
     print(json.dumps({**answer, "own": memory_of("self", "RssAnon")}))
 
