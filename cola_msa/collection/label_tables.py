@@ -133,7 +133,10 @@ def _read_shard(path: pathlib.Path, number: int) -> tuple[tuple[str, ...], list[
     try:
         check_footer(path, parquet)
         # Opened here: pyarrow takes no name that is not UTF-8.
-        with open(path, "rb") as source, parquet.ParquetFile(source) as file:
+        with (
+            open(path, "rb") as source,
+            parquet.ParquetFile(source, page_checksum_verification=True) as file,
+        ):
             schema = file.schema_arrow
             names = tuple(name.strip() for name in schema.names)
             if len({*names}) < len(names):

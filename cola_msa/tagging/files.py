@@ -342,7 +342,8 @@ def _write_parquet(
     columns |= dict(zip(names, table.embeddings.T, strict=True))
     metadata = {"task": found.heads.task["name"], "model": found.heads.encoder_key}
     metadata |= {"metadata": json.dumps(mark)} if mark else {}
-    parquet.write_table(pyarrow.table(columns).replace_schema_metadata(metadata), path)
+    written = pyarrow.table(columns).replace_schema_metadata(metadata)
+    parquet.write_table(written, path, write_page_checksum=True)
 
 
 def draw_labels(

@@ -42,6 +42,7 @@ BODY_SECONDS = 30.0
 _CLOSING_SECONDS = 5.0  # that a request has left once the endpoint stops
 _POLL_SECONDS = 0.1  # within which a signal is seen
 _READ_BYTES = 1 << 16
+_DROP_SECONDS = 2.0
 
 
 class ServeError(UserError):
@@ -220,6 +221,18 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "GET" or error.status != 404:
             self.close_connection = True
         self._send(error.status, {"error": str(error)})
+        if self.close_connection:
+            self._drop_rest()
+
+    def _drop_rest(self) -> None:
+        """Reads on for a moment: who still sends sees no answer of a closed socket."""
+        until = time.monotonic() + _DROP_SECONDS
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_WR)
+            while (left := until - time.monotonic()) > 0:
+                self.connection.settimeout(left)
+                if not self.connection.recv(_READ_BYTES):
+                    return
 
     def send_error(
         self, code: int, message: str | None = None, explain: str | None = None

@@ -309,7 +309,9 @@ class Output:
         file = scratch / "failures.parquet"
         with files.written_path(file, OutputError) as temporary:
             with open(temporary, "wb") as to:  # pyarrow takes names of UTF-8 alone
-                parquet.write_table(pyarrow.table(columns, schema=schema), to)
+                parquet.write_table(
+                    pyarrow.table(columns, schema=schema), to, write_page_checksum=True
+                )
         self._put(file, name, FAILURES)
 
     def _delete_failures(self, name: str) -> None:
@@ -414,7 +416,10 @@ class Output:
         pyarrow, parquet = import_pyarrow()
         place = f"{self.shown}{ending}/{name}"
         try:
-            with self._opened(name, ending) as path, parquet.ParquetFile(path) as file:
+            with (
+                self._opened(name, ending) as path,
+                parquet.ParquetFile(path, page_checksum_verification=True) as file,
+            ):
                 return read(file)
         except (addresses.RemoteError, FileNotFoundError, PermissionError):
             raise

@@ -176,4 +176,7 @@ def _text(path: pathlib.Path, place: str, value: Any) -> str:
 def unreadable(path: pathlib.Path, kind: str, error: object) -> EmbeddingFileError:
     """The error for a file that is not what its suffix says, or damaged."""
     reason = " ".join(str(error).split())[:300] or type(error).__name__
-    return EmbeddingFileError(f"{path}: not readable as {kind}: {reason}")
+    return EmbeddingFileError(
+        f"{path}: not readable as {kind}: {reason}; if it is damaged, delete it and "
+        "make it again"
+    )

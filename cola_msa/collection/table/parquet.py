@@ -56,13 +56,18 @@ class ParquetReader:
         self._stream: BinaryIO | None = None
         try:
             check_footer(path, parquet, COLUMNS)
-            self._file = parquet.ParquetFile(self._source())
+            # Of checksums, where pages have some, reading is what asks.
+            self._file = parquet.ParquetFile(
+                self._source(), page_checksum_verification=True
+            )
             schema = self._file.schema_arrow
             self._check_types(pyarrow.types, schema)
             self._open(schema)
             self.close()
             self._file = parquet.ParquetFile(
-                self._source(), read_dictionary=self._dictionary_names()
+                self._source(),
+                read_dictionary=self._dictionary_names(),
+                page_checksum_verification=True,
             )
             self.dim = self._find_dim()
         except EmbeddingFileError:

@@ -9,6 +9,7 @@ import csv
 import errno
 import io
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -23,6 +24,7 @@ from cola_msa.system.errors import UsageError, UserError
 
 SUFFIXES = (".parquet", ".npz", ".h5")
 _CHUNK_ROWS = 2048
+_CHUNK_BYTES = 1 << 18  # of HDF5, which reads whole ones
 _PYARROW = "Parquet needs pyarrow: pip install 'cola_msa[embed]', or write .npz or .h5"
 
 
@@ -162,7 +164,9 @@ def _write_parquet(path: pathlib.Path, table: Table) -> None:
     names = ["path", "sha256"]
     with (
         open(path, "wb") as file,  # pyarrow takes names of UTF-8 alone
-        parquet.ParquetWriter(file, schema, use_dictionary=names) as writer,
+        parquet.ParquetWriter(
+            file, schema, use_dictionary=names, write_page_checksum=True
+        ) as writer,
     ):
         for chunk in table.chunks():
             values = pyarrow.array(chunk.embedding.ravel())
@@ -220,12 +224,20 @@ def _write_h5(path: pathlib.Path, table: Table) -> None:
             "embedding": ((n, table.dim), "<f4"),
         }
         for name, (shape, kind) in columns.items():
-            file.create_dataset(name, shape, kind)
+            file.create_dataset(name, shape, kind, **_checksums(shape, kind))
         first = 0
         for chunk in table.chunks():
             for name in columns:
                 file[name][first : first + len(chunk.path)] = getattr(chunk, name)
             first += len(chunk.path)
+
+
+def _checksums(shape: tuple[int, ...], kind: Any) -> dict[str, Any]:
+    """What HDF5 needs to notice damaged numbers; texts lie elsewhere in the file."""
+    if not isinstance(kind, str) or not shape[0]:
+        return {}
+    rows = _CHUNK_BYTES // max(1, np.dtype(kind).itemsize * math.prod(shape[1:]))
+    return {"chunks": (min(shape[0], max(1, rows)), *shape[1:]), "fletcher32": True}
 
 
 def write_failures(path: pathlib.Path, failures: dict[str, str]) -> None:

@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from cola_msa.collection.table.checks import EmbeddingFileError
 from cola_msa.collection.table.earlier import Earlier
+from cola_msa.collection.table.read import load_embeddings
 from cola_msa.collection.table.store import Store, StoreError
 from cola_msa.collection.table.write import (
     Clip,
@@ -134,6 +136,29 @@ def test_tables_are_written_in_chunks_and_read_in_parts(tmp_path, suffix):
     earlier.close()
     with pytest.raises(OutputError, match="another per"):
         Earlier(path, {**SETTINGS, "per": "clip"})
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".npz", ".h5"])
+def test_a_bit_that_flips_among_the_values_is_noticed(tmp_path, suffix):
+    """Embeddings that are wrong in silence give wrong neighbours in silence."""
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow")
+    path = tmp_path / f"rows{suffix}"
+    table = make_table((40, 7, 400))
+    write_table(path, table)
+    whole = path.read_bytes()
+    values = load_embeddings(path, per_clip=False).embeddings
+    begin = whole.index(values[3:5].tobytes())  # they lie in the file as they are
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        place = begin + int(random.integers(2 * 4 * DIM))
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << int(random.integers(8))
+        path.write_bytes(damaged)
+        with pytest.raises(EmbeddingFileError, match=f"rows{suffix}: not readable"):
+            load_embeddings(path, per_clip=False)
+    path.write_bytes(whole)
+    assert np.array_equal(load_embeddings(path, per_clip=False).embeddings, values)
 
 
 def test_parquet_has_the_documented_columns(tmp_path):

@@ -256,6 +256,30 @@ def test_requests_that_are_none(endpoint, parts, status):
     assert ask(endpoint, "GET", "/")[0] == 200
 
 
+def test_who_sends_too_much_still_gets_the_answer(endpoint):
+    body = bytes(20_000_000)
+    connection = http.client.HTTPConnection(*endpoint.server_address, timeout=20)
+    connection.request("POST", "/neighbours", body)  # raises where it is reset
+    answer = connection.getresponse()
+    assert answer.status == 413
+    assert "at most" in json.loads(answer.read())["error"]
+    connection.close()
+    assert ask(endpoint, "GET", "/")[0] == 200
+
+
+def test_who_sends_without_end_is_left(index, monkeypatch):
+    monkeypatch.setattr(serve_lib, "_DROP_SECONDS", 0.3)
+    with running(Service(index)) as endpoint:
+        begin = time.monotonic()
+        address = endpoint.server_address
+        with socket.create_connection(address, timeout=20) as connection:
+            connection.sendall(head(f"Content-Length: {10**12}"))
+            with pytest.raises(ConnectionError):
+                while time.monotonic() < begin + 10:
+                    connection.sendall(bytes(1 << 16))
+        assert time.monotonic() - begin < 8
+
+
 def test_a_body_may_be_announced(endpoint):
     body = json.dumps({"path": KNOWN}).encode()
     found = raw(
