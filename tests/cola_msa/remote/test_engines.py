@@ -103,12 +103,15 @@ def test_as_many_tasks_as_the_user_wants(dask_flags):
 
 
 _SEEN: list[int] = []
+_ONE_AT_A_TIME = threading.Lock()
 
 
 def interrupt_once(item, _):
     """Ctrl-C at the first item of all; takes its time for the others."""
-    _SEEN.append(item)
-    if len(_SEEN) == 1:
+    with _ONE_AT_A_TIME:  # else two items that begin at once are both the second
+        is_first = not _SEEN
+        _SEEN.append(item)
+    if is_first:
         os.kill(os.getpid(), signal.SIGINT)
     time.sleep(0.05)
 
