@@ -119,8 +119,13 @@ def interrupt_once(item, _):
 def test_a_run_that_is_stopped_is_cancelled(dask_flags):
     """Else a cluster would work on, beside the next run of the same command."""
     _SEEN.clear()
-    with pytest.raises(KeyboardInterrupt):
-        engines.Engine(dask_flags).run(interrupt_once, list(range(200)), None)
+    # Whoever is started in the background of a shell ignores Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            engines.Engine(dask_flags).run(interrupt_once, list(range(200)), None)
+    finally:
+        signal.signal(signal.SIGINT, before)
     seen = 0
     while seen < len(_SEEN):  # those that were begun, or not yet called off
         seen = len(_SEEN)
