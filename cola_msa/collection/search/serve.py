@@ -42,7 +42,7 @@ BODY_SECONDS = 30.0
 _CLOSING_SECONDS = 5.0  # that a request has left once the endpoint stops
 _POLL_SECONDS = 0.1  # within which a signal is seen
 _READ_BYTES = 1 << 16
-_DROP_SECONDS = 2.0
+_DROP_SECONDS = 2.0  # for the rest of a request that is refused
 
 
 class ServeError(UserError):
