@@ -130,3 +130,12 @@ def test_names_are_printed_by_the_console(path):
             assert not any(isinstance(a, ast.JoinedStr) for a in node.args), (
                 f"line {node.lineno}: print lines by console.tell"
             )
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_there_is_one_progress_bar(path):
+    if name_of(path) != "cola_msa/system/console.py":
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = [getattr(node, "module", None)] + [n.name for n in node.names]
+                assert "tqdm" not in names, f"line {node.lineno}: use console's bar"

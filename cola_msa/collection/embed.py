@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import tqdm
 
 from cola_msa.audio import errors
 from cola_msa.audio.clip_windows import ClipWindows, decode_clip
@@ -38,7 +37,7 @@ from cola_msa.hub.opened import OpenedModel
 from cola_msa.model.embedding import ClipPooling
 from cola_msa.remote import addresses
 from cola_msa.system import signals
-from cola_msa.system.console import progress_bar
+from cola_msa.system.console import ProgressBar, progress_bar
 from cola_msa.system.errors import RunError, UsageError, hide_logins
 from cola_msa.system.files import DISK_ERRORS
 from cola_msa.values import names
@@ -450,7 +449,7 @@ def embed_files(
             earlier.close()
 
 
-def _show(bar: tqdm.tqdm, audio: float, wall: float, num_files: int = 1) -> None:
+def _show(bar: ProgressBar, audio: float, wall: float, num_files: int = 1) -> None:
     bar.set_postfix_str(speed(audio, wall), refresh=False)
     bar.update(num_files)
 

@@ -16,7 +16,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import tqdm
 from absl import logging
 from matplotlib.figure import Figure
 
@@ -27,6 +26,7 @@ from cola_msa.audio.files import list_audio, same_name
 from cola_msa.evaluation.charts import save_figure
 from cola_msa.evaluation.retrieval import rank_scores
 from cola_msa.hub.opened import OpenedModel
+from cola_msa.system.console import ProgressBar
 from cola_msa.system.errors import FileError, UserError, one_line
 from cola_msa.values.chart_text import plain, wrapped
 from cola_msa.values.reading import read_json
@@ -269,7 +269,7 @@ def project_all(
     Yields:
         Each file's windows.
     """
-    for path in tqdm.tqdm(paths, desc="project", unit="file"):
+    for path in ProgressBar(paths, desc="project", unit="file"):
         try:
             yield project_file(model, path)
         except AudioError as error:

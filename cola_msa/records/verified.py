@@ -17,11 +17,11 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import tqdm
 from absl import logging
 
 from cola_msa.records.schema import DataError
 from cola_msa.system import files, signals
+from cola_msa.system.console import ProgressBar
 from cola_msa.system.errors import FileError
 from cola_msa.system.folders import cache_dir
 from cola_msa.values.reading import open_regular, read_json
@@ -225,7 +225,7 @@ def _read_all(data_dir: pathlib.Path, names: Sequence[str]) -> dict[str, Verifie
     executor = concurrent.futures.ThreadPoolExecutor(num_threads)
     try:
         waiting = [executor.submit(read_file, data_dir / name) for name in names]
-        with tqdm.tqdm(
+        with ProgressBar(
             total=sum((data_dir / name).stat().st_size for name in names),
             desc="check shards",
             unit="B",

@@ -17,10 +17,9 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import tqdm
-
 from cola_msa.remote import beam_worker
 from cola_msa.remote.beam_worker import BEAM
+from cola_msa.system.console import ProgressBar
 from cola_msa.system.errors import UsageError, UserError
 from cola_msa.system.processes import environment, interrupts_wait
 
@@ -144,7 +143,7 @@ class Engine:
                         "--num_workers"
                     ) from error
                 line = f"a worker process died ({error}): its work is begun again"
-                tqdm.tqdm.write(line, file=sys.stderr)
+                ProgressBar.write(line, file=sys.stderr)
         raise AssertionError
 
     def _run(self, work: Callable, items: Sequence[Any], values: Sequence[Any]) -> str:
@@ -343,7 +342,7 @@ def _told_of_workers(result: Any) -> Iterator[None]:
             is_empty = not client.scheduler_info()["workers"]
             if is_empty and not was_empty:
                 line = "the Dask cluster has no worker: waiting for one"
-                tqdm.tqdm.write(line, file=sys.stderr)
+                ProgressBar.write(line, file=sys.stderr)
             was_empty = is_empty
 
     thread = threading.Thread(target=look, daemon=True)

@@ -165,11 +165,20 @@ def _keep_on_one_line(record: python_logging.LogRecord) -> bool:
     return True
 
 
+class ProgressBar(tqdm.tqdm):
+    """Tqdm's bar; a Ctrl-C that meets it half made says no more than that."""
+
+    def __del__(self) -> None:
+        """Closes it, where its constructor came to its end: tqdm's own fails else."""
+        if hasattr(self, "start_t"):
+            super().__del__()
+
+
 def progress_bar(
     total: int | None, title: str, unit: str, is_shown: bool = True
-) -> tqdm.tqdm:
+) -> ProgressBar:
     """A progress bar with rate and remaining time; rare lines in a file."""
-    return tqdm.tqdm(
+    return ProgressBar(
         total=total,
         desc=one_line(title),
         unit=unit,

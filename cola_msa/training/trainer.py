@@ -11,7 +11,6 @@ from typing import Any
 import keras
 import tensorflow as tf
 from absl import logging
-from tqdm import tqdm
 
 from cola_msa.config.schema import Config
 from cola_msa.evaluation.validation import Validator
@@ -24,6 +23,7 @@ from cola_msa.records.joined import PairData
 from cola_msa.runs import directory, kept, network, resume
 from cola_msa.runs.scalars import ScalarWriter
 from cola_msa.system import errors, files
+from cola_msa.system.console import ProgressBar
 from cola_msa.system.errors import FileError, UserError
 from cola_msa.training import progress, warm_start
 from cola_msa.training.checks import check_config
@@ -303,7 +303,7 @@ class Trainer:
         train, state = self.config.train, self.state
         batches = self._batches()
         self._progress.say_extent(self.num_updates - self.update)
-        with tqdm(
+        with ProgressBar(
             total=self.num_updates,
             initial=self.update,
             desc="train",

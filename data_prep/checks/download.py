@@ -8,10 +8,9 @@ import pathlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
-import tqdm
-
 from cola_msa.audio import decode, errors
 from cola_msa.system import processes
+from cola_msa.system.console import ProgressBar
 from cola_msa.system.errors import FileError, UserError
 from cola_msa.system.files import write_json
 from cola_msa.system.folders import check_file
@@ -182,7 +181,7 @@ def _sizes(
     with concurrent.futures.ThreadPoolExecutor(_STAT_THREADS) as pool:
         found = pool.map(size, clips)
         return list(
-            tqdm.tqdm(
+            ProgressBar(
                 found, "sizes", len(clips), unit="file", disable=not show_progress
             )
         )
@@ -205,7 +204,7 @@ def _scan(
     num_workers: int,
     show_progress: bool,
 ) -> Iterator[_Scanned]:
-    with tqdm.tqdm(
+    with ProgressBar(
         desc="durations", total=len(clips), unit="file", disable=not show_progress
     ) as bar:
         num_wrong = 0

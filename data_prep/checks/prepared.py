@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import tqdm
 
 from cola_msa.config.checks import check_frontend
 from cola_msa.records import index as index_lib
 from cola_msa.records import manifests, schema
 from cola_msa.system import files
 from cola_msa.system import processes as processes_lib
+from cola_msa.system.console import ProgressBar
 from cola_msa.system.errors import UserError
 from cola_msa.values.reading import damage_as, read_json
 from data_prep.checks import shard
@@ -180,7 +180,7 @@ def _check_shards(
     show_progress: bool,
 ) -> dict[str, ShardReport]:
     reports: dict[str, ShardReport] = {}
-    with tqdm.tqdm(total=len(shards), unit="shard", disable=not show_progress) as bar:
+    with ProgressBar(total=len(shards), unit="shard", disable=not show_progress) as bar:
 
         def take(report: ShardReport) -> None:
             reports[report.name] = report

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import soundfile
-import tqdm
 
+from cola_msa.system.console import ProgressBar
 from cola_msa.system.files import temporary_path
 from cola_msa.values.reading import read_json
 from data_prep.demo.config import DemoConfig
@@ -145,7 +145,7 @@ def run_jobs(
     if submit:
         futures = [submit(_run_job, argument) for argument in arguments]
         results = (f.result() for f in concurrent.futures.as_completed(futures))
-    with tqdm.tqdm(
+    with ProgressBar(
         total=len(jobs), initial=len(jobs) - len(todo), desc=title, unit="job"
     ) as progress:
         for _ in results:

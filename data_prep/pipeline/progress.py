@@ -2,7 +2,7 @@
 
 import time
 
-import tqdm
+from cola_msa.system.console import ProgressBar
 
 
 class Progress:
@@ -19,7 +19,7 @@ class Progress:
         self._num_failed = num_failed
         self._start = time.monotonic()
         self._shown = (0, 0.0)
-        self._bar = tqdm.tqdm(
+        self._bar = ProgressBar(
             total=num_clips, unit="clip", disable=not is_shown, smoothing=0.05
         )
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from cola_msa.remote import addresses
 from cola_msa.system import files, folders
+from cola_msa.system.console import ProgressBar
 from cola_msa.system.errors import FileError, UsageError, hide_logins
 from cola_msa.values.reading import read_json
 
@@ -41,8 +42,6 @@ def copy_tree(url: str, output_dir: pathlib.Path, show_progress: bool = True) ->
             is no part of prepared data; nothing is copied then.
         OSError: If a file cannot be read.
     """
-    from tqdm import tqdm
-
     folder = addresses.open_folder(url)
     if not folder.is_there():
         raise addresses.AddressError(f"{folder.shown} does not exist, or is empty")
@@ -64,7 +63,7 @@ def copy_tree(url: str, output_dir: pathlib.Path, show_progress: bool = True) ->
     # Of a folder within it, too; the outermost last of all.
     left.sort(key=lambda name: (_is_last(name), -name.count("/"), name))
     num_bytes = sum(entries[name].size for name in left)
-    with tqdm(
+    with ProgressBar(
         total=num_bytes, unit="B", unit_scale=True, disable=not show_progress
     ) as bar:
         for name in left:

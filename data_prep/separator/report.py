@@ -11,11 +11,10 @@ from importlib import metadata
 from typing import Any
 
 import numpy as np
-import tqdm
 
 from cola_msa.audio import decode
 from cola_msa.config.schema import Checked
-from cola_msa.system.console import tell
+from cola_msa.system.console import ProgressBar, tell
 from cola_msa.system.errors import FileError
 from cola_msa.system.files import write_bytes, write_json
 from cola_msa.values.fields import within
@@ -148,7 +147,7 @@ def evaluate(
     numbers = [config.options.sources.index(target) for target in targets]
     reader = StemReader(dataset_dir, (), 0)
     by_track: dict[str, Any] = {}
-    for track in tqdm.tqdm(
+    for track in ProgressBar(
         held_out, "held-out tracks", unit="track", disable=not show_progress
     ):
         mixture, stems = reader.whole(track, numbers)

@@ -12,9 +12,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import tqdm
 
-from cola_msa.system.console import tell
+from cola_msa.system.console import ProgressBar, tell
 from cola_msa.system.files import write_json, written_path
 from data_prep.separator import network as network_lib
 from data_prep.separator.chunks import NUM_CHANNELS, StemReader, batches, draw_epoch
@@ -209,7 +208,7 @@ class TargetTrainer:
         draws = draw_epoch([track.seconds for track in self._train], config, seed)
         self._network.train()
         total, count = 0.0, 0
-        with tqdm.tqdm(
+        with ProgressBar(
             total=-(-len(draws.track) // config.batch_size),
             desc=f"{self._target} epoch {epoch}/{self._run.epochs}",
             unit="batch",

@@ -18,7 +18,6 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-import tqdm
 from absl import logging
 
 from cola_msa.model.folding import fold_batch_normalization
@@ -28,7 +27,7 @@ from cola_msa.records.schema import DataError
 from cola_msa.records.stored import read_type
 from cola_msa.records.windows import plan_windows
 from cola_msa.system import files
-from cola_msa.system.console import progress_bar
+from cola_msa.system.console import ProgressBar, progress_bar
 from cola_msa.system.errors import FileError
 from cola_msa.values.reading import open_regular, read_json
 
@@ -265,7 +264,7 @@ def _write(
     embed: Callable[..., tf.Tensor],
     batches: Iterable[np.ndarray],
     example: np.ndarray,
-    bar: tqdm.tqdm,
+    bar: ProgressBar,
 ) -> int:
     """Embeds, writes, and notes what was written; returns the dimension."""
     dim = int(embed(example).shape[-1])

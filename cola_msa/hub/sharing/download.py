@@ -20,8 +20,6 @@ import urllib.parse
 import urllib.request
 from typing import Any
 
-import tqdm
-
 from cola_msa.hub.pretrained import (
     ARCHIVE_LIMITS,
     FORMAT,
@@ -37,6 +35,7 @@ from cola_msa.hub.sharing.cache import (
     told_of,
 )
 from cola_msa.system.archives import read_archive
+from cola_msa.system.console import ProgressBar
 from cola_msa.system.errors import RunError, hide_logins
 from cola_msa.system.folders import cache_dir
 from cola_msa.values.reading import read_json
@@ -176,7 +175,7 @@ def _read_url(url: str, path: pathlib.Path, is_late: threading.Event) -> str:
             length = response.headers.get("Content-Length")
             total = int(length) if length and length.isdigit() else None
             _check_size(total or 0, shown)
-            with tqdm.tqdm(
+            with ProgressBar(
                 total=total, unit="B", unit_scale=True, desc="download"
             ) as bar:
                 # read1: whatever has come, so that a slow server is noticed.

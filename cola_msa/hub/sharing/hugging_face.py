@@ -24,7 +24,6 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
-import tqdm
 from absl import logging as absl_logging
 
 from cola_msa.evaluation.probes.held_heads import MAX_BYTES
@@ -42,6 +41,7 @@ from cola_msa.hub.sharing.cache import (
     kept_folder,
     told_of,
 )
+from cola_msa.system.console import ProgressBar
 from cola_msa.system.errors import RunError, hide_logins
 from cola_msa.system.files import DISK_ERRORS, file_sha256
 from cola_msa.system.folders import cache_dir
@@ -395,13 +395,13 @@ def _hash_of(path: pathlib.Path, num_digits: int) -> str:
 
 def _limited_bar(
     address: _Address, file: str, is_late: threading.Event
-) -> type[tqdm.tqdm]:
+) -> type[ProgressBar]:
     """A progress bar, the library's only call while it reads, that ends what it must.
 
     The library believes the length that a server states, and reads on without one.
     """
 
-    class LimitedBar(tqdm.tqdm):
+    class LimitedBar(ProgressBar):
         def __init__(self, *args: Any, **options: Any):
             _check_size(options.get("total") or 0, address, file)
             self.size = options.get("initial") or 0

@@ -1,6 +1,7 @@
 """What a command does with an error: one line for a user's, a traceback for ours."""
 
 import errno
+import gc
 import pathlib
 
 import pytest
@@ -89,3 +90,16 @@ def test_a_progress_bar_is_one_line(capsys):
     with console.progress_bar(1, "reading a\nb.parquet", "row") as bar:
         bar.update()
     assert r"reading a\u000ab.parquet" in capsys.readouterr().err
+
+
+def test_a_ctrl_c_within_a_bars_constructor_says_nothing_else(monkeypatch, capsys):
+    """Tqdm's own destructor fails there, and Python prints what it fails with."""
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(console.ProgressBar, "_get_free_pos", stop)
+    with pytest.raises(KeyboardInterrupt):
+        console.progress_bar(3, "reading", "row")
+    gc.collect()
+    assert "ignored" not in capsys.readouterr().err
