@@ -3,10 +3,10 @@
     python benchmarks/study_embeddings.py --music_dir=MUSIC [--divisions=20] \
         --models=starter=runs/NAME,untrained=runs/NAME@0
 
-MUSIC holds `fma`, `nsynth` and `mtat`, in those data sets' layouts; each model is a
-run (`@STEP`: a kept step; `:raw`: its network's pooled output, whatever its embeddings
-are), a pretrained folder or an export. Tables, beside log-mel
-statistics (mean, deviation, mean change and 90th percentile of each band):
+MUSIC holds `fma`, `nsynth` and `mtat`, or some of them, in those data sets' layouts;
+each model is a run (`@STEP`: a kept step; `:raw`: its network's pooled output, whatever
+its embeddings are), a pretrained folder or an export. Tables, beside log-mel statistics
+(mean, deviation, mean change and 90th percentile of each band):
 
 - the mean over random divisions by song (a quarter of the songs is the test) of a
   logistic regression on standardised clip embeddings, and of the share of the five
@@ -247,7 +247,7 @@ def _disturb(embed: Embed, decoded: list, clips: np.ndarray, step: int) -> dict:
 
 def define_flags() -> None:
     """Defines the study's flags."""
-    define_path("music_dir", None, "Folder with fma, nsynth and mtat.", required=True)
+    define_path("music_dir", None, "Folder with fma, nsynth, mtat.", required=True)
     flags.DEFINE_list("models", [], "NAME=PATH[@STEP][:raw], several with commas.")
     flags.DEFINE_integer("divisions", 20, "Random divisions by song.", 1)
 
@@ -258,7 +258,9 @@ def main(options: flags.FlagValues) -> None:
     if not all(path for _, _, path in models):
         raise UsageError("--models must be NAME=PATH, several with commas")
     root = pathlib.Path(options.music_dir)
-    tasks = {name: read_task(name, root / name) for name in TASKS}
+    tasks = {n: read_task(n, root / n) for n in TASKS if (root / n).is_dir()}
+    if not tasks:
+        raise UsageError(f"--music_dir={root} holds none of {', '.join(TASKS)}")
     ways: dict[str, Embed] = {"log-mel statistics": logmel_statistics}
     for name, _, path in models:
         ways[name] = embedder_of(path)

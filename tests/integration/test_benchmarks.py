@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,8 +11,11 @@ import time
 
 import numpy as np
 import pytest
+import soundfile
 
 import cola_msa
+from data_prep.datasets import fma, nsynth
+from data_prep.datasets.base import IndexOptions
 from tests.helpers.soundfonts import needs_fluidsynth, write_soundfont
 
 FOLDER = pathlib.Path(__file__).parents[2] / "benchmarks"
@@ -91,3 +95,60 @@ def test_the_starter_is_made_from_nothing_at_a_hundredth_and_goes_on(tmp_path):
     assert embedding.shape == (4096,) and np.isfinite(embedding).all()
     # Mean and deviation of windows whose values have a mean square of at most 1.
     assert 0 < np.linalg.norm(embedding) <= 1.0001 * 2048**0.5
+
+
+@pytest.mark.slow
+@needs_fluidsynth
+def test_unseen_music_is_made_in_the_layouts_that_the_study_reads(tmp_path):
+    """Copies of one noise stand in for the games' packages."""
+    packages, music = tmp_path / "packages", tmp_path / "music"
+    noise = np.random.default_rng(0).uniform(-0.3, 0.3, 16000 * 101)
+    soundfile.write(tmp_path / "noise.ogg", noise, 16000)
+    (packages / "first").mkdir(parents=True)
+    (packages / "second").mkdir()
+    for number in range(9):
+        shutil.copy(tmp_path / "noise.ogg", packages / "first" / f"track {number}.ogg")
+        shutil.copy(tmp_path / "noise.ogg", packages / "second" / f"{number}.ogg")
+    shutil.copy(tmp_path / "noise.ogg", packages / "second" / "rain.ogg")  # no music
+    font = write_soundfont(tmp_path / "sine.sf2")
+    code = (
+        "import sys, make_unseen\nfrom cola_msa.system import console\n"
+        "make_unseen.PACKAGES = {'one': ('first',), 'two': ('second',)}\n"
+        "make_unseen.FAMILIES = {'bass': (32, 33), 'vocal': (52, 53, 54)}\n"
+        "console.start(make_unseen.main, make_unseen.define_flags)"
+    )
+    command = [sys.executable, "-c", code, f"--packages_dir={packages}"]
+    command += [f"--output_dir={music}", f"--soundfont={font}"]
+    environment = {
+        **os.environ,
+        **_ENVIRONMENT,
+        "PYTHONPATH": f"{FOLDER}:{FOLDER.parent}",
+    }
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.endswith(": 36 excerpts of soundtracks, 30 notes\n")
+    index = fma.DATASET.index(music / "fma", IndexOptions())
+    assert index.class_names == ("one", "two") and len(index.clips) == 36
+    assert len({clip.group for clip in index.clips}) > 1
+    made = [soundfile.info(music / "fma" / clip.path) for clip in index.clips]
+    assert all(29.9 < info.duration < 30.2 for info in made)
+    notes = nsynth.DATASET.index(music / "nsynth", IndexOptions())
+    assert notes.class_names == ("bass", "vocal") and len(notes.clips) == 30
+    assert len({clip.group for clip in notes.clips}) == 5
+    study = [sys.executable, str(FOLDER / "study_embeddings.py"), "--divisions=2"]
+    done = subprocess.run(
+        [*study, f"--music_dir={music}"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "| fma, accuracy |" in done.stdout and "mtat" not in done.stdout
+    shutil.rmtree(packages / "second")
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1 and "second have 0 tracks" in done.stderr
