@@ -63,7 +63,9 @@ _NO_MUSIC = ("amb_", "ambience", "cave_wind", "rain", "wind")  # of these packag
 _LEAST_BYTES = 300_000  # below are sounds, which need not be decoded to know it
 _MOST_TRACKS, _LEAST_TRACKS = 16, 8
 _LEAST_SECONDS, _TWICE_SECONDS, _EXCERPT_SECONDS = 40, 100, 30
-# NSynth's families, in its order, and General MIDI's programs of each.
+# NSynth's families, in its order, and General MIDI's programs of each. Not the built-in
+# music's FAMILY_PROGRAMS, which takes what sounds like a family in songs and notes that
+# encoders here are trained and tried on; documented figures are of this list.
 FAMILIES = {
     "bass": range(32, 40),
     "brass": range(56, 64),
