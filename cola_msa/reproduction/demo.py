@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import pathlib
 import subprocess
@@ -27,8 +28,14 @@ TABLE_NAME = "table.txt"
 _SCORES = {"mtat": ("roc_auc", "pr_auc"), "nsynth": ("accuracy",), "fma": ("accuracy",)}
 
 
-# What the probes judge, with heads on standardized features alike.
+# What the probes judge.
 ENCODERS = ("trained", "untrained", "spectra")
+# With which heads, all on standardized features: their names in the table, which are in
+# those of the results, too, and the flag of eval's.
+_HEADS = {
+    "ridge": ("ridge", "--probe=ridge"),
+    "paper": ("standardized", "--standardize"),
+}
 
 
 class DemoError(UserError):
@@ -84,7 +91,7 @@ def run_demo(
                 done=starter_dir / "config.json",
             )
         )
-    for task in music.TASKS:
+    for task, (part, flag) in itertools.product(music.TASKS, _HEADS.values()):
         _side_by_side(
             *(
                 _Command(
@@ -92,11 +99,11 @@ def run_demo(
                     (
                         f"--task={task}",
                         f"--encoder={encoder}",
-                        "--standardize",
+                        flag,
                         f"--run_dir={folder}",
                         f"--data_dir={data[task]}",
                     ),
-                    done=_results_path(folder, _judgement(task, encoder)),
+                    done=_results_path(folder, _judgement(task, encoder, part)),
                 )
                 for folder, encoder in judged
             )
@@ -255,16 +262,10 @@ def final_table(
     """
     done = kept.read_done(run_dir)
     folders = [] if starter_dir is None else [starter_dir]
-    others = {
-        name: [
-            _results(f, "retrieval" if name == "retrieval" else _judgement(name))
-            for f in folders
-        ]
-        for name in ("retrieval", *_SCORES)
-    }
     titles = [STARTER for _ in folders]
     rows = [("", "trained", "95 % interval", "untrained", "spectra", *titles, "chance")]
     retrieval = _results(run_dir, "retrieval")
+    others = [_results(folder, "retrieval")["trained"] for folder in folders]
     without = retrieval.get("no_learning", {})  # an older version's lack it
     for measure, label in (("top1", "top-1"), ("mrr", "MRR")):
         difference = retrieval["difference"][measure]
@@ -276,28 +277,26 @@ def final_table(
                 f"difference {low:+.3f} to {high:+.3f}",
                 f"{retrieval[difference['against']][measure]:.3f}",
                 f"{without[measure]:.3f}" if without else "",
-                *(f"{found['trained'][measure]:.3f}" for found in others["retrieval"]),
+                *(f"{found[measure]:.3f}" for found in others),
                 f"{retrieval['trained'][f'chance_{measure}']:.3f}",
             )
         )
-    for task, scores in _SCORES.items():
-        trained, untrained, spectra = (
-            _results(run_dir, _judgement(task, encoder))["scores"]
-            for encoder in ENCODERS
-        )
-        for score in scores:
-            row = trained[score]
+    judged = [(run_dir, encoder) for encoder in ENCODERS]
+    judged += [(folder, ENCODERS[0]) for folder in folders]
+    for (head, (part, _)), task in itertools.product(_HEADS.items(), _SCORES):
+        found = [
+            _results(folder, _judgement(task, encoder, part))["scores"]
+            for folder, encoder in judged
+        ]
+        for score in _SCORES[task]:
+            row = found[0][score]
+            trained, *rest = (f"{scores[score]['value']:.3f}" for scores in found)
             rows.append(
                 (
-                    f"{task}, {SCORE_TITLES[score]}",
-                    f"{row['value']:.3f}",
+                    f"{task}, {SCORE_TITLES[score]}, {head}",
+                    trained,
                     f"{row['low']:.3f} to {row['high']:.3f}",
-                    f"{untrained[score]['value']:.3f}",
-                    f"{spectra[score]['value']:.3f}",
-                    *(
-                        f"{found['scores'][score]['value']:.3f}"
-                        for found in others[task]
-                    ),
+                    *rest,
                     f"{row['chance']:.3f}",
                 )
             )
@@ -316,6 +315,8 @@ def final_table(
             )
             + ". Spectra: no learning, the cosine of "
             "windows' spectra, or the same heads on statistics of log-mels.",
+            "Heads, on standardized features: a ridge regression (closed form, penalty "
+            "by validation), and the paper's (gradient descent, no penalty).",
             *(
                 [
                     "Starter: the weights that come with the package, learned on other "
@@ -345,10 +346,9 @@ def _key_of(metadata: pathlib.Path) -> str | None:
         return None
 
 
-def _judgement(task: str, encoder: str = "trained") -> str:
+def _judgement(task: str, encoder: str, part: str) -> str:
     """Name of the folder of its results."""
-    name = task if encoder == "trained" else f"{task}-{encoder}"
-    return f"{name}-standardized"
+    return f"{task}-{part}" if encoder == "trained" else f"{task}-{encoder}-{part}"
 
 
 def _results_path(run_dir: pathlib.Path, name: str) -> pathlib.Path:

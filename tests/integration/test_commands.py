@@ -1,5 +1,6 @@
 """What users run, in processes of its own: the demo, and commands used wrongly."""
 
+import itertools
 import pathlib
 import re
 import subprocess
@@ -31,13 +32,11 @@ def test_the_demo_from_nothing_and_again(tmp_path):
     header = next(line for line in lines if line.split()[:1] == ["trained"])
     titles = ["trained", "95 % interval", "untrained", "spectra", "starter", "chance"]
     assert re.split(r" {2,}", header.strip()) == titles
+    probes = ("mtat, ROC-AUC", "mtat, PR-AUC", "nsynth, WA", "fma, WA")
     for name in (
         "retrieval, top-1",
         "retrieval, MRR",
-        "mtat, ROC-AUC",
-        "mtat, PR-AUC",
-        "nsynth, WA",
-        "fma, WA",
+        *(f"{probe}, {head}" for head in ("ridge", "paper") for probe in probes),
     ):
         row = next(line for line in lines if line.startswith(name))
         scores = [
@@ -50,8 +49,10 @@ def test_the_demo_from_nothing_and_again(tmp_path):
     assert (out / "export" / "metadata.json").is_file()
     for task in ("mtat", "nsynth", "fma"):
         assert (out / "data" / "prepared" / task / "manifest.json").is_file()
-        for encoder in ("", "-untrained", "-spectra"):
-            folder = out / "run" / "eval" / f"{task}{encoder}-standardized"
+        for encoder, head in itertools.product(
+            ("", "-untrained", "-spectra"), ("ridge", "standardized")
+        ):
+            folder = out / "run" / "eval" / f"{task}{encoder}-{head}"
             assert (folder / "results.json").is_file()
     assert kept.kept_steps(out / "run")[0] == 0
 
