@@ -30,8 +30,8 @@ _SCORES = {"mtat": ("roc_auc", "pr_auc"), "nsynth": ("accuracy",), "fma": ("accu
 
 # What the probes judge.
 ENCODERS = ("trained", "untrained", "spectra")
-# With which heads, all on standardized features: their names in the table, which are in
-# those of the results, too, and the flag of eval's.
+# Heads, all on standardized features: by their name in the table, what the folder of
+# their results ends with, and eval's flag.
 _HEADS = {
     "ridge": ("ridge", "--probe=ridge"),
     "paper": ("standardized", "--standardize"),
