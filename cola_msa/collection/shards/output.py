@@ -108,6 +108,8 @@ class Output:
     def locked(self) -> Iterator[None]:
         """Keeps a second run out, where it is a folder; work is gone at the end.
 
+        So is the folder of failures, where there are none; no worker may remove it.
+
         Raises:
             OutputError: If another process writes there, or the disk cannot be written.
         """
@@ -128,8 +130,9 @@ class Output:
                 yield
             finally:
                 (work / _LOCK).unlink(missing_ok=True)
-                with contextlib.suppress(OSError):  # it holds something of the user's
-                    work.rmdir()
+                for folder in (self._place(FAILURES), work):
+                    with contextlib.suppress(OSError):  # it holds something
+                        os.rmdir(folder)
 
     def _take_lock(self, work: pathlib.Path) -> Lock:
         """Locks the work folder; a process that ended may just have removed it."""
@@ -318,10 +321,9 @@ class Output:
         if self.is_remote:
             self._folder(FAILURES).delete(name)
             return
+        # The folder stays: another worker may be about to put its own there.
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(self._place(FAILURES), name))
-        with contextlib.suppress(OSError):  # the last one's folder goes with it
-            os.rmdir(self._place(FAILURES))
 
     def _put(self, file: pathlib.Path, name: str, ending: str) -> None:
         if self.is_remote:

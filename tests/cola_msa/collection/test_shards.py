@@ -320,6 +320,18 @@ def test_a_stop_while_a_shard_is_made_again_loses_no_file(
     assert parquet.read_table(target).num_rows == 10
 
 
+def test_a_worker_without_failures_leaves_the_folder_to_the_others(tmp_path):
+    # Of two that finish at once, one would else remove what the other has just made.
+    given, scratch = output.Output(str(tmp_path / "songs")), tmp_path / "scratch"
+    scratch.mkdir()
+    folder = tmp_path / "songs.failures"
+    with given.locked():
+        folder.mkdir()
+        given.put_failures(scratch, plan.shard_name(0, 2), {})
+        assert folder.exists()
+    assert not folder.exists()
+
+
 def test_failures_of_a_killed_run_with_another_plan_go(finished_run, music, tmp_path):
     target = tmp_path / "songs"
     make(finished_run, music, target)

@@ -75,7 +75,7 @@ def train_until(start, run_dir, first_update, delay_seconds, number) -> int:
         start: Given a log file's path, starts the command.
         run_dir: Where it trains.
         first_update: Of the checkpoint that is waited for.
-        delay_seconds: From that to the signal.
+        delay_seconds: From that to the signal, unless the next checkpoint is sooner.
         number: The signal.
 
     Returns:
@@ -92,7 +92,10 @@ def train_until(start, run_dir, first_update, delay_seconds, number) -> int:
         assert process.poll() is None, path.read_text()
         assert time.monotonic() < deadline, path.read_text()
         time.sleep(0.02)
-    time.sleep(delay_seconds)
+    # A fast machine may train to the end within the delay.
+    seen, end = newest_update(run_dir), time.monotonic() + delay_seconds
+    while newest_update(run_dir) == seen and time.monotonic() < end:
+        time.sleep(0.005)
     process.send_signal(number)
     return process.wait(TIMEOUT_SECONDS)
 
