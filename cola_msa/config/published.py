@@ -55,11 +55,12 @@ class Yardstick:
     """What the scores and the length of a method's runs are read beside.
 
     Attributes:
-        row: The method's row of the paper's Table 1; empty where it has none.
+        row: The method's row of a table of the paper's; empty where it has none.
         title: Whose length of training it is, for tables.
         owner: The same, for "a share of the paper's".
         updates: Updates of the published length.
         pairs: Pairs of the published length.
+        table: The table that the row is of.
     """
 
     row: str
@@ -67,6 +68,7 @@ class Yardstick:
     owner: str
     updates: int
     pairs: int
+    table: int = 1
 
     def scores(self, task: str) -> dict[str, float]:
         """The published scores of a task, by score; none where there are none.
@@ -74,7 +76,7 @@ class Yardstick:
         Args:
             task: Name of the task.
         """
-        return dict(TABLE_1.get(self.row, {}).get(task, {}))
+        return dict(PUBLISHED[self.table].get(self.row, {}).get(task, {}))
 
 
 PAPER = Yardstick("MSA", "paper", "the paper's", PAPER_UPDATES, PAPER_PAIRS)

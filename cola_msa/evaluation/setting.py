@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from cola_msa.config.schema import MULTILABEL, Checked
+from cola_msa.config.published import Yardstick
+from cola_msa.config.schema import MULTILABEL, Checked, TrainConfig
+from cola_msa.config.strategies import strategy_of
 from cola_msa.evaluation import metrics
 from cola_msa.evaluation.label_fractions import choose_clips
 from cola_msa.evaluation.probes.heads import PROBES, ProbeError, monitor_of, own_probe
@@ -183,6 +185,26 @@ def _check_clips(task: TaskSpec, data: PreparedData, splits: Splits) -> None:
             )
 
 
+def yardstick_for(encoder: dict[str, Any]) -> Yardstick:
+    """What an encoder's scores are read beside: the row of its own way to make pairs.
+
+    Args:
+        encoder: What results.json says of it, see `EncoderInfo`.
+
+    Returns:
+        Its framework's, with the paper's row of its strategy where it has one.
+    """
+    framework = get_framework(encoder["framework"])
+    names = ("source", "batches", "augment", "init_from")
+    pairs = {name: encoder[name] for name in names if encoder[name]}
+    train = dataclasses.replace(TrainConfig(), **pairs)
+    strategy = strategy_of(train, encoder["separator"], framework.name)
+    if strategy is None or not strategy.rows:
+        return framework.yardstick
+    table, row = strategy.rows[0]
+    return dataclasses.replace(framework.yardstick, table=table, row=row)
+
+
 def conclude(
     setting: Setting,
     output_dir: pathlib.Path,
@@ -211,7 +233,7 @@ def conclude(
         What is in `results.json`.
     """
     task, data, config = setting.task, setting.data, setting.config
-    yardstick = get_framework(encoder["framework"]).yardstick
+    yardstick = yardstick_for(encoder)
     scores = np.stack([seed.scores for seed in fitted])
     labels, test_labels = setting.labels, setting.test_labels
     train_labels = labels["train"][fitted[0].clips]

@@ -96,7 +96,7 @@ class TaskSpec:
         return self.published_of(PAPER)
 
     def published_of(self, yardstick: Yardstick) -> dict[str, float]:
-        """The paper's scores of a method (Table 1), by score; none for other tasks.
+        """The paper's scores of a method, by score; none for other tasks.
 
         Args:
             yardstick: The method's.

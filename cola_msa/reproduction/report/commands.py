@@ -87,10 +87,16 @@ def weight_flags(data: dict[str, Any]) -> tuple[str, ...]:
     Args:
         data: What its config.json says of its data.
     """
-    weights = [folder.get("weight") for folder in data.get("folders") or ()]
-    if not weights or None in weights:
+    weights = folder_weights(data)
+    if not weights:
         return ()
     return (_flag("data_weights", ",".join(map(repr, weights))),)
+
+
+def folder_weights(data: dict[str, Any]) -> tuple[float, ...]:
+    """The weights that a run on several folders was given; () where it had none."""
+    weights = tuple(folder.get("weight") for folder in data.get("folders") or ())
+    return () if None in weights else weights
 
 
 def train_command(

@@ -122,6 +122,7 @@ def _scale_cell(group: Group) -> Cell:
         share_of_published(high, run.yardstick),
         f"{high // per_update:,} updates",
         _clips_line(run),
+        *_weights_line(run),
         f"preset {run.config.preset}",
         f"{len(group.runs)} runs, seeds {seeds}"
         if len(group.runs) > 1
@@ -133,6 +134,13 @@ def _scale_cell(group: Group) -> Cell:
     if any(run.done is None for run in group.runs):
         notes.append("not ended yet")
     return Cell(f"here: {pairs}", "\n".join(notes), MEASURED)
+
+
+def _weights_line(run: Run) -> list[str]:
+    weights = commands.folder_weights(run.description["data"])
+    if not weights:
+        return []
+    return [f"folders drawn with weights {', '.join(f'{w:g}' for w in weights)}"]
 
 
 def _clips_line(run: Run) -> str:
@@ -250,6 +258,7 @@ def _data_cell(run: Run) -> Cell:
     notes = []
     if run.train_clips is not None:
         notes.append(f"{run.train_clips:,} training clips")
+    notes += _weights_line(run)
     hours = (run.manifest or {}).get("splits", {}).get("train", {}).get("hours")
     if hours is not None:
         notes.append(f"{hours:.1f} h")

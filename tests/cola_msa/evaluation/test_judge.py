@@ -16,6 +16,7 @@ from sklearn.metrics import average_precision_score
 from cola_msa.config.schema import Config, ModelConfig
 from cola_msa.evaluation import judge, metrics
 from cola_msa.evaluation import results as results_lib
+from cola_msa.evaluation import setting as setting_lib
 from cola_msa.evaluation.baseline import window_spectra
 from cola_msa.evaluation.setting import EvaluationConfig
 from cola_msa.evaluation.tasks import TASKS
@@ -202,6 +203,33 @@ def test_another_methods_encoder_is_read_beside_its_own_numbers(fma, mtat, tmp_p
     assert "paper (" not in table and "0.900" not in table
     assert "orientation" not in table
     assert table.splitlines()[1].split()[-1] == "chance"
+
+
+@pytest.mark.parametrize(
+    ("fields", "row", "accuracy"),
+    [
+        ({"source": "none"}, "COLA", 0.491),
+        ({"source": "none", "augment": "mws"}, "COLA + MWS", 0.515),
+        ({"source": "vocals"}, "vocals", 0.456),
+        ({"batches": "active"}, "Ablation 1", 0.498),
+        ({"separator": "random"}, "COLA + random mask", 0.469),
+        ({"encoder": "untrained", "source": "none"}, "COLA", 0.491),
+        # What the paper has no row of stands beside its own method.
+        ({"source": "vocals,drums"}, "MSA", 0.520),
+        ({"source": "none", "init_from": "kept/step-00000003.npz"}, "MSA", 0.520),
+    ],
+)
+def test_an_encoder_is_read_beside_the_row_of_its_own_pairs(fields, row, accuracy):
+    info = dataclasses.replace(PAPER_INFO, **fields)
+    found = setting_lib.yardstick_for(dataclasses.asdict(info))
+    assert (found.row, found.scores("fma")) == (row, {"accuracy": accuracy})
+
+
+def test_the_row_of_an_encoders_own_pairs_is_written_and_printed(fma, tmp_path):
+    info = dataclasses.replace(PAPER_INFO, source="vocals")
+    evaluate("fma", fma, tmp_path, info=info)
+    table = results_lib.render_table(results_lib.read_results(tmp_path))
+    assert "paper (vocals)" in table and "0.456" in table and "0.520" not in table
 
 
 def test_results_of_earlier_versions_are_read_beside_the_papers_own_row(fma, tmp_path):

@@ -12,7 +12,7 @@ from cola_msa.pairs.sampler import PairSampler
 from cola_msa.records.folder_lists import split_names
 from cola_msa.records.joined import open_data
 from cola_msa.records.schema import DataError
-from cola_msa.reproduction.report import commands, runs
+from cola_msa.reproduction.report import commands, runs, tables
 from cola_msa.runs import directory
 from cola_msa.system.errors import RunError
 from cola_msa.training.trainer import Trainer
@@ -145,6 +145,11 @@ def test_the_report_knows_its_folders(root, run_dir, tmp_path):
     assert found.runs[0].train_clips == 18
     data = found.runs[0].description["data"]
     assert commands.weight_flags(data) == ("--data_weights=0.75,0.25",)
+    # Of several such runs the weights tell which is which.
+    found_tables = tables.build_table(2, found), tables.build_runs(found.runs)
+    for table in found_tables:
+        notes = [cell.note for row in table.rows for cell in row]
+        assert sum("drawn with weights 0.75, 0.25" in note for note in notes) == 1
     moved = tmp_path / "run"
     shutil.copytree(run_dir, moved)
     change_data_dir(moved, names(tmp_path))
