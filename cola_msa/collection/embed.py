@@ -442,7 +442,7 @@ def embed_files(
             run.earlier_failures = dict(failures or {})
             metadata = table_metadata(model, settings, mark)
             summary = _write(paths, output, metadata, model, store, earlier, run, begin)
-        store.remove()
+            store.remove()
         return summary
     finally:
         if earlier:

@@ -83,10 +83,12 @@ from cola_msa.runs import directory, kept, network
 from cola_msa.runs.info import EncoderInfo, encoder_info
 from cola_msa.system import folders
 from cola_msa.system.errors import FileError, RunError, UsageError
+from cola_msa.system.locks import Lock
 from cola_msa.values.arrays import write_json
 from cola_msa.values.reading import read_json
 
 _UNKNOWN_ENCODER = EncoderInfo()
+TUNING_LOCK = ".tuning.lock"
 _MAX_EPOCHS = 2000  # of heads on a share of the labels, whose epochs are short
 
 
@@ -289,6 +291,7 @@ def evaluate_tuned(
         DataError: If the data does not fit the task.
         UsageError: If the options do not go together.
         ProbeError: If the loss diverges.
+        LockedError: If another process fine-tunes into `output_dir`.
     """
     if mode not in MODES:
         raise ProbeError(f"mode must be one of {', '.join(MODES)}, not {mode!r}")
@@ -306,55 +309,61 @@ def evaluate_tuned(
     for seed in range(config.num_seeds):
         path = output_dir / f"tuned-seed-{seed}.keras"
         folders.check_file(path, is_model, "a fine-tuned model")
-    identity = _identity(setting, key, tuning)
-    fitted = []
-    for seed in range(config.num_seeds):
-        clips = setting.choose_clips(seed)
-        path = output_dir / f"tuned-seed-{seed}.keras"
-        tuned = _finished(path, identity, setting.is_tags)
-        if tuned is None:
-            # The note must never speak for weights that replace those it was made for.
-            _note(path).unlink(missing_ok=True)
-            tuned = tune(
-                make_model(seed),
-                find_segments(data, setting.split_names("train")).of_clips(clips),
-                setting.labels["train"],
-                parts["validation"],
-                tuning,
-                seed,
-                title=f"tune {seed + 1}/{config.num_seeds}",
-                show_progress=show_progress,
-            )
-            save_tuned(tuned, path)
-            write_json(_note(path), {"identity": identity, "row": tuned.row})
-        scores = [
-            tuned.score_clips(parts[part], data.frontend)
-            for part in ("test", "validation")
-        ]
-        row = {**tuned.row, "weights": path.name}
-        fitted.append(Fitted(row, scores[0], clips, tuned.member(), scores[1]))
-    results = conclude(
-        setting,
-        output_dir,
-        fitted,
-        {
-            "train": fitted[0].row["train_windows"],
-            **{part: clips.plan.num_windows for part, clips in parts.items()},
-        },
-        encoder={**dataclasses.asdict(info), "key": key},
-        head={**dataclasses.asdict(head), "loss": setting.task.loss},
-        mode=mode,
-        tuning={
-            "encoder_rate": encoder_rate,
-            "train_windows": "one random window a segment, drawn anew each time",
-            "min_updates_per_epoch": tuning.min_updates,
-            "batch_norm": "statistics of the mini-batch in training, re-estimated "
-            f"over {tuning.statistics_batches} mini-batches for inference",
-        },
+    busy = (
+        f"{output_dir}: another process fine-tunes there; wait for it, or name another "
+        "--output_dir"
     )
-    for seed in range(config.num_seeds):
-        _note(output_dir / f"tuned-seed-{seed}.keras").unlink(missing_ok=True)
-    return results
+    # Weights, their note and the results are of one run.
+    with Lock(output_dir / TUNING_LOCK, busy):
+        identity = _identity(setting, key, tuning)
+        fitted = []
+        for seed in range(config.num_seeds):
+            clips = setting.choose_clips(seed)
+            path = output_dir / f"tuned-seed-{seed}.keras"
+            tuned = _finished(path, identity, setting.is_tags)
+            if tuned is None:
+                # The note must never speak for weights that replace its own.
+                _note(path).unlink(missing_ok=True)
+                tuned = tune(
+                    make_model(seed),
+                    find_segments(data, setting.split_names("train")).of_clips(clips),
+                    setting.labels["train"],
+                    parts["validation"],
+                    tuning,
+                    seed,
+                    title=f"tune {seed + 1}/{config.num_seeds}",
+                    show_progress=show_progress,
+                )
+                save_tuned(tuned, path)
+                write_json(_note(path), {"identity": identity, "row": tuned.row})
+            scores = [
+                tuned.score_clips(parts[part], data.frontend)
+                for part in ("test", "validation")
+            ]
+            row = {**tuned.row, "weights": path.name}
+            fitted.append(Fitted(row, scores[0], clips, tuned.member(), scores[1]))
+        results = conclude(
+            setting,
+            output_dir,
+            fitted,
+            {
+                "train": fitted[0].row["train_windows"],
+                **{part: clips.plan.num_windows for part, clips in parts.items()},
+            },
+            encoder={**dataclasses.asdict(info), "key": key},
+            head={**dataclasses.asdict(head), "loss": setting.task.loss},
+            mode=mode,
+            tuning={
+                "encoder_rate": encoder_rate,
+                "train_windows": "one random window a segment, drawn anew each time",
+                "min_updates_per_epoch": tuning.min_updates,
+                "batch_norm": "statistics of the mini-batch in training, re-estimated "
+                f"over {tuning.statistics_batches} mini-batches for inference",
+            },
+        )
+        for seed in range(config.num_seeds):
+            _note(output_dir / f"tuned-seed-{seed}.keras").unlink(missing_ok=True)
+        return results
 
 
 def _identity(setting: Setting, key: str, tuning: TuneConfig) -> str:

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from cola_msa.evaluation.probes.kept_heads import HEADS_NAME, Heads, pack_heads
 from cola_msa.evaluation.tasks import SCORE_TITLES, TaskSpec
 from cola_msa.system import files, folders
 from cola_msa.system.errors import FileError, RunError
+from cola_msa.system.locks import LOCK_NAME, Lock
 from cola_msa.values.arrays import DAMAGES, save_arrays, write_json
 from cola_msa.values.markdown import aligned
 from cola_msa.values.reading import read_json
@@ -135,16 +136,46 @@ def write_results(
         scores: float [S, C, K].
         heads: To keep.
     """
-    check_output(output_dir)
+    # Of two evaluations in one folder the files would mix.
+    with _locked(output_dir):
+        check_output(output_dir)
+        _write(output_dir, task, results, clip_ids, labels, scores, heads)
+
+
+@contextlib.contextmanager
+def _locked(folder: pathlib.Path) -> Iterator[None]:
+    try:
+        lock = Lock(folder / LOCK_NAME, "", waits=True)
+    except FileExistsError as error:
+        raise FileError(f"{folder} is a file: name a new folder") from error
+    except OSError as error:
+        raise RunError(
+            f"{folder}: cannot be written ({error.strerror or error}); once that is "
+            "mended the same command goes on"
+        ) from error
+    with lock:
+        yield
+
+
+def _write(
+    output_dir: pathlib.Path,
+    task: TaskSpec,
+    results: dict[str, Any],
+    clip_ids: np.ndarray,
+    labels: np.ndarray,
+    scores: np.ndarray,
+    heads: Heads,
+) -> None:
     rows = results["per_class"]
     class_names = [row["class"] for row in rows]
     # Before the chart, which must not cost what was measured.
     results["chart"] = None
     with contextlib.ExitStack() as stack:
-        # They take their names at the end, in the opposite order: results.json last.
+        # They take their names at the end, in the opposite order: results.json last,
+        # and first the scores, by which a folder of a killed command is known.
         paths = {
             name: stack.enter_context(files.written_path(output_dir / name, RunError))
-            for name in (RESULTS_NAME, _SCORES_NAME, HEADS_NAME, _TABLE_NAME)
+            for name in (RESULTS_NAME, HEADS_NAME, _TABLE_NAME, _SCORES_NAME)
         }
         with open(
             paths[_TABLE_NAME],

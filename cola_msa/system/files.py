@@ -18,6 +18,7 @@ import pathlib
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Collection, Iterator
 from typing import IO, Any
 
@@ -30,6 +31,7 @@ MARKER = ".cola_msa-unfinished"  # in a folder that is being written
 _MAX_NAME_BYTES = 255  # of a file name on common file systems
 _RANDOM_BYTES = 8
 _MOST_TRIES = 100  # to make what others may take for abandoned
+_LOCK_SECONDS = 10.0  # that another process may take to put a folder in its place
 
 
 def temporary_path(path: str | os.PathLike) -> pathlib.Path:
@@ -251,9 +253,13 @@ def remove_abandoned(folder: str | os.PathLike, patterns: Collection[str] = ()) 
         patterns: Glob patterns, relative to it, of names that earlier versions gave.
     """
     folder = pathlib.Path(folder)
-    digits = "[0-9a-f]" * (2 * _RANDOM_BYTES)
-    for path in folder.rglob(f"?*.{digits}{TEMPORARY}"):
-        _remove_if_abandoned(path)
+    own = re.compile(
+        rf".+\.[0-9a-f]{{{2 * _RANDOM_BYTES}}}{re.escape(TEMPORARY)}", re.DOTALL
+    )
+    # Not `rglob`, which fails where another process's folder goes as it is looked at.
+    for root, folders, names in os.walk(folder):
+        for name in filter(own.fullmatch, (*folders, *names)):
+            _remove_if_abandoned(pathlib.Path(root, name))
     for pattern in patterns:
         for path in folder.glob(pattern):
             if path.is_file() and not path.is_symlink():
@@ -319,6 +325,30 @@ def _create_folder(path: pathlib.Path) -> int:
     path.mkdir()
     (path / MARKER).touch()
     return os.open(path, os.O_RDONLY)
+
+
+@contextlib.contextmanager
+def locked_folder(folder: str | os.PathLike) -> Iterator[None]:
+    """Keeps others from replacing a folder, and `remove_stale` from what was it.
+
+    The lock goes with the folder, whatever its name becomes. Who holds it for long is
+    not waited for: then the file system's own exchange has to do.
+
+    Raises:
+        OSError: If the folder is gone.
+    """
+    end = time.monotonic() + _LOCK_SECONDS
+    while True:
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            is_ours = _try_lock(descriptor) is not False
+            is_there = os.path.samestat(os.stat(folder), os.fstat(descriptor))
+            if (is_ours and is_there) or time.monotonic() > end:
+                yield
+                return
+        finally:
+            os.close(descriptor)
+        time.sleep(0.01)
 
 
 def _try_lock(descriptor: int) -> bool | None:

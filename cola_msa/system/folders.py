@@ -13,7 +13,7 @@ import pathlib
 from collections.abc import Callable, Collection, Mapping
 
 from cola_msa.system.errors import FileError
-from cola_msa.system.files import MARKER, file_sha256, sync, sync_tree
+from cola_msa.system.files import MARKER, file_sha256, locked_folder, sync, sync_tree
 
 _AT_FDCWD = -100
 _RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2
@@ -143,12 +143,14 @@ def replace_folder(
     target = pathlib.Path(os.path.realpath(target))
     try:
         sync_tree(folder)
-        check_replaceable(target, listing, what)
-        if target.exists():
-            (target / MARKER).touch()  # so that what is left of it is known as such
-            _rename(folder, target, _RENAME_EXCHANGE)
-            _remove_listed(folder, listing)
+        if target.is_dir():
+            with locked_folder(target):  # else others take it for left over at once
+                check_replaceable(target, listing, what)
+                (target / MARKER).touch()  # so that what is left of it is known as such
+                _rename(folder, target, _RENAME_EXCHANGE)
+                _remove_listed(folder, listing)
         else:
+            check_replaceable(target, listing, what)
             _rename(folder, target, _RENAME_NOREPLACE)
         sync(target.parent)
     except OSError as problem:

@@ -54,6 +54,7 @@ def build(
     Raises:
         UsageError: If a flag is missing, or kind and name do not fit.
         FileError: If something else than an index is at `output`.
+        LockedError: If another process writes the index there.
         EmbeddingFileError: If the embeddings cannot be read.
         NeighbourError: If FAISS is needed and missing.
         SearchError: If there are too few clips for the kind.
@@ -68,8 +69,9 @@ def build(
                 f"ends in {SUFFIX} is a file"
             )
         index.check_output(output)
-        built = index.build_index(embeddings, metric)
-        built.save(output)
+        with _locked(output):
+            built = index.build_index(embeddings, metric)
+            built.save(output)
         told = one_line(f"{output}: {describe(built)}")
         if kind is None and built.num_rows > FLAT_ROWS_MOST:
             told += (
@@ -128,7 +130,7 @@ def _tell(path: str, reason: str = "") -> str:
 @contextlib.contextmanager
 def _fresh_folder(output: str) -> Iterator[pathlib.Path]:
     """A folder that becomes the index when all went well."""
-    with temporary_folder(output) as temporary:
+    with _locked(output), temporary_folder(output) as temporary:
         yield temporary
         replace_folder(temporary, output, folder.listing, folder.WHAT)
 
@@ -276,21 +278,36 @@ def add(path: str | None, embeddings: str | None, is_quiet: bool = True) -> str:
 
     Raises:
         UsageError: If a flag is missing.
-        LockedError: If another process adds to it.
+        LockedError: If another process writes it.
         EmbeddingFileError: If the embeddings cannot be read.
         SearchError: If the index is damaged, or the embeddings are another encoder's.
     """
     if not path or not embeddings:
         raise UsageError("add needs --index=INDEX and --embeddings=FILE")
-    opened = index.open_index(path)
-    inner = pathlib.Path(path)
-    if isinstance(opened, FolderIndex):
-        inner /= folder.STATE
-    with Lock(inner, f"{path}: another process adds to it; wait for it") as lock:
-        if not lock.is_in_place():
-            raise SearchError(f"{path}: another process has replaced it; try again")
+    index.open_index(path)  # whatever else lies there is no place for a lock
+    with _locked(path):
         opened = index.open_index(path)
         return _add(opened, path, embeddings, is_quiet)
+
+
+@contextlib.contextmanager
+def _locked(path: str) -> Iterator[None]:
+    """Keeps others from replacing an index; where there is none there is no lock.
+
+    Raises:
+        LockedError: If another process adds to it, or builds it anew.
+        SearchError: If it was replaced just now.
+    """
+    inner = pathlib.Path(path)
+    if inner.is_dir():
+        inner /= folder.STATE
+    if not inner.is_file():
+        yield
+        return
+    with Lock(inner, f"{path}: another process writes it; wait for it") as lock:
+        if not lock.is_in_place():
+            raise SearchError(f"{path}: another process has replaced it; try again")
+        yield
 
 
 def _add(opened: Index, path: str, embeddings: str, is_quiet: bool) -> str:

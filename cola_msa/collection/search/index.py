@@ -1,5 +1,6 @@
 """An index as one file, .npz: flat, and exact. Opens indices of any kind."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -37,6 +38,7 @@ from cola_msa.values.names import escape, unescape
 
 VERSION = 1
 SUFFIX = ".npz"
+_MOST_TRIES = 10  # to open an index that others replace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,13 +151,36 @@ def build_index(embeddings: str | os.PathLike, metric: str) -> SearchIndex:
 def open_index(path: str | os.PathLike) -> Index:
     """Opens an index of any kind: a folder, or a .npz file.
 
+    Where another process puts one in its place meanwhile, it is opened again: its files
+    are never of two indices.
+
     Raises:
         SearchError: As `load_index` and `FolderIndex`.
         NeighbourError: As `FolderIndex`.
     """
-    if os.path.isdir(path):
-        return FolderIndex(path)
-    return load_index(pathlib.Path(path))
+    for _ in range(_MOST_TRIES):
+        before = _place(path)
+        try:
+            opened: Index = (
+                FolderIndex(path)
+                if os.path.isdir(path)
+                else load_index(pathlib.Path(path))
+            )
+        except (SearchError, OSError):
+            if _place(path) == before:
+                raise
+            continue
+        if _place(path) == before:
+            return opened
+    raise SearchError(f"{path}: is replaced again and again; wait for what writes it")
+
+
+def _place(path: str | os.PathLike) -> tuple[int, int] | None:
+    """Which folder or file it is: builds put another in its place."""
+    with contextlib.suppress(OSError):
+        found = os.stat(path)
+        return found.st_dev, found.st_ino
+    return None
 
 
 def load_index(path: pathlib.Path) -> SearchIndex:

@@ -10,9 +10,11 @@ import dataclasses
 import json
 from collections.abc import Callable, Sequence
 
+from cola_msa.collection.embed import text
 from cola_msa.collection.shards.build import Job, build
 from cola_msa.collection.shards.output import INPUTS, Output
-from cola_msa.collection.shards.plan import Shard
+from cola_msa.collection.shards.plan import Shard, names_digest
+from cola_msa.collection.table.write import OutputError
 from cola_msa.remote import beam
 from cola_msa.system.processes import limit_threads
 
@@ -53,10 +55,28 @@ def make(element: Element, job: Job) -> str:
         output = Output(job.output)
         if element.is_forced or not output.has(shard.name, shard.digest):
             content = output.read_work(INPUTS, element.start, element.stop)
-            paths = tuple(json.loads(content))
-            shard = dataclasses.replace(shard, paths=paths)
+            shard = dataclasses.replace(shard, paths=_paths(content, shard))
             build(job, shard, is_again=element.is_forced)
     return shard.name
+
+
+def _paths(content: bytes, shard: Shard) -> tuple[str, ...]:
+    """A shard's files, from its part of the file of inputs.
+
+    Raises:
+        OutputError: If they are others: a cluster may work on after its command was
+            killed, and by then the file may be a later command's.
+    """
+    try:
+        paths = tuple(json.loads(content))
+        if names_digest(map(text, paths)) == shard.digest:
+            return paths
+    except (ValueError, TypeError, AttributeError):  # cut elsewhere
+        pass
+    raise OutputError(
+        f"{shard.name}: its list of files is another run's by now; stop the earlier "
+        "run's job, and run the command again"
+    )
 
 
 def run(

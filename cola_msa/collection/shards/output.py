@@ -129,10 +129,12 @@ class Output:
             try:
                 yield
             finally:
+                with contextlib.suppress(OSError):  # it holds some
+                    os.rmdir(self._place(FAILURES))
+                # From here on another process may take the lock.
                 (work / _LOCK).unlink(missing_ok=True)
-                for folder in (self._place(FAILURES), work):
-                    with contextlib.suppress(OSError):  # it holds something
-                        os.rmdir(folder)
+                with contextlib.suppress(OSError):  # it holds something of the user's
+                    work.rmdir()
 
     def _take_lock(self, work: pathlib.Path) -> Lock:
         """Locks the work folder; a process that ended may just have removed it."""
@@ -141,8 +143,9 @@ class Output:
             "--output"
         )
         for _ in range(_MAX_ATTEMPTS):
-            files.make_folder(work)
-            with contextlib.suppress(FileNotFoundError):
+            # The folder may go as it is made, too.
+            with contextlib.suppress(FileNotFoundError, FileExistsError):
+                files.make_folder(work)
                 lock = Lock(work / _LOCK, busy, OutputError)
                 if lock.is_in_place():
                     return lock

@@ -220,7 +220,7 @@ class _Work:
 def _check_whole(
     output: Output, plan: Plan, there: dict[str, Found], ended: str
 ) -> None:
-    """Refuses an end at which a shard is missing."""
+    """Refuses an end at which a shard is missing, or there is one of no plan."""
     missing = [
         shard.name
         for shard in plan.shards
@@ -230,6 +230,13 @@ def _check_whole(
         raise OutputError(
             f"the work ended as {ended}, but {len(missing):,} shards are not in "
             f"{output.shown}, first {missing[0]}: do its workers see the same folders?"
+        )
+    foreign = there.keys() - plan.kept.keys() - {shard.name for shard in plan.shards}
+    if foreign:
+        raise OutputError(
+            f"{output.shown}/{min(foreign)} came from another run while this one "
+            "worked, perhaps a job of a killed command: once nothing else writes "
+            "there the same command goes on"
         )
 
 

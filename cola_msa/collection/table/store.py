@@ -102,7 +102,8 @@ class Store:
     def _take_lock(self, busy: str) -> Lock:
         """Locks the folder; a process that ended there may just have removed it."""
         for _ in range(_MAX_ATTEMPTS):
-            with contextlib.suppress(FileNotFoundError):
+            # The folder may go as it is made, too.
+            with contextlib.suppress(FileNotFoundError, FileExistsError):
                 lock = Lock(self.folder / _LOCK, busy, StoreError)
                 if lock.is_in_place():
                     return lock
@@ -223,7 +224,10 @@ class Store:
         self.close()
 
     def remove(self) -> None:
-        """Deletes the folder, once its rows lie elsewhere; what is not ours stays."""
+        """Deletes the folder, once its rows lie elsewhere; what is not ours stays.
+
+        Before `close`: afterwards the folder may be another process's.
+        """
         for name in _OWN_FILES:
             (self.folder / name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # it holds something else

@@ -15,7 +15,7 @@ import soundfile
 
 from cola_msa.audio import decode
 from cola_msa.collection.embed import embed_files, speed, work_folder
-from cola_msa.collection.table.store import StoreError
+from cola_msa.collection.table.store import Store, StoreError
 from cola_msa.collection.table.write import OutputError
 from cola_msa.hub.embedder import Embedder
 from cola_msa.hub.loading import open_model
@@ -198,6 +198,26 @@ def test_a_second_time_skips_all_and_new_files_are_added(model, music, tmp_path)
     moved = found["embedding"][found["path"] == str(music / "moved.wav")]
     short = first["embedding"][first["path"] == str(music / "short.wav")]
     np.testing.assert_array_equal(moved, short)
+
+
+def test_the_work_folder_goes_before_others_may_work_there(
+    model, music, tmp_path, monkeypatch
+):
+    output = tmp_path / "e.parquet"
+    remove = Store.remove
+    told = []
+
+    def remove_late(store):
+        # A second command begins: its files would be removed with the folder.
+        with pytest.raises(StoreError) as caught:
+            embed_files(paths_of(music), tmp_path / "e.parquet", model, is_quiet=True)
+        told.append(str(caught.value))
+        remove(store)
+
+    monkeypatch.setattr(Store, "remove", remove_late)
+    embed_files(paths_of(music), output, model, is_quiet=True)
+    assert len(told) == 1 and "another process writes there" in told[0]
+    assert not work_folder(output).exists()
 
 
 def test_other_settings_are_refused(model, music, tmp_path):

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from cola_msa.collection.table import store as store_lib
 from cola_msa.collection.table.checks import EmbeddingFileError
 from cola_msa.collection.table.earlier import Earlier
 from cola_msa.collection.table.read import load_embeddings
@@ -17,6 +18,7 @@ from cola_msa.collection.table.write import (
     write_table,
 )
 from cola_msa.system.errors import UsageError
+from cola_msa.system.locks import Lock
 
 SETTINGS = {"model_hash": "a", "per": "window"}
 DIM = 3
@@ -95,6 +97,20 @@ def test_another_process_and_other_settings_are_refused(tmp_path):
             Store(tmp_path, DIM, SETTINGS)
     with pytest.raises(StoreError, match="another model_hash"):
         Store(tmp_path, DIM, {**SETTINGS, "model_hash": "b"})
+
+
+def test_a_folder_that_goes_as_it_is_locked_is_made_again(tmp_path, monkeypatch):
+    tries = []
+
+    def lock(*arguments, **options):
+        tries.append(arguments)
+        if len(tries) == 1:
+            raise FileExistsError  # `mkdir`, where another process removed it just now
+        return Lock(*arguments, **options)
+
+    monkeypatch.setattr(store_lib, "Lock", lock)
+    with Store(tmp_path / "work", DIM, SETTINGS) as store:
+        assert not store.finished and len(tries) == 2
 
 
 def make_table(counts, metadata=SETTINGS) -> Table:

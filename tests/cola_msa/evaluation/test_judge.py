@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import itertools
+import os
 import pathlib
 import shutil
 
@@ -26,6 +27,7 @@ from cola_msa.records.schema import DataError
 from cola_msa.runs import directory, kept
 from cola_msa.runs import info as info_lib
 from cola_msa.system.errors import UsageError
+from cola_msa.system.locks import LOCK_NAME, Lock, LockedError
 from cola_msa.values import arrays as arrays_lib
 from tests.cola_msa.evaluation.probes.test_features import tiny_encoder, write_data
 from tests.helpers.commands import run_module
@@ -181,6 +183,45 @@ def test_table_states_the_scale(fma, tmp_path):
     }
     results["encoder"]["pairs"] = 81_920_000
     assert "not the paper's scale" not in results_lib.render_table(results)
+
+
+@pytest.mark.parametrize("num_renamed", range(5))
+def test_killed_between_two_of_its_files_it_goes_on(
+    fma, tmp_path, monkeypatch, num_renamed
+):
+    rename = os.replace
+    done = []
+
+    def killed(source, target):
+        if pathlib.Path(target).parent == tmp_path:
+            if len(done) == num_renamed:
+                raise KeyboardInterrupt
+            done.append(pathlib.Path(target).name)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate("fma", fma, tmp_path)
+    monkeypatch.undo()
+    assert len(done) == num_renamed
+    results = evaluate("fma", fma, tmp_path)
+    assert results_lib.read_results(tmp_path)["scores"] == results["scores"]
+
+
+def test_the_files_of_two_evaluations_do_not_mix(fma, tmp_path, monkeypatch):
+    write = results_lib._write
+    told = []
+
+    def write_alone(folder, *rest):
+        with pytest.raises(LockedError) as caught:
+            Lock(folder / LOCK_NAME, "another writes")
+        told.append(str(caught.value))
+        write(folder, *rest)
+
+    monkeypatch.setattr(results_lib, "_write", write_alone)
+    evaluate("fma", fma, tmp_path)
+    assert told == ["another writes"]
+    evaluate("fma", fma, tmp_path)  # and then it is free again
 
 
 def test_another_methods_encoder_is_read_beside_its_own_numbers(fma, mtat, tmp_path):

@@ -18,6 +18,7 @@ from cola_msa.records.schema import manifest_hash
 from cola_msa.runs import directory, kept
 from cola_msa.runs import info as info_lib
 from cola_msa.system.errors import FileError, UsageError
+from cola_msa.system.locks import LockedError
 from cola_msa.values import arrays
 from tests.cola_msa.evaluation.probes.test_finetune import make_model
 from tests.cola_msa.evaluation.test_judge import (
@@ -239,6 +240,21 @@ def test_a_stopped_command_goes_on_behind_the_seeds_it_finished(
     # So does one with other options, whatever was stopped before.
     evaluate_tuned(data, tmp_path, make, label_fraction=0.5)
     assert seeds == [0, 1, 0]
+
+
+def test_one_command_tunes_into_a_folder_at_a_time(datasets, tmp_path):
+    """Else the weights of one could stand beside the scores of the other."""
+    told = []
+
+    def make(seed):
+        with pytest.raises(LockedError) as caught:
+            evaluate_tuned(datasets["fma"], tmp_path, make_model)
+        told.append(str(caught.value))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_tuned(datasets["fma"], tmp_path, make)
+    assert "another process fine-tunes there" in told[0]
 
 
 @pytest.mark.parametrize("option", [{"probe": "ridge"}, {"standardize": True}])

@@ -2,6 +2,7 @@ import errno
 import multiprocessing
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import threading
@@ -138,6 +139,23 @@ def test_abandoned_files_of_a_folder(tmp_path):
     (tmp_path / "folder.tmp").mkdir()
     files.remove_abandoned(tmp_path, ["config.json.tmp"])
     assert sorted(os.listdir(tmp_path)) == sorted([*mine[:2], "folder.tmp"])
+
+
+def test_a_folder_that_goes_as_it_is_looked_at_ends_nothing(tmp_path, monkeypatch):
+    left = tmp_path / "kept" / "a.0123456789abcdef.tmp"
+    for path in (left, tmp_path / "mine" / "b"):
+        path.parent.mkdir()
+        path.touch()
+    scan = os.scandir
+
+    def scan_late(path=".", *arguments):
+        if str(path).endswith("mine"):
+            shutil.rmtree(path)  # another process has put it in its place
+        return scan(path, *arguments)
+
+    monkeypatch.setattr(os, "scandir", scan_late)
+    files.remove_abandoned(tmp_path)
+    assert not (tmp_path / "mine").exists() and not left.exists()
 
 
 def test_a_link_stays_one_and_what_it_points_to_is_written(tmp_path):

@@ -1,11 +1,13 @@
 import errno
+import fcntl
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
-from cola_msa.system import folders
+from cola_msa.system import files, folders
 from cola_msa.system.errors import FileError
 from cola_msa.system.files import temporary_folder
 from tests.helpers import trees
@@ -103,6 +105,51 @@ def test_a_target_that_became_a_file_is_refused_by_that_name(tmp_path):
             (tmp_path / "models").write_text("mine")
             folders.replace_folder(folder, tmp_path / "models", listing, "an output")
     assert (tmp_path / "models").read_text() == "mine"
+
+
+def test_what_is_being_replaced_is_nobodys_to_remove(tmp_path, monkeypatch):
+    target = tmp_path / "out"
+    fill(target, "old")
+    exchange = folders._rename
+
+    def exchange_late(source, place, flag):
+        (target / "notes.txt").write_text("mine")  # after the last check
+        exchange(source, place, flag)
+        files.remove_stale(target)  # another process begins to write there
+
+    monkeypatch.setattr(folders, "_rename", exchange_late)
+    put(target, "new")
+    assert (target / "list").read_text() == "new"
+    assert [path.read_text() for path in tmp_path.rglob("notes.txt")] == ["mine"]
+
+
+def test_two_that_replace_one_folder_wait_for_each_other(tmp_path, monkeypatch):
+    target = tmp_path / "out"
+    fill(target, "old")
+    descriptor = os.open(target, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    worker = threading.Thread(target=put, args=(target, "new"))
+    worker.start()
+    worker.join(0.5)
+    assert worker.is_alive() and (target / "list").read_text() == "old"
+    # The other's folder is there now, and what was there is free.
+    fill(tmp_path / "other", "other")
+    folders._rename(tmp_path / "other", target, folders._RENAME_EXCHANGE)
+    os.close(descriptor)
+    worker.join(60)
+    assert (target / "list").read_text() == "new"
+    assert (tmp_path / "other" / "list").read_text() == "old"
+    assert sorted(os.listdir(tmp_path)) == ["other", "out"]
+
+
+def test_who_holds_a_folder_for_long_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_LOCK_SECONDS", 0.1)
+    fill(tmp_path / "out", "old")
+    descriptor = os.open(tmp_path / "out", os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    put(tmp_path / "out", "new")
+    os.close(descriptor)
+    assert (tmp_path / "out" / "list").read_text() == "new"
 
 
 def test_without_an_exchange_the_old_one_stays(tmp_path, monkeypatch):
