@@ -64,7 +64,12 @@ from cola_msa.evaluation.probes.linear import (
 )
 from cola_msa.evaluation.probes.ridge import RidgeConfig, fit_ridge
 from cola_msa.evaluation.probes.tuned_file import is_model, read_model
-from cola_msa.evaluation.results import check_output, render_table, scale_lines
+from cola_msa.evaluation.results import (
+    check_output,
+    exclusive,
+    render_table,
+    scale_lines,
+)
 from cola_msa.evaluation.setting import (
     PARTS,
     EvaluationConfig,
@@ -83,12 +88,11 @@ from cola_msa.runs import directory, kept, network
 from cola_msa.runs.info import EncoderInfo, encoder_info
 from cola_msa.system import folders
 from cola_msa.system.errors import FileError, RunError, UsageError
-from cola_msa.system.locks import Lock
 from cola_msa.values.arrays import write_json
 from cola_msa.values.reading import read_json
 
 _UNKNOWN_ENCODER = EncoderInfo()
-TUNING_LOCK = ".tuning.lock"
+_TUNING_LOCK = ".tuning.lock"
 _MAX_EPOCHS = 2000  # of heads on a share of the labels, whose epochs are short
 
 
@@ -314,7 +318,7 @@ def evaluate_tuned(
         "--output_dir"
     )
     # Weights, their note and the results are of one run.
-    with Lock(output_dir / TUNING_LOCK, busy):
+    with exclusive(output_dir, _TUNING_LOCK, busy):
         identity = _identity(setting, key, tuning)
         fitted = []
         for seed in range(config.num_seeds):

@@ -115,6 +115,32 @@ def _mean_confusion(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
     return np.mean([metrics.confusion_matrix(labels, head) for head in scores], axis=0)
 
 
+@contextlib.contextmanager
+def exclusive(
+    folder: pathlib.Path, name: str = LOCK_NAME, busy: str = ""
+) -> Iterator[None]:
+    """Keeps other evaluations out of a folder: files of two would mix.
+
+    Args:
+        folder: Where results go; it is made.
+        name: The lock's file there.
+        busy: What to say where another holds it; empty to wait for it.
+
+    Raises:
+        LockedError: If another holds it and is not waited for.
+        RunError: If nothing can be written there.
+    """
+    try:
+        lock = Lock(folder / name, busy, waits=not busy)
+    except OSError as error:
+        raise RunError(
+            f"{folder}: cannot be written ({error.strerror or error}); once that is "
+            "mended the same command goes on"
+        ) from error
+    with lock:
+        yield
+
+
 def write_results(
     output_dir: pathlib.Path,
     task: TaskSpec,
@@ -136,36 +162,7 @@ def write_results(
         scores: float [S, C, K].
         heads: To keep.
     """
-    # Of two evaluations in one folder the files would mix.
-    with _locked(output_dir):
-        check_output(output_dir)
-        _write(output_dir, task, results, clip_ids, labels, scores, heads)
-
-
-@contextlib.contextmanager
-def _locked(folder: pathlib.Path) -> Iterator[None]:
-    try:
-        lock = Lock(folder / LOCK_NAME, "", waits=True)
-    except FileExistsError as error:
-        raise FileError(f"{folder} is a file: name a new folder") from error
-    except OSError as error:
-        raise RunError(
-            f"{folder}: cannot be written ({error.strerror or error}); once that is "
-            "mended the same command goes on"
-        ) from error
-    with lock:
-        yield
-
-
-def _write(
-    output_dir: pathlib.Path,
-    task: TaskSpec,
-    results: dict[str, Any],
-    clip_ids: np.ndarray,
-    labels: np.ndarray,
-    scores: np.ndarray,
-    heads: Heads,
-) -> None:
+    check_output(output_dir)
     rows = results["per_class"]
     class_names = [row["class"] for row in rows]
     # Before the chart, which must not cost what was measured.

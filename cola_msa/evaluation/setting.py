@@ -25,6 +25,7 @@ from cola_msa.evaluation.probes.kept_heads import (
 )
 from cola_msa.evaluation.results import (
     class_rows,
+    exclusive,
     num_counted,
     score_rows,
     write_results,
@@ -293,7 +294,8 @@ def conclude(
         [data.index(name).clip_ids for name in setting.split_names("test")]
     )
     heads = _heads(setting, fitted, results)
-    write_results(output_dir, task, results, clip_ids, test_labels, scores, heads)
+    with exclusive(output_dir):
+        write_results(output_dir, task, results, clip_ids, test_labels, scores, heads)
     return results
 
 

@@ -320,18 +320,6 @@ def test_a_stop_while_a_shard_is_made_again_loses_no_file(
     assert parquet.read_table(target).num_rows == 10
 
 
-def test_a_worker_without_failures_leaves_the_folder_to_the_others(tmp_path):
-    # Of two that finish at once, one would else remove what the other has just made.
-    given, scratch = output.Output(str(tmp_path / "songs")), tmp_path / "scratch"
-    scratch.mkdir()
-    folder = tmp_path / "songs.failures"
-    with given.locked():
-        folder.mkdir()
-        given.put_failures(scratch, plan.shard_name(0, 2), {})
-        assert folder.exists()
-    assert not folder.exists()
-
-
 def test_failures_of_a_killed_run_with_another_plan_go(finished_run, music, tmp_path):
     target = tmp_path / "songs"
     make(finished_run, music, target)
@@ -378,97 +366,6 @@ def test_a_folder_with_other_files_is_refused(finished_run, music, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(OutputError, match="'notes.txt', which is no shard"):
         make(finished_run, music, tmp_path)
-
-
-def test_a_shard_of_a_killed_run_that_comes_late_is_told(finished_run, music, tmp_path):
-    """A cluster may work on after its command was killed."""
-    few = dataclasses.replace(list_inputs(music), paths=list_inputs(music).paths[:6])
-    target = tmp_path / "songs"
-    late = []
-
-    def killed(job, shards, forced, on_shard):
-        build.build(job, shards[0])
-        late.append((job, shards[1]))
-        raise KilledError
-
-    def beside_it(job, shards, forced, on_shard):
-        for shard in shards:
-            build.build(job, shard)
-        build.build(*late[0])
-        return "DONE"
-
-    for engine, source, error in ((killed, few, KilledError), (beside_it, music, None)):
-        given = source if source is few else list_inputs(source)
-        with pytest.raises(error or OutputError) as caught:
-            run.make_dataset(
-                job_of(finished_run, target),
-                given,
-                3,
-                is_quiet=True,
-                engine=engine,
-                log=lambda line: None,
-            )
-    name = plan.shard_name(1, 2)
-    assert f"{name} came from another run" in str(caught.value)
-    assert make(finished_run, music, target).num_rows == 9
-    assert not (target / name).exists()
-
-
-class KilledError(Exception):
-    """Stands for SIGKILL of the command."""
-
-
-def test_a_list_of_files_that_is_another_runs_makes_nothing(
-    finished_run, music, tmp_path
-):
-    target = tmp_path / "songs"
-    paths = list_inputs(music).paths
-    job = job_of(finished_run, target)
-    first = plan.make_plan(paths[:6], str, 3, [], list, "").shards
-    parts = [json.dumps(shard.paths).encode() for shard in first]
-    output.Output(str(target)).put_work(output.INPUTS, b"".join(parts))
-    element = beam_lib.Element(
-        dataclasses.replace(first[1], paths=()),
-        len(parts[0]),
-        sum(map(len, parts)),
-        False,
-    )
-    for others in (paths[1:7], paths[:5]):
-        content = b"".join(
-            json.dumps(others[k : k + 3]).encode() for k in range(0, len(others), 3)
-        )
-        output.Output(str(target)).put_work(output.INPUTS, content)
-        with pytest.raises(beam.UserFailureError, match="is another run's by now"):
-            beam_lib.make(element, job)
-        assert not target.exists()
-
-
-def test_a_lock_goes_after_the_folder_of_failures(tmp_path, monkeypatch):
-    given = output.Output(str(tmp_path / "songs"))
-    remove = os.rmdir
-    held = []
-
-    def look(folder, *arguments, **options):
-        held.append(
-            (pathlib.Path(folder).suffix, (tmp_path / "songs.work/.lock").exists())
-        )
-        remove(folder, *arguments, **options)
-
-    tries = []
-    make_folder = output.files.make_folder
-
-    def busy(folder):
-        tries.append(folder)
-        if len(tries) == 1:
-            raise FileExistsError  # another process removed it just now
-        make_folder(folder)
-
-    monkeypatch.setattr(output.files, "make_folder", busy)
-    with given.locked():
-        (tmp_path / "songs.failures").mkdir()
-        monkeypatch.setattr(os, "rmdir", look)
-    assert len(tries) == 2 and (".failures", True) in held
-    assert not os.listdir(tmp_path)
 
 
 def test_somebodys_folder_where_failures_would_go_is_kept(

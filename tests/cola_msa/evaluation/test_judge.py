@@ -209,7 +209,7 @@ def test_killed_between_two_of_its_files_it_goes_on(
 
 
 def test_the_files_of_two_evaluations_do_not_mix(fma, tmp_path, monkeypatch):
-    write = results_lib._write
+    write = setting_lib.write_results
     told = []
 
     def write_alone(folder, *rest):
@@ -218,7 +218,7 @@ def test_the_files_of_two_evaluations_do_not_mix(fma, tmp_path, monkeypatch):
         told.append(str(caught.value))
         write(folder, *rest)
 
-    monkeypatch.setattr(results_lib, "_write", write_alone)
+    monkeypatch.setattr(setting_lib, "write_results", write_alone)
     evaluate("fma", fma, tmp_path)
     assert told == ["another writes"]
     evaluate("fma", fma, tmp_path)  # and then it is free again

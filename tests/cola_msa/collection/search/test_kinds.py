@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import hashlib
-import itertools
 import json
 import os
 import pathlib
@@ -17,15 +16,12 @@ import pytest
 
 from cola_msa.collection.search import approximate, folder, measure
 from cola_msa.collection.search import build as build_lib
-from cola_msa.collection.search import index as index_lib
 from cola_msa.collection.search.build import add, build
 from cola_msa.collection.search.contract import KINDS, SearchError
 from cola_msa.collection.search.index import open_index
 from cola_msa.collection.search.neighbours import NeighbourError
 from cola_msa.collection.search.query import heading, query, render
-from cola_msa.collection.table.read import load_embeddings
 from cola_msa.system.errors import FileError, UsageError, UserError
-from cola_msa.system.locks import Lock, LockedError
 from tests.helpers import embedding_tables
 
 faiss = pytest.importorskip("faiss")
@@ -374,46 +370,6 @@ def test_rows_are_added(table, built, tmp_path, name):
     assert open_index(path).num_rows == NUM_ROWS + 200
 
 
-@pytest.mark.parametrize("moment", ["before", "after"])
-def test_an_index_that_is_replaced_as_it_is_opened_is_of_one_kind(
-    tmp_path, monkeypatch, moment
-):
-    random = np.random.default_rng(0)
-    old, new = (
-        embedding_tables.write(
-            tmp_path / f"{first}.npz", columns_of(random.normal(size=(5, DIM)), first)
-        )
-        for first in (0, 100)
-    )
-    build(str(old), str(tmp_path / "i"), "cosine", "flat")
-    read = folder.names.Names
-    tries = []
-
-    def read_late(*arguments):
-        tries.append(arguments)
-        found = read(*arguments) if moment == "after" else None
-        if len(tries) == 1:
-            build(str(new), str(tmp_path / "i"), "cosine", "flat")
-        return found or read(*arguments)
-
-    monkeypatch.setattr(folder.names, "Names", read_late)
-    opened = open_index(tmp_path / "i")
-    monkeypatch.undo()
-    assert len(tries) > 1
-    table = load_embeddings(new)
-    for row, path in enumerate(table.paths):
-        assert opened.path(row) == path
-        np.testing.assert_allclose(opened.vector(row), table.embeddings[row])
-
-
-def test_an_index_without_end_to_its_replacing_is_told(tmp_path, monkeypatch, table):
-    build(str(table), str(tmp_path / "i"), "cosine", "flat")
-    numbers = itertools.count()
-    monkeypatch.setattr(index_lib, "_place", lambda path: next(numbers))
-    with pytest.raises(SearchError, match="replaced again and again"):
-        open_index(tmp_path / "i")
-
-
 @pytest.mark.parametrize("kind", ["flat", "ivfpq"])
 def test_embeddings_of_another_encoder_are_not_added(built, tmp_path, kind):
     shutil.copytree(built / f"{kind}-cosine", tmp_path / "i")
@@ -446,19 +402,6 @@ def test_rows_far_outside_are_not_added(built, tmp_path):
     with pytest.raises(SearchError, match="far outside"):
         add(str(tmp_path / "i"), str(path))
     assert open_index(tmp_path / "i").num_rows == NUM_ROWS
-
-
-def test_one_process_adds_at_a_time(table, built, tmp_path):
-    shutil.copytree(built / "flat-cosine", tmp_path / "i")
-    with Lock(tmp_path / "i" / folder.STATE, "test"):
-        with pytest.raises(LockedError, match="another process writes"):
-            add(str(tmp_path / "i"), str(table))
-        # Else it would end without what was added meanwhile.
-        with pytest.raises(LockedError, match="another process writes"):
-            build(str(table), str(tmp_path / "i"), "cosine", "flat")
-    with pytest.raises(SearchError, match="there is no such index"):
-        add(str(tmp_path / "none"), str(table))
-    assert not (tmp_path / "none").exists()
 
 
 @contextlib.contextmanager
